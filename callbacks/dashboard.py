@@ -1,0 +1,86 @@
+"""What TensorBoard shows beside the curves: learning rate, images, confusion matrices, settings with results."""
+
+from typing import Any, cast
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor
+
+from callbacks.logger import RunLogger
+from reporting.figures import confusion_matrix
+
+IMAGES = 32
+
+
+class Dashboard(Callback):
+    """Adds to a run's TensorBoard what is no metric.
+
+    The loss of single steps at an interval that fits the epoch, the learning rate, a grid of training images as the
+    network sees them, the confusion matrices of the last validation and of the test, and the settings with the final
+    metrics.
+
+    Args:
+        logger: the run's logger.
+        settings: the settings for the hparams tab, by name.
+        step_interval: steps between two points of the loss of single steps; none takes a tenth of an epoch.
+    """
+
+    def __init__(self, logger: RunLogger, settings: dict[str, Any], step_interval: int | None = None) -> None:
+        self._logger = logger
+        self._settings = settings
+        self._step_interval = step_interval
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Writes the step's loss, and once the images."""
+        if not trainer.is_global_zero:
+            return
+        if trainer.global_step == 1:
+            self._logger.writer().add_image("training images, as the network sees them", image_grid(batch[0]), 0)
+        interval = self._step_interval or max(1, int(trainer.num_training_batches) // 10)
+        if trainer.global_step % interval == 0:
+            self._logger.writer().add_scalar("loss of single steps", outputs["loss"].item(), trainer.global_step)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Writes the epoch's learning rate."""
+        if trainer.is_global_zero:
+            rate = trainer.optimizers[0].param_groups[0]["lr"]
+            self._logger.writer().add_scalar("learning rate", rate, trainer.current_epoch)
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Draws the last validation's confusion matrix."""
+        self._draw_confusion(trainer, "validation", pl_module.val_confusion)
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Draws the test's confusion matrix, and writes the settings with the results."""
+        self._draw_confusion(trainer, "test", pl_module.test_confusion)
+        if trainer.is_global_zero:
+            self._write_settings({name: float(value) for name, value in trainer.callback_metrics.items()})
+
+    def _draw_confusion(self, trainer: Trainer, split: str, confusion: Any) -> None:
+        if not confusion.update_called:
+            return
+        counts = cast(Tensor, confusion.compute()).cpu().numpy()  # adds up over processes: every one must ask
+        if trainer.is_global_zero:
+            figure = confusion_matrix(counts, trainer.datamodule.classes, f"{split} images")  # type: ignore[attr-defined]
+            self._logger.writer().add_figure(f"confusion/{split}", figure, trainer.current_epoch)
+
+    def _write_settings(self, results: dict[str, float]) -> None:
+        writer = self._logger.writer()
+        writer.flush()  # TensorBoard reads a folder's event files one after the other, and this adds one
+        writer.add_hparams(self._settings, {f"result/{name}": value for name, value in results.items()}, run_name=".")
+
+
+def image_grid(images: Tensor) -> Tensor:
+    """Up to 32 images as one picture, their values stretched to [0, 1] over all of them.
+
+    Args:
+        images: float [N, 3, H, W], normalized.
+
+    Returns:
+        float [3, height, width] in [0, 1].
+    """
+    from torchvision.utils import make_grid  # not at the top: slow to import
+
+    return cast(Tensor, make_grid(images[:IMAGES].detach().to("cpu", torch.float32), normalize=True))

@@ -1,0 +1,197 @@
+"""What a run says of itself in files: metrics.csv, summary.json, curves.png and weights.pth."""
+
+import csv
+import json
+import math
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from torch import Tensor
+
+from callbacks.logger import RunLogger
+from reporting.figures import curves
+
+COLUMNS = ("epoch", "step", "train_loss", "train_acc", "val_loss", "val_acc", "learning_rate", "seconds")
+METRICS = ("train_loss", "train_acc", "val_loss", "val_acc")
+
+
+class RunSummary(Callback):
+    """Keeps the run's files.
+
+    ``metrics.csv`` gets a row an epoch; ``summary.json`` is written at the start, after every validation and epoch, and
+    at the end; ``curves.png`` and ``weights.pth`` (the network of the best checkpoint) at the end. Each is written
+    beside its place and moved there, so that no reader sees half a file.
+
+    Args:
+        logger: the run's logger, which owns the folder.
+        best: keeps the best checkpoint.
+        facts: what is known of the run before it starts: the summary's keys that no epoch changes.
+    """
+
+    def __init__(self, logger: RunLogger, best: ModelCheckpoint, facts: dict[str, Any]) -> None:
+        self._logger = logger
+        self._best = best
+        self._summary: dict[str, Any] = {**facts, "status": "running", "diagnosis": []}
+        self._rows: list[dict[str, float | None]] = []
+        self._training_seconds = 0.0
+        self._training_images = 0
+        self._started = self._epoch_started = self._validation_seconds = 0.0
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Writes what is known before the first step."""
+        self._started = time.perf_counter()
+        if not trainer.is_global_zero:
+            return
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        self._summary["data"] = data.description()
+        self._summary["model"] = {
+            **self._summary["model"],
+            "parameters": sum(parameter.numel() for parameter in pl_module.parameters()),
+        }
+        optimizer = trainer.optimizers[0]
+        settings = {key: value for key, value in optimizer.defaults.items() if isinstance(value, float | int | str)}
+        self._summary["optimizer"] = {"class_path": class_path(optimizer), **settings}
+        self._summary["device"] = pl_module.device.type
+        self._summary["precision"] = trainer.precision
+        self._summary["world_size"] = trainer.world_size
+        self._update(trainer)
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Starts the epoch's clock."""
+        self._epoch_started = time.perf_counter()
+        self._validation_seconds = 0.0
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Counts the images of the whole step."""
+        self._training_images += batch[2]
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Stops the clock of training."""
+        self._validation_started = time.perf_counter()
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Brings the summary up to date."""
+        self._validation_seconds += time.perf_counter() - self._validation_started
+        if trainer.is_global_zero and not trainer.sanity_checking:
+            self._update(trainer)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Adds the epoch's row."""
+        if not trainer.is_global_zero:
+            return
+        seconds = time.perf_counter() - self._epoch_started
+        self._training_seconds += seconds - self._validation_seconds
+        metrics = {name: plain(value) for name, value in trainer.callback_metrics.items()}
+        row = {
+            "epoch": trainer.current_epoch,
+            "step": trainer.global_step,
+            **{name: metrics.get(name) for name in METRICS},
+            "learning_rate": trainer.optimizers[0].param_groups[0]["lr"],
+            "seconds": round(seconds, 3),
+        }
+        self._rows.append(row)
+        self._append(row)
+        self._update(trainer)
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Writes what is left of the run."""
+        if trainer.is_global_zero:
+            self._end(trainer, status="finished")
+            if self._best.best_model_path:
+                weights = torch.load(self._best.best_model_path, map_location="cpu", weights_only=True)["state_dict"]
+                network = {key.removeprefix("network."): value for key, value in weights.items() if "network." in key}
+                _replace(self._logger.folder / "weights.pth", lambda path: torch.save(network, path))
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Says how the run ended, and keeps the curves up to there."""
+        if trainer.is_global_zero and trainer.state.fn == "fit" and "data" in self._summary:
+            interrupted = isinstance(exception, KeyboardInterrupt)
+            self._summary["reason"] = "interrupted by the user" if interrupted else f"{exception}"
+            self._end(trainer, status="interrupted" if interrupted else "failed")
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Adds the test's result."""
+        images = int(pl_module.test_confusion.compute().sum())  # type: ignore[operator, union-attr]
+        if not trainer.is_global_zero:
+            return
+        self._summary["test"] = {
+            "checkpoint": Path(trainer.ckpt_path).stem if trainer.ckpt_path else "last",
+            "loss": plain(trainer.callback_metrics["test_loss"]),
+            "acc": plain(trainer.callback_metrics["test_acc"]),
+            "images": images,
+        }
+        self._write()
+
+    def _end(self, trainer: Trainer, status: str) -> None:
+        self._summary["status"] = status
+        self._update(trainer)
+        if self._rows:
+            data = self._summary["data"]
+            title = f"{self._summary['experiment']}: {data['train_size']:,} training images of {data['name']}"
+            figure = curves(self._rows, title)
+            _replace(self._logger.folder / "curves.png", lambda path: figure.savefig(path, dpi=120, format="png"))
+
+    def _append(self, row: dict[str, Any]) -> None:
+        path = self._logger.folder / "metrics.csv"
+        new = not path.exists()
+        with path.open("a", newline="") as file:
+            writer = csv.DictWriter(file, COLUMNS)
+            if new:
+                writer.writeheader()
+            writer.writerow(row)
+
+    def _update(self, trainer: Trainer) -> None:
+        self._summary |= {
+            "epochs": len(self._rows),
+            "global_step": trainer.global_step,
+            "seconds": round(time.perf_counter() - self._started, 3),
+        }
+        if self._training_seconds:
+            self._summary["train_images_per_second"] = round(self._training_images / self._training_seconds, 1)
+        validated = [row for row in self._rows if row["val_acc"] is not None]
+        if validated:
+            best = max(validated, key=lambda row: row["val_acc"] or 0.0)
+            last = validated[-1]
+            for name, row in {"best": best, "last": last}.items():
+                self._summary[name] = {key: row[key] for key in ("epoch", *METRICS)}
+            self._summary["generalization_gap"] = (last["train_acc"] or 0.0) - (last["val_acc"] or 0.0)
+        self._write()
+
+    def _write(self) -> None:
+        text = json.dumps(_without_nan(self._summary), indent=2) + "\n"
+        _replace(self._logger.folder / "summary.json", lambda path: path.write_text(text))
+
+
+def plain(value: Tensor) -> float:
+    """A float32 number without the digits that it does not have: 0.135, not 0.13500000536."""
+    return float(f"{float(value):.7g}")
+
+
+def class_path(thing: object) -> str:
+    """Where a thing's class is imported from: of ``torch.optim.adam.Adam`` and ``torch.optim.Adam`` the shorter."""
+    kind = type(thing)
+    package = kind.__module__.rpartition(".")[0]
+    public = getattr(sys.modules.get(package), kind.__name__, None) is kind
+    return f"{package if public else kind.__module__}.{kind.__name__}"
+
+
+def _replace(path: Path, write: Callable[[Path], object]) -> None:
+    """Has a file written beside its place, then puts it there."""
+    new = path.with_name(f".{path.name}.new")
+    write(new)
+    new.replace(path)
+
+
+def _without_nan(value: Any) -> Any:
+    """JSON has neither NaN nor infinity: they become null."""
+    if isinstance(value, dict):
+        return {key: _without_nan(item) for key, item in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value

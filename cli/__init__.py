@@ -1,0 +1,6 @@
+"""The command line: from a configuration to a run, from a mistake to a message."""
+
+from cli.errors import reported_errors
+from cli.experiment import ExperimentCLI
+
+__all__ = ["ExperimentCLI", "reported_errors"]

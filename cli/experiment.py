@@ -1,0 +1,184 @@
+"""From a configuration to a model, its data and a Trainer that keeps the run's folder."""
+
+import logging
+import os
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+from jsonargparse import ArgumentError, Namespace
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+
+from callbacks.console import Console, LayerTable
+from callbacks.dashboard import Dashboard
+from callbacks.logger import RunLogger
+from callbacks.summary import RunSummary
+from cli.parser import ExperimentParser
+from cli.precision import default_precision
+from cli.provenance import git_commit, versions
+from datamodules import CIFAR10DataModule
+from lightning_modules import ImageClassifier
+
+
+class ExperimentCLI(LightningCLI):
+    """Parses ``--config`` and flags, and builds ``model``, ``datamodule`` and ``trainer``; runs nothing.
+
+    Args:
+        args: the command line; none takes that of the process.
+        keep: whether the Trainer keeps a run's folder. ``--trainer.fast_dev_run`` and ``--trainer.logger false`` keep
+            nothing either.
+    """
+
+    model: ImageClassifier
+    datamodule: CIFAR10DataModule
+
+    def __init__(self, args: list[str] | None = None, *, keep: bool = True) -> None:
+        for package in ("lightning.pytorch", "lightning.fabric"):
+            logging.getLogger(package).setLevel(logging.WARNING)
+        # Lightning 2.6 asks torch's pytree in a way that torch 2.14 deprecates.
+        warnings.filterwarnings("ignore", module="lightning.pytorch.utilities._pytree")
+        self._keep = keep
+        self.best: ModelCheckpoint | None = None
+        self.logger: RunLogger | None = None
+        super().__init__(
+            ImageClassifier,
+            CIFAR10DataModule,
+            save_config_callback=None,
+            trainer_defaults={"devices": 1},
+            seed_everything_default=0,
+            subclass_mode_model=True,
+            auto_configure_optimizers=False,
+            run=False,
+            args=args,
+        )
+
+    def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
+        """A parser that finds configurations by name and has readable errors."""
+        parser = ExperimentParser(allow_abbrev=False, **kwargs)
+        parser.add_argument("-c", "--config", action="config", help="a name in configs/ or a path; may be repeated")
+        return parser
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """The experiment's name; what the model takes from the data."""
+        parser.add_argument("--experiment", type=str, default="unnamed", help="folder of the run in lightning_logs/")
+        parser.link_arguments("data.image_size", "model.init_args.image_size")
+        parser.link_arguments("data.num_classes", "model.init_args.num_classes", apply_on="instantiate")
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parses, without Lightning's warning where the arguments are not those of the process."""
+        self.config = parser.parse_args(args)
+
+    def before_instantiate_classes(self) -> None:
+        """Chooses the precision where none was asked for."""
+        trainer = self.config.trainer
+        self._precision_reason = "as asked for"
+        if trainer.precision is None:
+            trainer.precision, self._precision_reason = default_precision(trainer.accelerator)
+
+    def instantiate_classes(self) -> None:
+        """Builds everything; what the configuration gets wrong is a mistake of usage."""
+        try:
+            super().instantiate_classes()
+            self.datamodule.share_of_batch(self.trainer.world_size)
+        except (ArgumentError, MisconfigurationException, ValueError) as error:
+            remedy = "; this machine has no GPU that torch can use: leave --trainer.accelerator out, or say cpu"
+            self.parser.error(f"{error}{remedy if 'No supported gpu backend' in str(error) else ''}", error)
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """A Trainer with the project's callbacks beside those of the configuration."""
+        config = self.config_init.trainer
+        terminal = sys.stdout.isatty() if config.enable_progress_bar is None else config.enable_progress_bar
+        loggers = config.logger if isinstance(config.logger, list) else [config.logger] if config.logger else []
+        keep = self._keep and not config.fast_dev_run and config.logger is not False
+        callbacks: list[Callback] = [*(config.callbacks or [])]
+        if keep:
+            root = Path(config.default_root_dir or ".") / "lightning_logs"
+            _check_writable(root / self.config.experiment)
+            self.logger = RunLogger(root, self.config.experiment)
+            callbacks += [*self._keepers(self.logger, checkpoints=config.enable_checkpointing is not False)]
+        if config.enable_model_summary is not False:
+            callbacks.append(LayerTable())
+        callbacks.append(Console(self.logger, lines=not terminal, precision_reason=self._precision_reason))
+        if terminal:
+            callbacks.append(RichProgressBar())
+        return super().instantiate_trainer(
+            callbacks=callbacks,
+            logger=[self.logger, *loggers] if self.logger else False,
+            enable_progress_bar=terminal,
+            enable_checkpointing=keep and config.enable_checkpointing is not False,
+            enable_model_summary=False,
+            log_every_n_steps=config.log_every_n_steps or 1,
+            **kwargs,
+        )
+
+    def _keepers(self, logger: RunLogger, checkpoints: bool) -> list[Callback]:
+        """What writes the run's folder."""
+        self.best = ModelCheckpoint(
+            filename="best", monitor="val_acc", mode="max", save_weights_only=True, enable_version_counter=False
+        )
+        last = ModelCheckpoint(filename="last", save_on_train_epoch_end=True, enable_version_counter=False)
+        facts = {
+            "experiment": self.config.experiment,
+            "model": {"class_path": self.config.model.class_path},
+            "seed": self.config.seed_everything,
+            "versions": versions(),
+            "git_commit": git_commit(),
+        }
+        return [
+            SaveConfig(self, logger),
+            RunSummary(logger, self.best, facts),
+            Dashboard(logger, settings(self.config), self.config.trainer.log_every_n_steps),
+            *([self.best, last] if checkpoints else []),
+        ]
+
+    @property
+    def best_checkpoint(self) -> str | None:
+        """The path of the best checkpoint of the run that was fitted; none where none was kept."""
+        return self.best.best_model_path or None if self.best else None
+
+
+class SaveConfig(Callback):
+    """Writes ``config.yaml``: all that is needed to run the experiment again.
+
+    Args:
+        cli: has the parser and the configuration.
+        logger: the run's logger, which owns the folder.
+    """
+
+    def __init__(self, cli: ExperimentCLI, logger: RunLogger) -> None:
+        self._cli = cli
+        self._logger = logger
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Writes the file, with the source that the data did come from."""
+        if trainer.is_global_zero:
+            config = self._cli.config.clone()
+            config.data.source = self._cli.datamodule.description()["source"]
+            self._cli.parser.save(config, self._logger.folder / "config.yaml", skip_none=False, overwrite=True)
+
+
+def settings(config: Namespace) -> dict[str, Any]:
+    """The settings of model, data and optimizer that are plain values, by dotted name."""
+    found: dict[str, Any] = {"seed": config.seed_everything, "max_epochs": config.trainer.max_epochs}
+    for part in ("model", "data"):
+        for key, value in config[part].as_flat().__dict__.items():
+            if isinstance(value, str | int | float):
+                found[key.replace("init_args.", "")] = value
+    return found
+
+
+def _check_writable(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / f".writable-{os.getpid()}"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise MisconfigurationException(
+            f"cannot write to {folder}: {error.strerror}; "
+            "make it writable, or keep runs elsewhere with --trainer.default_root_dir FOLDER"
+        ) from error

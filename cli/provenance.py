@@ -1,0 +1,27 @@
+"""What a result must say of where it came from."""
+
+import platform
+import subprocess
+from importlib.metadata import version
+from pathlib import Path
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the libraries that can change a result."""
+    return {"python": platform.python_version(), **{name: version(name) for name in ("torch", "lightning")}}
+
+
+def git_commit() -> str:
+    """The project's commit, marked ``-dirty`` where files differ from it; empty outside a git checkout."""
+    try:
+        described = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=10,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return described.stdout.strip()

@@ -1,0 +1,6 @@
+"""From a source of images to normalized batches on the device."""
+
+from datamodules.cifar10 import CIFAR10DataModule
+from datamodules.errors import DataError
+
+__all__ = ["CIFAR10DataModule", "DataError"]

@@ -1,0 +1,135 @@
+"""Random changes to training images, on a whole batch at once, each image with its own draw.
+
+Every draw is a pure function of (seed, epoch, the image's index), by a counter-based generator: the same on every
+device and for every number of processes, and no state has to be saved to go on after an interruption. Images are
+[N, 3, H, W]; the pure functions of given draws stand apart from the drawing, so that each can be tested alone.
+"""
+
+from enum import IntEnum
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+class Draw(IntEnum):
+    """What a random number is for, so that no two uses share one."""
+
+    FLIP = 0
+    TOP = 1
+    LEFT = 2
+    COLOUR = 3  # and the two that follow
+
+
+def _mix(x: Tensor) -> Tensor:
+    """The finalizer of SplitMix64 (Steele et al. 2014, fig. 16) on int64 tensors, whose products wrap."""
+
+    def shift_right(value: Tensor, bits: int) -> Tensor:
+        return (value >> bits) & ((1 << (64 - bits)) - 1)
+
+    x = (x ^ shift_right(x, 30)) * -0x40A7B892E31B1A47  # 0xBF58476D1CE4E5B9 as a signed number
+    x = (x ^ shift_right(x, 27)) * -0x6B2FB644ECCEEE15  # 0x94D049BB133111EB
+    return x ^ shift_right(x, 31)
+
+
+def uniform(seed: int, epoch: int, indices: Tensor, draw: int) -> Tensor:
+    """Random numbers in [0, 1), float64 [N] (float32 where the device has no float64), one an image.
+
+    Args:
+        seed: any integer of up to 31 bits.
+        epoch: counted from 0.
+        indices: int64 [N], each image's index.
+        draw: what the number is for; see :class:`Draw`.
+    """
+    state = torch.zeros_like(indices)
+    for part in (seed, epoch, draw, indices):
+        state = _mix((state ^ part) + -0x61C8864680B583EB)  # the golden ratio's 0x9E3779B97F4A7C15
+    dtype = torch.float32 if indices.device.type == "mps" else torch.float64
+    return ((state >> 40) & 0xFFFFFF).to(dtype) / (1 << 24)
+
+
+def crop_flip(images: Tensor, top: Tensor, left: Tensor, flipped: Tensor, size: int) -> Tensor:
+    """A window of each image, mirrored left to right where asked; any dtype, one gather a direction.
+
+    Args:
+        images: [N, C, H, W].
+        top: int64 [N], the window's first row, in [0, H - size].
+        left: int64 [N], the window's first column, in [0, W - size].
+        flipped: bool [N].
+        size: height and width of the window.
+
+    Returns:
+        The windows [N, C, size, size].
+    """
+    number, channels, _, width = images.shape
+    offsets = torch.arange(size, device=images.device)
+    rows = top[:, None] + offsets
+    columns = left[:, None] + torch.where(flipped[:, None], size - 1 - offsets, offsets)
+    windows = images.gather(2, rows[:, None, :, None].expand(number, channels, size, width))
+    return windows.gather(3, columns[:, None, None, :].expand(number, channels, size, size))
+
+
+def random_crop_flip(images: Tensor, seed: int, epoch: int, indices: Tensor, *, size: int, padding: int = 0) -> Tensor:
+    """A window of ``size`` pixels at a uniformly drawn place, mirrored left to right with probability 1/2.
+
+    Args:
+        images: [N, C, H, W], any dtype.
+        seed: see :func:`uniform`.
+        epoch: see :func:`uniform`.
+        indices: see :func:`uniform`.
+        size: height and width of the window.
+        padding: rows and columns of zeros added on every side before the window is chosen.
+    """
+
+    def place(draw: Draw, extent: int) -> Tensor:
+        return (uniform(seed, epoch, indices, draw) * (extent - size + 1)).long()
+
+    images = F.pad(images, (padding, padding, padding, padding))
+    height, width = images.shape[-2:]
+    flipped = uniform(seed, epoch, indices, Draw.FLIP) < 0.5
+    return crop_flip(images, place(Draw.TOP, height), place(Draw.LEFT, width), flipped, size)
+
+
+def principal_components(images: Tensor) -> Tensor:
+    """The principal components of the RGB values of all pixels, each scaled by its standard deviation.
+
+    Args:
+        images: uint8 [N, H, W, 3].
+
+    Returns:
+        float32 [3, 3]; the columns are the components, for pixel values in [0, 1].
+    """
+    total, outer, pixels = torch.zeros(3, dtype=torch.float64), torch.zeros(3, 3, dtype=torch.float64), 0
+    for chunk in torch.split(images, 4096):
+        values = chunk.reshape(-1, 3).float() / 255
+        total += values.sum(0)
+        outer += values.T @ values
+        pixels += len(values)
+    mean = total / pixels
+    variances, components = torch.linalg.eigh(outer / pixels - mean.outer(mean))
+    scaled: Tensor = components * variances.clamp(min=0).sqrt()
+    return scaled.float()
+
+
+def random_colour_shift(
+    images: Tensor, seed: int, epoch: int, indices: Tensor, components: Tensor, std: float = 0.1
+) -> Tensor:
+    """Adds to all pixels of an image the same random mixture of principal components.
+
+    Krizhevsky et al. (2012, sec. 4.1): each component times a normal draw of standard deviation 0.1.
+
+    Args:
+        images: float [N, 3, H, W], values of about [0, 1].
+        seed: see :func:`uniform`.
+        epoch: see :func:`uniform`.
+        indices: see :func:`uniform`.
+        components: float [3, 3], of :func:`principal_components`.
+        std: standard deviation of the draws.
+
+    Returns:
+        float [N, 3, H, W]; not clipped.
+    """
+    draws = torch.stack([uniform(seed, epoch, indices, Draw.COLOUR + i) for i in range(3)], dim=1)
+    normal = torch.special.ndtri(draws.clamp(min=2**-25)).to(images.dtype)
+    shift: Tensor = std * normal @ components.to(images).T
+    return images + shift[:, :, None, None]

@@ -1,0 +1,59 @@
+"""Image files into uint8 arrays, and uint8 batches into what a network takes."""
+
+import warnings
+from pathlib import Path
+
+import numpy as np
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
+
+from datamodules.errors import DataError
+
+SIZE = 32  # height and width, in pixels, of every image in memory
+
+
+def read_image(path: Path) -> NDArray[np.uint8]:
+    """Reads an image file, cuts it to a centred square and resizes it.
+
+    Returns:
+        uint8 [32, 32, 3], RGB.
+
+    Raises:
+        DataError: if the file is missing, is no image, is damaged, or is so large that it may be an attack.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(path) as file:
+                image = file if file.size == (SIZE, SIZE) else ImageOps.exif_transpose(file)
+                image = image.convert("RGB")
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file") from None
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise DataError(f"{path}: refused: {error}") from error
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+        raise DataError(f"{path}: cannot be read as an image ({error}); remove or replace the file") from error
+    if image.size != (SIZE, SIZE):
+        image = ImageOps.fit(image, (SIZE, SIZE), Image.Resampling.BICUBIC)
+    return np.asarray(image)
+
+
+def scale(images: Tensor) -> Tensor:
+    """uint8 [N, 3, H, W] in [0, 255] to float32 in [0, 1]."""
+    return images.float().div_(255)
+
+
+def resize(images: Tensor, size: int) -> Tensor:
+    """Bilinearly resizes float images [N, 3, H, W] to [N, 3, size, size]."""
+    if images.shape[-1] == size:
+        return images
+    return F.interpolate(
+        images, size=(size, size), mode="bilinear", align_corners=False, antialias=size < images.shape[-1]
+    )
+
+
+def normalize(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    """Subtracts the channels' means [3] from float images [N, 3, H, W] and divides by their standard deviations [3]."""
+    return (images - mean.view(3, 1, 1)) / std.view(3, 1, 1)

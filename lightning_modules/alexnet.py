@@ -1,0 +1,78 @@
+"""AlexNet, shrunk to 32x32 images."""
+
+from functools import partial
+from typing import Literal, final
+
+import torch
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from torch import nn
+
+from lightning_modules.classifier import ImageClassifier
+from lightning_modules.initialization import He, Initialization
+
+
+def _convolution(inputs: int, outputs: int) -> list[nn.Module]:
+    return [nn.Conv2d(inputs, outputs, kernel_size=3, padding=1), nn.ReLU(inplace=True)]
+
+
+@final
+class AlexNet(ImageClassifier):
+    """AlexNet for small images: the channels of torchvision's (Krizhevsky 2014, "One weird trick"), 3x3 everywhere.
+
+    Krizhevsky et al. (2012, sec. 3.5) have five convolutions and three fully-connected layers, max-pooling after
+    the first, second and fifth, and (sec. 4.2) dropout of 0.5 before the first two fully-connected ones. Here the
+    kernels are 3x3 with stride 1, so that a 32x32 image still has 4x4 positions before the classifier; local response
+    normalization is left out. At 32x32 with 10 classes: 35,855,178 parameters.
+
+    Args:
+        num_classes: number of logits; the command line takes it from the data.
+        image_size: height and width in pixels, a multiple of 8; the command line takes it from the data.
+        dropout: probability in [0, 1) of dropping an input of the two hidden fully-connected layers.
+        hidden_features: width of the two hidden fully-connected layers.
+        initialization: how the weights are drawn.
+        optimizer: from parameters to an optimizer.
+        lr_scheduler: from the optimizer to a learning-rate schedule; none keeps the rate.
+        lr_scheduler_interval: whether the schedule steps every epoch or every optimizer step.
+
+    Raises:
+        ValueError: if an argument is out of its range.
+    """
+
+    def __init__(
+        self,
+        num_classes: int = 10,
+        image_size: int = 32,
+        dropout: float = 0.5,
+        hidden_features: int = 4096,
+        initialization: Initialization = He("fan_out"),
+        optimizer: OptimizerCallable = partial(torch.optim.Adam, lr=1e-4),
+        lr_scheduler: LRSchedulerCallable | None = None,
+        lr_scheduler_interval: Literal["epoch", "step"] = "epoch",
+    ) -> None:
+        if image_size < 8 or image_size % 8:
+            raise ValueError(
+                f"AlexNet halves its image three times: image_size must be a multiple of 8, not {image_size}"
+            )
+        if not 0 <= dropout < 1:
+            raise ValueError(f"dropout must be in [0, 1), not {dropout}")
+        positions = (image_size // 8) ** 2
+        network = nn.Sequential(
+            *_convolution(3, 64),
+            nn.MaxPool2d(2),
+            *_convolution(64, 192),
+            nn.MaxPool2d(2),
+            *_convolution(192, 384),
+            *_convolution(384, 256),
+            *_convolution(256, 256),
+            nn.MaxPool2d(2),
+            nn.Flatten(),
+            nn.Dropout(dropout),
+            nn.Linear(256 * positions, hidden_features),
+            nn.ReLU(inplace=True),
+            nn.Dropout(dropout),
+            nn.Linear(hidden_features, hidden_features),
+            nn.ReLU(inplace=True),
+            nn.Linear(hidden_features, num_classes),
+        )
+        initialization(network)
+        super().__init__(network, num_classes, image_size, optimizer, lr_scheduler, lr_scheduler_interval)

@@ -1,0 +1,197 @@
+"""What every image classifier shares: loss, metrics, optimizer and learning-rate schedule."""
+
+import importlib
+from abc import ABC
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import torch
+import torch.nn.functional as F
+from lightning.pytorch import LightningModule
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable, ReduceLROnPlateau
+from lightning.pytorch.utilities.types import LRSchedulerTypeUnion, OptimizerLRScheduler
+from torch import Tensor, nn
+from torchmetrics import MeanMetric, MetricCollection
+from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix
+
+from lightning_modules.errors import ModelError
+
+LoadedBatch = tuple[Tensor, Tensor, int]
+
+
+class ImageClassifier(LightningModule, ABC):
+    """A network that gives one logit per class, trained by softmax cross-entropy.
+
+    A batch is ``(images, labels, total)``: float images [N, 3, image_size, image_size], int64 labels [N] in
+    [0, num_classes), and the number of images in the whole step over all processes. The loss is the sum over this
+    process's images divided by ``total`` and multiplied by the number of processes, so that the mean over processes
+    that DDP takes of the gradients is the mean over the whole step's images, also where they do not divide evenly.
+
+    Logged once an epoch, over every image exactly once for any number of processes: ``train_loss``, ``train_acc``,
+    ``val_loss``, ``val_acc``, ``test_loss``, ``test_acc``. Losses are means in nats, accuracies fractions of 1; those
+    of training are taken while the weights move, with dropout and augmentation on.
+
+    Attributes:
+        network: the layers alone; its ``state_dict`` is the run's ``weights.pth``.
+        num_classes: number of logits.
+        image_size: height and width of the images, in pixels.
+        train_metrics: loss and accuracy of the running training epoch; those of ``val`` and ``test`` likewise.
+        val_confusion: counts [num_classes, num_classes] of the last validation, rows are the true classes.
+        test_confusion: the same of the test.
+    """
+
+    METRICS = tuple(f"{split}_{metric}" for split in ("train", "val") for metric in ("loss", "acc"))
+
+    def __init__(
+        self,
+        network: nn.Module,
+        num_classes: int,
+        image_size: int,
+        optimizer: OptimizerCallable,
+        lr_scheduler: LRSchedulerCallable | None,
+        lr_scheduler_interval: Literal["epoch", "step"],
+    ) -> None:
+        super().__init__()
+        # Callables do not survive a checkpoint that is loaded with weights_only=True; the run's config.yaml has them.
+        self.save_hyperparameters(ignore=["network", "initialization", "optimizer", "lr_scheduler"])
+        self.network = network.to(memory_format=torch.channels_last)
+        self.num_classes = num_classes
+        self.image_size = image_size
+        self.example_input_array = torch.zeros(1, 3, image_size, image_size)
+        self._optimizer = optimizer
+        self._lr_scheduler = lr_scheduler
+        self._lr_scheduler_interval = lr_scheduler_interval
+
+        metrics = MetricCollection(
+            {
+                "loss": MeanMetric(nan_strategy="disable"),
+                "acc": MulticlassAccuracy(num_classes, average="micro", validate_args=False),
+            }
+        )
+        self.train_metrics = metrics.clone(prefix="train_")
+        self.val_metrics = metrics.clone(prefix="val_")
+        self.test_metrics = metrics.clone(prefix="test_")
+        self.val_confusion = MulticlassConfusionMatrix(num_classes, validate_args=False)
+        self.test_confusion = MulticlassConfusionMatrix(num_classes, validate_args=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits [N, num_classes] of normalized images [N, 3, image_size, image_size]."""
+        return cast(Tensor, self.network(images))
+
+    def _losses(self, batch: LoadedBatch, metrics: MetricCollection) -> tuple[Tensor, Tensor]:
+        """The cross-entropy [N] of each image in nats and its logits [N, num_classes], counted in the metrics."""
+        images, labels, _ = batch
+        logits = self(images)
+        losses = F.cross_entropy(logits.float(), labels, reduction="none")
+        metrics.update(value=losses.detach(), preds=logits.detach(), target=labels)
+        return losses, logits
+
+    def training_step(self, batch: LoadedBatch, batch_idx: int) -> Tensor:
+        """The loss of the step: see the class for how it adds up over processes."""
+        losses, _ = self._losses(batch, self.train_metrics)
+        if self.train_metrics["acc"].update_count == 1:
+            # Logging a metric registers it for the whole epoch: doing so once spares a millisecond a step.
+            self.log_dict(self.train_metrics, on_step=False, on_epoch=True, batch_size=batch[2])
+        return losses.sum() * (self.trainer.world_size / batch[2])
+
+    def _evaluation_step(
+        self, batch: LoadedBatch, metrics: MetricCollection, confusion: MulticlassConfusionMatrix
+    ) -> None:
+        _, logits = self._losses(batch, metrics)
+        confusion.update(logits, batch[1])
+
+    def on_validation_epoch_start(self) -> None:
+        """Forgets the previous validation's confusion."""
+        self.val_confusion.reset()
+
+    def validation_step(self, batch: LoadedBatch, batch_idx: int) -> None:
+        """Counts a batch of validation images."""
+        self._evaluation_step(batch, self.val_metrics, self.val_confusion)
+
+    def on_validation_epoch_end(self) -> None:
+        """Logs the epoch's validation metrics."""
+        self.log_dict(self.val_metrics)
+
+    def on_test_epoch_start(self) -> None:
+        """Forgets the previous test's confusion."""
+        self.test_confusion.reset()
+
+    def test_step(self, batch: LoadedBatch, batch_idx: int) -> None:
+        """Counts a batch of test images."""
+        self._evaluation_step(batch, self.test_metrics, self.test_confusion)
+
+    def on_test_epoch_end(self) -> None:
+        """Logs the test metrics."""
+        self.log_dict(self.test_metrics)
+
+    def predict_step(self, batch: Tensor, batch_idx: int = 0) -> Tensor:
+        """Probabilities [N, num_classes], float32, of normalized images [N, 3, image_size, image_size]."""
+        logits: Tensor = self(batch)
+        return logits.float().softmax(dim=1)
+
+    def on_train_epoch_end(self) -> None:
+        """Steps a plateau schedule: here, because checkpoints are written before Lightning would."""
+        for config in self.trainer.lr_scheduler_configs:
+            if isinstance(config.scheduler, ReduceLROnPlateau):
+                config.scheduler.step(self.trainer.callback_metrics[config.scheduler.monitor])
+
+    def lr_scheduler_step(self, scheduler: LRSchedulerTypeUnion, metric: Any | None) -> None:
+        """Steps any other schedule."""
+        if not isinstance(scheduler, ReduceLROnPlateau):
+            super().lr_scheduler_step(scheduler, metric)
+
+    @classmethod
+    def of_checkpoint(cls, path: Path) -> "ImageClassifier":
+        """A trained network, of whatever class it is, on the CPU and in evaluation mode.
+
+        Args:
+            path: a checkpoint that a run on the command line wrote.
+
+        Raises:
+            ModelError: if the checkpoint names no image classifier.
+        """
+        settings = torch.load(path, map_location="cpu", weights_only=True, mmap=True)["hyper_parameters"]
+        module, _, name = str(settings.get("_class_path", "")).rpartition(".")
+        kind = getattr(importlib.import_module(module), name, None) if module else None
+        if not (isinstance(kind, type) and issubclass(kind, ImageClassifier)):
+            raise ModelError(f"{path} names no image classifier, but {settings.get('_class_path')!r}")
+        return kind.load_from_checkpoint(path, map_location="cpu", weights_only=True).eval()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuses a checkpoint of another network.
+
+        Raises:
+            ModelError: if its weights do not fit.
+        """
+        theirs = {name: tuple(tensor.shape) for name, tensor in checkpoint["state_dict"].items()}
+        mine = {name: tuple(tensor.shape) for name, tensor in self.state_dict().items()}
+        differing = sorted(name for name in theirs.keys() | mine.keys() if theirs.get(name) != mine.get(name))
+        if differing:
+            name = differing[0]
+            raise ModelError(
+                f"the checkpoint is of another network than {type(self).__name__} as configured here: "
+                f"{name} is {theirs.get(name, 'missing')} there and {mine.get(name, 'missing')} here; "
+                "use the checkpoint with the config.yaml of the run it is from"
+            )
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """Optimizer and, where one is set, learning-rate schedule.
+
+        Raises:
+            ModelError: if a plateau schedule monitors a metric that no epoch logs.
+        """
+        optimizer = self._optimizer(self.parameters())
+        if self._lr_scheduler is None:
+            return optimizer
+        scheduler = self._lr_scheduler(optimizer)
+        if not isinstance(scheduler, ReduceLROnPlateau):
+            return {
+                "optimizer": optimizer,
+                "lr_scheduler": {"scheduler": scheduler, "interval": self._lr_scheduler_interval},
+            }
+        if scheduler.monitor not in self.METRICS:
+            raise ModelError(
+                f"the learning-rate schedule monitors {scheduler.monitor!r}, which no epoch logs; "
+                f"set its monitor to one of {', '.join(self.METRICS)}"
+            )
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "monitor": scheduler.monitor}}

@@ -1,0 +1,92 @@
+"""How a network's weights are drawn before training. Biases are always 0."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import Tensor, nn
+
+
+class Initialization(ABC):
+    """Draws the weights of every convolution and linear layer of a network, in place."""
+
+    @abstractmethod
+    def draw(self, weight: Tensor) -> None:
+        """Fills the weights of one layer, in place.
+
+        Args:
+            weight: float tensor [out, in] or [out, in, height, width].
+        """
+
+    def __call__(self, network: nn.Module) -> None:
+        """Initializes every convolution and linear layer of the network in place; normalization layers keep 1 and 0."""
+        for layer in network.modules():
+            if isinstance(layer, nn.Conv2d | nn.Linear):
+                self.draw(layer.weight)
+                if layer.bias is not None:
+                    nn.init.zeros_(layer.bias)
+
+
+@dataclass(frozen=True)
+class He(Initialization):
+    """Normal with variance 2 / fan, the gain of a ReLU (He et al. 2015, sec. 2.2).
+
+    Attributes:
+        fan: ``fan_in`` keeps the variance of the activations from layer to layer, ``fan_out`` that of the gradients.
+    """
+
+    fan: Literal["fan_in", "fan_out"] = "fan_in"
+
+    def draw(self, weight: Tensor) -> None:
+        """See the base class."""
+        nn.init.kaiming_normal_(weight, mode=self.fan, nonlinearity="relu")
+
+
+@dataclass(frozen=True)
+class Glorot(Initialization):
+    """Uniform with variance 2 / (fan-in + fan-out) (Glorot & Bengio 2010, eq. 16)."""
+
+    def draw(self, weight: Tensor) -> None:
+        """See the base class."""
+        nn.init.xavier_uniform_(weight)
+
+
+@dataclass(frozen=True)
+class Normal(Initialization):
+    """Normal with one standard deviation for all layers (Simonyan & Zisserman 2014, sec. 3.1, with std 0.1).
+
+    Attributes:
+        std: standard deviation of every weight.
+    """
+
+    std: float = 0.1
+
+    def draw(self, weight: Tensor) -> None:
+        """See the base class."""
+        nn.init.normal_(weight, std=self.std)
+
+
+@dataclass(frozen=True)
+class SmallOutput(Initialization):
+    """One initialization for all layers but the last, which is drawn so small that the first loss is ln(classes).
+
+    With an output layer as wide as He's rule makes it, the first logits of a deep network are far from 0 and its first
+    steps go into unlearning them.
+
+    Attributes:
+        hidden: draws every layer but the last.
+        std: standard deviation of the last layer's weights.
+    """
+
+    hidden: Initialization = He()
+    std: float = 0.01
+
+    def draw(self, weight: Tensor) -> None:
+        """See the base class."""
+        self.hidden.draw(weight)
+
+    def __call__(self, network: nn.Module) -> None:
+        """Initializes the network in place."""
+        super().__call__(network)
+        *_, output = (layer for layer in network.modules() if isinstance(layer, nn.Linear))
+        nn.init.normal_(output.weight, std=self.std)

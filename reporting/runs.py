@@ -1,0 +1,87 @@
+"""A run's folder as an object: the one interface between training and everything that comes after."""
+
+import csv
+import json
+import pickle
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+
+
+class RunError(Exception):
+    """A folder is no run, or lacks what is asked of it; the message names the remedy."""
+
+
+class Run:
+    """What a run left behind.
+
+    Args:
+        folder: ``lightning_logs/<experiment>/version_N``.
+
+    Raises:
+        RunError: if that is not a run's folder.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        if not self.config.is_file():
+            raise RunError(
+                f"{folder} is not a run's folder (it has no config.yaml); "
+                "give one such as lightning_logs/overfit/version_0"
+            )
+
+    @property
+    def config(self) -> Path:
+        """The complete configuration, as YAML."""
+        return self.folder / "config.yaml"
+
+    @cached_property
+    def summary(self) -> Mapping[str, Any]:
+        """``summary.json``."""
+        path = self.folder / "summary.json"
+        if not path.is_file():
+            raise RunError(f"{path} is missing: the run ended before its first step")
+        summary: dict[str, Any] = json.loads(path.read_text())
+        return summary
+
+    @cached_property
+    def metrics(self) -> list[dict[str, float | None]]:
+        """The rows of ``metrics.csv``, one an epoch; none where a value was not taken."""
+        return read_metrics(self.folder / "metrics.csv")
+
+    def checkpoint(self, name: str = "best") -> Path:
+        """A checkpoint's path.
+
+        Raises:
+            RunError: if there is none of that name.
+        """
+        path = self.folder / "checkpoints" / f"{name}.ckpt"
+        if not path.is_file():
+            raise RunError(f"{path} is missing: the run has not come to its first checkpoint")
+        return path
+
+
+def readable_checkpoint(path: Path) -> Path:
+    """The path, if a whole checkpoint lies there.
+
+    Raises:
+        RunError: if there is none, or one that is damaged or would run code when loaded.
+    """
+    try:
+        torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except FileNotFoundError:
+        raise RunError(f"{path}: no such file") from None
+    except (RuntimeError, OSError, ValueError, EOFError, pickle.UnpicklingError) as error:
+        raise RunError(f"{path} is no checkpoint, or a damaged one: {str(error).splitlines()[0]}") from error
+    return path
+
+
+def read_metrics(path: Path) -> list[dict[str, float | None]]:
+    """The rows of a ``metrics.csv``; empty where there is no such file."""
+    if not path.is_file():
+        return []
+    with path.open(newline="") as file:
+        return [{name: float(value) if value else None for name, value in row.items()} for row in csv.DictReader(file)]

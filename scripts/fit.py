@@ -1,0 +1,22 @@
+"""python scripts/fit.py --config overfit.yaml.
+
+Trains the experiment that the configuration describes, tests the best checkpoint by validation accuracy once, and
+leaves a folder in lightning_logs/. Any setting can be overridden: --data.source synthetic, --model.dropout 0.5,
+--trainer.max_epochs 3. Configurations go on top of each other: --config overfit --config optimizer/sgd_momentum.
+"""
+
+from cli import ExperimentCLI, reported_errors
+
+
+def main() -> None:
+    """Fits, then tests."""
+    with reported_errors():
+        cli = ExperimentCLI()
+        cli.trainer.fit(cli.model, datamodule=cli.datamodule)
+        cli.trainer.test(
+            cli.model, datamodule=cli.datamodule, ckpt_path=cli.best_checkpoint, verbose=False, weights_only=True
+        )
+
+
+if __name__ == "__main__":
+    main()

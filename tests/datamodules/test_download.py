@@ -1,0 +1,408 @@
+import hashlib
+import os
+import random
+import re
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from datamodules.download import download
+from datamodules.errors import DataError, UnreachableError
+
+BODY = random.Random(0).randbytes(300_000)
+WRONG = BODY[:-1] + bytes([BODY[-1] ^ 1])
+MD5 = hashlib.md5(BODY, usedforsecurity=False).hexdigest()
+HALF = len(BODY) // 2
+ROOT = Path(__file__).parents[2]
+
+
+@dataclass
+class Mirror:
+    """A server on this machine, good unless told otherwise."""
+
+    body: bytes = BODY
+    knows_ranges: bool = True
+    skew: int = 0  # bytes by which it misses the start of a range
+    only_ranges: bool = False  # answers 503 to all else
+    sends: list[int] = field(default_factory=list)  # bytes of the first, second... answer; everything after these
+    stalls: bool = False  # keeps the connection instead of breaking off
+    tells_length: bool = True
+    pause: float = 0  # seconds before every tenth of the body
+    gate: threading.Event | None = None  # does not answer before it is set
+    asked: list[str | None] = field(default_factory=list)  # the Range headers that came
+    closing: threading.Event = field(default_factory=threading.Event)
+    url: str = ""
+
+    def answer(self, request: BaseHTTPRequestHandler) -> None:
+        wanted = request.headers["Range"]
+        self.asked.append(wanted)
+        if self.gate:
+            self.gate.wait(60)
+        if self.only_ranges and not wanted:
+            request.send_error(503)
+            return
+        start = 0
+        if wanted and self.knows_ranges:
+            start = int(re.fullmatch(r"bytes=(\d+)-", wanted)[1]) - self.skew  # type: ignore[index]
+            if start >= len(self.body):
+                request.send_error(416)
+                return
+        body = self.body[start:]
+        if start:
+            request.send_response(206)
+            request.send_header("Content-Range", f"bytes {start}-{len(self.body) - 1}/{len(self.body)}")
+        else:
+            request.send_response(200)
+        if self.tells_length:
+            request.send_header("Content-Length", str(len(body)))
+        request.end_headers()
+        sent = body[: self.sends.pop(0)] if self.sends else body
+        step = len(self.body) // 10
+        for at in range(0, len(sent), step):
+            self.closing.wait(self.pause)
+            request.wfile.write(sent[at : at + step])
+        if self.stalls and len(sent) < len(body):
+            self.closing.wait(20)
+
+
+class Server(ThreadingHTTPServer):
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Says nothing where the client hangs up, as it does on mirrors that were not the first."""
+
+
+@pytest.fixture
+def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Mirror], Mirror]]:
+    monkeypatch.setenv("no_proxy", "*")
+    with ExitStack() as stack:
+
+        def start(mirror: Mirror) -> Mirror:
+            class Handler(BaseHTTPRequestHandler):
+                def do_GET(self) -> None:
+                    mirror.answer(self)
+
+                def log_message(self, format: str, *args: object) -> None:
+                    """Keeps stderr for the download's own lines."""
+
+            server = stack.enter_context(Server(("127.0.0.1", 0), Handler))
+            thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+            thread.start()
+            stack.callback(thread.join)
+            stack.callback(server.shutdown)
+            stack.callback(mirror.closing.set)
+            mirror.url = f"http://127.0.0.1:{server.server_port}/file"
+            return mirror
+
+        yield start
+
+
+@pytest.fixture
+def refusing() -> Iterator[str]:
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))  # taken, but nobody listens
+        yield f"http://127.0.0.1:{bound.getsockname()[1]}/file"
+
+
+@pytest.fixture
+def silent() -> Iterator[str]:
+    """Takes connections and never answers."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}/file"
+
+
+@pytest.fixture
+def vanishing() -> Iterator[str]:
+    """Drops the packets that would open a connection, since its queue of connections is full."""
+    with ExitStack() as stack:
+        listening = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
+        for _ in range(4):
+            filler = stack.enter_context(socket.socket())
+            filler.setblocking(False)
+            filler.connect_ex(listening.getsockname())
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}/file"
+
+
+@pytest.fixture
+def target(tmp_path: Path) -> Path:
+    return tmp_path / "data" / "file"
+
+
+def part_of(target: Path) -> Path:
+    return target.with_name("file.part")
+
+
+def lay(path: Path, content: bytes) -> Path:
+    path.parent.mkdir()
+    path.write_bytes(content)
+    return path
+
+
+def test_good_mirror(serve: Callable[[Mirror], Mirror], target: Path) -> None:
+    mirror = serve(Mirror())
+    assert download([mirror.url], target, MD5) == target
+    assert target.read_bytes() == BODY
+    assert mirror.asked == [None]
+    assert not part_of(target).exists()
+
+
+def test_mirror_that_does_not_tell_the_length(serve: Callable[[Mirror], Mirror], target: Path) -> None:
+    assert download([serve(Mirror(tells_length=False)).url], target, MD5).read_bytes() == BODY
+
+
+def test_slow_but_steady_mirror_may_take_longer_than_patience(serve: Callable[[Mirror], Mirror], target: Path) -> None:
+    begin = time.monotonic()
+    download([serve(Mirror(pause=0.2)).url], target, MD5, patience=1)
+    assert target.read_bytes() == BODY
+    assert time.monotonic() - begin > 1.5
+
+
+@pytest.mark.parametrize("stalls", [False, True])
+def test_another_mirror_goes_on_where_one_broke_off_or_stalled(
+    serve: Callable[[Mirror], Mirror], target: Path, stalls: bool
+) -> None:
+    first = serve(Mirror(sends=[HALF], stalls=stalls))
+    second = serve(Mirror(only_ranges=True))
+    begin = time.monotonic()
+    download([first.url, second.url], target, MD5, patience=1)
+    assert time.monotonic() - begin < 5
+    assert target.read_bytes() == BODY
+    assert first.asked == [None]
+    assert second.asked == [None, f"bytes={HALF}-"]
+
+
+def test_mirror_resumes_itself(serve: Callable[[Mirror], Mirror], target: Path) -> None:
+    mirror = serve(Mirror(sends=[1000, 2000]))
+    download([mirror.url], target, MD5)
+    assert target.read_bytes() == BODY
+    assert mirror.asked == [None, "bytes=1000-", "bytes=3000-"]
+
+
+def test_gives_up_when_no_mirror_gets_any_further(serve: Callable[[Mirror], Mirror], target: Path) -> None:
+    mirror = serve(Mirror(sends=[1000, 0]))
+    with pytest.raises(UnreachableError, match=r"1,000 bytes are kept in .*file\.part: try again later") as raised:
+        download([mirror.url], target, MD5)
+    assert f"{mirror.url}: broke off after 1,000 of 300,000 bytes" in str(raised.value)
+    assert part_of(target).read_bytes() == BODY[:1000]
+    assert not target.exists()
+
+
+def test_mirror_that_ignores_ranges_ends_even_if_it_breaks_off(serve: Callable[[Mirror], Mirror], target: Path) -> None:
+    mirror = serve(Mirror(knows_ranges=False, sends=[HALF, 1000]))
+    with pytest.raises(UnreachableError):
+        download([mirror.url], target, MD5)
+    assert part_of(target).read_bytes() == BODY[:HALF]
+    assert mirror.asked == [None, f"bytes={HALF}-"]
+
+
+@pytest.mark.parametrize(("knows_ranges", "skew"), [(False, 0), (True, 1)], ids=["ignores", "misses"])
+def test_mirror_that_does_not_serve_the_range_serves_all_anew(
+    serve: Callable[[Mirror], Mirror], target: Path, knows_ranges: bool, skew: int
+) -> None:
+    lay(part_of(target), BODY[:HALF])
+    mirror = serve(Mirror(knows_ranges=knows_ranges, skew=skew))
+    download([mirror.url], target, MD5)
+    assert target.read_bytes() == BODY
+    assert mirror.asked[0] == f"bytes={HALF}-"
+
+
+def test_part_of_an_earlier_process_is_resumed(serve: Callable[[Mirror], Mirror], target: Path) -> None:
+    lay(part_of(target), BODY[:HALF])
+    mirror = serve(Mirror())
+    download([mirror.url], target, MD5)
+    assert target.read_bytes() == BODY
+    assert mirror.asked == [f"bytes={HALF}-"]
+
+
+def test_complete_part_needs_no_mirror(refusing: str, target: Path) -> None:
+    lay(part_of(target), BODY)
+    download([refusing], target, MD5)
+    assert target.read_bytes() == BODY
+
+
+@pytest.mark.parametrize("part", [b"x" * 10, WRONG, BODY + b"x"], ids=["short", "full", "long"])
+def test_part_with_other_bytes_is_replaced(serve: Callable[[Mirror], Mirror], target: Path, part: bytes) -> None:
+    lay(part_of(target), part)
+    download([serve(Mirror()).url], target, MD5)
+    assert target.read_bytes() == BODY
+
+
+def test_right_mirror_is_used_after_a_wrong_one(serve: Callable[[Mirror], Mirror], target: Path) -> None:
+    right = serve(Mirror(gate=threading.Event()))
+    wrong = serve(Mirror(body=WRONG))
+    assert right.gate
+    opening = threading.Timer(0.5, right.gate.set)
+    opening.start()
+    download([right.url, wrong.url], target, MD5)
+    opening.join()
+    assert target.read_bytes() == BODY
+    assert wrong.asked == [None]
+
+
+def test_mirrors_are_told_apart_if_only_their_mixture_is_wrong(serve: Callable[[Mirror], Mirror], target: Path) -> None:
+    right = serve(Mirror(sends=[HALF, HALF - 1]))
+    wrong = serve(Mirror(body=WRONG, only_ranges=True))
+    download([wrong.url, right.url], target, MD5)
+    assert target.read_bytes() == BODY
+    assert right.asked == [None, None, f"bytes={HALF - 1}-"]
+
+
+def test_only_wrong_mirrors(serve: Callable[[Mirror], Mirror], refusing: str, target: Path) -> None:
+    wrong = [serve(Mirror(body=WRONG)).url, serve(Mirror(body=b"<html>Please log in</html>")).url]
+    with pytest.raises(DataError, match="Every mirror that answered served a wrong file") as raised:
+        download([*wrong, refusing], target, MD5)
+    assert not isinstance(raised.value, UnreachableError)
+    assert all(f"{url}: served a wrong file" in str(raised.value) for url in wrong)
+    assert [path.name for path in target.parent.iterdir() if path.suffix != ".lock"] == []
+
+
+def test_mirrors_that_refuse_are_given_up_at_once(refusing: str, target: Path) -> None:
+    begin = time.monotonic()
+    with pytest.raises(UnreachableError, match="refused"):
+        download([refusing, refusing.replace("file", "other")], target, MD5)
+    assert time.monotonic() - begin < 3
+
+
+def test_mirrors_without_the_file(serve: Callable[[Mirror], Mirror], target: Path) -> None:
+    urls = [serve(Mirror(only_ranges=True)).url, serve(Mirror(body=b"")).url, Path(__file__).as_uri()]
+    with pytest.raises(UnreachableError, match="No mirror delivers the file") as raised:
+        download(urls, target, MD5)
+    for url, fault in zip(urls, ["HTTP status 503", "sent nothing", "neither http nor https"], strict=True):
+        assert f"{url}: {fault}" in str(raised.value)
+
+
+def test_waits_for_silent_vanishing_and_dripping_mirrors_do_not_add_up(
+    serve: Callable[[Mirror], Mirror], silent: str, vanishing: str, refusing: str, target: Path
+) -> None:
+    class Dripping(Mirror):
+        def answer(self, request: BaseHTTPRequestHandler) -> None:
+            request.send_response(200)
+            request.flush_headers()
+            while not self.closing.wait(0.2):
+                request.wfile.write(b"x")
+
+    dripping = serve(Dripping()).url
+    begin = time.monotonic()
+    with pytest.raises(UnreachableError) as raised:
+        download([silent, vanishing, dripping, refusing, silent], target, MD5, patience=1)
+    assert 1 <= time.monotonic() - begin < 2
+    for url in silent, vanishing, dripping:
+        assert re.search(f"{url}: .*(no answer within 1 s|timed out)", str(raised.value))
+
+
+def test_good_mirror_does_not_wait_for_others(
+    serve: Callable[[Mirror], Mirror], silent: str, vanishing: str, target: Path
+) -> None:
+    begin = time.monotonic()
+    download([silent, vanishing, serve(Mirror()).url], target, MD5, patience=10)
+    assert target.read_bytes() == BODY
+    assert time.monotonic() - begin < 5
+
+
+def test_second_process_waits_for_the_first(serve: Callable[[Mirror], Mirror], target: Path, tmp_path: Path) -> None:
+    mirror = serve(Mirror(gate=threading.Event()))
+    assert mirror.gate
+    program = (
+        "import sys; from pathlib import Path; from datamodules.download import download;"
+        "download([sys.argv[1]], Path(sys.argv[2]), sys.argv[3], patience=60)"
+    )
+
+    with (tmp_path / "stderr").open("w+") as stderr:
+        processes = [
+            subprocess.Popen(
+                [sys.executable, "-c", program, mirror.url, target, MD5],
+                cwd=ROOT,
+                env=os.environ | {"no_proxy": "*"},
+                stderr=stderr,
+            )
+            for _ in range(2)
+        ]
+        while "waiting for another process" not in (tmp_path / "stderr").read_text():
+            assert [process.poll() for process in processes] == [None, None]
+            assert len(mirror.asked) <= 1
+            time.sleep(0.01)
+        mirror.gate.set()
+        assert [process.wait(60) for process in processes] == [0, 0]
+    assert target.read_bytes() == BODY
+    assert mirror.asked == [None]
+
+
+def test_right_file_laid_by_hand_needs_no_mirror(target: Path) -> None:
+    lay(target, BODY)
+    assert download([], target, MD5) == target
+    assert list(target.parent.iterdir()) == [target]
+
+
+def test_wrong_file_laid_by_hand_is_kept(serve: Callable[[Mirror], Mirror], target: Path) -> None:
+    lay(target, b"mine")
+    mirror = serve(Mirror())
+    found = hashlib.md5(b"mine", usedforsecurity=False).hexdigest()
+    with pytest.raises(DataError, match=rf"file has the MD5 sum {found} instead of {MD5}\. Delete it"):
+        download([mirror.url], target, MD5)
+    assert target.read_bytes() == b"mine"
+    assert mirror.asked == []
+
+
+def test_wrong_file_laid_by_hand_meanwhile_is_kept(serve: Callable[[Mirror], Mirror], target: Path) -> None:
+    class Laying(Mirror):
+        def answer(self, request: BaseHTTPRequestHandler) -> None:
+            target.write_bytes(b"mine")
+            super().answer(request)
+
+    with pytest.raises(DataError, match="Delete it"):
+        download([serve(Laying()).url], target, MD5)
+    assert target.read_bytes() == b"mine"
+
+
+def test_folder_that_cannot_be_written(serve: Callable[[Mirror], Mirror], tmp_path: Path) -> None:
+    (tmp_path / "data").write_text("a file where a folder should be")
+    mirror = serve(Mirror())
+    with pytest.raises(DataError, match=r"Cannot write .* choose another folder"):
+        download([mirror.url], tmp_path / "data" / "file", MD5)
+    assert mirror.asked == []
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a limit on the size of files")
+def test_disk_that_fills_up_keeps_the_part(serve: Callable[[Mirror], Mirror], target: Path) -> None:
+    import resource
+    import signal
+
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (HALF, before[1]))
+    try:
+        with pytest.raises(DataError, match="Make room") as raised:
+            download([serve(Mirror()).url], target, MD5)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, ignored)
+    assert not isinstance(raised.value, UnreachableError)
+    assert part_of(target).read_bytes() == BODY[:HALF]
+
+
+def test_progress_lines(serve: Callable[[Mirror], Mirror], target: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    download([serve(Mirror(pause=0.02)).url], target, MD5)
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.splitlines()[-1] == "file: 100 % of 0.3 MB"
+    assert 3 <= len(err.splitlines()) <= 11
+
+
+def test_progress_bar_on_a_terminal(
+    serve: Callable[[Mirror], Mirror],
+    target: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "100")
+    download([serve(Mirror()).url], target, MD5)
+    assert "100%" in capsys.readouterr().err
