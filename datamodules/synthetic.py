@@ -1,4 +1,4 @@
-"""The stand-in data set for a first run without a download: pictures of shapes, drawn and not fetched.
+"""The stand-in data set for a first run without a download: pictures of shapes, made up on the spot.
 
 What makes a class is the shape alone. Its place, size, turn and stretch, the texture and the colours of shape and
 background, the clutter between the two, the contrast and the noise are drawn without regard to the class: a network
@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-Field = NDArray[np.floating[Any]]
+_Field = NDArray[np.floating[Any]]
 
 _SIDE = 32  # pixels
 _BLOCK = 500  # images that share a random generator; a multiple of the number of classes, so each block is balanced
@@ -22,7 +22,7 @@ _BLOCK = 500  # images that share a random generator; a multiple of the number o
 _REACH = 3  # pixels that a shape's centre may lie off the middle, along each axis
 _TURN = 0.3  # radians that it may be turned, either way
 _SIZE = (8, 11)  # pixels from its centre to its far edge, before stretching
-_GAP = (0.25, 0.75)  # from background to shape in each colour channel, of 1, around the wheel
+_GAP = (0.25, 0.75)  # from background to shape in each colour channel, where 1 is once around
 _ACCENT = 0.25  # between the two colours of a texture, in each channel
 _SHADE = 0.012  # slope of the background's gradient, a pixel
 _STROKES = 2  # of clutter, behind the shape
@@ -42,16 +42,15 @@ _TEXTURES = np.array(
     dtype=np.float32,
 )
 
-
 # Signed distances from the outlines, negative inside, of shapes about 1 in radius. Both sides are alike, so a mirror
 # image is one of the same pictures, and x here is the distance from the axis in the middle.
-_SHAPES: dict[str, Callable[[Field, Field], Field]] = {
+_SHAPES: dict[str, Callable[[_Field, _Field], _Field]] = {
     "disc": lambda x, y: np.hypot(x, y) - 0.85,
     "ring": lambda x, y: np.abs(np.hypot(x, y) - 0.72) - 0.2,
     "square": lambda x, y: np.maximum(x, np.abs(y)) - 0.77,
     "triangle": lambda x, y: np.maximum(0.87 * x - 0.5 * y, y) - 0.55,
     "cross": lambda x, y: np.maximum(np.minimum(x, np.abs(y)) - 0.3, np.maximum(x, np.abs(y)) - 0.95),
-    "star": lambda x, y: np.hypot(x, y) * np.cos(np.arccos(np.cos(5 * np.arctan2(x, -y))) / 5 - 1.2) - 0.38,
+    "star": lambda x, y: np.hypot(x, y) * np.cos(np.abs(np.arctan2(x, -y) % (0.4 * np.pi) - 0.2 * np.pi) + 0.57) - 0.38,
     "crescent": lambda x, y: np.maximum(np.hypot(x, y) - 0.95, 0.75 - np.hypot(x, y + 0.5)),
     "heart": lambda x, y: np.minimum(np.hypot(x - 0.38, y + 0.33) - 0.54, 0.71 * (x + np.abs(y - 0.05) - 0.76)),
     "arrow": lambda x, y: np.minimum(
@@ -67,7 +66,7 @@ CLASSES: tuple[str, ...] = tuple(_SHAPES)
 def draw(seed: int, first: int, count: int) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     """Draw ``count`` images, from number ``first`` on, of the endless sequence that ``seed`` stands for.
 
-    Image i of a sequence is the same wherever a call begins and ends.
+    Image i of a sequence is the same wherever a call begins and ends. (Another release of NumPy may draw others.)
 
     Returns:
         The images, [count, 32, 32, 3] in RGB, and their labels, [count], which are places in ``CLASSES``.
@@ -114,12 +113,12 @@ def _block(seed: int, start: int) -> tuple[NDArray[np.uint8], NDArray[np.int64]]
     return pixels.transpose(0, 2, 3, 1), labels
 
 
-def _uniform(rng: np.random.Generator, between: tuple[float, float], channels: int = 1) -> Field:
+def _uniform(rng: np.random.Generator, between: tuple[float, float], channels: int = 1) -> _Field:
     """Draw a number for each image and channel, [images, channels, 1, 1]."""
     return rng.uniform(*between, (_BLOCK, channels, 1, 1)).astype(np.float32)
 
 
-def _axes(rng: np.random.Generator, reach: float, turn: float) -> tuple[Field, Field]:
+def _axes(rng: np.random.Generator, reach: float, turn: float) -> tuple[_Field, _Field]:
     """Draw two axes at a right angle; returns where each pixel lies along them, each [images, 1, 32, 32]."""
     x, y = _X - _uniform(rng, (-reach, reach)), _Y - _uniform(rng, (-reach, reach))
     angle = _uniform(rng, (-turn, turn))
@@ -127,16 +126,16 @@ def _axes(rng: np.random.Generator, reach: float, turn: float) -> tuple[Field, F
     return cos * x + sin * y, cos * y - sin * x
 
 
-def _texture(rng: np.random.Generator, colour: Field) -> Field:
+def _texture(rng: np.random.Generator, colour: _Field) -> _Field:
     """Draw a surface of the given colour and one near it, [images, 3, 32, 32]."""
     u, v = _axes(rng, reach=_SIDE, turn=np.pi)
     pace = _uniform(rng, (0.7, 1.3))  # radians a pixel, so 5 to 9 pixels a wave
     u, v = np.sin(pace * u), np.sin(pace * v)
     of_u, of_v, of_both, of_second = rng.choice(_TEXTURES, _BLOCK).T[..., None, None, None]
-    share: Field = np.clip(0.5 + 2 * (of_u * u + of_v * v + of_both * u * v + of_second), 0, 1)
+    share: _Field = np.clip(0.5 + 2 * (of_u * u + of_v * v + of_both * u * v + of_second), 0, 1)
     return colour + share * _uniform(rng, (-_ACCENT, _ACCENT), channels=3)
 
 
-def _paint(image: Field, colour: Field, distance: Field) -> None:
+def _paint(image: _Field, colour: _Field, distance: _Field) -> None:
     """Paint over what lies inside an outline that is ``distance`` pixels away; a pixel on it gets some of both."""
     image += np.clip(0.5 - distance, 0, 1) * (colour - image)
