@@ -9,6 +9,7 @@ from typing import Any
 import rich
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import RichProgressBar
 from lightning.pytorch.utilities.model_summary.model_summary import ModelSummary
 from rich.table import Table
 
@@ -28,11 +29,11 @@ class Console(Callback):
         self._logger = logger
         self._lines = lines
         self._precision_reason = precision_reason
-        self._started = self._epoch_started = 0.0
+        self._epoch_started = 0.0
+        self._ending = ""
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Describes the run."""
-        self._started = time.perf_counter()
         if not trainer.is_global_zero:
             return
         data = trainer.datamodule.description()  # type: ignore[attr-defined]
@@ -72,24 +73,42 @@ class Console(Callback):
         print(line, flush=True)
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Says what came of it."""
+        """Finds what came of it."""
         images = int(pl_module.test_confusion.compute().sum())  # type: ignore[operator, union-attr]
         if not trainer.is_global_zero:
             return
         data = trainer.datamodule.description()  # type: ignore[attr-defined]
         metrics = trainer.callback_metrics
-        print(
+        self._ending = (
             f"test       accuracy {metrics['test_acc']:.2%}, loss {metrics['test_loss']:.4f} "
             f"on {images:,} test images of {data['name']}"
         )
         if self._logger:
-            print(f"run        {self._logger.folder}: curves.png, summary.json, metrics.csv, checkpoints, weights.pth")
-            print(f"           tensorboard --logdir {self._logger.save_dir} --host localhost", flush=True)
+            self._ending += (
+                f"\nkept       {self._logger.folder}: curves.png, summary.json, metrics.csv, checkpoints, weights.pth"
+                f"\n           tensorboard --logdir {self._logger.save_dir} --host localhost"
+            )
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Says what came of it, below where the progress bar was."""
+        if self._ending:
+            print(self._ending, flush=True)
+            self._ending = ""
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Says where an interrupted run is."""
         if trainer.is_global_zero and isinstance(exception, KeyboardInterrupt) and self._logger:
             print(f"interrupted; what there is so far is in {self._logger.folder}", file=sys.stderr)
+
+
+class ProgressBar(RichProgressBar):
+    """Lightning's bar without the run's version, which it cuts to four characters."""
+
+    def get_metrics(
+        self, trainer: Trainer, pl_module: LightningModule
+    ) -> dict[str, int | str | float | dict[str, float]]:
+        """What stands behind the bar."""
+        return {name: value for name, value in super().get_metrics(trainer, pl_module).items() if name != "v_num"}
 
 
 class LayerTable(Callback):

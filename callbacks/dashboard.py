@@ -29,6 +29,7 @@ class Dashboard(Callback):
         self._logger = logger
         self._settings = settings
         self._step_interval = step_interval
+        self._results: dict[str, float] = {}
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -37,39 +38,47 @@ class Dashboard(Callback):
         if not trainer.is_global_zero:
             return
         if trainer.global_step == 1:
-            self._logger.writer().add_image("training images, as the network sees them", image_grid(batch[0]), 0)
+            tag = f"training images of {_data_name(trainer)}, as the network sees them"
+            self._logger.writer().add_image(tag, image_grid(batch[0]), 0)
         interval = self._step_interval or max(1, int(trainer.num_training_batches) // 10)
         if trainer.global_step % interval == 0:
-            self._logger.writer().add_scalar("loss of single steps", outputs["loss"].item(), trainer.global_step)
+            self._logger.writer().add_scalar("steps/loss", outputs["loss"].item(), trainer.global_step)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Writes the epoch's learning rate."""
         if trainer.is_global_zero:
             rate = trainer.optimizers[0].param_groups[0]["lr"]
-            self._logger.writer().add_scalar("learning rate", rate, trainer.current_epoch)
+            self._logger.writer().add_scalar("schedule/learning rate", rate, trainer.current_epoch)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Draws the last validation's confusion matrix."""
+        """Draws the last validation's confusion matrix, and keeps the last epoch's metrics for the settings."""
         self._draw_confusion(trainer, "validation", pl_module.val_confusion)
+        self._results = {name: float(value) for name, value in trainer.callback_metrics.items()}
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Draws the test's confusion matrix, and writes the settings with the results."""
         self._draw_confusion(trainer, "test", pl_module.test_confusion)
         if trainer.is_global_zero:
-            self._write_settings({name: float(value) for name, value in trainer.callback_metrics.items()})
+            self._results |= {name: float(value) for name, value in trainer.callback_metrics.items()}
+            self._write_settings(self._results)
 
     def _draw_confusion(self, trainer: Trainer, split: str, confusion: Any) -> None:
         if not confusion.update_called:
             return
         counts = cast(Tensor, confusion.compute()).cpu().numpy()  # adds up over processes: every one must ask
         if trainer.is_global_zero:
-            figure = confusion_matrix(counts, trainer.datamodule.classes, f"{split} images")  # type: ignore[attr-defined]
-            self._logger.writer().add_figure(f"confusion/{split}", figure, trainer.current_epoch)
+            classes = trainer.datamodule.classes  # type: ignore[attr-defined]
+            figure = confusion_matrix(counts, classes, f"{split} images of {_data_name(trainer)}")
+            self._logger.writer().add_figure(f"predictions/confusion, {split} images", figure, trainer.current_epoch)
 
     def _write_settings(self, results: dict[str, float]) -> None:
         writer = self._logger.writer()
         writer.flush()  # TensorBoard reads a folder's event files one after the other, and this adds one
         writer.add_hparams(self._settings, {f"result/{name}": value for name, value in results.items()}, run_name=".")
+
+
+def _data_name(trainer: Trainer) -> str:
+    return str(trainer.datamodule.images.name)  # type: ignore[attr-defined]
 
 
 def image_grid(images: Tensor) -> Tensor:

@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
 
+TAGS = {"acc": "accuracy"}
+
+
 class RunLogger(Logger):
     """Claims ``<root>/<experiment>/version_N`` and writes metrics there as TensorBoard events.
 
@@ -81,7 +84,7 @@ class RunLogger(Logger):
         for name, value in metrics.items():
             split, _, tag = name.partition("_")
             if split in ("train", "val"):
-                self.writer(split).add_scalar({"acc": "accuracy"}.get(tag, tag), value, int(epoch or 0))
+                self.writer(split).add_scalar(f"curves/{TAGS.get(tag, tag)}", value, int(epoch or 0))
             else:
                 self.writer().add_scalar(name, value, step)
 

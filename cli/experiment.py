@@ -10,10 +10,10 @@ from typing import Any
 from jsonargparse import ArgumentError, Namespace
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
-from callbacks.console import Console, LayerTable
+from callbacks.console import Console, LayerTable, ProgressBar
 from callbacks.dashboard import Dashboard
 from callbacks.logger import RunLogger
 from callbacks.summary import RunSummary
@@ -29,6 +29,7 @@ class ExperimentCLI(LightningCLI):
 
     Args:
         args: the command line; none takes that of the process.
+        description: what ``--help`` says of the script.
         keep: whether the Trainer keeps a run's folder. ``--trainer.fast_dev_run`` and ``--trainer.logger false`` keep
             nothing either.
     """
@@ -36,7 +37,7 @@ class ExperimentCLI(LightningCLI):
     model: ImageClassifier
     datamodule: CIFAR10DataModule
 
-    def __init__(self, args: list[str] | None = None, *, keep: bool = True) -> None:
+    def __init__(self, args: list[str] | None = None, *, description: str | None = None, keep: bool = True) -> None:
         for package in ("lightning.pytorch", "lightning.fabric"):
             logging.getLogger(package).setLevel(logging.WARNING)
         # Lightning 2.6 asks torch's pytree in a way that torch 2.14 deprecates.
@@ -53,6 +54,7 @@ class ExperimentCLI(LightningCLI):
             subclass_mode_model=True,
             auto_configure_optimizers=False,
             run=False,
+            parser_kwargs={"description": description, "usage": "%(prog)s --config NAME [--SETTING VALUE ...]"},
             args=args,
         )
 
@@ -102,9 +104,9 @@ class ExperimentCLI(LightningCLI):
             callbacks += [*self._keepers(self.logger, checkpoints=config.enable_checkpointing is not False)]
         if config.enable_model_summary is not False:
             callbacks.append(LayerTable())
-        callbacks.append(Console(self.logger, lines=not terminal, precision_reason=self._precision_reason))
         if terminal:
-            callbacks.append(RichProgressBar())
+            callbacks.append(ProgressBar())
+        callbacks.append(Console(self.logger, lines=not terminal, precision_reason=self._precision_reason))
         return super().instantiate_trainer(
             callbacks=callbacks,
             logger=[self.logger, *loggers] if self.logger else False,
@@ -158,17 +160,16 @@ class SaveConfig(Callback):
         if trainer.is_global_zero:
             config = self._cli.config.clone()
             config.data.source = self._cli.datamodule.description()["source"]
-            self._cli.parser.save(config, self._logger.folder / "config.yaml", skip_none=False, overwrite=True)
+            self._cli.parser.save(config, self._logger.folder / "config.yaml", overwrite=True)
 
 
 def settings(config: Namespace) -> dict[str, Any]:
-    """The settings of model, data and optimizer that are plain values, by dotted name."""
-    found: dict[str, Any] = {"seed": config.seed_everything, "max_epochs": config.trainer.max_epochs}
-    for part in ("model", "data"):
-        for key, value in config[part].as_flat().__dict__.items():
-            if isinstance(value, str | int | float):
-                found[key.replace("init_args.", "")] = value
-    return found
+    """The settings that are plain values, by the names that they have on the command line."""
+    return {
+        key.replace(".init_args", "").removesuffix(".class_path"): value
+        for key, value in vars(config.as_flat()).items()
+        if isinstance(value, str | int | float) and (not key.startswith("trainer.") or key == "trainer.max_epochs")
+    }
 
 
 def _check_writable(folder: Path) -> None:

@@ -91,7 +91,7 @@ class ImageClassifier(LightningModule, ABC):
         losses, _ = self._losses(batch, self.train_metrics)
         if self.train_metrics["acc"].update_count == 1:
             # Logging a metric registers it for the whole epoch: doing so once spares a millisecond a step.
-            self.log_dict(self.train_metrics, on_step=False, on_epoch=True, batch_size=batch[2])
+            self.log_dict(self.train_metrics, on_step=False, on_epoch=True, prog_bar=True, batch_size=batch[2])
         return losses.sum() * (self.trainer.world_size / batch[2])
 
     def _evaluation_step(
@@ -110,7 +110,7 @@ class ImageClassifier(LightningModule, ABC):
 
     def on_validation_epoch_end(self) -> None:
         """Logs the epoch's validation metrics."""
-        self.log_dict(self.val_metrics)
+        self.log_dict(self.val_metrics, prog_bar=True)
 
     def on_test_epoch_start(self) -> None:
         """Forgets the previous test's confusion."""

@@ -4,7 +4,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 TRAINING, VALIDATION = "#0072B2", "#D55E00"  # told apart by colour-blind eyes (Okabe & Ito 2008)
@@ -34,12 +36,23 @@ def curves(rows: Sequence[dict[str, float | None]], title: str) -> Figure:
                 name = {"train": "training", "val": "validation"}[split]
                 axes.plot(epochs, factor * values, color=colour, label=name, marker="o", markersize=3)
         axes.set_xlabel("epoch")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_ylabel(label)
         axes.grid(alpha=0.3)
         axes.legend()
-    loss.set_ylim(bottom=0)
+    _limit_loss(loss, rows)
     accuracy.set_ylim(0, 100)
     return figure
+
+
+def _limit_loss(axes: Axes, rows: Sequence[dict[str, float | None]]) -> None:
+    """Leaves the first epoch's training loss, taken on weights just drawn, outside where it would dwarf the rest."""
+    first, *others = [row["train_loss"] for row in rows] or [None]
+    rest = [loss for loss in [*others, *(row["val_loss"] for row in rows)] if loss is not None and np.isfinite(loss)]
+    axes.set_ylim(bottom=0)
+    if first is not None and rest and first > 1.5 * max(rest):
+        axes.set_ylim(top=1.1 * max(rest))
+        axes.set_title(f"training loss of the first epoch, {first:.1f}, not shown", fontsize="small", loc="left")
 
 
 def confusion_matrix(counts: NDArray[Any], classes: Sequence[str], title: str) -> Figure:

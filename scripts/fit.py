@@ -11,7 +11,7 @@ from cli import ExperimentCLI, reported_errors
 def main() -> None:
     """Fits, then tests."""
     with reported_errors():
-        cli = ExperimentCLI()
+        cli = ExperimentCLI(description=__doc__)
         cli.trainer.fit(cli.model, datamodule=cli.datamodule)
         cli.trainer.test(
             cli.model, datamodule=cli.datamodule, ckpt_path=cli.best_checkpoint, verbose=False, weights_only=True

@@ -20,7 +20,7 @@ def main() -> None:
     with reported_errors():
         run = Run(arguments.run)
         checkpoint = readable_checkpoint(arguments.ckpt_path or run.checkpoint("best"))
-        cli = ExperimentCLI(["--config", str(run.config), *overrides], keep=False)
+        cli = ExperimentCLI(["--config", str(run.config), *overrides], description=__doc__, keep=False)
         cli.trainer.test(
             cli.model, datamodule=cli.datamodule, ckpt_path=str(checkpoint), verbose=False, weights_only=True
         )
