@@ -15,9 +15,8 @@ IMAGES = 32
 class Dashboard(Callback):
     """Adds to a run's TensorBoard what is no metric.
 
-    The loss of single steps at an interval that fits the epoch, the learning rate, a grid of training images as the
-    network sees them, the confusion matrices of the last validation and of the test, and the settings with the final
-    metrics.
+    Loss and learning rate of single steps at an interval that fits the epoch, a grid of training images as the network
+    sees them, the confusion matrices of the last validation and of the test, and the settings with the final metrics.
 
     Args:
         logger: the run's logger.
@@ -30,11 +29,16 @@ class Dashboard(Callback):
         self._settings = settings
         self._step_interval = step_interval
         self._results: dict[str, float] = {}
+        self._rate = 0.0
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Remembers the step's learning rate: at the end of the step, its schedule has stepped already."""
+        self._rate = trainer.optimizers[0].param_groups[0]["lr"]
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Writes the step's loss, and once the images."""
+        """Writes the step's loss and learning rate, and once the images."""
         if not trainer.is_global_zero:
             return
         if trainer.global_step == 1:
@@ -43,12 +47,7 @@ class Dashboard(Callback):
         interval = self._step_interval or max(1, int(trainer.num_training_batches) // 10)
         if trainer.global_step % interval == 0:
             self._logger.writer().add_scalar("steps/loss", outputs["loss"].item(), trainer.global_step)
-
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Writes the epoch's learning rate."""
-        if trainer.is_global_zero:
-            rate = trainer.optimizers[0].param_groups[0]["lr"]
-            self._logger.writer().add_scalar("schedule/learning rate", rate, trainer.current_epoch)
+            self._logger.writer().add_scalar("steps/learning rate", self._rate, trainer.global_step)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Draws the last validation's confusion matrix, and keeps the last epoch's metrics for the settings."""

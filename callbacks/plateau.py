@@ -1,5 +1,6 @@
 """The end of a plateau schedule."""
 
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.cli import ReduceLROnPlateau
@@ -18,7 +19,7 @@ class StopAfterPlateaus(EarlyStopping):
         reductions: how often the rate may be reduced.
 
     Raises:
-        ValueError: if ``reductions`` is negative or the run has no plateau schedule.
+        ValueError: if ``reductions`` is negative.
     """
 
     def __init__(self, reductions: int = 3) -> None:
@@ -28,12 +29,15 @@ class StopAfterPlateaus(EarlyStopping):
         self.reductions = reductions
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Nothing to set up: no metric is monitored."""
-
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Looks whether there is a plateau schedule to watch."""
-        if not any(isinstance(config.scheduler, ReduceLROnPlateau) for config in trainer.lr_scheduler_configs):
-            raise ValueError("StopAfterPlateaus needs lightning.pytorch.cli.ReduceLROnPlateau as model.lr_scheduler")
+        """Looks whether there is a plateau schedule to watch: here, before the run has its folder."""
+        if stage != "fit":
+            return
+        configured = pl_module.configure_optimizers()
+        schedule = configured.get("lr_scheduler") if isinstance(configured, dict) else None
+        if not (isinstance(schedule, dict) and isinstance(schedule["scheduler"], ReduceLROnPlateau)):
+            raise MisconfigurationException(
+                "StopAfterPlateaus needs lightning.pytorch.cli.ReduceLROnPlateau as model.lr_scheduler"
+            )
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Nothing here: the schedule steps at the end of the epoch."""

@@ -41,6 +41,7 @@ class RunSummary(Callback):
         self._rows: list[dict[str, float | None]] = []
         self._training_seconds = 0.0
         self._training_images = 0
+        self._rate = math.nan
         self._started = self._epoch_started = self._validation_seconds = 0.0
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -66,6 +67,10 @@ class RunSummary(Callback):
         """Starts the epoch's clock."""
         self._epoch_started = time.perf_counter()
         self._validation_seconds = 0.0
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Remembers the step's learning rate: at the end of the epoch, schedules have stepped already."""
+        self._rate = trainer.optimizers[0].param_groups[0]["lr"]
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -94,7 +99,7 @@ class RunSummary(Callback):
             "epoch": trainer.current_epoch,
             "step": trainer.global_step,
             **{name: metrics.get(name) for name in METRICS},
-            "learning_rate": trainer.optimizers[0].param_groups[0]["lr"],
+            "learning_rate": self._rate,
             "seconds": round(seconds, 3),
         }
         self._rows.append(row)

@@ -86,9 +86,12 @@ class ExperimentCLI(LightningCLI):
         try:
             super().instantiate_classes()
             self.datamodule.share_of_batch(self.trainer.world_size)
+            self.model.configure_optimizers()  # on trial: what is wrong with it is to be known before any work
         except (ArgumentError, MisconfigurationException, ValueError) as error:
-            remedy = "; this machine has no GPU that torch can use: leave --trainer.accelerator out, or say cpu"
-            self.parser.error(f"{error}{remedy if 'No supported gpu backend' in str(error) else ''}", error)
+            message = str(error)
+            if "No supported gpu backend" in message or "CUDAAccelerator" in message:
+                message += "\nthis machine has no GPU that torch can use: leave --trainer.accelerator out, or say cpu"
+            self.parser.error(message, error)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """A Trainer with the project's callbacks beside those of the configuration."""
@@ -96,7 +99,8 @@ class ExperimentCLI(LightningCLI):
         terminal = sys.stdout.isatty() if config.enable_progress_bar is None else config.enable_progress_bar
         loggers = config.logger if isinstance(config.logger, list) else [config.logger] if config.logger else []
         keep = self._keep and not config.fast_dev_run and config.logger is not False
-        callbacks: list[Callback] = [*(config.callbacks or [])]
+        given = config.callbacks or []
+        callbacks: list[Callback] = [*given] if isinstance(given, list) else [given]
         if keep:
             root = Path(config.default_root_dir or ".") / "lightning_logs"
             _check_writable(root / self.config.experiment)
@@ -168,7 +172,9 @@ def settings(config: Namespace) -> dict[str, Any]:
     return {
         key.replace(".init_args", "").removesuffix(".class_path"): value
         for key, value in vars(config.as_flat()).items()
-        if isinstance(value, str | int | float) and (not key.startswith("trainer.") or key == "trainer.max_epochs")
+        if isinstance(value, str | int | float)
+        and key != "model.init_args.num_classes"  # the data's, not known yet
+        and (not key.startswith("trainer.") or key == "trainer.max_epochs")
     }
 
 

@@ -29,6 +29,10 @@ def find_config(name: str) -> str:
 class ExperimentParser(LightningArgumentParser):
     """Finds configurations by bare name, and reports a mistake as one message with exit status 2."""
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._configs: list[str] = []
+
     def parse_args(self, args: Sequence[str] | None = None, *rest: Any, **settings: Any) -> Any:  # type: ignore[override]
         """Parses the command line, or the arguments given."""
         found = list(sys.argv[1:] if args is None else args)
@@ -37,6 +41,7 @@ class ExperimentParser(LightningArgumentParser):
                 found[index] = f"--config={find_config(argument.removeprefix('--config='))}"
             elif index and found[index - 1] in ("--config", "-c"):
                 found[index] = find_config(argument)
+        self._configs = [argument.removeprefix("--config=") for argument in found if argument.endswith(".yaml")]
         return super().parse_args(found, *rest, **settings)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
@@ -48,7 +53,9 @@ class ExperimentParser(LightningArgumentParser):
             text = "say which experiment, as in --config overfit.yaml"
         if "which experiment" in text or "File does not exist" in text:
             text += f"\nconfigurations that are there: {', '.join(available_configs())}"
-        if match := re.search(r"unrecognized arguments: (--[\w.]+)|option '(\w+)'", text, re.IGNORECASE):
+        if "Problems parsing config" in text or "Unexpected config" in text:
+            text += f"\nin {' or '.join(self._configs)}"
+        if match := re.search(r"unrecognized arguments: (--[\w.]+)|option '([\w.]+)'", text, re.IGNORECASE):
             text += self._meant(match[1] or match[2])
         self.exit(2, f"{self.prog}: error: {text}\nhelp: {self.prog} --help\n")
         raise AssertionError
@@ -56,7 +63,9 @@ class ExperimentParser(LightningArgumentParser):
     def _meant(self, key: str) -> str:
         options = [option for action in self._actions for option in action.option_strings]
         if not key.startswith("--"):  # a key of a YAML group, named without the groups that it is in
-            options = [option.rpartition(".")[2].lstrip("-") for option in options]
+            names = [option.lstrip("-") for option in options]
+            options = [name.rpartition(".")[2] for name in names] + [name.partition(".")[0] for name in names]
+            key = key.partition(".")[0]
         near = difflib.get_close_matches(key, options, n=1)
         return f"\ndid you mean {near[0]}?" if near else ""
 

@@ -83,7 +83,8 @@ class ImageClassifier(LightningModule, ABC):
         images, labels, _ = batch
         logits = self(images)
         losses = F.cross_entropy(logits.float(), labels, reduction="none")
-        metrics.update(value=losses.detach(), preds=logits.detach(), target=labels)
+        if len(labels):  # a step of fewer images than processes leaves some without any
+            metrics.update(value=losses.detach(), preds=logits.detach(), target=labels)
         return losses, logits
 
     def training_step(self, batch: LoadedBatch, batch_idx: int) -> Tensor:
@@ -98,7 +99,8 @@ class ImageClassifier(LightningModule, ABC):
         self, batch: LoadedBatch, metrics: MetricCollection, confusion: MulticlassConfusionMatrix
     ) -> None:
         _, logits = self._losses(batch, metrics)
-        confusion.update(logits, batch[1])
+        if len(batch[1]):
+            confusion.update(logits, batch[1])
 
     def on_validation_epoch_start(self) -> None:
         """Forgets the previous validation's confusion."""

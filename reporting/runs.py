@@ -71,11 +71,13 @@ def readable_checkpoint(path: Path) -> Path:
         RunError: if there is none, or one that is damaged or would run code when loaded.
     """
     try:
-        torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except FileNotFoundError:
         raise RunError(f"{path}: no such file") from None
     except (RuntimeError, OSError, ValueError, EOFError, pickle.UnpicklingError) as error:
         raise RunError(f"{path} is no checkpoint, or a damaged one: {str(error).splitlines()[0]}") from error
+    if not (isinstance(content, dict) and content.keys() >= {"state_dict", "pytorch-lightning_version"}):
+        raise RunError(f"{path} is no checkpoint of a run; give one such as best.ckpt or last.ckpt in its checkpoints/")
     return path
 
 

@@ -13,7 +13,7 @@ from rich.table import Table
 from cli import reported_errors
 from datamodules import CIFAR10DataModule
 from lightning_modules import ImageClassifier
-from reporting.runs import Run
+from reporting.runs import Run, readable_checkpoint
 
 TOP = 3
 
@@ -27,7 +27,7 @@ def main() -> None:
     with reported_errors():
         run = Run(arguments.run)
         images = CIFAR10DataModule.read(arguments.images)
-        checkpoint = run.checkpoint("best")
+        checkpoint = readable_checkpoint(run.checkpoint("best"))
         data = CIFAR10DataModule.load_from_checkpoint(checkpoint, weights_only=True)
         model = ImageClassifier.of_checkpoint(checkpoint)
         probabilities = model.predict_step(data.normalized(data.as_evaluated(images)))

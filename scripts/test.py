@@ -5,6 +5,7 @@ checkpoint of the same network. Flags of fit.py override the configuration, as -
 """
 
 import argparse
+import warnings
 from pathlib import Path
 
 from cli import ExperimentCLI, reported_errors
@@ -21,6 +22,7 @@ def main() -> None:
         run = Run(arguments.run)
         checkpoint = readable_checkpoint(arguments.ckpt_path or run.checkpoint("best"))
         cli = ExperimentCLI(["--config", str(run.config), *overrides], description=__doc__, keep=False)
+        warnings.filterwarnings("ignore", message="Be aware that when using `ckpt_path`")  # testing needs none of them
         cli.trainer.test(
             cli.model, datamodule=cli.datamodule, ckpt_path=str(checkpoint), verbose=False, weights_only=True
         )

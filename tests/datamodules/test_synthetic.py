@@ -24,7 +24,8 @@ def contrasts(images: NDArray[np.uint8]) -> NDArray[np.float64]:
     """How far each pixel is from the colour at the image's border, in which the shape stands out."""
     border = np.concatenate([images[:, 0], images[:, -1], images[:, :, 0], images[:, :, -1]], axis=1)
     contrast: NDArray[np.float64] = np.abs(images - np.median(border, axis=1)[:, None, None]).sum(axis=3)
-    return contrast / contrast.std(axis=(1, 2), keepdims=True)
+    contrast /= contrast.std(axis=(1, 2), keepdims=True)
+    return contrast
 
 
 def test_ten_classes_have_names_of_their_own() -> None:
@@ -77,14 +78,14 @@ def test_classes_are_balanced_and_in_random_order(sample: Drawn) -> None:
 
 def test_pixels_alone_do_not_give_the_class_away(sample: Drawn) -> None:
     images, labels = sample
-    assert centroid_accuracy(images.reshape(len(images), -1) / 255, labels) < 0.25
+    assert centroid_accuracy(images.reshape(len(images), -1) / 255, labels) < 0.15
 
 
 def test_colour_does_not_give_the_class_away(sample: Drawn) -> None:
     images, labels = sample
     pixels = images.reshape(len(images), -1, 3) / 255
     colour = np.concatenate([pixels.mean(axis=1), pixels.std(axis=1)], axis=1)
-    assert centroid_accuracy(colour, labels) < 0.16
+    assert centroid_accuracy(colour, labels) < 0.15
 
 
 def test_shape_does_give_the_class_away(sample: Drawn) -> None:

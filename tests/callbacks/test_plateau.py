@@ -1,0 +1,92 @@
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.cli import ReduceLROnPlateau
+from torch import nn
+from torch.optim import SGD
+from torch.optim.lr_scheduler import StepLR
+
+from callbacks.plateau import StopAfterPlateaus
+from datamodules import CIFAR10DataModule
+from lightning_modules import ImageClassifier
+
+NEVER_BETTER = partial(ReduceLROnPlateau, monitor="val_loss", factor=0.1, threshold=1e9)
+
+
+@pytest.fixture
+def data(image_folder: Path) -> CIFAR10DataModule:
+    return CIFAR10DataModule(image_folder, "folder", train_size=10, val_size=10, batch_size=10)
+
+
+def classifier(lr_scheduler: Any) -> ImageClassifier:
+    network = nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 3))
+    return ImageClassifier(network, 3, 32, partial(SGD, lr=0.5), lr_scheduler, "epoch")
+
+
+def quiet_trainer(*callbacks: Any, max_epochs: int = 20) -> Trainer:
+    return Trainer(
+        max_epochs=max_epochs,
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=any(isinstance(callback, ModelCheckpoint) for callback in callbacks),
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        log_every_n_steps=1,
+        callbacks=list(callbacks),
+    )
+
+
+def rate(trainer: Trainer) -> float:
+    return float(trainer.optimizers[0].param_groups[0]["lr"])
+
+
+@pytest.mark.parametrize(("reductions", "patience"), [(0, 0), (1, 0), (3, 0), (0, 2), (2, 1)])
+def test_training_ends_right_after_the_reduction_too_many(
+    reductions: int, patience: int, data: CIFAR10DataModule
+) -> None:
+    trainer = quiet_trainer(StopAfterPlateaus(reductions))
+    trainer.fit(classifier(partial(NEVER_BETTER, patience=patience)), datamodule=data)
+    assert trainer.current_epoch == (reductions + 1) * (patience + 1)
+    assert rate(trainer) == pytest.approx(0.5 * 0.1 ** (reductions + 1))
+
+
+def test_three_reductions_are_allowed_unless_told_otherwise() -> None:
+    assert StopAfterPlateaus().reductions == 3
+
+
+def test_training_goes_on_while_there_is_no_plateau(data: CIFAR10DataModule) -> None:
+    trainer = quiet_trainer(StopAfterPlateaus(0), max_epochs=6)
+    trainer.fit(classifier(partial(NEVER_BETTER, patience=10)), datamodule=data)
+    assert trainer.current_epoch == 6
+    assert rate(trainer) == 0.5
+
+
+@pytest.mark.filterwarnings("ignore:The dirpath has changed")
+def test_reductions_before_an_interruption_count(data: CIFAR10DataModule, tmp_path: Path) -> None:
+    def last(folder: str) -> ModelCheckpoint:
+        return ModelCheckpoint(tmp_path / folder, filename="last", save_on_train_epoch_end=True)
+
+    schedule = partial(NEVER_BETTER, patience=0)
+    quiet_trainer(StopAfterPlateaus(3), last("before"), max_epochs=2).fit(classifier(schedule), datamodule=data)
+    trainer = quiet_trainer(StopAfterPlateaus(3), last("after"))
+    trainer.fit(classifier(schedule), datamodule=data, ckpt_path=tmp_path / "before/last.ckpt", weights_only=True)
+    assert trainer.current_epoch == 4
+    assert rate(trainer) == pytest.approx(0.5e-4)
+
+
+@pytest.mark.parametrize("lr_scheduler", [None, partial(StepLR, step_size=1)])
+def test_a_run_without_a_plateau_schedule_is_refused(lr_scheduler: Any, data: CIFAR10DataModule) -> None:
+    trainer = quiet_trainer(StopAfterPlateaus())
+    with pytest.raises(MisconfigurationException, match=r"needs lightning\.pytorch\.cli\.ReduceLROnPlateau"):
+        trainer.fit(classifier(lr_scheduler), datamodule=data)
+    assert trainer.global_step == 0
+
+
+def test_a_negative_number_of_reductions_is_refused() -> None:
+    with pytest.raises(ValueError, match="reductions must be at least 0, not -1"):
+        StopAfterPlateaus(-1)

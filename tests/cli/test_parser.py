@@ -1,0 +1,87 @@
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from cli import ExperimentCLI
+from cli.parser import CONFIGS, available_configs, clear, find_config
+from tests.conftest import ROOT
+
+
+class Parsed(ExperimentCLI):
+    def instantiate_classes(self) -> None:
+        """Leaves it at the configuration."""
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PL_GLOBAL_SEED", "0")  # parsing sets it: have it restored
+
+
+@pytest.mark.parametrize("name", ["overfit", "overfit.yaml", "optimizer/adam", "optimizer/adam.yaml"])
+def test_bare_name_is_found_from_any_folder(name: str) -> None:
+    assert Path(find_config(name)) == (CONFIGS / name).with_suffix(".yaml")
+
+
+@pytest.mark.parametrize("name", ["overfit", "overfit.yaml", "sub/mine.yaml"])
+def test_existing_path_wins(name: str, tmp_path: Path) -> None:
+    path = tmp_path / name
+    path.parent.mkdir(exist_ok=True)
+    path.touch()
+    assert find_config(name) == name
+    assert find_config(str(path)) == str(path)
+
+
+def test_folder_of_that_name_is_no_configuration(tmp_path: Path) -> None:
+    (tmp_path / "overfit").mkdir()
+    assert find_config("overfit") == str(CONFIGS / "overfit.yaml")
+
+
+def test_unknown_name_stays_as_it_is_for_the_message() -> None:
+    assert find_config("nothing") == "nothing"
+
+
+def test_available_configs_are_the_files_that_are_there() -> None:
+    assert {f"{name}.yaml" for name in available_configs()} == {
+        path.relative_to(ROOT / "configs").as_posix() for path in (ROOT / "configs").rglob("*.yaml")
+    }
+
+
+@pytest.mark.parametrize(
+    "spell", [lambda name: ["--config", name], lambda name: [f"--config={name}"], lambda name: ["-c", name]]
+)
+def test_every_way_to_say_config(spell: Callable[[str], list[str]]) -> None:
+    assert Parsed(spell("regularized")).config.experiment == "regularized"
+
+
+def test_later_configurations_and_flags_win(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text("data:\n  batch_size: 7\ntrainer:\n  max_epochs: 3\n")
+    config = Parsed(["-c", "overfit", "-c", "mine.yaml", "--data.batch_size=9"]).config
+    assert (config.data.batch_size, config.trainer.max_epochs, config.data.split) == (9, 3, "overfit")
+
+
+def test_debug_variable_keeps_the_exception(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("JSONARGPARSE_DEBUG", "true")
+    with pytest.raises(Exception, match="many"):
+        Parsed(["-c", "overfit", "--data.batch_size=many"])
+
+
+@pytest.mark.parametrize(
+    ("message", "text"),
+    [
+        ("plain", "plain"),
+        (
+            'Parser key "data.train_size":\n  Does not validate against any of the Union subtypes\n'
+            "  Subtypes: [int, None]\n  Errors:\n    - Expected a <class 'int'>\n    - Expected a <class 'NoneType'>\n"
+            "  Given value type: <class 'str'>\n  Given value: many",
+            "Parser key \"data.train_size\":\n  Expected a <class 'int'>\n  Given value: many",
+        ),
+        (
+            'Parser key "model":\n  - Expected a dot import path string: LeNet\n  Given value: LeNet',
+            'Parser key "model":\n  Given value: LeNet\n  LeNet cannot be imported',
+        ),
+    ],
+)
+def test_clear_drops_what_says_nothing(message: str, text: str) -> None:
+    assert clear(message) == text

@@ -1,0 +1,126 @@
+"""Small data and a way to run the real scripts, in the test's own process and folder."""
+
+import io
+import os
+import runpy
+import sys
+from collections.abc import Callable
+from contextlib import redirect_stderr, redirect_stdout
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # type: ignore[import-untyped]
+
+ROOT = Path(__file__).parents[1]
+CLASSES = ("airplane", "bird", "cat")
+TRAIN, TEST = 60, 15  # images of a class
+
+
+class Outcome(NamedTuple):
+    """What a script left: its exit status, and what it printed."""
+
+    status: int
+    out: str
+    err: str
+
+
+class FinishedRun(NamedTuple):
+    """A run that several tests look at: its folder, and what it printed."""
+
+    folder: Path
+    out: str
+
+
+@pytest.fixture(scope="session")
+def image_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """180 training and 45 test images of three classes that differ in brightness, named by their index."""
+    root = tmp_path_factory.mktemp("data") / "tiny"
+    random = np.random.default_rng(0)
+    for split, number in (("train", TRAIN), ("test", TEST)):
+        for index in range(number * len(CLASSES)):
+            label = index % len(CLASSES)
+            folder = root / split / CLASSES[label]
+            folder.mkdir(parents=True, exist_ok=True)
+            pixels = random.integers(0, 128, (32, 32, 3)) + 60 * label
+            Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{index:05}.png")
+    return root
+
+
+@pytest.fixture(scope="session")
+def tiny(image_folder: Path) -> tuple[str, ...]:
+    """Flags that make any experiment of AlexNet a matter of a second or two."""
+    return (
+        "--data.source=folder",
+        f"--data.root={image_folder}",
+        "--data.train_size=100",
+        "--data.val_size=50",
+        "--data.batch_size=20",
+        "--model.hidden_features=16",
+        "--trainer.max_epochs=2",
+        "--trainer.accelerator=cpu",
+    )
+
+
+def events_of(folder: Path) -> Any:
+    """What TensorBoard reads in a folder, without those under it."""
+    return EventAccumulator(str(folder), size_guidance={"scalars": 0, "images": 0}).Reload()
+
+
+def scalars_of(folder: Path) -> dict[str, list[tuple[Any, Any]]]:
+    """The points (x, y) of each curve that TensorBoard draws of a folder."""
+    events = events_of(folder)
+    return {tag: [(event.step, event.value) for event in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
+
+
+def execute(monkeypatch: pytest.MonkeyPatch, name: str, *arguments: object) -> int:
+    """Runs a script as ``python scripts/NAME.py ARGUMENTS...`` would; returns its exit status."""
+    torch.set_num_threads(1)  # more gain nothing on batches this small, and lose much where the cores are shared
+    monkeypatch.setenv("COLUMNS", "120")
+    monkeypatch.setenv("PL_GLOBAL_SEED", "0")  # a run sets it: have it restored
+    monkeypatch.setattr(sys, "argv", [f"{name}.py", *map(str, arguments)])
+    try:
+        runpy.run_path(str(ROOT / "scripts" / f"{name}.py"), run_name="__main__")
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else int(end.code is not None)
+    return 0
+
+
+@pytest.fixture
+def run_script(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> Callable[..., Outcome]:
+    """Runs a script as ``python scripts/NAME.py ARGUMENTS...`` would, in ``tmp_path`` as working directory."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(name: str, *arguments: object) -> Outcome:
+        capfd.readouterr()
+        return Outcome(execute(monkeypatch, name, *arguments), *capfd.readouterr())
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def finished_run(tiny: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory) -> FinishedRun:
+    """Three epochs of overfit.yaml, of which the last is the worst: the learning rate jumps before it."""
+    schedule = ("torch.optim.lr_scheduler.StepLR", "step_size=2", "gamma=1000")
+    flags = [f"--model.lr_scheduler{'.' if '=' in word else '='}{word}" for word in schedule]
+    with pytest.MonkeyPatch.context() as monkeypatch, redirect_stdout(io.StringIO()) as out:
+        monkeypatch.chdir(tmp_path_factory.mktemp("finished"))
+        with redirect_stderr(io.StringIO()) as err:
+            status = execute(monkeypatch, "fit", "--config", "overfit.yaml", *tiny, *flags, "--trainer.max_epochs=3")
+        assert status == 0, err.getvalue()
+        folder = Path("lightning_logs/overfit/version_0").resolve()
+    return FinishedRun(folder, out.getvalue())
+
+
+@pytest.fixture(scope="session")
+def real_images() -> Path:
+    """The folder that CIFAR10_IMAGES names: train/<class>/*, test/<class>/*."""
+    folder = os.environ.get("CIFAR10_IMAGES")
+    if not folder:
+        pytest.skip("CIFAR10_IMAGES names no folder of real images")
+    return Path(folder)

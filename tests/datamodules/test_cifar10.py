@@ -1,0 +1,473 @@
+import socket
+from collections.abc import Iterator
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import numpy as np
+import pytest
+import torch
+from lightning.pytorch import Trainer
+from lightning.pytorch.trainer.states import TrainerFn
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from datamodules import CIFAR10DataModule, DataError, sources, synthetic
+from datamodules.images import SIZE, normalize, resize, scale
+from datamodules.sampling import Batch
+from datamodules.sources import CIFAR10_ARCHIVE
+from tests.conftest import CLASSES, TEST, TRAIN
+
+AVAILABLE = len(CLASSES) * TRAIN
+MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
+
+
+def attach(data: CIFAR10DataModule, **facts: Any) -> CIFAR10DataModule:
+    """Puts a stand-in in the trainer's place."""
+    usual = {
+        "training": True,
+        "current_epoch": 0,
+        "world_size": 1,
+        "global_rank": 0,
+        "strategy": SimpleNamespace(broadcast=lambda value: value),
+        "state": SimpleNamespace(fn=TrainerFn.FITTING),
+    }
+    data.trainer = cast(Trainer, SimpleNamespace(**usual | facts))
+    return data
+
+
+@pytest.fixture
+def module(image_folder: Path) -> Any:
+    """Makes a data module of the tiny folder, set up."""
+
+    def make(**settings: Any) -> CIFAR10DataModule:
+        data = CIFAR10DataModule(image_folder, "folder", **{"batch_size": 20, **settings})
+        data.prepare_data()
+        data.setup("fit")
+        return data
+
+    return make
+
+
+@pytest.fixture
+def pixels(image_folder: Path) -> Tensor:
+    """The training images as they lie on the disk, in the order of their names: uint8 [N, 3, 32, 32]."""
+    paths = sorted((image_folder / "train").rglob("*.png"), key=lambda path: path.name)
+    return torch.from_numpy(np.stack([np.asarray(Image.open(path)) for path in paths])).permute(0, 3, 1, 2)
+
+
+def plain(images: Tensor) -> Tensor:
+    """Scaled and normalized, and no more."""
+    return (images / 255 - torch.tensor(MEAN)[:, None, None]) / torch.tensor(STD)[:, None, None]
+
+
+def taken(data: CIFAR10DataModule, batch: Batch) -> Tensor:
+    images, labels, total = data.on_after_batch_transfer(batch, 0)
+    assert total == batch.total
+    assert torch.equal(cast(Tensor, labels), batch.labels)
+    return cast(Tensor, images)
+
+
+# The split
+
+
+def test_overfit_takes_the_first_images_and_the_next_for_validation(module: Any) -> None:
+    data = module(split="overfit", train_size=100, val_size=30)
+    assert data.train_indices.tolist() == list(range(100))
+    assert data.val_indices.tolist() == list(range(100, 130))
+    assert data.test_indices.tolist() == list(range(len(CLASSES) * TEST))
+    assert data.augment == "none"
+
+
+def test_overfit_asks_for_1000_and_500_images(module: Any) -> None:
+    with pytest.raises(DataError, match="1000 training and 500 validation images were asked for, but tiny has 180"):
+        module(split="overfit")
+
+
+def test_full_takes_a_random_tenth_for_validation_and_the_rest_for_training(module: Any) -> None:
+    data = module()
+    assert len(data.val_indices) == AVAILABLE // 10
+    assert sorted([*data.train_indices.tolist(), *data.val_indices.tolist()]) == list(range(AVAILABLE))
+    assert data.val_indices.tolist() != sorted(data.val_indices.tolist())
+    assert data.augment == "flip_crop"
+
+
+@pytest.mark.parametrize("split", ["overfit", "full"])
+@pytest.mark.parametrize(("train_size", "val_size"), [(100, 50), (1, 1), (150, 30)])
+def test_both_sizes_can_be_set(split: str, train_size: int, val_size: int, module: Any) -> None:
+    data = module(split=split, train_size=train_size, val_size=val_size, batch_size=1)
+    assert (len(data.train_indices), len(data.val_indices)) == (train_size, val_size)
+    assert not set(data.train_indices.tolist()) & set(data.val_indices.tolist())
+
+
+def test_each_size_overrides_its_own_alone(module: Any) -> None:
+    fewer = module(train_size=40)
+    assert (len(fewer.train_indices), len(fewer.val_indices)) == (40, 18)
+    more = module(val_size=60)
+    assert (len(more.train_indices), len(more.val_indices)) == (120, 60)
+    for part in (40, 80):
+        assert set(module(train_size=part).train_indices.tolist()) <= set(module().train_indices.tolist())
+
+
+@pytest.mark.parametrize("augment", ["none", "flip_crop", "vgg"])
+def test_augment_overrides_the_splits(augment: str, module: Any) -> None:
+    assert module(augment=augment).augment == augment
+    assert module(split="overfit", train_size=20, val_size=5, augment=augment).augment == augment
+
+
+def test_the_split_depends_on_its_own_seed_alone(module: Any) -> None:
+    assert torch.equal(module(seed=1).train_indices, module(seed=2).train_indices)
+    assert not torch.equal(module(split_seed=1).train_indices, module(split_seed=2).train_indices)
+
+
+def test_the_order_of_training_depends_on_the_seed(module: Any) -> None:
+    def first(seed: int) -> list[int]:
+        return next(iter(attach(module(seed=seed)).train_dataloader())).indices.tolist()
+
+    assert first(1) == first(1)
+    assert first(1) != first(2)
+
+
+def test_the_seed_is_that_of_seed_everything_unless_told_otherwise(
+    image_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PL_GLOBAL_SEED", "17")
+    assert CIFAR10DataModule(image_folder, "folder").seed == 17
+    assert CIFAR10DataModule(image_folder, "folder", seed=0).seed == 0
+    monkeypatch.delenv("PL_GLOBAL_SEED")
+    assert CIFAR10DataModule(image_folder, "folder").seed == 0
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"train_size": 181, "val_size": 1}, "181 training and 1 validation images were asked for"),
+        ({"train_size": 100, "val_size": 81}, "tiny has 180 images to train on; set --data.train_size and"),
+        ({"train_size": 170}, "170 training and 18 validation"),
+        ({"val_size": 180}, "0 training and 180 validation"),
+    ],
+)
+def test_more_images_than_there_are_is_refused(settings: dict[str, int], message: str, module: Any) -> None:
+    with pytest.raises(DataError, match=message):
+        module(**settings)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"batch_size": 0}, "data.batch_size must be at least 1, not 0"),
+        ({"image_size": 0}, "data.image_size must be at least 1, not 0"),
+        ({"train_size": 0}, "data.train_size must be at least 1, not 0"),
+        ({"val_size": -1}, "data.val_size must be at least 1, not -1"),
+        ({"std": (0.2, 0.0, 0.2)}, r"data.std must be three numbers above 0, not \[0.2, 0.0, 0.2\]"),
+        ({"train_size": 50, "batch_size": 51}, "51 is larger than the 50 training images; try --data.batch_size 50"),
+        ({"split": "overfit", "batch_size": 1001}, "1001 is larger than the 1000 .* try --data.batch_size 128"),
+    ],
+)
+def test_arguments_out_of_range_are_refused_at_once(settings: dict[str, Any], message: str, image_folder: Path) -> None:
+    with pytest.raises(ValueError, match=message):
+        CIFAR10DataModule(image_folder, "folder", **settings)
+
+
+def test_a_batch_larger_than_what_the_split_leaves_is_refused(module: Any) -> None:
+    with pytest.raises(ValueError, match="163 is larger than the 162 training images; try"):
+        module(batch_size=163)
+
+
+@pytest.mark.parametrize(("batch_size", "world_size", "share"), [(128, 1, 128), (128, 2, 64), (12, 3, 4), (8, 8, 1)])
+def test_the_batch_is_divided_among_the_processes(
+    batch_size: int, world_size: int, share: int, image_folder: Path
+) -> None:
+    data = CIFAR10DataModule(image_folder, "folder", batch_size=batch_size)
+    assert data.share_of_batch(world_size) == share
+
+
+@pytest.mark.parametrize(("batch_size", "world_size", "remedy"), [(128, 3, 129), (1, 2, 2), (100, 8, 96)])
+def test_a_batch_that_does_not_divide_is_refused(
+    batch_size: int, world_size: int, remedy: int, image_folder: Path
+) -> None:
+    data = CIFAR10DataModule(image_folder, "folder", batch_size=batch_size)
+    with pytest.raises(ValueError, match=f"try --data.batch_size {remedy}$"):
+        data.share_of_batch(world_size)
+
+
+def test_classes_are_those_of_the_source(image_folder: Path) -> None:
+    data = CIFAR10DataModule(image_folder, "folder")
+    assert data.classes == CLASSES
+    assert data.num_classes == 3
+
+
+# Fingerprint and checkpoints
+
+
+def test_one_split_of_one_data_set_has_one_fingerprint(module: Any) -> None:
+    assert module(seed=1, batch_size=10, augment="none").fingerprint == module(seed=2).fingerprint
+
+
+def test_another_split_or_other_data_has_another_fingerprint(module: Any, image_folder: Path, tmp_path: Path) -> None:
+    settings: list[dict[str, Any]] = [
+        {},
+        {"split_seed": 1},
+        {"train_size": 100},
+        {"train_size": 100, "val_size": 20},
+        {"split": "overfit", "train_size": 162, "val_size": 18},
+        {"split": "overfit", "train_size": 161, "val_size": 19},
+    ]
+    fingerprints = {module(**each).fingerprint for each in settings}
+    copy = tmp_path / "tiny"
+    for path in image_folder.rglob("*.png"):
+        target = copy / path.relative_to(image_folder)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.symlink_to(path)
+    same = CIFAR10DataModule(copy, "folder", batch_size=20)
+    same.prepare_data()
+    same.setup("fit")
+    assert same.fingerprint in fingerprints
+    (copy / "test" / "cat" / "00002.png").unlink()
+    same.prepare_data()
+    same.setup("fit")
+    assert len(fingerprints | {same.fingerprint}) == len(settings) + 1
+
+
+def test_the_description_is_of_plain_values(module: Any) -> None:
+    data = module(train_size=100, val_size=30)
+    assert data.description() == {
+        "source": "folder",
+        "name": "tiny",
+        "fingerprint": data.fingerprint,
+        "split": "full",
+        "train_size": 100,
+        "val_size": 30,
+        "test_size": 45,
+        "augment": "flip_crop",
+        "classes": list(CLASSES),
+    }
+
+
+def test_going_on_with_another_split_is_refused(module: Any) -> None:
+    state = module(split_seed=1).state_dict()
+    assert state["classes"] == list(CLASSES)
+    attach(module(split_seed=1)).load_state_dict(state)
+    with pytest.raises(DataError, match="trained on other data or another split"):
+        attach(module(split_seed=2)).load_state_dict(state)
+
+
+def test_a_trained_network_may_be_tested_on_any_split(module: Any) -> None:
+    state = module(split_seed=1).state_dict()
+    attach(module(split_seed=2), state=SimpleNamespace(fn=TrainerFn.TESTING)).load_state_dict(state)
+    module(split_seed=2).load_state_dict(state)
+
+
+def test_processes_that_see_other_data_are_refused(module: Any) -> None:
+    data = attach(module(), global_rank=1, strategy=SimpleNamespace(broadcast=lambda value: "that of process 0"))
+    with pytest.raises(DataError, match="process 1 has other data or another split than process 0"):
+        data.setup("fit")
+
+
+# Batches
+
+
+@pytest.mark.parametrize("world_size", [1, 2])
+def test_the_loaders_give_each_image_of_their_split_once(world_size: int, module: Any) -> None:
+    data = module(train_size=90, val_size=33)
+    for split in ("train", "val", "test"):
+        indices: list[int] = []
+        for rank in range(world_size):
+            attach(data, world_size=world_size, global_rank=rank)
+            indices += [index for batch in getattr(data, f"{split}_dataloader")() for index in batch.indices.tolist()]
+        assert sorted(indices) == sorted(getattr(data, f"{split}_indices").tolist())
+
+
+def test_training_images_are_shuffled_each_epoch_and_the_others_never(module: Any) -> None:
+    data = module()
+
+    def order(split: str, epoch: int) -> list[int]:
+        attach(data, current_epoch=epoch)
+        return [index for batch in getattr(data, f"{split}_dataloader")() for index in batch.indices.tolist()]
+
+    assert order("train", 0) != order("train", 1)
+    assert order("train", 1) == order("train", 1)
+    for split in ("val", "test"):
+        assert order(split, 0) == order(split, 1) == getattr(data, f"{split}_indices").tolist()
+
+
+def test_the_loaders_follow_the_running_epoch(module: Any) -> None:
+    data = attach(module())
+    loader = data.train_dataloader()
+    first = next(iter(loader)).indices.tolist()
+    cast(Any, data.trainer).current_epoch = 1
+    assert next(iter(loader)).indices.tolist() != first
+
+
+def test_a_batch_that_does_not_divide_among_the_processes_gets_no_loader(module: Any) -> None:
+    with pytest.raises(ValueError, match="cannot be divided among 3"):
+        attach(module(), world_size=3).train_dataloader()
+
+
+@pytest.mark.parametrize("augment", ["none", "flip_crop"])
+def test_validation_images_are_scaled_and_normalized_and_no_more(augment: str, module: Any, pixels: Tensor) -> None:
+    data = attach(module(augment=augment), training=False)
+    for batch in data.val_dataloader():
+        images = taken(data, batch)
+        assert images.dtype == torch.float32
+        assert torch.allclose(images, plain(pixels[batch.indices]), atol=1e-5)
+
+
+def test_training_images_without_augmentation_are_as_in_validation(module: Any, pixels: Tensor) -> None:
+    data = attach(module(augment="none"))
+    for batch in data.train_dataloader():
+        assert torch.allclose(taken(data, batch), plain(pixels[batch.indices]), atol=1e-5)
+
+
+def test_flip_crop_takes_a_window_of_the_image_padded_with_black(module: Any, pixels: Tensor) -> None:
+    data = attach(module(augment="flip_crop"))
+    places = set()
+    for batch in islice(data.train_dataloader(), 5):
+        for image, original in zip(taken(data, batch), pixels[batch.indices], strict=True):
+            windows = torch.nn.functional.pad(original, (4, 4, 4, 4)).unfold(1, 32, 1).unfold(2, 32, 1)
+            candidates = plain(windows.permute(1, 2, 0, 3, 4).reshape(-1, 3, 32, 32))
+            differences = (torch.cat([candidates, candidates.flip(-1)]) - image).abs().amax((1, 2, 3))
+            assert differences.min() < 1e-5
+            flipped, place = divmod(int(differences.argmin()), 9 * 9)
+            places.add((flipped, *divmod(place, 9)))
+    flips, rows, columns = (set(each) for each in zip(*places, strict=True))
+    assert flips == {0, 1}
+    assert rows == columns == set(range(9))
+
+
+def test_augmentation_depends_on_seed_epoch_and_index_alone(module: Any) -> None:
+    def augmented(seed: int = 0, epoch: int = 0, chosen: Tensor | None = None) -> Tensor:
+        data = attach(module(seed=seed, augment="vgg"), current_epoch=epoch)
+        indices = torch.arange(20) if chosen is None else chosen
+        return data.augmented(data.images.train_images[indices].permute(0, 3, 1, 2), indices)
+
+    assert torch.equal(augmented(), augmented())
+    assert not torch.equal(augmented(), augmented(seed=1))
+    assert not torch.equal(augmented(), augmented(epoch=1))
+    back = torch.arange(19, -1, -1)
+    assert torch.allclose(augmented(chosen=back).flip(0), augmented(), atol=1e-6)
+
+
+def test_vgg_takes_windows_of_the_rescaled_image(module: Any, pixels: Tensor) -> None:
+    data = attach(module(augment="vgg", image_size=64))
+    batch = next(iter(data.train_dataloader()))
+    images = taken(data, batch)
+    assert images.shape == (20, 3, 64, 64)
+    rescaled = resize(scale(pixels[batch.indices]), 73)  # 256 for 224, in proportion
+    shifts = []
+    for image, original in zip(images, rescaled, strict=True):
+        unscaled = image * torch.tensor(STD)[:, None, None] + torch.tensor(MEAN)[:, None, None]
+        windows = torch.cat([original, original.flip(-1)]).view(2, 3, 73, 73).unfold(2, 64, 1).unfold(3, 64, 1)
+        differences = unscaled - windows.permute(0, 2, 3, 1, 4, 5).reshape(-1, 3, 64, 64)
+        best = differences[differences.std((2, 3)).sum(1).argmin()]
+        assert best.std((1, 2)).max() < 1e-5  # one constant a channel: the colour shift
+        shifts.append(best.mean((1, 2)))
+    assert torch.stack(shifts).std(0).min() > 1e-3
+
+
+def test_vgg_evaluates_the_window_in_the_middle(module: Any, pixels: Tensor) -> None:
+    data = attach(module(augment="vgg", image_size=64), training=False)
+    batch = next(iter(data.val_dataloader()))
+    expected = resize(scale(pixels[batch.indices]), 73)[:, :, 4:68, 4:68]
+    assert torch.allclose(taken(data, batch), normalize(expected, torch.tensor(MEAN), torch.tensor(STD)), atol=1e-5)
+
+
+@pytest.mark.parametrize("image_size", [16, 64])
+@pytest.mark.parametrize("training", [False, True])
+def test_images_are_resized_on_the_device(image_size: int, training: bool, module: Any, pixels: Tensor) -> None:
+    data = attach(module(augment="none", image_size=image_size), training=training)
+    batch = next(iter(data.train_dataloader()))
+    assert batch.images.shape == (20, SIZE, SIZE, 3)
+    assert batch.images.dtype == torch.uint8  # as such it travels
+    expected = normalize(resize(scale(pixels[batch.indices]), image_size), torch.tensor(MEAN), torch.tensor(STD))
+    assert torch.allclose(taken(data, batch), expected, atol=1e-5)
+
+
+def test_mean_and_std_are_as_set(module: Any) -> None:
+    data = attach(module(augment="none", mean=(0.0, 0.0, 0.0), std=(1 / 255,) * 3))
+    batch = next(iter(data.train_dataloader()))
+    assert torch.allclose(taken(data, batch), batch.images.permute(0, 3, 1, 2).float(), atol=1e-3)
+
+
+def test_the_example_input_passes_as_it_is(module: Any) -> None:
+    example = torch.zeros(1, 3, 32, 32)
+    assert attach(module()).on_after_batch_transfer(example, 0) is example
+
+
+def test_files_are_read_as_the_network_takes_them(image_folder: Path, pixels: Tensor) -> None:
+    paths = [image_folder / "train" / CLASSES[index % 3] / f"{index:05}.png" for index in (7, 2)]
+    assert torch.equal(CIFAR10DataModule.read(paths), pixels[[7, 2]])
+
+
+# CIFAR-10 out of reach
+
+
+@pytest.fixture
+def draws(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
+    """The numbers of images that were drawn, as it goes; no mirror can be reached."""
+    counts: list[int] = []
+
+    def draw(seed: int, first: int, count: int) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+        counts.append(count)
+        return np.zeros((100, 32, 32, 3), dtype=np.uint8), np.arange(100) % 10
+
+    monkeypatch.setattr(synthetic, "draw", draw)
+    monkeypatch.setenv("no_proxy", "*")
+    with socket.socket() as bound:  # nobody listens there
+        bound.bind(("127.0.0.1", 0))
+        monkeypatch.setattr(sources, "CIFAR10_MIRRORS", (f"http://127.0.0.1:{bound.getsockname()[1]}/x",))
+        yield counts
+
+
+unreached = partial(CIFAR10DataModule, batch_size=10)
+
+
+def test_where_cifar10_is_unreachable_the_error_names_three_ways_on(draws: list[int], tmp_path: Path) -> None:
+    with pytest.raises(DataError) as caught:
+        unreached(tmp_path).prepare_data()
+    message = str(caught.value)
+    assert f"CIFAR-10 is not in {tmp_path} and could not be downloaded" in message
+    for way in ("1. lay cifar-10-python.tar.gz in", "2. use your own images: --data.source folder", "3. use the stand"):
+        assert way in message
+    assert not draws
+
+
+def test_the_stand_in_is_taken_where_cifar10_is_unreachable(draws: list[int], tmp_path: Path) -> None:
+    data = unreached(tmp_path, stand_in=True)
+    data.prepare_data()
+    data.setup("fit")
+    assert draws == [50_000, 10_000]
+    assert data.description()["source"] == "synthetic"
+    assert data.classes == synthetic.CLASSES
+
+
+def test_every_process_takes_the_stand_in_not_only_the_one_that_prepared(draws: list[int], tmp_path: Path) -> None:
+    unreached(tmp_path, stand_in=True).prepare_data()
+    other = unreached(tmp_path, stand_in=True)
+    other.setup("fit")
+    assert other.description()["source"] == "synthetic"
+
+
+@pytest.mark.parametrize("stand_in", [False, True])
+def test_a_wrong_archive_is_not_taken_for_none(stand_in: bool, draws: list[int], tmp_path: Path) -> None:
+    (tmp_path / CIFAR10_ARCHIVE).write_bytes(b"something else")
+    with pytest.raises(DataError, match=f"{CIFAR10_ARCHIVE} has the MD5 sum") as caught:
+        unreached(tmp_path, stand_in=stand_in).prepare_data()
+    assert "could not be downloaded" not in str(caught.value)
+    assert not draws
+
+
+def test_the_stand_in_is_not_taken_for_a_damaged_folder(draws: list[int], tmp_path: Path) -> None:
+    (tmp_path / "cifar-10-batches-py").mkdir()
+    with pytest.raises(DataError, match="incomplete or damaged"):
+        unreached(tmp_path, stand_in=True).prepare_data()
+    assert not draws
+
+
+def test_the_stand_in_is_not_taken_for_a_folder_that_is_missing(draws: list[int], tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="holds no folder of images"):
+        unreached(tmp_path / "nowhere", "folder", stand_in=True).prepare_data()
+    assert not draws

@@ -1,0 +1,136 @@
+from collections.abc import Callable
+from itertools import islice
+
+import pytest
+import torch
+
+from datamodules.sampling import Batch, BatchLoader, epoch_order, share
+
+INDICES = torch.randperm(30, generator=torch.Generator().manual_seed(0))[:23]
+
+
+def loader(
+    *, rank: int = 0, world_size: int = 1, epoch: Callable[[], int] = lambda: 0, seed: int | None = None
+) -> BatchLoader:
+    """23 of 30 images in batches of 5, whose pixels and labels tell which they are."""
+    number = torch.arange(30)
+    images = number.to(torch.uint8)[:, None, None, None].expand(30, 2, 2, 3)
+    return BatchLoader(
+        images, number + 100, INDICES, batch_size=5, rank=rank, world_size=world_size, epoch=epoch, seed=seed
+    )
+
+
+def seen(batches: list[Batch]) -> list[int]:
+    return torch.cat([batch.indices for batch in batches]).tolist()
+
+
+@pytest.mark.parametrize("size", [0, 1, 2, 100])
+@pytest.mark.parametrize("seed", [0, 1, 2**31 - 1, 2**32 - 1])  # the last is the largest that seed_everything takes
+@pytest.mark.parametrize("epoch", [0, 3])
+def test_an_epochs_order_is_a_permutation(size: int, seed: int, epoch: int) -> None:
+    order = epoch_order(size, seed, epoch)
+    assert order.dtype == torch.int64
+    assert sorted(order.tolist()) == list(range(size))
+
+
+def test_an_epochs_order_depends_on_seed_and_epoch_alone() -> None:
+    torch.manual_seed(1)
+    first = epoch_order(100, 4, 2)
+    torch.manual_seed(2)
+    state = torch.get_rng_state()
+    assert torch.equal(epoch_order(100, 4, 2), first)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_every_epoch_of_every_seed_has_its_own_order() -> None:
+    orders = {tuple(epoch_order(100, seed, epoch).tolist()) for seed in range(10) for epoch in range(10)}
+    assert len(orders) == 100
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3, 8])
+@pytest.mark.parametrize("length", range(21))
+def test_the_shares_of_a_batch_are_the_batch(world_size: int, length: int) -> None:
+    batch = torch.arange(length)
+    shares = [share(batch, rank, world_size) for rank in range(world_size)]
+    assert torch.equal(torch.cat(shares), batch)
+    lengths = [len(part) for part in shares]
+    assert max(lengths) - min(lengths) <= 1
+    assert lengths == sorted(lengths, reverse=True)
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3])
+@pytest.mark.parametrize("seed", [None, 0])
+def test_an_epoch_has_every_image_once_over_all_processes(world_size: int, seed: int | None) -> None:
+    ranks = [list(loader(rank=rank, world_size=world_size, seed=seed)) for rank in range(world_size)]
+    assert sorted(index for batches in ranks for index in seen(batches)) == sorted(INDICES.tolist())
+    assert {len(batches) for batches in ranks} == {len(loader())} == {5}
+
+
+@pytest.mark.parametrize("world_size", [2, 3, 8])
+def test_the_batches_are_the_same_for_any_number_of_processes(world_size: int) -> None:
+    ranks = [loader(rank=rank, world_size=world_size, seed=0) for rank in range(world_size)]
+    for whole, *shares in zip(loader(seed=0), *ranks, strict=True):
+        assert torch.equal(torch.cat([part.indices for part in shares]), whole.indices)
+        assert {part.total for part in shares} == {whole.total} == {len(whole.indices)}
+
+
+def test_a_batch_has_the_images_and_labels_of_its_indices() -> None:
+    for batch in loader(seed=0):
+        assert batch.images.shape == (len(batch.indices), 2, 2, 3)
+        assert torch.equal(batch.images[:, 0, 0, 0].long(), batch.indices)
+        assert torch.equal(batch.labels, batch.indices + 100)
+
+
+def test_without_a_seed_the_order_is_kept() -> None:
+    assert seen(list(loader(epoch=lambda: 3))) == INDICES.tolist()
+
+
+def test_every_epoch_is_shuffled_anew() -> None:
+    epochs = iter(range(4))
+    batches = loader(seed=0, epoch=lambda: next(epochs))
+    assert len({tuple(seen(list(batches))) for _ in range(4)}) == 4
+
+
+def test_an_iteration_that_was_abandoned_does_not_disturb_the_next() -> None:
+    batches = loader(seed=0)
+    abandoned = iter(batches)
+    next(abandoned)
+    assert seen(list(batches)) == seen(list(loader(seed=0)))
+    assert seen(list(abandoned)) == seen(list(loader(seed=0)))[5:]
+
+
+@pytest.mark.parametrize("handed_out", range(6))
+def test_a_loader_goes_on_where_its_state_was_taken(handed_out: int) -> None:
+    whole = [batch.indices for batch in loader(seed=0, epoch=lambda: 2)]
+    interrupted = loader(seed=0, epoch=lambda: 2)
+    before = [batch.indices for batch in islice(interrupted, handed_out)]
+    resumed = loader(seed=0, epoch=lambda: 2)
+    resumed.load_state_dict(interrupted.state_dict())
+    after = [batch.indices for batch in resumed]
+    assert torch.equal(torch.cat(before + after), torch.cat(whole))
+    assert len(before) + len(after) == len(whole)
+    assert [len(batch.indices) for batch in resumed] == [5, 5, 5, 5, 3]  # the next iteration is a whole one
+
+
+def test_a_state_does_not_change_afterwards() -> None:
+    batches = loader()
+    iterator = iter(batches)
+    next(iterator)
+    state = batches.state_dict()
+    next(iterator)
+    assert state == {"epoch": 0, "batches": 1}
+    assert batches.state_dict() == {"epoch": 0, "batches": 2}
+
+
+def test_the_state_of_a_resumed_epoch_counts_the_batches_before_the_interruption() -> None:
+    batches = loader(epoch=lambda: 1)
+    batches.load_state_dict({"epoch": 1, "batches": 2})
+    next(iter(batches))
+    assert batches.state_dict() == {"epoch": 1, "batches": 3}
+
+
+@pytest.mark.parametrize("state", [{"epoch": 0, "batches": 5}, {"epoch": 0, "batches": 2}, {"epoch": 2, "batches": 2}])
+def test_the_state_of_another_epoch_skips_nothing(state: dict[str, int]) -> None:
+    batches = loader(seed=0, epoch=lambda: 1)
+    batches.load_state_dict(state)
+    assert seen(list(batches)) == seen(list(loader(seed=0, epoch=lambda: 1)))

@@ -1,0 +1,148 @@
+from itertools import pairwise
+from typing import Any
+
+import pytest
+import torch
+import torchvision
+from torch import nn
+
+from lightning_modules import VGG, AlexNet, ImageClassifier
+
+
+def without_memory(kind: type[ImageClassifier], **settings: Any) -> nn.Sequential:
+    """The layers of a network, of which only the shapes are there."""
+    with torch.device("meta"):
+        network = kind(**settings).network
+    assert isinstance(network, nn.Sequential)
+    return network
+
+
+def parameters(network: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in network.parameters())
+
+
+def weight_layers(network: nn.Module) -> list[nn.Module]:
+    return [layer for layer in network.modules() if isinstance(layer, nn.Conv2d | nn.Linear)]
+
+
+def outline(layers: nn.Module) -> list[str]:
+    return [repr(layer) for layer in layers.modules() if not isinstance(layer, nn.Sequential)]
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings", "expected"),
+    [
+        (AlexNet, {}, 35_855_178),
+        (AlexNet, {"num_classes": 100}, 35_855_178 + 90 * 4097),
+        (VGG, {"image_size": 224}, 134_301_514),
+        (VGG, {}, 134_301_514 - 48 * 512 * 4096),  # one position before the classifier instead of 49
+    ],
+)
+def test_number_of_parameters(kind: type[ImageClassifier], settings: dict[str, Any], expected: int) -> None:
+    assert parameters(without_memory(kind, **settings)) == expected
+
+
+def test_alexnets_layers_have_the_shapes_of_the_table() -> None:
+    shapes: list[tuple[int, ...]] = []
+    values = torch.empty(2, 3, 32, 32, device="meta")
+    for layer in without_memory(AlexNet).eval():
+        values = layer(values)
+        if isinstance(layer, nn.Conv2d | nn.Linear):
+            shapes.append(tuple(values.shape[1:]))
+        elif isinstance(layer, nn.MaxPool2d):  # belongs to the convolution before it
+            shapes[-1] = tuple(values.shape[1:])
+    assert shapes == [(64, 16, 16), (192, 8, 8), (384, 8, 8), (256, 8, 8), (256, 4, 4), (4096,), (4096,), (10,)]
+
+
+def test_alexnet_is_torchvisions_with_small_kernels() -> None:
+    mine, theirs = without_memory(AlexNet), torchvision.models.alexnet
+    with torch.device("meta"):
+        original = theirs(num_classes=10)
+    mine_kinds = [type(layer) for layer in mine if not isinstance(layer, nn.Flatten)]
+    assert mine_kinds == [type(layer) for layer in (*original.features, *original.classifier)]
+    for layer, other in zip(weight_layers(mine)[:5], weight_layers(original)[:5], strict=True):
+        assert isinstance(layer, nn.Conv2d)
+        assert isinstance(other, nn.Conv2d)
+        assert (layer.in_channels, layer.out_channels) == (other.in_channels, other.out_channels)
+        assert (layer.kernel_size, layer.stride, layer.padding) == ((3, 3), (1, 1), (1, 1))
+
+
+@pytest.mark.parametrize(("configuration", "number"), [("A", 11), ("B", 13), ("C", 16), ("D", 16), ("E", 19)])
+def test_vgg_has_as_many_weight_layers_as_its_configuration(configuration: Any, number: int) -> None:
+    layers = weight_layers(without_memory(VGG, configuration=configuration))
+    assert len(layers) == number
+    assert [type(layer) for layer in layers[-4:]] == [nn.Conv2d, nn.Linear, nn.Linear, nn.Linear]
+
+
+@pytest.mark.parametrize(("configuration", "millions"), [("A", 133), ("B", 133), ("C", 134), ("D", 138), ("E", 144)])
+def test_vgg_has_as_many_parameters_as_the_papers_table_2(configuration: Any, millions: int) -> None:
+    network = without_memory(VGG, configuration=configuration, image_size=224, num_classes=1000)
+    assert round(parameters(network) / 1e6) == millions
+
+
+def test_vggs_configuration_c_ends_three_blocks_in_1x1_convolutions() -> None:
+    layers = without_memory(VGG, configuration="C")
+    kernels = [layer.kernel_size[0] for layer in layers if isinstance(layer, nn.Conv2d)]
+    assert kernels == [3, 3, 3, 3, 3, 3, 1, 3, 3, 1, 3, 3, 1]
+    assert layers(torch.empty(2, 3, 32, 32, device="meta")).shape == (2, 10)
+
+
+@pytest.mark.parametrize("configuration", ["A", "B", "C", "D", "E"])
+def test_batch_norm_follows_every_convolution(configuration: Any) -> None:
+    layers = list(without_memory(VGG, configuration=configuration, batch_norm=True))
+    for layer, following in pairwise(layers):
+        assert isinstance(layer, nn.Conv2d) == isinstance(following, nn.BatchNorm2d)
+
+
+@pytest.mark.parametrize(("configuration", "depth"), [("A", 11), ("B", 13), ("D", 16), ("E", 19)])
+@pytest.mark.parametrize("batch_norm", [False, True])
+def test_vgg_is_torchvisions_layer_for_layer(configuration: Any, depth: int, batch_norm: bool) -> None:
+    with torch.device("meta"):
+        theirs = getattr(torchvision.models, f"vgg{depth}{'_bn' * batch_norm}")(num_classes=10)
+    mine = without_memory(VGG, configuration=configuration, batch_norm=batch_norm, image_size=224)
+    end = [isinstance(layer, nn.Flatten) for layer in mine].index(True)
+    assert outline(mine[:end]) == outline(theirs.features)
+    assert outline(mine[end + 1 :]) == outline(theirs.classifier)
+    assert {name: value.shape for name, value in mine[:end].state_dict().items()} == {
+        name: value.shape for name, value in theirs.features.state_dict().items()
+    }
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings", "shape"),
+    [
+        (AlexNet, {"image_size": 8}, (8, 8)),
+        (AlexNet, {"image_size": 64, "num_classes": 3, "hidden_features": 7}, (64, 64)),
+        (VGG, {"image_size": 64, "num_classes": 3, "hidden_features": 7}, (64, 64)),
+    ],
+)
+def test_networks_take_the_image_size_and_number_of_classes_they_were_told(
+    kind: type[ImageClassifier], settings: dict[str, Any], shape: tuple[int, int]
+) -> None:
+    logits = without_memory(kind, **settings)(torch.empty(2, 3, *shape, device="meta"))
+    assert logits.shape == (2, settings.get("num_classes", 10))
+
+
+@pytest.mark.parametrize("kind", [AlexNet, VGG])
+def test_dropout_is_as_set(kind: type[ImageClassifier]) -> None:
+    layers = without_memory(kind, dropout=0.25)
+    assert [layer.p for layer in layers if isinstance(layer, nn.Dropout)] == [0.25, 0.25]
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings", "message"),
+    [
+        (AlexNet, {"image_size": 36}, "image_size must be a multiple of 8, not 36"),
+        (AlexNet, {"image_size": 0}, "image_size must be a multiple of 8, not 0"),
+        (AlexNet, {"image_size": -8}, "image_size must be a multiple of 8, not -8"),
+        (VGG, {"image_size": 48}, "image_size must be a multiple of 32, not 48"),
+        (VGG, {"image_size": 0}, "image_size must be a multiple of 32, not 0"),
+        *((kind, {"dropout": p}, r"dropout must be in \[0, 1\)") for kind in (AlexNet, VGG) for p in (-0.1, 1.0)),
+        *((kind, {"hidden_features": 0}, "hidden_features must be at least 1") for kind in (AlexNet, VGG)),
+    ],
+)
+def test_arguments_out_of_range_are_refused(
+    kind: type[ImageClassifier], settings: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        without_memory(kind, **settings)
