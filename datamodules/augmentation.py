@@ -100,8 +100,8 @@ def principal_components(images: Tensor) -> Tensor:
         float32 [3, 3]; the columns are the components, for pixel values in [0, 1].
     """
     total, outer, pixels = torch.zeros(3, dtype=torch.float64), torch.zeros(3, 3, dtype=torch.float64), 0
-    for chunk in torch.split(images, 4096):
-        values = chunk.reshape(-1, 3).float() / 255
+    for chunk in torch.split(images, 1024):
+        values = chunk.reshape(-1, 3).double() / 255
         total += values.sum(0)
         outer += values.T @ values
         pixels += len(values)

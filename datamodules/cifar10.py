@@ -160,8 +160,7 @@ class CIFAR10DataModule(LightningDataModule):
         """Maps the images into memory and splits them.
 
         Raises:
-            DataError: if the split needs more images than there are, or processes see different data.
-            ValueError: if a batch is larger than the training set.
+            DataError: if the split or a batch needs more images than there are, or processes see different data.
         """
         self.images: Images = self.source.load()
         available = len(self.images.train_labels)
@@ -172,7 +171,10 @@ class CIFAR10DataModule(LightningDataModule):
                 f"{train_size} training and {val_size} validation images were asked for, but {self.images.name} has "
                 f"{available} images to train on; set --data.train_size and --data.val_size"
             )
-        self._check_batch_fits(train_size)
+        try:
+            self._check_batch_fits(train_size)
+        except ValueError as error:
+            raise DataError(str(error)) from error
         order = torch.arange(available) if self.split == "overfit" else epoch_order(available, self.split_seed, 0)
         self.train_indices, self.val_indices = order[:train_size], order[train_size : train_size + val_size]
         self.test_indices = torch.arange(len(self.images.test_labels))

@@ -1,12 +1,11 @@
 """Image files into uint8 arrays, and uint8 batches into what a network takes."""
 
-import warnings
 from pathlib import Path
 
 import numpy as np
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 from torch import Tensor
 
 from datamodules.errors import DataError
@@ -24,16 +23,18 @@ def read_image(path: Path) -> NDArray[np.uint8]:
         DataError: if the file is missing, is no image, is damaged, or is so large that it may be an attack.
     """
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path) as file:
-                image = file if file.size == (SIZE, SIZE) else ImageOps.exif_transpose(file)
-                image = image.convert("RGB")
+        with Image.open(path) as file:
+            if Image.MAX_IMAGE_PIXELS and file.width * file.height > Image.MAX_IMAGE_PIXELS:
+                raise Image.DecompressionBombError(f"{file.width}x{file.height} pixels")
+            image = ImageOps.exif_transpose(file)
+            if image.mode.startswith("I;16"):  # Pillow would clip at 255
+                image = Image.fromarray((np.asarray(image) // 257).astype(np.uint8))
+            image = image.convert("RGB")
     except FileNotFoundError:
         raise DataError(f"{path}: no such file") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise DataError(f"{path}: refused: {error}") from error
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+    except Exception as error:  # Pillow's readers raise almost anything for a damaged file
         raise DataError(f"{path}: cannot be read as an image ({error}); remove or replace the file") from error
     if image.size != (SIZE, SIZE):
         image = ImageOps.fit(image, (SIZE, SIZE), Image.Resampling.BICUBIC)

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -25,8 +26,8 @@ class Batch(NamedTuple):
 
 def epoch_order(size: int, seed: int, epoch: int) -> Tensor:
     """A permutation of ``range(size)``, int64 [size]: a pure function of seed and epoch."""
-    generator = torch.Generator().manual_seed(((seed + 1) << 32) + epoch)
-    return torch.randperm(size, generator=generator)
+    # Not torch.randperm: its generator takes the low 32 bits of a seed and drops the rest.
+    return torch.from_numpy(np.random.default_rng((seed, epoch)).permutation(size))
 
 
 def share(batch: Tensor, rank: int, world_size: int) -> Tensor:

@@ -55,6 +55,8 @@ class AlexNet(ImageClassifier):
             )
         if not 0 <= dropout < 1:
             raise ValueError(f"dropout must be in [0, 1), not {dropout}")
+        if hidden_features < 1:
+            raise ValueError(f"hidden_features must be at least 1, not {hidden_features}")
         positions = (image_size // 8) ** 2
         network = nn.Sequential(
             *_convolution(3, 64),

@@ -1,6 +1,7 @@
 """What every image classifier shares: loss, metrics, optimizer and learning-rate schedule."""
 
 import importlib
+import sys
 from abc import ABC
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -9,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable, ReduceLROnPlateau
-from lightning.pytorch.utilities.types import LRSchedulerTypeUnion, OptimizerLRScheduler
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torchmetrics import MeanMetric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix
@@ -61,6 +62,7 @@ class ImageClassifier(LightningModule, ABC):
         self._optimizer = optimizer
         self._lr_scheduler = lr_scheduler
         self._lr_scheduler_interval = lr_scheduler_interval
+        self._validated = False  # since the last epoch ended
 
         metrics = MetricCollection(
             {
@@ -73,6 +75,20 @@ class ImageClassifier(LightningModule, ABC):
         self.test_metrics = metrics.clone(prefix="test_")
         self.val_confusion = MulticlassConfusionMatrix(num_classes, validate_args=False)
         self.test_confusion = MulticlassConfusionMatrix(num_classes, validate_args=False)
+
+    def on_fit_start(self) -> None:
+        """Looks whether a plateau schedule will have its metric.
+
+        Raises:
+            ModelError: if it wants that of a validation, and there is none.
+        """
+        for config in self.trainer.lr_scheduler_configs:
+            monitor = getattr(config.scheduler, "monitor", "")
+            if monitor.startswith("val_") and not self.trainer.enable_validation:
+                raise ModelError(
+                    f"the learning-rate schedule monitors {monitor!r}, but the run has no validation; "
+                    "set its monitor to train_loss or train_acc, or leave --trainer.limit_val_batches out"
+                )
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits [N, num_classes] of normalized images [N, 3, image_size, image_size]."""
@@ -90,7 +106,7 @@ class ImageClassifier(LightningModule, ABC):
     def training_step(self, batch: LoadedBatch, batch_idx: int) -> Tensor:
         """The loss of the step: see the class for how it adds up over processes."""
         losses, _ = self._losses(batch, self.train_metrics)
-        if self.train_metrics["acc"].update_count == 1:
+        if self.train_metrics["acc"].update_count <= 1:
             # Logging a metric registers it for the whole epoch: doing so once spares a millisecond a step.
             self.log_dict(self.train_metrics, on_step=False, on_epoch=True, prog_bar=True, batch_size=batch[2])
         return losses.sum() * (self.trainer.world_size / batch[2])
@@ -113,6 +129,7 @@ class ImageClassifier(LightningModule, ABC):
     def on_validation_epoch_end(self) -> None:
         """Logs the epoch's validation metrics."""
         self.log_dict(self.val_metrics, prog_bar=True)
+        self._validated = not self.trainer.sanity_checking
 
     def on_test_epoch_start(self) -> None:
         """Forgets the previous test's confusion."""
@@ -132,15 +149,13 @@ class ImageClassifier(LightningModule, ABC):
         return logits.float().softmax(dim=1)
 
     def on_train_epoch_end(self) -> None:
-        """Steps a plateau schedule: here, because checkpoints are written before Lightning would."""
+        """Steps a plateau schedule, where its metric is new: here, before the epoch's checkpoint is written."""
         for config in self.trainer.lr_scheduler_configs:
-            if isinstance(config.scheduler, ReduceLROnPlateau):
+            if isinstance(config.scheduler, ReduceLROnPlateau) and (
+                self._validated or config.scheduler.monitor.startswith("train_")
+            ):
                 config.scheduler.step(self.trainer.callback_metrics[config.scheduler.monitor])
-
-    def lr_scheduler_step(self, scheduler: LRSchedulerTypeUnion, metric: Any | None) -> None:
-        """Steps any other schedule."""
-        if not isinstance(scheduler, ReduceLROnPlateau):
-            super().lr_scheduler_step(scheduler, metric)
+        self._validated = False
 
     @classmethod
     def of_checkpoint(cls, path: Path) -> "ImageClassifier":
@@ -152,9 +167,12 @@ class ImageClassifier(LightningModule, ABC):
         Raises:
             ModelError: if the checkpoint names no image classifier.
         """
-        settings = torch.load(path, map_location="cpu", weights_only=True, mmap=True)["hyper_parameters"]
+        settings = torch.load(path, map_location="cpu", weights_only=True, mmap=True).get("hyper_parameters", {})
         module, _, name = str(settings.get("_class_path", "")).rpartition(".")
-        kind = getattr(importlib.import_module(module), name, None) if module else None
+        try:
+            kind = getattr(importlib.import_module(module), name, None) if module else None
+        except ImportError:
+            kind = None
         if not (isinstance(kind, type) and issubclass(kind, ImageClassifier)):
             raise ModelError(f"{path} names no image classifier, but {settings.get('_class_path')!r}")
         return kind.load_from_checkpoint(path, map_location="cpu", weights_only=True).eval()
@@ -196,4 +214,9 @@ class ImageClassifier(LightningModule, ABC):
                 f"the learning-rate schedule monitors {scheduler.monitor!r}, which no epoch logs; "
                 f"set its monitor to one of {', '.join(self.METRICS)}"
             )
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "monitor": scheduler.monitor}}
+        # Lightning would step it after the epoch's checkpoint is written; see on_train_epoch_end.
+        never = sys.maxsize
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": scheduler, "monitor": scheduler.monitor, "frequency": never},
+        }

@@ -79,6 +79,8 @@ class VGG(ImageClassifier):
             raise ValueError(f"VGG halves its image five times: image_size must be a multiple of 32, not {image_size}")
         if not 0 <= dropout < 1:
             raise ValueError(f"dropout must be in [0, 1), not {dropout}")
+        if hidden_features < 1:
+            raise ValueError(f"hidden_features must be at least 1, not {hidden_features}")
         positions = (image_size // 32) ** 2
         network = nn.Sequential(
             *_features(configuration, batch_norm),

@@ -44,7 +44,10 @@ class Run:
         path = self.folder / "summary.json"
         if not path.is_file():
             raise RunError(f"{path} is missing: the run ended before its first step")
-        summary: dict[str, Any] = json.loads(path.read_text())
+        try:
+            summary: dict[str, Any] = json.loads(path.read_text())
+        except json.JSONDecodeError as error:
+            raise RunError(f"{path} is damaged: {error}") from error
         return summary
 
     @cached_property
@@ -75,7 +78,10 @@ def readable_checkpoint(path: Path) -> Path:
     except FileNotFoundError:
         raise RunError(f"{path}: no such file") from None
     except (RuntimeError, OSError, ValueError, EOFError, pickle.UnpicklingError) as error:
-        raise RunError(f"{path} is no checkpoint, or a damaged one: {str(error).splitlines()[0]}") from error
+        raise RunError(
+            f"{path} is no checkpoint, or a damaged one, or one that would run code when loaded; "
+            "take another, as last.ckpt or best.ckpt of a run's checkpoints/"
+        ) from error
     if not (isinstance(content, dict) and content.keys() >= {"state_dict", "pytorch-lightning_version"}):
         raise RunError(f"{path} is no checkpoint of a run; give one such as best.ckpt or last.ckpt in its checkpoints/")
     return path

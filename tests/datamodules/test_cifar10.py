@@ -173,7 +173,7 @@ def test_arguments_out_of_range_are_refused_at_once(settings: dict[str, Any], me
 
 
 def test_a_batch_larger_than_what_the_split_leaves_is_refused(module: Any) -> None:
-    with pytest.raises(ValueError, match="163 is larger than the 162 training images; try"):
+    with pytest.raises(DataError, match="163 is larger than the 162 training images; try"):
         module(batch_size=163)
 
 
