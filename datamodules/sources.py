@@ -225,8 +225,8 @@ class Folder(Source):
     """``train/<class>/*`` and ``test/<class>/*``, in any format that Pillow reads, any number of classes.
 
     The images of a split stand in the order of their file names, whatever their class and with numbers by value, so
-    that files named by their index keep their order. They are cut to a centred square and resized to 32x32. The prepared
-    arrays lie beside the folder, or in ``data/prepared`` of the working directory where that may not be written to.
+    that files named by their index keep their order. They are cut to a centred square and resized to 32x32. The
+    prepared arrays lie beside the folder, or in ``data/prepared`` of the working directory where it is read-only.
     """
 
     @property
