@@ -1,6 +1,5 @@
 """What a person sees of a run in the terminal."""
 
-import sys
 import time
 import warnings
 from datetime import timedelta
@@ -51,6 +50,12 @@ class Console(Callback):
         print(f"device     {_device(trainer, pl_module)}")
         print(f"run        {self._logger.folder if self._logger else 'nothing is kept'}", flush=True)
 
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Starts the clock, and says where a run goes on."""
+        self._epoch_started = time.perf_counter()
+        if trainer.is_global_zero and trainer.global_step:
+            print(f"resumed    in epoch {trainer.current_epoch + 1} after step {trainer.global_step}", flush=True)
+
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Starts the epoch's clock."""
         self._epoch_started = time.perf_counter()
@@ -94,11 +99,6 @@ class Console(Callback):
         if self._ending:
             print(self._ending, flush=True)
             self._ending = ""
-
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Says where an interrupted run is."""
-        if trainer.is_global_zero and isinstance(exception, KeyboardInterrupt) and self._logger:
-            print(f"interrupted; what there is so far is in {self._logger.folder}", file=sys.stderr)
 
 
 class ProgressBar(RichProgressBar):

@@ -2,10 +2,12 @@
 
 import re
 from argparse import Namespace
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.strategies import Strategy
 from lightning_utilities.core.rank_zero import rank_zero_only
 
 if TYPE_CHECKING:
@@ -13,6 +15,7 @@ if TYPE_CHECKING:
 
 
 TAGS = {"acc": "accuracy"}
+CURVES = ("epoch", "train_loss", "train_acc", "val_loss", "val_acc")
 
 
 class RunLogger(Logger):
@@ -24,14 +27,16 @@ class RunLogger(Logger):
     Args:
         root: the folder of all experiments.
         experiment: the folder of this one's runs.
+        version: the folder of a run that goes on; none claims a new one.
     """
 
-    def __init__(self, root: Path, experiment: str) -> None:
+    def __init__(self, root: Path, experiment: str, version: str | None = None) -> None:
         super().__init__()
         self._root = root
         self._experiment = experiment
-        self._version: str | None = None
+        self._version = version
         self._writers: dict[str, SummaryWriter] = {}
+        self._purge: dict[str, int] = {}
 
     @property
     def name(self) -> str:
@@ -42,8 +47,12 @@ class RunLogger(Logger):
     def version(self) -> str:
         """``version_N`` with the next free N; claimed on first use, so that a run that fails early leaves none."""
         if self._version is None:
-            self._version = self._claim() if getattr(rank_zero_only, "rank", 0) == 0 else "version_of_process_0"
+            self._version = self._claim()
         return self._version
+
+    def share(self, strategy: Strategy) -> None:
+        """Tells all processes the version that process 0 has, before any of the others asks for it."""
+        self._version = strategy.broadcast(self.version if strategy.is_global_zero else "")
 
     def _claim(self) -> str:
         experiment = self._root / self._experiment
@@ -65,7 +74,7 @@ class RunLogger(Logger):
 
     @property
     def folder(self) -> Path:
-        """The run's folder; process 0 alone may ask."""
+        """The run's folder."""
         return self._root / self._experiment / self.version
 
     def writer(self, sub_run: str = "") -> "SummaryWriter":
@@ -73,8 +82,25 @@ class RunLogger(Logger):
         if sub_run not in self._writers:
             from torch.utils.tensorboard import SummaryWriter  # not at the top: slow to import
 
-            self._writers[sub_run] = SummaryWriter(str(self.folder / sub_run))
+            self._writers[sub_run] = SummaryWriter(str(self.folder / sub_run), purge_step=self._purge.get(sub_run))
         return self._writers[sub_run]
+
+    def go_on_from(self, step: int, rows: Sequence[Mapping[str, float | None]]) -> None:
+        """Has TensorBoard forget what a run that goes on wrote behind its checkpoint.
+
+        Args:
+            step: the optimizer step of the checkpoint.
+            rows: the metrics of all epochs before it; their curves are written anew, since what was written last may
+                not have come to the disk.
+        """
+        self._purge = {"": step + 1, "train": 0, "val": 0}
+        for row in rows:
+            self.log_metrics({name: value for name, value in row.items() if value is not None and name in CURVES})
+
+    def flush(self) -> None:
+        """Has all that was written on its way to the disk."""
+        for writer in self._writers.values():
+            writer.flush()
 
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:

@@ -1,5 +1,6 @@
 """What a run says of itself in files: metrics.csv, summary.json, curves.png and weights.pth."""
 
+import contextlib
 import csv
 import json
 import math
@@ -9,12 +10,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor
 
+from callbacks.checkpoints import BestCheckpoint
 from callbacks.logger import RunLogger
+from callbacks.recovery import StoppedError
 from reporting.figures import curves
 
 COLUMNS = ("epoch", "step", "train_loss", "train_acc", "val_loss", "val_acc", "learning_rate", "seconds")
@@ -34,7 +37,7 @@ class RunSummary(Callback):
         facts: what is known of the run before it starts: the summary's keys that no epoch changes.
     """
 
-    def __init__(self, logger: RunLogger, best: ModelCheckpoint, facts: dict[str, Any]) -> None:
+    def __init__(self, logger: RunLogger, best: BestCheckpoint, facts: dict[str, Any]) -> None:
         self._logger = logger
         self._best = best
         self._summary: dict[str, Any] = {**facts, "status": "running", "diagnosis": []}
@@ -42,7 +45,12 @@ class RunSummary(Callback):
         self._training_seconds = 0.0
         self._training_images = 0
         self._rate = math.nan
+        self._seconds_before = self._epoch_seconds_before = 0.0
         self._started = self._epoch_started = self._validation_seconds = 0.0
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Has every process know the run's folder."""
+        self._logger.share(trainer.strategy)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Writes what is known before the first step."""
@@ -62,6 +70,34 @@ class RunSummary(Callback):
         self._summary["precision"] = trainer.precision
         self._summary["world_size"] = trainer.world_size
         self._update(trainer)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a run that goes on needs of the one before."""
+        now = time.perf_counter()
+        return {
+            "rows": self._rows,
+            "seconds": self._seconds_before + now - self._started,
+            "epoch_seconds": now - self._epoch_started,
+            "validation_seconds": self._validation_seconds,
+            "training_seconds": self._training_seconds,
+            "training_images": self._training_images,
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Goes on from there."""
+        self._rows = state_dict["rows"]
+        self._seconds_before = state_dict["seconds"]
+        self._epoch_seconds_before = state_dict["epoch_seconds"]
+        self._validation_seconds = state_dict["validation_seconds"]
+        self._training_seconds = state_dict["training_seconds"]
+        self._training_images = state_dict["training_images"]
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Lets files and curves of a run that goes on end where its checkpoint was taken."""
+        self._epoch_started = time.perf_counter() - self._epoch_seconds_before
+        if trainer.is_global_zero and trainer.global_step:
+            self._logger.go_on_from(trainer.global_step, self._rows)
+            _replace(self._logger.folder / "metrics.csv", lambda path: _write_rows(path, self._rows))
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Starts the epoch's clock."""
@@ -110,17 +146,18 @@ class RunSummary(Callback):
         """Writes what is left of the run."""
         if trainer.is_global_zero:
             self._end(trainer, status="finished")
-            if self._best.best_model_path:
-                weights = torch.load(self._best.best_model_path, map_location="cpu", weights_only=True)["state_dict"]
+            if self._best.path.is_file():
+                weights = torch.load(self._best.path, map_location="cpu", weights_only=True)["state_dict"]
                 network = {key.removeprefix("network."): value for key, value in weights.items() if "network." in key}
                 _replace(self._logger.folder / "weights.pth", lambda path: torch.save(network, path))
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Says how the run ended, and keeps the curves up to there."""
         if trainer.is_global_zero and trainer.state.fn == "fit" and "data" in self._summary:
-            interrupted = isinstance(exception, KeyboardInterrupt)
-            self._summary["reason"] = "interrupted by the user" if interrupted else f"{exception}"
-            self._end(trainer, status="interrupted" if interrupted else "failed")
+            interrupted = isinstance(exception, KeyboardInterrupt | StoppedError)
+            self._summary["reason"] = str(exception) or type(exception).__name__
+            with contextlib.suppress(OSError):  # a full disk may be the reason
+                self._end(trainer, status="interrupted" if interrupted else "failed")
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Adds the test's result."""
@@ -146,18 +183,16 @@ class RunSummary(Callback):
 
     def _append(self, row: dict[str, Any]) -> None:
         path = self._logger.folder / "metrics.csv"
-        new = not path.exists()
+        if not path.exists():
+            _write_rows(path, [])
         with path.open("a", newline="") as file:
-            writer = csv.DictWriter(file, COLUMNS)
-            if new:
-                writer.writeheader()
-            writer.writerow(row)
+            csv.DictWriter(file, COLUMNS).writerow(row)
 
     def _update(self, trainer: Trainer) -> None:
         self._summary |= {
             "epochs": len(self._rows),
             "global_step": trainer.global_step,
-            "seconds": round(time.perf_counter() - self._started, 3),
+            "seconds": round(self._seconds_before + time.perf_counter() - self._started, 3),
         }
         if self._training_seconds:
             self._summary["train_images_per_second"] = round(self._training_images / self._training_seconds, 1)
@@ -176,8 +211,8 @@ class RunSummary(Callback):
 
 
 def plain(value: Tensor) -> float:
-    """A float32 number without the digits that it does not have: 0.135, not 0.13500000536."""
-    return float(f"{float(value):.7g}")
+    """A float32 number by the shortest decimal that gives it back: 0.135, not 0.13500000536."""
+    return float(str(np.float32(value.item())))
 
 
 def class_path(thing: object) -> str:
@@ -186,6 +221,13 @@ def class_path(thing: object) -> str:
     package = kind.__module__.rpartition(".")[0]
     public = getattr(sys.modules.get(package), kind.__name__, None) is kind
     return f"{package if public else kind.__module__}.{kind.__name__}"
+
+
+def _write_rows(path: Path, rows: list[dict[str, float | None]]) -> None:
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, COLUMNS)
+        writer.writeheader()
+        writer.writerows(rows)
 
 
 def _replace(path: Path, write: Callable[[Path], object]) -> None:

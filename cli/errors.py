@@ -3,13 +3,18 @@
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import NoReturn
 
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
+from callbacks.checkpoints import CheckpointError
+from callbacks.recovery import DivergedError, StoppedError
 from datamodules import DataError
 from lightning_modules.errors import ModelError
 from reporting.runs import RunError
+
+INTERRUPTED = 130  # what a shell reports of a process that Ctrl-C ended
 
 
 @contextmanager
@@ -17,11 +22,29 @@ def reported_errors() -> Iterator[None]:
     """Turns what a person can act on into one message and exit status 1; a defect of the program keeps its trace."""
     try:
         yield
-    except (DataError, ModelError, RunError, MisconfigurationException, PermissionError) as error:
-        message = str(error)
+    except StoppedError as error:
+        _leave(str(error), error.status)
+    except KeyboardInterrupt:
+        _leave("interrupted", INTERRUPTED)
+    except SystemExit as error:
+        if isinstance(error.__context__, KeyboardInterrupt):  # Lightning turns Ctrl-C into exit status 1
+            _leave("interrupted", INTERRUPTED)
+        raise
+    except (
+        CheckpointError,
+        DataError,
+        DivergedError,
+        MisconfigurationException,
+        ModelError,
+        OSError,
+        RunError,
+    ) as error:
+        _leave(f"error: {error}", 1)
     except torch.OutOfMemoryError as error:
-        message = f"the GPU's memory does not hold a step: try a smaller --data.batch_size, or more devices\n{error}"
-    else:
-        return
-    print(f"error: {message}", file=sys.stderr)
-    sys.exit(1)
+        remedy = "try a smaller --data.batch_size, or more devices"
+        _leave(f"error: the GPU's memory does not hold a step: {remedy}\n{error}", 1)
+
+
+def _leave(message: str, status: int) -> NoReturn:
+    print(message, file=sys.stderr, flush=True)
+    sys.exit(status)

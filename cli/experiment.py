@@ -1,5 +1,6 @@
 """From a configuration to a model, its data and a Trainer that keeps the run's folder."""
 
+import argparse
 import logging
 import os
 import sys
@@ -8,20 +9,23 @@ from pathlib import Path
 from typing import Any
 
 from jsonargparse import ArgumentError, Namespace
+from jsonargparse.typing import PositiveFloat, PositiveInt
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
+from callbacks.checkpoints import AtomicCheckpointIO, BestCheckpoint
 from callbacks.console import Console, LayerTable, ProgressBar
 from callbacks.dashboard import Dashboard
 from callbacks.logger import RunLogger
+from callbacks.recovery import Recovery
 from callbacks.summary import RunSummary
 from cli.parser import ExperimentParser
 from cli.precision import default_precision
 from cli.provenance import git_commit, versions
 from datamodules import CIFAR10DataModule
 from lightning_modules import ImageClassifier
+from reporting.runs import Run, readable_checkpoint
 
 
 class ExperimentCLI(LightningCLI):
@@ -43,7 +47,8 @@ class ExperimentCLI(LightningCLI):
         # Lightning 2.6 asks torch's pytree in a way that torch 2.14 deprecates.
         warnings.filterwarnings("ignore", module="lightning.pytorch.utilities._pytree")
         self._keep = keep
-        self.best: ModelCheckpoint | None = None
+        self._resumed: Run | None = None
+        self.best: BestCheckpoint | None = None
         self.logger: RunLogger | None = None
         super().__init__(
             ImageClassifier,
@@ -67,15 +72,36 @@ class ExperimentCLI(LightningCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """The experiment's name; what the model takes from the data."""
         parser.add_argument("--experiment", type=str, default="unnamed", help="folder of the run in lightning_logs/")
+        parser.add_argument("--resume", type=str | None, help="folder of a run to go on with, by its own configuration")
+        parser.add_argument("--ckpt_path", type=str | None, help="checkpoint whose state training starts from")
+        parser.add_argument("--checkpoint_minutes", type=PositiveFloat, default=5.0, help="between two within an epoch")
+        parser.add_argument("--checkpoint_steps", type=PositiveInt | None, help="between two within an epoch")
         parser.link_arguments("data.image_size", "model.init_args.image_size")
         parser.link_arguments("data.num_classes", "model.init_args.num_classes", apply_on="instantiate")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        """Parses, without Lightning's warning where the arguments are not those of the process."""
-        self.config = parser.parse_args(args)
+        """Parses; where a run is resumed, on top of its own configuration.
+
+        Raises:
+            RunError: if the run that is to be resumed is none.
+        """
+        given = list(sys.argv[1:] if args is None else args)
+        finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+        finder.add_argument("--resume", type=Path)
+        resumed, others = finder.parse_known_args(given)
+        if resumed.resume is None:
+            self.config = parser.parse_args(given)
+            return
+        self._resumed = Run(resumed.resume)
+        own = ["--config", str(self._resumed.config)]
+        self.config = parser.parse_args([*own, *others])
+        before, after = (vars(config.as_flat()) for config in (parser.parse_args(own), self.config))
+        self._changes = {key: (before.get(key), after[key]) for key in after if after[key] != before.get(key)}
 
     def before_instantiate_classes(self) -> None:
-        """Chooses the precision where none was asked for."""
+        """Says what a resumed run changes; chooses the precision where none was asked for."""
+        if self._resumed is not None:
+            self._look_at_changes(self._resumed)
         trainer = self.config.trainer
         self._precision_reason = "as asked for"
         if trainer.precision is None:
@@ -105,6 +131,9 @@ class ExperimentCLI(LightningCLI):
             root = Path(config.default_root_dir or ".") / "lightning_logs"
             _check_writable(root / self.config.experiment)
             self.logger = RunLogger(root, self.config.experiment)
+            if self._resumed is not None:
+                folder = Path(os.path.relpath(self._resumed.folder))
+                self.logger = RunLogger(folder.parent.parent, folder.parent.name, folder.name)
             callbacks += [*self._keepers(self.logger, checkpoints=config.enable_checkpointing is not False)]
         if config.enable_model_summary is not False:
             callbacks.append(LayerTable())
@@ -117,20 +146,20 @@ class ExperimentCLI(LightningCLI):
             enable_progress_bar=terminal,
             enable_checkpointing=keep and config.enable_checkpointing is not False,
             enable_model_summary=False,
+            plugins=[*(config.plugins or []), AtomicCheckpointIO()],
             log_every_n_steps=config.log_every_n_steps or 1,
             **kwargs,
         )
 
     def _keepers(self, logger: RunLogger, checkpoints: bool) -> list[Callback]:
         """What writes the run's folder."""
-        self.best = ModelCheckpoint(
-            filename="best", monitor="val_acc", mode="max", save_weights_only=True, enable_version_counter=False
-        )
-        last = ModelCheckpoint(filename="last", save_on_train_epoch_end=True, enable_version_counter=False)
+        self.best = BestCheckpoint(logger)
+        seed = self.config.seed_everything
+        recovery = Recovery(logger, seed, self.config.checkpoint_minutes, self.config.checkpoint_steps)
         facts = {
             "experiment": self.config.experiment,
             "model": {"class_path": self.config.model.class_path},
-            "seed": self.config.seed_everything,
+            "seed": seed,
             "versions": versions(),
             "git_commit": git_commit(),
         }
@@ -138,13 +167,29 @@ class ExperimentCLI(LightningCLI):
             SaveConfig(self, logger),
             RunSummary(logger, self.best, facts),
             Dashboard(logger, settings(self.config), self.config.trainer.log_every_n_steps),
-            *([self.best, last] if checkpoints else []),
+            *([self.best, recovery] if checkpoints else []),
         ]
+
+    def _look_at_changes(self, run: Run) -> None:
+        """Prints how the configuration differs from the run's own; ends here if nothing is left to do."""
+        changes = self._changes
+        if not changes and run.status == "finished" and "test" in run.summary:
+            print(f"{run.folder} is already complete")
+            sys.exit(0)
+        for key, (before, after) in changes.items():
+            print(f"changed    {key}: {before} -> {after}")
+
+    @property
+    def resume_from(self) -> str | None:
+        """The checkpoint whose state training starts from; none begins anew."""
+        if self.config.ckpt_path is not None:
+            return str(readable_checkpoint(Path(self.config.ckpt_path)))
+        return str(self._resumed.newest_checkpoint() or "") or None if self._resumed else None
 
     @property
     def best_checkpoint(self) -> str | None:
         """The path of the best checkpoint of the run that was fitted; none where none was kept."""
-        return self.best.best_model_path or None if self.best else None
+        return str(self.best.path) if self.best is not None and self.best.path.is_file() else None
 
 
 class SaveConfig(Callback):
@@ -164,6 +209,7 @@ class SaveConfig(Callback):
         if trainer.is_global_zero:
             config = self._cli.config.clone()
             config.data.source = self._cli.datamodule.description()["source"]
+            config.ckpt_path = None
             self._cli.parser.save(config, self._logger.folder / "config.yaml", overwrite=True)
 
 

@@ -50,10 +50,30 @@ class Run:
             raise RunError(f"{path} is damaged: {error}") from error
         return summary
 
+    @property
+    def status(self) -> str:
+        """``running``, ``finished``, ``interrupted`` or ``failed``; ``unknown`` if it ended before its first step."""
+        return str(self.summary["status"]) if (self.folder / "summary.json").is_file() else "unknown"
+
     @cached_property
     def metrics(self) -> list[dict[str, float | None]]:
         """The rows of ``metrics.csv``, one an epoch; none where a value was not taken."""
         return read_metrics(self.folder / "metrics.csv")
+
+    def newest_checkpoint(self) -> Path | None:
+        """The checkpoint that the run goes on from; none where it has not come to its first.
+
+        Raises:
+            RunError: if it is damaged.
+        """
+        last, previous = (self.folder / "checkpoints" / f"{name}.ckpt" for name in ("last", "previous"))
+        if not last.is_file():
+            return None
+        try:
+            return readable_checkpoint(last)
+        except RunError as error:
+            remedy = f"; the one before it is there: --ckpt_path {previous}" if previous.is_file() else ""
+            raise RunError(f"{error}{remedy}") from error
 
     def checkpoint(self, name: str = "best") -> Path:
         """A checkpoint's path.

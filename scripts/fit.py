@@ -3,6 +3,8 @@
 Trains the experiment that the configuration describes, tests the best checkpoint by validation accuracy once, and
 leaves a folder in lightning_logs/. Any setting can be overridden: --data.source synthetic, --model.dropout 0.5,
 --trainer.max_epochs 3. Configurations go on top of each other: --config overfit --config optimizer/sgd_momentum.
+
+A run that was stopped, however, goes on with --resume lightning_logs/overfit/version_0.
 """
 
 from cli import ExperimentCLI, reported_errors
@@ -12,7 +14,7 @@ def main() -> None:
     """Fits, then tests."""
     with reported_errors():
         cli = ExperimentCLI(description=__doc__)
-        cli.trainer.fit(cli.model, datamodule=cli.datamodule)
+        cli.trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=cli.resume_from, weights_only=True)
         cli.trainer.test(
             cli.model, datamodule=cli.datamodule, ckpt_path=cli.best_checkpoint, verbose=False, weights_only=True
         )

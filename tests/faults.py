@@ -1,0 +1,54 @@
+"""Callbacks that end a run at a chosen place, once."""
+
+import os
+import signal
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+Place = Literal["step", "validation", "saving"]
+
+
+class KillOnce(Callback):
+    """Kills its own process, as ``kill -9`` would, at a place after so many steps; where the mark is, it does nothing.
+
+    Args:
+        place: after a training step, in the middle of a validation, or with half of a checkpoint written.
+        step: the optimizer step after which that is.
+        mark: a file that says that it has happened.
+    """
+
+    def __init__(self, place: Place, step: int, mark: str) -> None:
+        self.place = place
+        self.step = step
+        self.mark = Path(mark)
+
+    def _kill(self) -> None:
+        self.mark.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Has the half of a checkpoint written, where that is the place."""
+        if self.place != "saving" or self.mark.exists():
+            return
+        whole = torch.save
+
+        def half(content: Any, file: Any, **settings: Any) -> None:
+            whole(content, file, **settings)
+            if trainer.global_step >= self.step:
+                file.truncate(file.tell() // 2)
+                self._kill()
+
+        torch.save = half  # type: ignore[assignment]
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        """Kills after a step, where that is the place."""
+        if self.place == "step" and trainer.global_step == self.step and not self.mark.exists():
+            self._kill()
+
+    def on_validation_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        """Kills within a validation, where that is the place."""
+        if self.place == "validation" and trainer.global_step >= self.step and not self.mark.exists():
+            self._kill()
