@@ -1,8 +1,10 @@
 """What a person sees of a run in the terminal."""
 
+import sys
 import time
 import warnings
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import rich
@@ -30,6 +32,7 @@ class Console(Callback):
         self._precision_reason = precision_reason
         self._epoch_started = 0.0
         self._ending = ""
+        self._validated = False
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Describes the run."""
@@ -60,17 +63,22 @@ class Console(Callback):
         """Starts the epoch's clock."""
         self._epoch_started = time.perf_counter()
 
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Notes that the epoch has validation metrics of its own."""
+        self._validated = not trainer.sanity_checking
+
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Prints the epoch's line."""
+        metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}  # every process must ask
         if not (trainer.is_global_zero and self._lines):
             return
-        metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        shown = {"train": "training", "val": "validation"} if self._validated else {"train": "training"}
+        self._validated = False
         seconds = time.perf_counter() - self._epoch_started
         last = trainer.max_epochs or -1
         line = f"epoch {trainer.current_epoch + 1:>3}" + (f"/{last}" if last > 0 else "")
-        for split, name in (("train", "training"), ("val", "validation")):
-            if f"{split}_loss" in metrics:
-                line += f"  {name} loss {metrics[f'{split}_loss']:.4f} accuracy {metrics[f'{split}_acc']:6.1%}"
+        for split, name in shown.items():
+            line += f"  {name} loss {metrics[f'{split}_loss']:.4f} accuracy {metrics[f'{split}_acc']:6.1%}"
         line += f"  {seconds:.1f} s"
         if last > 0:
             left = timedelta(seconds=round(seconds * (last - trainer.current_epoch - 1)))
@@ -90,7 +98,7 @@ class Console(Callback):
         )
         if self._logger:
             self._ending += (
-                f"\nkept       {self._logger.folder}: curves.png, summary.json, metrics.csv, checkpoints, weights.pth"
+                f"\nkept       {self._logger.folder}: {', '.join(_kept(self._logger.folder))}"
                 f"\n           tensorboard --logdir {self._logger.save_dir} --host localhost"
             )
 
@@ -99,6 +107,11 @@ class Console(Callback):
         if self._ending:
             print(self._ending, flush=True)
             self._ending = ""
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Says where a run is that Ctrl-C ended at once."""
+        if trainer.is_global_zero and isinstance(exception, KeyboardInterrupt) and self._logger:
+            print(f"interrupted; what there is so far is in {self._logger.folder}", file=sys.stderr)
 
 
 class ProgressBar(RichProgressBar):
@@ -133,6 +146,11 @@ class LayerTable(Callback):
                 size = " x ".join(str(extent) for extent in sizes[1:])
                 table.add_row(name.removeprefix("network."), kind, size, f"{parameters:,}" if parameters else "")
         rich.print(table)
+
+
+def _kept(folder: Path) -> list[str]:
+    names = ("curves.png", "summary.json", "metrics.csv", "checkpoints", "weights.pth")
+    return [name for name in names if (folder / name).exists()]
 
 
 def _device(trainer: Trainer, pl_module: LightningModule) -> str:

@@ -45,6 +45,7 @@ class RunSummary(Callback):
         self._training_seconds = 0.0
         self._training_images = 0
         self._rate = math.nan
+        self._validated = False  # since the last epoch ended
         self._seconds_before = self._epoch_seconds_before = 0.0
         self._started = self._epoch_started = self._validation_seconds = 0.0
 
@@ -121,16 +122,23 @@ class RunSummary(Callback):
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Brings the summary up to date."""
         self._validation_seconds += time.perf_counter() - self._validation_started
+        self._validated = not trainer.sanity_checking
         if trainer.is_global_zero and not trainer.sanity_checking:
             self._update(trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Adds the epoch's row."""
+        logged = trainer.callback_metrics  # adds up over processes: every one must ask
         if not trainer.is_global_zero:
             return
         seconds = time.perf_counter() - self._epoch_started
         self._training_seconds += seconds - self._validation_seconds
-        metrics = {name: plain(value) for name, value in trainer.callback_metrics.items()}
+        metrics = {
+            name: plain(value)
+            for name, value in logged.items()
+            if self._validated or not name.startswith("val_")  # else they are of an earlier epoch
+        }
+        self._validated = False
         row = {
             "epoch": trainer.current_epoch,
             "step": trainer.global_step,
@@ -146,10 +154,6 @@ class RunSummary(Callback):
         """Writes what is left of the run."""
         if trainer.is_global_zero:
             self._end(trainer, status="finished")
-            if self._best.path.is_file():
-                weights = torch.load(self._best.path, map_location="cpu", weights_only=True)["state_dict"]
-                network = {key.removeprefix("network."): value for key, value in weights.items() if "network." in key}
-                _replace(self._logger.folder / "weights.pth", lambda path: torch.save(network, path))
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Says how the run ended, and keeps the curves up to there."""
@@ -180,6 +184,13 @@ class RunSummary(Callback):
             title = f"{self._summary['experiment']}: {data['train_size']:,} training images of {data['name']}"
             figure = curves(self._rows, title)
             _replace(self._logger.folder / "curves.png", lambda path: figure.savefig(path, dpi=120, format="png"))
+        if self._best.path.is_file():
+            self._write_weights()
+
+    def _write_weights(self) -> None:
+        state = torch.load(self._best.path, map_location="cpu", weights_only=True)["state_dict"]
+        network = {key.removeprefix("network."): value for key, value in state.items() if key.startswith("network.")}
+        _replace(self._logger.folder / "weights.pth", lambda path: torch.save(network, path))
 
     def _append(self, row: dict[str, Any]) -> None:
         path = self._logger.folder / "metrics.csv"

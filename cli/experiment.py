@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from jsonargparse import ArgumentError, Namespace
-from jsonargparse.typing import PositiveFloat, PositiveInt
+from jsonargparse.typing import PositiveFloat, PositiveInt, restricted_string_type
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
@@ -46,6 +46,7 @@ class ExperimentCLI(LightningCLI):
             logging.getLogger(package).setLevel(logging.WARNING)
         # Lightning 2.6 asks torch's pytree in a way that torch 2.14 deprecates.
         warnings.filterwarnings("ignore", module="lightning.pytorch.utilities._pytree")
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")  # names of classes in any script
         self._keep = keep
         self._resumed: Run | None = None
         self.best: BestCheckpoint | None = None
@@ -71,7 +72,8 @@ class ExperimentCLI(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """The experiment's name; what the model takes from the data."""
-        parser.add_argument("--experiment", type=str, default="unnamed", help="folder of the run in lightning_logs/")
+        name = restricted_string_type("ExperimentName", r"\w[\w .-]*")
+        parser.add_argument("--experiment", type=name, default="unnamed", help="folder of the run in lightning_logs/")
         parser.add_argument("--resume", type=str | None, help="folder of a run to go on with, by its own configuration")
         parser.add_argument("--ckpt_path", type=str | None, help="checkpoint whose state training starts from")
         parser.add_argument("--checkpoint_minutes", type=PositiveFloat, default=5.0, help="between two within an epoch")
@@ -106,6 +108,13 @@ class ExperimentCLI(LightningCLI):
         self._precision_reason = "as asked for"
         if trainer.precision is None:
             trainer.precision, self._precision_reason = default_precision(trainer.accelerator)
+
+    def _set_seed(self) -> None:
+        """Seeds everything; what torch does not take as a seed is a mistake of usage."""
+        try:
+            super()._set_seed()
+        except ValueError as error:
+            self.parser.error(f"--seed_everything: {error}", error)
 
     def instantiate_classes(self) -> None:
         """Builds everything; what the configuration gets wrong is a mistake of usage."""
@@ -209,6 +218,8 @@ class SaveConfig(Callback):
         if trainer.is_global_zero:
             config = self._cli.config.clone()
             config.data.source = self._cli.datamodule.description()["source"]
+            config.data.stand_in = False  # decided; and the folder is to be found from anywhere
+            config.data.root = str(Path(config.data.root).resolve())
             config.ckpt_path = None
             self._cli.parser.save(config, self._logger.folder / "config.yaml", overwrite=True)
 

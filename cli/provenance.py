@@ -5,10 +5,12 @@ import subprocess
 from importlib.metadata import version
 from pathlib import Path
 
+LIBRARIES = ("torch", "torchvision", "lightning", "torchmetrics", "numpy", "pillow")
+
 
 def versions() -> dict[str, str]:
     """Versions of Python and of the libraries that can change a result."""
-    return {"python": platform.python_version(), **{name: version(name) for name in ("torch", "lightning")}}
+    return {"python": platform.python_version(), **{name: version(name) for name in LIBRARIES}}
 
 
 def git_commit() -> str:

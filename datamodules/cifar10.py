@@ -94,6 +94,9 @@ class CIFAR10DataModule(LightningDataModule):
         }.items():
             if value is not None and value < 1:
                 raise ValueError(f"data.{name} must be at least 1, not {value}")
+        for name, value in {"seed": self.seed, "split_seed": split_seed}.items():
+            if not 0 <= value < 2**32:
+                raise ValueError(f"data.{name} must be at least 0 and below 2^32, not {value}")
         if any(value <= 0 for value in std):
             raise ValueError(f"data.std must be three numbers above 0, not {list(std)}")
         if self._train_size is not None:
@@ -162,7 +165,9 @@ class CIFAR10DataModule(LightningDataModule):
         Raises:
             DataError: if the split or a batch needs more images than there are, or processes see different data.
         """
-        self.images: Images = self.source.load()
+        # Decided once: CIFAR-10 that comes while a run on the stand-in is under way must not replace it.
+        self._source, self._stand_in = self.source, False
+        self.images: Images = self._source.load()
         available = len(self.images.train_labels)
         val_size = round(available / 10) if self._val_size is None else self._val_size
         train_size = available - val_size if self._train_size is None else self._train_size
@@ -217,11 +222,16 @@ class CIFAR10DataModule(LightningDataModule):
         return {"classes": list(self.classes), "fingerprint": self.fingerprint}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Refuses to go on training with other data.
+        """Refuses other classes, and to go on training with other data.
 
         Raises:
-            DataError: if the checkpoint was trained on another split.
+            DataError: if the checkpoint's classes are others, or it was trained on another split.
         """
+        if tuple(state_dict["classes"]) != self.classes:
+            raise DataError(
+                f"the checkpoint tells apart {', '.join(state_dict['classes'])}; "
+                f"the data here has {', '.join(self.classes)}"
+            )
         if self.trainer is None or self.trainer.state.fn != TrainerFn.FITTING:
             return  # a trained network may be tested on any images
         if state_dict["fingerprint"] != self.fingerprint:

@@ -27,6 +27,8 @@ def read_image(path: Path) -> NDArray[np.uint8]:
             if Image.MAX_IMAGE_PIXELS and file.width * file.height > Image.MAX_IMAGE_PIXELS:
                 raise Image.DecompressionBombError(f"{file.width}x{file.height} pixels")
             image = ImageOps.exif_transpose(file)
+            if image.mode in ("F", "I"):
+                raise ValueError(f"mode {image.mode} has no known range of values; convert it to 8 bits a channel")
             if image.mode.startswith("I;16"):  # Pillow would clip at 255
                 image = Image.fromarray((np.asarray(image) // 257).astype(np.uint8))
             image = image.convert("RGB")

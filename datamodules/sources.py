@@ -134,13 +134,14 @@ class Source(ABC):
         arrays = {name: torch.from_numpy(np.load(self.cache / f"{name}.npy", mmap_mode="c")) for name in self.ARRAYS}
         return Images(name=self.name, classes=self.classes, identity=stored["identity"], **arrays)
 
-    def _stored(self) -> dict[str, str]:
-        """Version and identity of the prepared arrays; empty where there are none."""
+    def _stored(self) -> dict[str, Any]:
+        """Version, identity and sizes of the prepared arrays; empty where they are missing or damaged."""
         try:
-            stored: dict[str, str] = json.loads((self.cache / "meta.json").read_text())
+            stored: dict[str, Any] = json.loads((self.cache / "meta.json").read_text())
+            sizes = {name: (self.cache / f"{name}.npy").stat().st_size for name in self.ARRAYS}
         except (FileNotFoundError, json.JSONDecodeError):
             return {}
-        return stored
+        return stored if stored.get("bytes") == sizes else {}
 
     def _store(self, arrays: Arrays, version: str) -> None:
         """Writes the arrays to a folder beside the cache, then puts it in the cache's place."""
@@ -154,11 +155,15 @@ class Source(ABC):
         for name in self.ARRAYS:
             digest.update(repr((name, arrays[name].shape)).encode())
             digest.update(np.ascontiguousarray(arrays[name]).data)
-        made = Path(tempfile.mkdtemp(dir=self.cache.parent, prefix=f"{self.cache.name}."))
+        made = self.cache.with_name(f"{self.cache.name}.new")
+        shutil.rmtree(made, ignore_errors=True)
+        made.mkdir()
         try:
             for name in self.ARRAYS:
                 np.save(made / f"{name}.npy", arrays[name], allow_pickle=False)
-            (made / "meta.json").write_text(json.dumps({"version": version, "identity": digest.hexdigest()}))
+            sizes = {name: (made / f"{name}.npy").stat().st_size for name in self.ARRAYS}
+            stored = {"version": version, "identity": digest.hexdigest(), "bytes": sizes}
+            (made / "meta.json").write_text(json.dumps(stored))
             shutil.rmtree(self.cache, ignore_errors=True)
             made.rename(self.cache)
         finally:

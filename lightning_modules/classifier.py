@@ -92,7 +92,7 @@ class ImageClassifier(LightningModule, ABC):
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits [N, num_classes] of normalized images [N, 3, image_size, image_size]."""
-        return cast(Tensor, self.network(images))
+        return cast(Tensor, self.network(images.to(next(self.parameters()).dtype)))
 
     def _losses(self, batch: LoadedBatch, metrics: MetricCollection) -> tuple[Tensor, Tensor]:
         """The cross-entropy [N] of each image in nats and its logits [N, num_classes], counted in the metrics."""
@@ -191,7 +191,7 @@ class ImageClassifier(LightningModule, ABC):
             raise ModelError(
                 f"the checkpoint is of another network than {type(self).__name__} as configured here: "
                 f"{name} is {theirs.get(name, 'missing')} there and {mine.get(name, 'missing')} here; "
-                "use the checkpoint with the config.yaml of the run it is from"
+                "use the checkpoint with the config.yaml of the run it is from, and with data of the same classes"
             )
 
     def configure_optimizers(self) -> OptimizerLRScheduler:

@@ -8,6 +8,8 @@ import argparse
 from pathlib import Path
 
 import rich
+import torch
+from rich.markup import escape
 from rich.table import Table
 
 from cli import reported_errors
@@ -16,6 +18,7 @@ from lightning_modules import ImageClassifier
 from reporting.runs import Run, readable_checkpoint
 
 TOP = 3
+BATCH = 256
 
 
 def main() -> None:
@@ -30,12 +33,17 @@ def main() -> None:
         checkpoint = readable_checkpoint(run.checkpoint("best"))
         data = CIFAR10DataModule.load_from_checkpoint(checkpoint, weights_only=True)
         model = ImageClassifier.of_checkpoint(checkpoint)
-        probabilities = model.predict_step(data.normalized(data.as_evaluated(images)))
+        with torch.inference_mode():
+            parts = [
+                model.predict_step(data.normalized(data.as_evaluated(part))) for part in torch.split(images, BATCH)
+            ]
+        probabilities = torch.cat(parts)
         classes = run.summary["data"]["classes"]
         table = Table("image", *(f"{rank}." for rank in range(1, min(TOP, len(classes)) + 1)))
         for path, row in zip(arguments.images, probabilities, strict=True):
             best = row.topk(len(table.columns) - 1)
-            table.add_row(str(path), *(f"{classes[i]} {p:.1%}" for p, i in zip(*map(list, best), strict=True)))
+            named = (f"{escape(classes[i])} {p:.1%}" for p, i in zip(*map(list, best), strict=True))
+            table.add_row(escape(str(path)), *named)
         rich.print(table)
 
 

@@ -2,8 +2,11 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Barrier
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
+from lightning.pytorch.strategies import Strategy
 from lightning_utilities.core.rank_zero import rank_zero_only
 
 from callbacks.logger import RunLogger
@@ -75,7 +78,8 @@ def test_runs_that_start_at_once(experiment: Path) -> None:
 def test_other_processes_claim_and_write_nothing(experiment: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rank_zero_only, "rank", 1, raising=False)
     logger = RunLogger(experiment.parent, experiment.name)
-    assert logger.version != "version_0"
+    logger.share(cast(Strategy, SimpleNamespace(is_global_zero=False, broadcast=lambda _: "version_7")))
+    assert logger.version == "version_7"
     logger.log_metrics({"train_loss": 1.0, "epoch": 0}, step=1)
     logger.finalize("success")
     assert list(experiment.iterdir()) == []

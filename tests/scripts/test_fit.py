@@ -43,6 +43,7 @@ def test_folder_holds_what_is_documented_and_nothing_else(finished_run: Finished
         "weights.pth",
         "checkpoints/best.ckpt",
         "checkpoints/last.ckpt",
+        "checkpoints/previous.ckpt",
         "events.out.tfevents",
         "train/events.out.tfevents",
         "val/events.out.tfevents",
