@@ -96,9 +96,11 @@ class RunSummary(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Lets files and curves of a run that goes on end where its checkpoint was taken."""
         self._epoch_started = time.perf_counter() - self._epoch_seconds_before
-        if trainer.is_global_zero and trainer.global_step:
-            self._logger.go_on_from(trainer.global_step, self._rows)
-            _replace(self._logger.folder / "metrics.csv", lambda path: _write_rows(path, self._rows))
+        if trainer.is_global_zero:
+            metrics = self._logger.folder / "metrics.csv"
+            if self._rows or metrics.exists():
+                self._logger.go_on_from(trainer.global_step, self._rows)
+            _replace(metrics, lambda path: _write_rows(path, self._rows))
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Starts the epoch's clock."""
@@ -159,7 +161,8 @@ class RunSummary(Callback):
         """Says how the run ended, and keeps the curves up to there."""
         if trainer.is_global_zero and trainer.state.fn == "fit" and "data" in self._summary:
             interrupted = isinstance(exception, KeyboardInterrupt | StoppedError)
-            self._summary["reason"] = str(exception) or type(exception).__name__
+            by_user = isinstance(exception, KeyboardInterrupt)
+            self._summary["reason"] = "interrupted by the user" if by_user else str(exception)
             with contextlib.suppress(OSError):  # a full disk may be the reason
                 self._end(trainer, status="interrupted" if interrupted else "failed")
 
@@ -193,10 +196,7 @@ class RunSummary(Callback):
         _replace(self._logger.folder / "weights.pth", lambda path: torch.save(network, path))
 
     def _append(self, row: dict[str, Any]) -> None:
-        path = self._logger.folder / "metrics.csv"
-        if not path.exists():
-            _write_rows(path, [])
-        with path.open("a", newline="") as file:
+        with (self._logger.folder / "metrics.csv").open("a", newline="") as file:
             csv.DictWriter(file, COLUMNS).writerow(row)
 
     def _update(self, trainer: Trainer) -> None:

@@ -40,9 +40,14 @@ def reported_errors() -> Iterator[None]:
         RunError,
     ) as error:
         _leave(f"error: {error}", 1)
-    except torch.OutOfMemoryError as error:
-        remedy = "try a smaller --data.batch_size, or more devices"
-        _leave(f"error: the GPU's memory does not hold a step: {remedy}\n{error}", 1)
+    except RuntimeError as error:
+        if isinstance(error, torch.OutOfMemoryError):
+            remedy = "try a smaller --data.batch_size, or more devices"
+            _leave(f"error: the GPU's memory does not hold a step: {remedy}\n{error}", 1)
+        if isinstance(error, torch.distributed.DistError) or "gloo" in str(error):
+            reason = str(error).splitlines()[0]
+            _leave(f"error: another process of this run is gone; go on with --resume RUN\n{reason}", 1)
+        raise
 
 
 def _leave(message: str, status: int) -> NoReturn:

@@ -44,6 +44,8 @@ class ExperimentCLI(LightningCLI):
     def __init__(self, args: list[str] | None = None, *, description: str | None = None, keep: bool = True) -> None:
         for package in ("lightning.pytorch", "lightning.fabric"):
             logging.getLogger(package).setLevel(logging.WARNING)
+        # But for what it says when one of several processes dies and it ends the others.
+        logging.getLogger("lightning.fabric.strategies.launchers.subprocess_script").setLevel(logging.INFO)
         # Lightning 2.6 asks torch's pytree in a way that torch 2.14 deprecates.
         warnings.filterwarnings("ignore", module="lightning.pytorch.utilities._pytree")
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")  # names of classes in any script

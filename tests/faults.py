@@ -18,20 +18,23 @@ class KillOnce(Callback):
         place: after a training step, in the middle of a validation, or with half of a checkpoint written.
         step: the optimizer step after which that is.
         mark: a file that says that it has happened.
+        rank: the process that is killed, of several; none kills all.
     """
 
-    def __init__(self, place: Place, step: int, mark: str) -> None:
+    def __init__(self, place: Place, step: int, mark: str, rank: int | None = None) -> None:
         self.place = place
         self.step = step
         self.mark = Path(mark)
+        self.rank = rank
 
     def _kill(self) -> None:
         self.mark.touch()
         os.kill(os.getpid(), signal.SIGKILL)
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Has the half of a checkpoint written, where that is the place."""
-        if self.place != "saving" or self.mark.exists():
+        """Has half of a checkpoint written, where that is the place."""
+        self.armed = not self.mark.exists() and self.rank in (None, trainer.global_rank)
+        if self.place != "saving" or not self.armed:
             return
         whole = torch.save
 
@@ -45,10 +48,10 @@ class KillOnce(Callback):
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         """Kills after a step, where that is the place."""
-        if self.place == "step" and trainer.global_step == self.step and not self.mark.exists():
+        if self.place == "step" and trainer.global_step == self.step and self.armed:
             self._kill()
 
     def on_validation_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         """Kills within a validation, where that is the place."""
-        if self.place == "validation" and trainer.global_step >= self.step and not self.mark.exists():
+        if self.place == "validation" and trainer.global_step >= self.step and self.armed:
             self._kill()

@@ -3,6 +3,8 @@ import json
 import os
 import random
 import signal
+import subprocess
+import sys
 import time
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -13,7 +15,7 @@ import torch
 
 from reporting.runs import Run
 from tests.conftest import scalars_of
-from tests.processes import start
+from tests.processes import ROOT, start
 
 EPOCHS = 4
 STEPS = 5  # an epoch
@@ -26,6 +28,7 @@ RECIPE = (  # all that has a state: dropout, augmentation, Adam, a plateau sched
     "--model.lr_scheduler.patience=0",
     "--model.lr_scheduler.threshold=0.5",
     "--checkpoint_steps=2",
+    "--data.stand_in=false",
 )
 FIRST = "lightning_logs/overfit/version_0"
 
@@ -101,28 +104,36 @@ def assert_same(run: Path, through: Path) -> None:
 
 
 def test_killed_at_20_random_moments(recipe: list[str], through: Any, tmp_path: Path) -> None:
-    assert_survives_kills(20, recipe, through("32-true"), tmp_path, seed=0)
+    assert_survives_kills(20, recipe, through("32-true"), tmp_path)
 
 
-def assert_survives_kills(kills: int, recipe: list[str], through: Path, folder: Path, seed: int) -> None:
+@pytest.mark.long
+def test_killed_at_200_random_moments(recipe: list[str], through: Any, tmp_path: Path) -> None:
+    assert_survives_kills(200, recipe, through("32-true"), tmp_path)
+
+
+def assert_survives_kills(kills: int, recipe: list[str], through: Path, tmp_path: Path) -> None:
+    """Kills and resumes a run, and where it ends before there were kills enough, another one."""
     recipe = [*recipe, "--trainer.precision=32-true"]
-    moments = random.Random(seed)
-    run, process, survived = folder / FIRST, start("fit", recipe, folder), 0
+    moments = random.Random(0)
+    survived = runs = 0
     while survived < kills:
-        waited = time.monotonic()
-        before = stamp(run)
-        while stamp(run) == before and process.is_alive() and time.monotonic() - waited < 60:
-            time.sleep(0.005)
-        process.join(moments.uniform(0, 0.3))
-        if not process.is_alive():
-            break
-        process.kill()
-        process.join()
-        survived += 1
-        process = start("fit", ["--resume", FIRST] if (run / "config.yaml").exists() else recipe, folder)
-    assert survived == kills
-    finish(process, folder)
-    assert_same(run, through)
+        folder = tmp_path / str(runs)
+        folder.mkdir()
+        run, process, runs = folder / FIRST, start("fit", recipe, folder), runs + 1
+        while survived < kills and process.is_alive():
+            before, waited = stamp(run), time.monotonic()
+            while stamp(run) == before and process.is_alive() and time.monotonic() - waited < 60:
+                time.sleep(0.005)
+            process.join(moments.uniform(0, 0.3))
+            if process.is_alive():
+                process.kill()
+                process.join()
+                survived += 1
+                process = start("fit", ["--resume", FIRST] if (run / "config.yaml").exists() else recipe, folder)
+        finish(process, folder)
+        assert_same(run, through)
+    print(f"{survived} kills of {runs} runs")
 
 
 def stamp(run: Path) -> int:
@@ -141,14 +152,9 @@ def stamp(run: Path) -> int:
 def test_killed_at_a_certain_place(
     place: str, step: int, precision: str, recipe: list[str], through: Any, tmp_path: Path
 ) -> None:
-    killer = [
-        "--trainer.callbacks=tests.faults.KillOnce",
-        f"--trainer.callbacks.place={place}",
-        f"--trainer.callbacks.step={step}",
-        f"--trainer.callbacks.mark={tmp_path / 'killed'}",
-    ]
-    finish(start("fit", [*recipe, *killer, f"--trainer.precision={precision}"], tmp_path), tmp_path, -signal.SIGKILL)
-    assert (tmp_path / "killed").exists()
+    deadly = killer(place, step, tmp_path / "mark")
+    finish(start("fit", [*recipe, *deadly, f"--trainer.precision={precision}"], tmp_path), tmp_path, -signal.SIGKILL)
+    assert (tmp_path / "mark").exists()
     finish(start("fit", ["--resume", FIRST], tmp_path), tmp_path)
     assert_same(tmp_path / FIRST, through(precision))
 
@@ -170,3 +176,34 @@ def test_a_signal_saves_and_says_how_to_go_on(
     assert Run(run).status == "interrupted"
     finish(start("fit", ["--resume", FIRST], tmp_path), tmp_path)
     assert_same(run, through("32-true"))
+
+
+def killer(place: str, step: int, mark: Path, *more: str) -> list[str]:
+    settings = [f"place={place}", f"step={step}", f"mark={mark}", *more]
+    return ["--trainer.callbacks=tests.faults.KillOnce", *(f"--trainer.callbacks.{setting}" for setting in settings)]
+
+
+def in_two_processes(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Runs ``fit.py`` by Lightning's launcher; it may take 60 s beyond the start to end where one process dies."""
+    command = [sys.executable, str(ROOT / "scripts" / "fit.py"), *arguments]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    return subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=120, check=False
+    )
+
+
+TWO = ("--trainer.devices=2", "--trainer.strategy=ddp", "--trainer.precision=32-true")
+
+
+def test_two_processes_killed_and_one_killed_alone(recipe: list[str], tmp_path: Path) -> None:
+    whole, killed = (tmp_path / name for name in ("whole", "killed"))
+    for folder in (whole, killed):
+        folder.mkdir()
+    assert in_two_processes(whole, *recipe, *TWO).returncode == 0
+    deadly = killer("step", STEPS + 3, tmp_path / "mark", "rank=1")
+    died = in_two_processes(killed, *recipe, *TWO, *deadly)
+    assert died.returncode != 0
+    assert "another process of this run is gone" in died.stderr or "terminated with code -9" in died.stderr
+    resumed = in_two_processes(killed, "--resume", FIRST)
+    assert resumed.returncode == 0, resumed.stderr
+    assert_same(killed / FIRST, whole / FIRST)

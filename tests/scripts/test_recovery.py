@@ -1,0 +1,152 @@
+import json
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from reporting.runs import Run
+from tests.conftest import Outcome
+
+FIRST = "lightning_logs/overfit/version_0"
+
+
+@pytest.fixture
+def finished(run_script: Callable[..., Outcome], tiny: tuple[str, ...], tmp_path: Path) -> Path:
+    assert run_script("fit", "--config=overfit", *tiny).status == 0
+    return tmp_path / FIRST
+
+
+def test_a_finished_run_is_complete(run_script: Callable[..., Outcome], finished: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in finished.rglob("*")}
+    outcome = run_script("fit", "--resume", FIRST)
+    assert (outcome.status, outcome.out) == (0, f"{FIRST} is already complete\n")
+    assert {path: path.stat().st_mtime_ns for path in finished.rglob("*")} == before
+
+
+def test_a_finished_run_trains_longer(
+    run_script: Callable[..., Outcome], tiny: tuple[str, ...], finished: Path, tmp_path: Path
+) -> None:
+    outcome = run_script("fit", f"--resume={FIRST}", "--trainer.max_epochs=4")
+    assert outcome.status == 0
+    assert "changed    trainer.max_epochs: 2 -> 4" in outcome.out
+    assert run_script("fit", "--config=overfit", *tiny, "--trainer.max_epochs=4").status == 0
+    longer, through = (Run(finished.with_name(f"version_{number}")) for number in (0, 1))
+    for one, other in zip(longer.metrics, through.metrics, strict=True):
+        assert {**one, "seconds": 0} == {**other, "seconds": 0}
+    assert longer.summary["test"] == through.summary["test"]
+
+
+def test_ckpt_path_starts_a_new_run_from_a_state(
+    run_script: Callable[..., Outcome], tiny: tuple[str, ...], finished: Path
+) -> None:
+    state = f"--ckpt_path={FIRST}/checkpoints/last.ckpt"
+    outcome = run_script("fit", "--config=overfit", *tiny, "--trainer.max_epochs=3", state)
+    assert outcome.status == 0, outcome.err
+    new = Run(finished.with_name("version_1"))
+    assert [row["epoch"] for row in new.metrics] == [0, 1, 2]
+    assert new.metrics[:2] == Run(finished).metrics
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--data.train_size=90"], "another split"),
+        (["--data.split_seed=1", "--data.split=full"], "another split"),
+        (["--model.hidden_features=8"], "another network"),
+        (["--model=lightning_modules.VGG"], "another network"),
+    ],
+)
+def test_resuming_refuses_other_data_and_other_networks(
+    flags: list[str], words: str, run_script: Callable[..., Outcome], finished: Path
+) -> None:
+    before = {path: path.stat().st_mtime_ns for path in finished.rglob("*") if path.is_file()}
+    outcome = run_script("fit", "--resume", FIRST, "--trainer.max_epochs=3", *flags)
+    assert outcome.status == 1
+    assert words in outcome.err
+    assert "Traceback" not in outcome.err
+    assert {path: path.stat().st_mtime_ns for path in finished.rglob("*") if path.is_file()} == before
+
+
+def test_a_damaged_checkpoint_is_named_and_the_one_before_offered(
+    run_script: Callable[..., Outcome], finished: Path
+) -> None:
+    last = finished / "checkpoints" / "last.ckpt"
+    last.write_bytes(last.read_bytes()[:10_000])
+    outcome = run_script("fit", "--resume", FIRST, "--trainer.max_epochs=3")
+    previous = f"{FIRST}/checkpoints/previous.ckpt"
+    assert outcome.status == 1
+    assert f"{FIRST}/checkpoints/last.ckpt is no checkpoint" in outcome.err
+    assert f"--ckpt_path {previous}" in outcome.err
+    assert run_script("fit", "--resume", FIRST, "--trainer.max_epochs=3", "--ckpt_path", previous).status == 0
+    assert [row["epoch"] for row in Run(finished).metrics] == [0, 1, 2]
+
+
+def test_a_run_without_a_checkpoint_begins_anew_in_its_folder(
+    run_script: Callable[..., Outcome], finished: Path
+) -> None:
+    rows = [{**row, "seconds": 0} for row in Run(finished).metrics]
+    shutil.rmtree(finished / "checkpoints")
+    (finished / "summary.json").unlink()
+    assert run_script("fit", "--resume", FIRST).status == 0
+    assert [{**row, "seconds": 0} for row in Run(finished).metrics] == rows
+
+
+def test_a_lost_loss_ends_the_run(run_script: Callable[..., Outcome], tiny: tuple[str, ...], tmp_path: Path) -> None:
+    flags = ["--trainer.max_epochs=5", "--model.lr_scheduler=torch.optim.lr_scheduler.StepLR"]
+    schedule = ["--model.lr_scheduler.step_size=1", "--model.lr_scheduler.gamma=1e30", "--trainer.precision=32-true"]
+    outcome = run_script("fit", "--config=overfit", *tiny, *flags, *schedule)
+    assert outcome.status == 1
+    assert "the loss is not a finite number at step 7 (learning rate 1e+26)" in outcome.err
+    run = Run(tmp_path / FIRST)
+    assert run.status == "failed"
+    assert "step 7" in run.summary["reason"]
+    for name in ("last", "best"):
+        state = torch.load(run.checkpoint(name), weights_only=True)["state_dict"]
+        assert all(value.isfinite().all() for value in state.values())
+
+
+def test_too_little_room_is_known_before_the_first_step(
+    run_script: Callable[..., Outcome], tiny: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=10_000_000))
+    outcome = run_script("fit", "--config=overfit", *tiny)
+    assert outcome.status == 1
+    assert "0.0 GB left" in outcome.err
+    assert not list(tmp_path.rglob("*.ckpt"))
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 60 MB, which a run of the tiny network fills; root alone can have it."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=60m", "tmpfs", str(folder)]
+    mounted = subprocess.run(command, capture_output=True, text=True, check=False)
+    if mounted.returncode:
+        pytest.skip(f"no file system can be mounted: {mounted.stderr.strip()}")
+    yield folder
+    subprocess.run(["umount", "-l", folder], check=True)
+
+
+def test_a_full_disk_costs_no_checkpoint(
+    run_script: Callable[..., Outcome],
+    tiny: tuple[str, ...],
+    small_disk: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    usage = shutil.disk_usage(small_disk)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=10**12))  # room that is gone later
+    flags = [*tiny, f"--trainer.default_root_dir={small_disk}", "--trainer.max_epochs=3"]
+    outcome = run_script("fit", "--config=overfit", *flags)
+    assert outcome.status == 1
+    assert "No space left on device" in outcome.err
+    assert "Traceback" not in outcome.err
+    run = small_disk / FIRST
+    state = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
+    assert state["epoch"] >= 0
+    assert not list(run.rglob(".*.new"))
+    assert json.loads((run / "summary.json").read_text())["status"] in ("failed", "running")
