@@ -218,10 +218,16 @@ class CIFAR10(Source):
 
     def _unpack(self, archive: Path) -> None:
         """Unpacks the verified archive beside its place, so that an interruption leaves no half of it there."""
-        with tempfile.TemporaryDirectory(dir=self.root) as folder, tarfile.open(archive) as tar:
-            # Python gained the filter in 3.10.12 and 3.11.4; 3.12 and 3.13 warn without one.
-            tar.extraction_filter = getattr(tarfile, "data_filter", None)
-            tar.extractall(folder)
+        with tempfile.TemporaryDirectory(dir=self.root) as folder:
+            try:
+                with tarfile.open(archive) as tar:
+                    # Python gained the filter in 3.10.12 and 3.11.4; 3.12 and 3.13 warn without one.
+                    tar.extraction_filter = getattr(tarfile, "data_filter", None)
+                    tar.extractall(folder)
+            except tarfile.TarError as error:
+                raise DataError(
+                    f"{archive} cannot be unpacked: {error}; delete it, or put the right file there"
+                ) from error
             (Path(folder) / "cifar-10-batches-py").rename(self.root / "cifar-10-batches-py")
 
 

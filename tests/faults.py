@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 from pathlib import Path
 from typing import Any, Literal
 
@@ -55,3 +56,31 @@ class KillOnce(Callback):
         """Kills within a validation, where that is the place."""
         if self.place == "validation" and trainer.global_step >= self.step and self.armed:
             self._kill()
+
+
+class SlowStep(Callback):
+    """Makes the first step last a minute, and leaves a file that says that it has begun."""
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        """Begins the step."""
+        Path("in a step").touch()
+        end = time.monotonic() + 60
+        while time.monotonic() < end:
+            time.sleep(0.01)
+
+
+class MemoryLog(Callback):
+    """Writes the process's resident memory, in bytes, to a file: a line an epoch.
+
+    Args:
+        file: where to.
+    """
+
+    def __init__(self, file: str) -> None:
+        self.file = Path(file)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Adds the epoch's line."""
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+        with self.file.open("a") as file:
+            print(pages * os.sysconf("SC_PAGESIZE"), file=file)

@@ -404,6 +404,27 @@ def test_cifar10_once_prepared_needs_nothing_else(genuine: bytes, tmp_path: Path
     assert len(source.load().train_labels) == 15
 
 
+@pytest.mark.parametrize("kind", ["parent", "absolute", "link"])
+def test_an_archive_cannot_write_outside_its_folder(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root, outside = tmp_path / "root", tmp_path / "outside"
+    root.mkdir()
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w:gz") as tar:
+        if kind == "link":
+            link = tarfile.TarInfo("cifar-10-batches-py")
+            link.type, link.linkname = tarfile.SYMTYPE, str(tmp_path)
+            tar.addfile(link)
+        name = {"parent": "../../outside", "absolute": str(outside), "link": "cifar-10-batches-py/outside"}[kind]
+        info = tarfile.TarInfo(name)
+        info.size = 3
+        tar.addfile(info, io.BytesIO(b"bad"))
+    (root / "cifar-10-python.tar.gz").write_bytes(buffer.getvalue())
+    monkeypatch.setattr(sources, "CIFAR10_MD5", md5(buffer.getvalue()))
+    with pytest.raises(DataError, match=r"cannot be unpacked|cannot keep"):
+        CIFAR10(root).prepare()
+    assert not outside.exists()
+
+
 @pytest.mark.usefixtures("genuine")
 def test_a_wrong_archive_is_refused_and_not_unpacked(contents: dict[str, Any], tmp_path: Path) -> None:
     trace = tmp_path / "trace"
