@@ -28,8 +28,8 @@ class RunSummary(Callback):
     """Keeps the run's files.
 
     ``metrics.csv`` gets a row an epoch; ``summary.json`` is written at the start, after every validation and epoch, and
-    at the end; ``curves.png`` and ``weights.pth`` (the network of the best checkpoint) at the end. Each is written
-    beside its place and moved there, so that no reader sees half a file.
+    at the end; ``curves.png`` and ``weights.pth`` (the network of the best checkpoint) at the end. The last three are
+    written beside their place and moved there, so that no reader sees half a file.
 
     Args:
         logger: the run's logger, which owns the folder.

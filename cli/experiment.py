@@ -13,6 +13,7 @@ from jsonargparse.typing import PositiveFloat, PositiveInt, restricted_string_ty
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning_utilities.core.rank_zero import rank_zero_only
 
 from callbacks.checkpoints import AtomicCheckpointIO, BestCheckpoint
 from callbacks.console import Console, LayerTable, ProgressBar
@@ -185,10 +186,10 @@ class ExperimentCLI(LightningCLI):
         """Prints how the configuration differs from the run's own; ends here if nothing is left to do."""
         changes = self._changes
         if not changes and run.status == "finished" and "test" in run.summary:
-            print(f"{run.folder} is already complete")
+            rank_zero_only(print)(f"{run.folder} is already complete")
             sys.exit(0)
         for key, (before, after) in changes.items():
-            print(f"changed    {key}: {before} -> {after}")
+            rank_zero_only(print)(f"changed    {key}: {before} -> {after}")
 
     @property
     def resume_from(self) -> str | None:
