@@ -10,6 +10,7 @@ from types import FrameType
 from typing import Any
 
 import torch
+from filelock import BaseFileLock, FileLock, Timeout
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from torch import Tensor
@@ -42,7 +43,8 @@ class Recovery(Checkpoint):
 
     ``last.ckpt`` is written at the end of every epoch, and within an epoch every so many minutes or steps; the one
     before is kept as ``previous.ckpt``. SIGTERM and Ctrl-C let the step end, save and stop; a second Ctrl-C stops at
-    once. On an epoch's last step the epoch ends first, because a state saved there would skip its validation.
+    once. On an epoch's last step the epoch ends first, because a state saved there would skip its validation; and where
+    the Trainer validates within epochs, states are saved at their ends alone.
 
     Dropout is seeded anew for each batch from seed, epoch, batch and process, so that no generator's state has to be
     saved. What the training metrics have counted so far is saved with the state, process by process.
@@ -67,6 +69,7 @@ class Recovery(Checkpoint):
         self._counted: list[dict[str, dict[str, Tensor]]] | None = None
         self._signal = 0
         self._handlers: dict[int, Any] = {}
+        self._lock: BaseFileLock | None = None
 
     @property
     def last(self) -> Path:
@@ -74,13 +77,18 @@ class Recovery(Checkpoint):
         return self._logger.folder / "checkpoints" / "last.ckpt"
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Looks whether there is room for the checkpoints.
+        """Takes the folder for this process alone, and looks whether there is room for the checkpoints.
 
         Raises:
-            CheckpointError: if there is not.
+            CheckpointError: if another process trains the run, or there is no room.
         """
         if not trainer.is_global_zero:
             return
+        self._lock = FileLock(self._logger.folder / ".lock", timeout=0)
+        try:
+            self._lock.acquire()
+        except Timeout:
+            raise CheckpointError(f"another process trains {self._logger.folder}; wait for its end") from None
         self.last.parent.mkdir(parents=True, exist_ok=True)
         network = sum(parameter.numel() * parameter.element_size() for parameter in pl_module.parameters())
         # Last, previous and the one being written, with the two numbers a weight that Adam keeps; best twice; weights.
@@ -104,7 +112,10 @@ class Recovery(Checkpoint):
             self._handlers[number] = signal.signal(number, self._on_signal)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Gives the signals back."""
+        """Gives the signals back, and the folder free."""
+        if self._lock is not None and self._lock.is_locked:
+            self._lock.release()
+            (self._logger.folder / ".lock").unlink(missing_ok=True)
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
         self._handlers.clear()
@@ -128,14 +139,14 @@ class Recovery(Checkpoint):
         self._losses.append(outputs["loss"].detach())
         if (batch_idx + 1) % trainer.accumulate_grad_batches:
             return
-        ends_epoch = batch_idx + 1 >= trainer.num_training_batches
+        ends_epoch = batch_idx + 1 >= trainer.num_training_batches or trainer.global_step == trainer.max_steps
         wanted = trainer.world_size == 1 and (self._signal or self._is_due(trainer))
         if not (wanted or ends_epoch or len(self._losses) >= CHECK_EVERY):
             return
         stop, due = self._agree(trainer)
         if ends_epoch:
             return
-        if stop or due:
+        if (stop or due) and self._validates_at_epoch_ends(trainer):
             self._save(trainer, within_epoch=True)
         if stop:
             raise StoppedError(stop, self._logger.folder)
@@ -146,6 +157,11 @@ class Recovery(Checkpoint):
         self._save(trainer, within_epoch=False)
         if stop:
             raise StoppedError(stop, self._logger.folder)
+
+    @staticmethod
+    def _validates_at_epoch_ends(trainer: Trainer) -> bool:
+        """Whether no validation is within an epoch; a state saved there would forget those before it."""
+        return trainer.val_check_batch is not None and trainer.val_check_batch >= trainer.num_training_batches
 
     def _is_due(self, trainer: Trainer) -> bool:
         if self._steps is not None and trainer.global_step - self._saved_step >= self._steps:
@@ -184,8 +200,9 @@ class Recovery(Checkpoint):
         self._saved_step = trainer.global_step
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Adds, within an epoch, what the training metrics of each process have counted."""
+        """Adds what the training metrics have counted within the epoch or, at its end, whether it is the last."""
         if not self._within_epoch:
+            checkpoint["stopped"] = trainer.should_stop  # by a callback at this epoch's end
             return
         mine = {
             name: {key: value.cpu() for key, value in metric.metric_state.items()}
@@ -197,8 +214,9 @@ class Recovery(Checkpoint):
         checkpoint["counted"] = counted
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Takes what the training metrics had counted."""
+        """Takes what the training metrics had counted, and whether training had ended."""
         self._counted = checkpoint.get("counted")
+        trainer.should_stop = checkpoint.get("stopped", False)
 
     def _restore_counts(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert self._counted is not None

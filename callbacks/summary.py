@@ -4,6 +4,7 @@ import contextlib
 import csv
 import json
 import math
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -46,6 +47,7 @@ class RunSummary(Callback):
         self._training_images = 0
         self._rate = math.nan
         self._validated = False  # since the last epoch ended
+        self._files_restored = False
         self._seconds_before = self._epoch_seconds_before = 0.0
         self._started = self._epoch_started = self._validation_seconds = 0.0
 
@@ -94,8 +96,13 @@ class RunSummary(Callback):
         self._training_images = state_dict["training_images"]
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Lets files and curves of a run that goes on end where its checkpoint was taken."""
+        """Starts the clock."""
         self._epoch_started = time.perf_counter() - self._epoch_seconds_before
+        self._restore_files(trainer)
+
+    def _restore_files(self, trainer: Trainer) -> None:
+        """Lets files and curves of a run that goes on end where its checkpoint was taken."""
+        self._files_restored = True
         if trainer.is_global_zero:
             metrics = self._logger.folder / "metrics.csv"
             if self._rows or metrics.exists():
@@ -154,6 +161,8 @@ class RunSummary(Callback):
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Writes what is left of the run."""
+        if not self._files_restored:  # it goes on from its end, so that training did not start
+            self._restore_files(trainer)
         if trainer.is_global_zero:
             self._end(trainer, status="finished")
 
@@ -245,6 +254,8 @@ def _replace(path: Path, write: Callable[[Path], object]) -> None:
     """Has a file written beside its place, then puts it there."""
     new = path.with_name(f".{path.name}.new")
     write(new)
+    with new.open("rb+") as file:
+        os.fsync(file.fileno())
     new.replace(path)
 
 

@@ -7,6 +7,7 @@ from typing import NoReturn
 
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from callbacks.checkpoints import CheckpointError
 from callbacks.recovery import DivergedError, StoppedError
@@ -14,7 +15,7 @@ from datamodules import DataError
 from lightning_modules.errors import ModelError
 from reporting.runs import RunError
 
-INTERRUPTED = 130  # what a shell reports of a process that Ctrl-C ended
+INTERRUPTED, TERMINATED = 130, 143  # what a shell reports of a process that Ctrl-C or SIGTERM ended
 
 
 @contextmanager
@@ -26,6 +27,8 @@ def reported_errors() -> Iterator[None]:
         _leave(str(error), error.status)
     except KeyboardInterrupt:
         _leave("interrupted", INTERRUPTED)
+    except SIGTERMException:  # outside training, where Recovery heeds signals
+        _leave("stopped by SIGTERM; go on with --resume RUN", TERMINATED)
     except SystemExit as error:
         if isinstance(error.__context__, KeyboardInterrupt):  # Lightning turns Ctrl-C into exit status 1
             _leave("interrupted", INTERRUPTED)

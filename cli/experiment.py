@@ -8,6 +8,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import torch
 from jsonargparse import ArgumentError, Namespace
 from jsonargparse.typing import PositiveFloat, PositiveInt, restricted_string_type
 from lightning.fabric.utilities.exceptions import MisconfigurationException
@@ -140,12 +141,14 @@ class ExperimentCLI(LightningCLI):
         given = config.callbacks or []
         callbacks: list[Callback] = [*given] if isinstance(given, list) else [given]
         if keep:
-            root = Path(config.default_root_dir or ".") / "lightning_logs"
-            _check_writable(root / self.config.experiment)
-            self.logger = RunLogger(root, self.config.experiment)
-            if self._resumed is not None:
+            if self._resumed is None:
+                root = Path(config.default_root_dir or ".") / "lightning_logs"
+                folder = root / self.config.experiment
+                self.logger = RunLogger(root, self.config.experiment)
+            else:
                 folder = Path(os.path.relpath(self._resumed.folder))
                 self.logger = RunLogger(folder.parent.parent, folder.parent.name, folder.name)
+            _check_writable(folder)
             callbacks += [*self._keepers(self.logger, checkpoints=config.enable_checkpointing is not False)]
         if config.enable_model_summary is not False:
             callbacks.append(LayerTable())
@@ -191,11 +194,18 @@ class ExperimentCLI(LightningCLI):
         for key, (before, after) in changes.items():
             rank_zero_only(print)(f"changed    {key}: {before} -> {after}")
 
+    @staticmethod
+    def leave_together() -> None:
+        """Waits for all processes and ends their group, so that none finds another gone; nothing where there is one."""
+        if torch.distributed.is_initialized():
+            torch.distributed.barrier()
+            torch.distributed.destroy_process_group()
+
     @property
     def resume_from(self) -> str | None:
         """The checkpoint whose state training starts from; none begins anew."""
         if self.config.ckpt_path is not None:
-            return str(readable_checkpoint(Path(self.config.ckpt_path)))
+            return str(readable_checkpoint(Path(self.config.ckpt_path), whole=True))
         return str(self._resumed.newest_checkpoint() or "") or None if self._resumed else None
 
     @property
@@ -224,7 +234,9 @@ class SaveConfig(Callback):
             config.data.stand_in = False  # decided; and the folder is to be found from anywhere
             config.data.root = str(Path(config.data.root).resolve())
             config.ckpt_path = None
-            self._cli.parser.save(config, self._logger.folder / "config.yaml", overwrite=True)
+            new = self._logger.folder / ".config.new.yaml"
+            self._cli.parser.save(config, new, overwrite=True)
+            new.replace(self._logger.folder / "config.yaml")
 
 
 def settings(config: Namespace) -> dict[str, Any]:

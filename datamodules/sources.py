@@ -274,7 +274,7 @@ class Folder(Source):
         digest = hashlib.sha256(repr((SIZE, self.classes)).encode())
         for split in ("train", "test"):
             for _, path, stat in self._files(split):
-                digest.update(f"{os.path.relpath(path, self.root)}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode())
+                digest.update(f"{path.removeprefix(str(self.root))}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode())
         return digest.hexdigest()
 
     def _files(self, split: str) -> list[tuple[str, str, os.stat_result]]:

@@ -52,8 +52,11 @@ class Run:
 
     @property
     def status(self) -> str:
-        """``running``, ``finished``, ``interrupted`` or ``failed``; ``unknown`` if it ended before its first step."""
-        return str(self.summary["status"]) if (self.folder / "summary.json").is_file() else "unknown"
+        """``running``, ``finished``, ``interrupted`` or ``failed``; ``unknown`` where the summary is lost."""
+        try:
+            return str(self.summary["status"])
+        except RunError:
+            return "unknown"
 
     @cached_property
     def metrics(self) -> list[dict[str, float | None]]:
@@ -68,9 +71,9 @@ class Run:
         """
         last, previous = (self.folder / "checkpoints" / f"{name}.ckpt" for name in ("last", "previous"))
         if not last.is_file():
-            return None
+            return readable_checkpoint(previous, whole=True) if previous.is_file() else None
         try:
-            return readable_checkpoint(last)
+            return readable_checkpoint(last, whole=True)
         except RunError as error:
             remedy = f"; the one before it is there: --ckpt_path {previous}" if previous.is_file() else ""
             raise RunError(f"{error}{remedy}") from error
@@ -87,8 +90,12 @@ class Run:
         return path
 
 
-def readable_checkpoint(path: Path) -> Path:
-    """The path, if a whole checkpoint lies there.
+def readable_checkpoint(path: Path, *, whole: bool = False) -> Path:
+    """The path, if an undamaged checkpoint lies there.
+
+    Args:
+        path: of the file.
+        whole: whether it has to hold the state of training, beside the weights.
 
     Raises:
         RunError: if there is none, or one that is damaged or would run code when loaded.
@@ -104,6 +111,8 @@ def readable_checkpoint(path: Path) -> Path:
         ) from error
     if not (isinstance(content, dict) and content.keys() >= {"state_dict", "pytorch-lightning_version"}):
         raise RunError(f"{path} is no checkpoint of a run; give one such as best.ckpt or last.ckpt in its checkpoints/")
+    if whole and "optimizer_states" not in content:
+        raise RunError(f"{path} holds weights alone, no state to go on from; give a last.ckpt or previous.ckpt")
     return path
 
 

@@ -18,6 +18,7 @@ def main() -> None:
         cli.trainer.test(
             cli.model, datamodule=cli.datamodule, ckpt_path=cli.best_checkpoint, verbose=False, weights_only=True
         )
+        cli.leave_together()
 
 
 if __name__ == "__main__":

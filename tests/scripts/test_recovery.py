@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from filelock import FileLock
 
 from reporting.runs import Run
 from tests.conftest import Outcome
@@ -150,3 +151,48 @@ def test_a_full_disk_costs_no_checkpoint(
     assert state["epoch"] >= 0
     assert not list(run.rglob(".*.new"))
     assert json.loads((run / "summary.json").read_text())["status"] in ("failed", "running")
+
+
+def test_weights_alone_are_no_state_to_go_on_from(
+    run_script: Callable[..., Outcome], tiny: tuple[str, ...], finished: Path
+) -> None:
+    best = finished / "checkpoints" / "best.ckpt"
+    outcome = run_script("fit", "--config=overfit", *tiny, f"--ckpt_path={best}")
+    assert outcome.status == 1
+    assert "best.ckpt holds weights alone" in outcome.err
+
+
+@pytest.mark.parametrize("lost", ["checkpoints/last.ckpt", "summary.json"])
+def test_what_is_lost_is_made_again(lost: str, run_script: Callable[..., Outcome], finished: Path) -> None:
+    rows = [{**row, "seconds": 0} for row in Run(finished).metrics]
+    test = Run(finished).summary["test"]
+    (finished / lost).write_text("")
+    if lost != "summary.json":
+        (finished / lost).unlink()
+        (finished / "summary.json").unlink()
+    outcome = run_script("fit", "--resume", FIRST)
+    assert outcome.status == 0, outcome.err
+    assert [{**row, "seconds": 0} for row in Run(finished).metrics] == rows
+    assert Run(finished).summary["test"] == test
+
+
+def test_one_process_at_a_time_trains_a_run(run_script: Callable[..., Outcome], finished: Path) -> None:
+    with FileLock(finished / ".lock"):
+        outcome = run_script("fit", "--resume", FIRST, "--trainer.max_epochs=3")
+    assert outcome.status == 1
+    assert f"another process trains {FIRST}" in outcome.err
+    assert len(Run(finished).metrics) == 2
+
+
+def test_a_run_that_stopped_early_does_not_go_on(
+    run_script: Callable[..., Outcome], tiny: tuple[str, ...], tmp_path: Path
+) -> None:
+    early = ["--trainer.callbacks=EarlyStopping", "--trainer.callbacks.monitor=val_loss", "--trainer.max_epochs=5"]
+    flags = [*early, "--trainer.callbacks.patience=1", "--trainer.callbacks.min_delta=100"]
+    assert run_script("fit", "--config=overfit", *tiny, *flags).status == 0
+    run = tmp_path / FIRST
+    rows = Run(run).metrics
+    assert len(rows) == 2
+    (run / "summary.json").unlink()  # as if it had been killed before it could say that it was finished
+    assert run_script("fit", "--resume", FIRST).status == 0
+    assert Run(run).metrics == rows

@@ -160,6 +160,21 @@ def test_killed_at_a_certain_place(
     assert_same(tmp_path / FIRST, through(precision))
 
 
+@pytest.mark.parametrize(
+    "more", [["--trainer.max_steps=8", "--trainer.max_epochs=-1"], ["--trainer.val_check_interval=2"]]
+)
+def test_killed_where_epochs_are_unusual(more: list[str], recipe: list[str], tmp_path: Path) -> None:
+    whole, killed = (tmp_path / name for name in ("whole", "killed"))
+    for folder in (whole, killed):
+        folder.mkdir()
+    finish(start("fit", [*recipe, *more], whole), whole)
+    finish(start("fit", [*recipe, *more, *killer("step", 8, tmp_path / "mark")], killed), killed, -signal.SIGKILL)
+    finish(start("fit", ["--resume", FIRST], killed), killed)
+    assert rows_of(killed / FIRST) == rows_of(whole / FIRST)
+    weights = [torch.load(folder / FIRST / "weights.pth", weights_only=True) for folder in (whole, killed)]
+    assert differences(*weights) == []
+
+
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_saves_and_says_how_to_go_on(
     number: signal.Signals, status: int, recipe: list[str], through: Any, tmp_path: Path
