@@ -76,19 +76,29 @@ class Recovery(Checkpoint):
         """The newest checkpoint."""
         return self._logger.folder / "checkpoints" / "last.ckpt"
 
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Takes the folder for this process alone, and looks whether there is room for the checkpoints.
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Takes the folder for this run alone: here, before any other callback writes to it.
 
         Raises:
-            CheckpointError: if another process trains the run, or there is no room.
+            CheckpointError: if another process trains the run.
+        """
+        if stage != "fit" or not trainer.is_global_zero:
+            return
+        lock = FileLock(self._logger.folder / ".lock", timeout=0)
+        try:
+            lock.acquire()
+        except Timeout:
+            raise CheckpointError(f"another process trains {self._logger.folder}; wait for its end") from None
+        self._lock = lock
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Looks whether there is room for the checkpoints.
+
+        Raises:
+            CheckpointError: if there is not.
         """
         if not trainer.is_global_zero:
             return
-        self._lock = FileLock(self._logger.folder / ".lock", timeout=0)
-        try:
-            self._lock.acquire()
-        except Timeout:
-            raise CheckpointError(f"another process trains {self._logger.folder}; wait for its end") from None
         self.last.parent.mkdir(parents=True, exist_ok=True)
         network = sum(parameter.numel() * parameter.element_size() for parameter in pl_module.parameters())
         # Last, previous and the one being written, with the two numbers a weight that Adam keeps; best twice; weights.
@@ -113,9 +123,17 @@ class Recovery(Checkpoint):
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Gives the signals back, and the folder free."""
-        if self._lock is not None and self._lock.is_locked:
-            self._lock.release()
+        self._let_go()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Does the same where the run ends early; Lightning does not tear callbacks down then."""
+        self._let_go()
+
+    def _let_go(self) -> None:
+        if self._lock is not None:
             (self._logger.folder / ".lock").unlink(missing_ok=True)
+            self._lock.release()
+            self._lock = None
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
         self._handlers.clear()

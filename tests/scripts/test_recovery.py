@@ -178,7 +178,9 @@ def test_what_is_lost_is_made_again(lost: str, run_script: Callable[..., Outcome
 
 def test_one_process_at_a_time_trains_a_run(run_script: Callable[..., Outcome], finished: Path) -> None:
     with FileLock(finished / ".lock"):
+        before = {path: path.stat().st_mtime_ns for path in finished.rglob("*") if path.is_file()}
         outcome = run_script("fit", "--resume", FIRST, "--trainer.max_epochs=3")
+        assert {path: path.stat().st_mtime_ns for path in finished.rglob("*") if path.is_file()} == before
     assert outcome.status == 1
     assert f"another process trains {FIRST}" in outcome.err
     assert len(Run(finished).metrics) == 2
