@@ -19,6 +19,7 @@ from callbacks.checkpoints import CheckpointError
 from callbacks.logger import RunLogger
 
 CHECK_EVERY = 20  # steps between two looks at the loss, and between two agreements of several processes
+PAUSE = 20  # times as long as the last checkpoint took to write goes by before the end of an epoch writes another
 
 
 class StoppedError(Exception):
@@ -41,10 +42,11 @@ class DivergedError(Exception):
 class Recovery(Checkpoint):
     """Saves the state of training, heeds signals, notices a loss that is no number, and makes each step repeatable.
 
-    ``last.ckpt`` is written at the end of every epoch, and within an epoch every so many minutes or steps; the one
-    before is kept as ``previous.ckpt``. SIGTERM and Ctrl-C let the step end, save and stop; a second Ctrl-C stops at
-    once. On an epoch's last step the epoch ends first, because a state saved there would skip its validation; and where
-    the Trainer validates within epochs, states are saved at their ends alone.
+    ``last.ckpt`` is written at the end of an epoch; where epochs are so short that this would take more than a twentieth
+    of the time, at the end of some, the first and the last among them. Within an epoch it is written every so many
+    minutes or steps. The one before is kept as ``previous.ckpt``. SIGTERM and Ctrl-C let the step end, save and stop; a
+    second Ctrl-C stops at once. On an epoch's last step the epoch ends first, because a state saved there would skip its
+    validation; and where the Trainer validates within epochs, states are saved at their ends alone.
 
     Dropout is seeded anew for each batch from seed, epoch, batch and process, so that no generator's state has to be
     saved. What the training metrics have counted so far is saved with the state, process by process.
@@ -63,6 +65,7 @@ class Recovery(Checkpoint):
         self._steps = steps
         self._saved_at = 0.0
         self._saved_step = 0
+        self._save_seconds = 0.0
         self._within_epoch = False
         self._losses: list[Tensor] = []
         self._rates: list[float] = []
@@ -161,7 +164,7 @@ class Recovery(Checkpoint):
         wanted = trainer.world_size == 1 and (self._signal or self._is_due(trainer))
         if not (wanted or ends_epoch or len(self._losses) >= CHECK_EVERY):
             return
-        stop, due = self._agree(trainer)
+        stop, due = self._agree(trainer, due=self._is_due(trainer))
         if ends_epoch:
             return
         if (stop or due) and self._validates_at_epoch_ends(trainer):
@@ -170,9 +173,12 @@ class Recovery(Checkpoint):
             raise StoppedError(stop, self._logger.folder)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Saves the epoch's end."""
-        stop, _ = self._agree(trainer)
-        self._save(trainer, within_epoch=False)
+        """Saves the epoch's end, where it is time to."""
+        paused = time.monotonic() - self._saved_at >= PAUSE * self._save_seconds
+        stop, due = self._agree(trainer, due=paused or self._is_due(trainer))
+        ends = trainer.should_stop or trainer.current_epoch + 1 == trainer.max_epochs
+        if stop or due or ends or trainer.global_step == trainer.max_steps:
+            self._save(trainer, within_epoch=False)
         if stop:
             raise StoppedError(stop, self._logger.folder)
 
@@ -186,8 +192,12 @@ class Recovery(Checkpoint):
             return True
         return time.monotonic() - self._saved_at >= self._seconds
 
-    def _agree(self, trainer: Trainer) -> tuple[int, bool]:
+    def _agree(self, trainer: Trainer, *, due: bool) -> tuple[int, bool]:
         """What all processes know together: the signal that asks to stop (0: none), and whether a checkpoint is due.
+
+        Args:
+            trainer: of the run.
+            due: whether this process finds that one is.
 
         Raises:
             DivergedError: if a loss since the last agreement is no finite number.
@@ -195,10 +205,10 @@ class Recovery(Checkpoint):
         finite = torch.stack(self._losses).isfinite().tolist() if self._losses else []
         first = trainer.global_step - len(finite) + 1 if trainer.accumulate_grad_batches == 1 else trainer.global_step
         bad = finite.index(False) if False in finite else -1
-        known = torch.tensor([self._signal, self._is_due(trainer), bad + 1], device=trainer.strategy.root_device)
+        known = torch.tensor([self._signal, due, bad + 1], device=trainer.strategy.root_device)
         if trainer.world_size > 1:
             torch.distributed.all_reduce(known, torch.distributed.ReduceOp.MAX)
-        stop, due, bad = known.tolist()
+        stop, anyone_due, bad = known.tolist()
         if bad:
             raise DivergedError(
                 f"the loss is not a finite number at step {first + bad - 1} (learning rate {self._rates[bad - 1]:g}); "
@@ -206,15 +216,17 @@ class Recovery(Checkpoint):
             )
         self._losses.clear()
         self._rates.clear()
-        return stop, bool(due)
+        return stop, bool(anyone_due)
 
     def _save(self, trainer: Trainer, *, within_epoch: bool) -> None:
         if trainer.is_global_zero and self.last.exists():
             _put_link(self.last, self.last.with_name("previous.ckpt"))
         self._within_epoch = within_epoch
         self._logger.flush()
+        started = time.monotonic()
         trainer.save_checkpoint(self.last)
         self._saved_at = time.monotonic()
+        self._save_seconds = self._saved_at - started
         self._saved_step = trainer.global_step
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:

@@ -6,7 +6,7 @@ import os
 import sys
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from jsonargparse import ArgumentError, Namespace
@@ -22,12 +22,15 @@ from callbacks.dashboard import Dashboard
 from callbacks.logger import RunLogger
 from callbacks.recovery import Recovery
 from callbacks.summary import RunSummary
+from cli.memory import keep_freed_memory
 from cli.parser import ExperimentParser
 from cli.precision import default_precision
 from cli.provenance import git_commit, versions
 from datamodules import CIFAR10DataModule
 from lightning_modules import ImageClassifier
 from reporting.runs import Run, readable_checkpoint
+
+CompileMode = Literal["default", "reduce-overhead", "max-autotune"]
 
 
 class ExperimentCLI(LightningCLI):
@@ -51,6 +54,7 @@ class ExperimentCLI(LightningCLI):
         # Lightning 2.6 asks torch's pytree in a way that torch 2.14 deprecates.
         warnings.filterwarnings("ignore", module="lightning.pytorch.utilities._pytree")
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")  # names of classes in any script
+        keep_freed_memory()
         self._keep = keep
         self._resumed: Run | None = None
         self.best: BestCheckpoint | None = None
@@ -82,6 +86,7 @@ class ExperimentCLI(LightningCLI):
         parser.add_argument("--ckpt_path", type=str | None, help="checkpoint whose state training starts from")
         parser.add_argument("--checkpoint_minutes", type=PositiveFloat, default=5.0, help="between two within an epoch")
         parser.add_argument("--checkpoint_steps", type=PositiveInt | None, help="between two within an epoch")
+        parser.add_argument("--compile", type=CompileMode | None, help="torch.compile's mode; none: not compiled")
         parser.link_arguments("data.image_size", "model.init_args.image_size")
         parser.link_arguments("data.num_classes", "model.init_args.num_classes", apply_on="instantiate")
 
@@ -125,6 +130,8 @@ class ExperimentCLI(LightningCLI):
         try:
             super().instantiate_classes()
             self.datamodule.share_of_batch(self.trainer.world_size)
+            if self.config.compile is not None:
+                self.model.network.compile(mode=self.config.compile)
             self.model.configure_optimizers()  # on trial: what is wrong with it is to be known before any work
         except (ArgumentError, MisconfigurationException, ValueError) as error:
             message = str(error)

@@ -451,3 +451,26 @@ def test_two_processes_train_as_one(
     for ones, twos in zip(one.metrics, two.metrics, strict=True):
         assert {**twos, "seconds": 0} == pytest.approx({**ones, "seconds": 0}, rel=TOLERANCE)
     assert two.summary["test"]["loss"] == pytest.approx(one.summary["test"]["loss"], rel=TOLERANCE)
+
+
+def test_the_network_is_compiled_where_asked(
+    run_script: Callable[..., Outcome], tiny: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    modes: list[str] = []
+    steps: list[int] = []
+
+    def compiled(function: Callable[..., Any], *, mode: str) -> Callable[..., Any]:
+        modes.append(mode)
+
+        def counted(*arguments: Any) -> Any:
+            steps.append(1)
+            return function(*arguments)
+
+        return counted
+
+    monkeypatch.setattr(torch, "compile", compiled)
+    assert run_script("fit", "--config=overfit", *tiny, "--compile=reduce-overhead").status == 0
+    assert modes == ["reduce-overhead"]
+    assert len(steps) > 10
+    weights = torch.load(tmp_path / "lightning_logs/overfit/version_0/weights.pth", weights_only=True)
+    assert "0.weight" in weights

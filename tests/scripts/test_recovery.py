@@ -3,11 +3,14 @@ import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from filelock import FileLock
 
+from callbacks import recovery
+from callbacks.checkpoints import AtomicCheckpointIO
 from reporting.runs import Run
 from tests.conftest import Outcome
 
@@ -184,6 +187,30 @@ def test_one_process_at_a_time_trains_a_run(run_script: Callable[..., Outcome], 
     assert outcome.status == 1
     assert f"another process trains {FIRST}" in outcome.err
     assert len(Run(finished).metrics) == 2
+
+
+@pytest.mark.parametrize(("pause", "saved"), [(0, 4), (10**9, 2)])
+def test_short_epochs_do_not_all_leave_a_checkpoint(
+    pause: float,
+    saved: int,
+    run_script: Callable[..., Outcome],
+    tiny: tuple[str, ...],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    states: list[int] = []
+    save = AtomicCheckpointIO.save_checkpoint
+
+    def counted(self: AtomicCheckpointIO, checkpoint: dict[str, Any], path: Path, **options: Any) -> None:
+        save(self, checkpoint, path, **options)
+        if Path(path).name == "last.ckpt":
+            states.append(checkpoint["epoch"])
+
+    monkeypatch.setattr(AtomicCheckpointIO, "save_checkpoint", counted)
+    monkeypatch.setattr(recovery, "PAUSE", pause)
+    assert run_script("fit", "--config=overfit", *tiny, "--trainer.max_epochs=4").status == 0
+    assert len(states) == saved
+    assert (states[0], states[-1]) == (0, 3)
 
 
 def test_a_run_that_stopped_early_does_not_go_on(
