@@ -42,10 +42,10 @@ class DivergedError(Exception):
 class Recovery(Checkpoint):
     """Saves the state of training, heeds signals, notices a loss that is no number, and makes each step repeatable.
 
-    ``last.ckpt`` is written at the end of an epoch; where epochs are so short that this would take more than a twentieth
+    ``last.ckpt`` is written at the end of an epoch; of epochs so short that this would take more than a twentieth
     of the time, at the end of some, the first and the last among them. Within an epoch it is written every so many
     minutes or steps. The one before is kept as ``previous.ckpt``. SIGTERM and Ctrl-C let the step end, save and stop; a
-    second Ctrl-C stops at once. On an epoch's last step the epoch ends first, because a state saved there would skip its
+    second Ctrl-C stops at once. On an epoch's last step the epoch ends first: a state saved there would skip its
     validation; and where the Trainer validates within epochs, states are saved at their ends alone.
 
     Dropout is seeded anew for each batch from seed, epoch, batch and process, so that no generator's state has to be
