@@ -17,6 +17,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from callbacks.checkpoints import BestCheckpoint
+from callbacks.doctor import Doctor
 from callbacks.logger import RunLogger
 from callbacks.recovery import StoppedError
 from reporting.figures import curves
@@ -36,11 +37,15 @@ class RunSummary(Callback):
         logger: the run's logger, which owns the folder.
         best: keeps the best checkpoint.
         facts: what is known of the run before it starts: the summary's keys that no epoch changes.
+        doctor: has the diagnosis; none where nobody looks.
     """
 
-    def __init__(self, logger: RunLogger, best: BestCheckpoint, facts: dict[str, Any]) -> None:
+    def __init__(
+        self, logger: RunLogger, best: BestCheckpoint, facts: dict[str, Any], doctor: Doctor | None = None
+    ) -> None:
         self._logger = logger
         self._best = best
+        self._doctor = doctor
         self._summary: dict[str, Any] = {**facts, "status": "running", "diagnosis": []}
         self._rows: list[dict[str, float | None]] = []
         self._training_seconds = 0.0
@@ -214,6 +219,8 @@ class RunSummary(Callback):
             "global_step": trainer.global_step,
             "seconds": round(self._seconds_before + time.perf_counter() - self._started, 3),
         }
+        if self._doctor is not None:
+            self._summary["diagnosis"] = self._doctor.diagnosis
         if self._training_seconds:
             self._summary["train_images_per_second"] = round(self._training_images / self._training_seconds, 1)
         validated = [row for row in self._rows if row["val_acc"] is not None]

@@ -10,6 +10,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from callbacks.checkpoints import CheckpointError
+from callbacks.doctor import HopelessError
 from callbacks.recovery import DivergedError, StoppedError
 from datamodules import DataError
 from lightning_modules.errors import ModelError
@@ -37,6 +38,7 @@ def reported_errors() -> Iterator[None]:
         CheckpointError,
         DataError,
         DivergedError,
+        HopelessError,
         MisconfigurationException,
         ModelError,
         OSError,

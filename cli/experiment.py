@@ -19,6 +19,7 @@ from lightning_utilities.core.rank_zero import rank_zero_only
 from callbacks.checkpoints import AtomicCheckpointIO, BestCheckpoint
 from callbacks.console import Console, LayerTable, ProgressBar
 from callbacks.dashboard import Dashboard
+from callbacks.doctor import Advice, Doctor
 from callbacks.logger import RunLogger
 from callbacks.recovery import Recovery
 from callbacks.summary import RunSummary
@@ -87,6 +88,8 @@ class ExperimentCLI(LightningCLI):
         parser.add_argument("--checkpoint_minutes", type=PositiveFloat, default=5.0, help="between two within an epoch")
         parser.add_argument("--checkpoint_steps", type=PositiveInt | None, help="between two within an epoch")
         parser.add_argument("--compile", type=CompileMode | None, help="torch.compile's mode; none: not compiled")
+        advice = "whether to look for what is wrong with the run, and to end one that cannot succeed"
+        parser.add_argument("--doctor", type=Advice, default="advise", help=advice)
         parser.link_arguments("data.image_size", "model.init_args.image_size")
         parser.link_arguments("data.num_classes", "model.init_args.num_classes", apply_on="instantiate")
 
@@ -156,7 +159,11 @@ class ExperimentCLI(LightningCLI):
                 folder = Path(os.path.relpath(self._resumed.folder))
                 self.logger = RunLogger(folder.parent.parent, folder.parent.name, folder.name)
             _check_writable(folder)
-            callbacks += [*self._keepers(self.logger, checkpoints=config.enable_checkpointing is not False)]
+        doctor = Doctor(self.logger, stop=self.config.doctor == "stop") if self.config.doctor != "off" else None
+        if doctor is not None:
+            callbacks.append(doctor)
+        if self.logger is not None:
+            callbacks += self._keepers(self.logger, doctor, checkpoints=config.enable_checkpointing is not False)
         if config.enable_model_summary is not False:
             callbacks.append(LayerTable())
         if terminal:
@@ -173,7 +180,7 @@ class ExperimentCLI(LightningCLI):
             **kwargs,
         )
 
-    def _keepers(self, logger: RunLogger, checkpoints: bool) -> list[Callback]:
+    def _keepers(self, logger: RunLogger, doctor: Doctor | None, checkpoints: bool) -> list[Callback]:
         """What writes the run's folder."""
         self.best = BestCheckpoint(logger)
         seed = self.config.seed_everything
@@ -187,7 +194,7 @@ class ExperimentCLI(LightningCLI):
         }
         return [
             SaveConfig(self, logger),
-            RunSummary(logger, self.best, facts),
+            RunSummary(logger, self.best, facts, doctor),
             Dashboard(logger, settings(self.config), self.config.trainer.log_every_n_steps),
             *([self.best, recovery] if checkpoints else []),
         ]
