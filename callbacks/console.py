@@ -38,17 +38,7 @@ class Console(Callback):
         """Describes the run."""
         if not trainer.is_global_zero:
             return
-        data = trainer.datamodule.description()  # type: ignore[attr-defined]
-        if data["source"] == "synthetic":
-            print(
-                "NOT CIFAR-10: this run is on the stand-in, drawn images, because it was asked for or because\n"
-                "CIFAR-10 is neither there nor reachable. Its accuracies say nothing about CIFAR-10."
-            )
-        print(
-            f"data       {data['name']}, split {data['split']}: {data['train_size']:,} training, "
-            f"{data['val_size']:,} validation, {data['test_size']:,} test images; augmentation {data['augment']}\n"
-            f"           fingerprint {data['fingerprint'][:16]}"
-        )
+        print(data_lines(trainer.datamodule.description()))  # type: ignore[attr-defined]
         print(f"precision  {trainer.precision} ({self._precision_reason})")
         print(f"device     {_device(trainer, pl_module)}")
         print(f"run        {self._logger.folder if self._logger else 'nothing is kept'}", flush=True)
@@ -146,6 +136,20 @@ class LayerTable(Callback):
                 size = " x ".join(str(extent) for extent in sizes[1:])
                 table.add_row(name.removeprefix("network."), kind, size, f"{parameters:,}" if parameters else "")
         rich.print(table)
+
+
+def data_lines(data: dict[str, Any]) -> str:
+    """What is said of the data: of a ``CIFAR10DataModule``'s description."""
+    warning = (
+        "NOT CIFAR-10: this run is on the stand-in, drawn images, because it was asked for or because\n"
+        "CIFAR-10 is neither there nor reachable. Its accuracies say nothing about CIFAR-10.\n"
+    )
+    return (
+        f"{warning if data['source'] == 'synthetic' else ''}"
+        f"data       {data['name']}, split {data['split']}: {data['train_size']:,} training, "
+        f"{data['val_size']:,} validation, {data['test_size']:,} test images; augmentation {data['augment']}\n"
+        f"           fingerprint {data['fingerprint'][:16]}"
+    )
 
 
 def _kept(folder: Path) -> list[str]:

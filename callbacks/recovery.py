@@ -103,9 +103,7 @@ class Recovery(Checkpoint):
         if not trainer.is_global_zero:
             return
         self.last.parent.mkdir(parents=True, exist_ok=True)
-        network = sum(parameter.numel() * parameter.element_size() for parameter in pl_module.parameters())
-        # Last, previous and the one being written, with the two numbers a weight that Adam keeps; best twice; weights.
-        needed = (3 * 3 + 2 + 1) * network
+        needed = room(pl_module)
         there = sum(path.stat().st_size for path in self.last.parent.glob("*.ckpt"))
         free = shutil.disk_usage(self.last.parent).free
         if free + there < needed:
@@ -258,6 +256,13 @@ class Recovery(Checkpoint):
             for counts in mine:
                 for key, value in counts[name].items():
                     setattr(metric, key, getattr(metric, key) + value.to(metric.device))
+
+
+def room(pl_module: LightningModule) -> int:
+    """The bytes that a run's checkpoints take up, at most."""
+    network = sum(parameter.numel() * parameter.element_size() for parameter in pl_module.parameters())
+    # Last, previous and the one being written, with the two numbers a weight that Adam keeps; best twice; weights.
+    return (3 * 3 + 2 + 1) * network
 
 
 def _put_link(path: Path, link: Path) -> None:

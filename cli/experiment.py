@@ -90,6 +90,9 @@ class ExperimentCLI(LightningCLI):
         parser.add_argument("--compile", type=CompileMode | None, help="torch.compile's mode; none: not compiled")
         advice = "whether to look for what is wrong with the run, and to end one that cannot succeed"
         parser.add_argument("--doctor", type=Advice, default="advise", help=advice)
+        parser.add_argument(
+            "--check", action="store_true", help="look at the experiment for some seconds; train nothing"
+        )
         parser.link_arguments("data.image_size", "model.init_args.image_size")
         parser.link_arguments("data.num_classes", "model.init_args.num_classes", apply_on="instantiate")
 
@@ -117,6 +120,9 @@ class ExperimentCLI(LightningCLI):
         if self._resumed is not None:
             self._look_at_changes(self._resumed)
         trainer = self.config.trainer
+        if self.config.check:
+            self._keep = False
+            trainer.devices, trainer.num_nodes, trainer.strategy = 1, 1, "auto"
         self._precision_reason = "as asked for"
         if trainer.precision is None:
             trainer.precision, self._precision_reason = default_precision(trainer.accelerator)

@@ -83,8 +83,8 @@ def activations_vanish(look: Look) -> Iterator[Diagnosis]:
         "activations_vanish",
         Severity.FATAL if last.spread < GONE * look.input.spread else Severity.WARNING,
         "the weights are drawn so small that the image is lost on its way through the layers",
-        f"from image to image the input varies by {look.input.spread:.2g}, the output of {first} by {first.spread:.1g}, that "
-        f" of {last} by {last.spread:.1g}: {shrinkage:.2f} times a layer over {len(layers)} layers",
+        f"from image to image the input varies by {look.input.spread:.2g}, {first} by {first.spread:.1g} and "
+        f" {last} by {last.spread:.1g}: {shrinkage:.2f} times a layer over {len(layers)} layers",
         INITIALIZATION,
         layers=tuple(layer.name for layer in faint),
     )

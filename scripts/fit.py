@@ -4,16 +4,20 @@ Trains the experiment that the configuration describes, tests the best checkpoin
 leaves a folder in lightning_logs/. Any setting can be overridden: --data.source synthetic, --model.dropout 0.5,
 --trainer.max_epochs 3. Configurations go on top of each other: --config overfit --config optimizer/sgd_momentum.
 
-A run that was stopped, however, goes on with --resume lightning_logs/overfit/version_0.
+With --check it looks at the experiment for some seconds and trains nothing. With --doctor stop it ends a run that
+cannot succeed. A run that was stopped, however, goes on with --resume lightning_logs/overfit/version_0.
 """
 
-from cli import ExperimentCLI, reported_errors
+from cli import ExperimentCLI, check, reported_errors
 
 
 def main() -> None:
-    """Fits, then tests."""
+    """Fits, then tests; or checks."""
     with reported_errors():
         cli = ExperimentCLI(description=__doc__)
+        if cli.config.check:
+            check(cli)
+            return
         cli.trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=cli.resume_from, weights_only=True)
         cli.trainer.test(
             cli.model, datamodule=cli.datamodule, ckpt_path=cli.best_checkpoint, verbose=False, weights_only=True
