@@ -84,7 +84,7 @@ def activations_vanish(look: Look) -> Iterator[Diagnosis]:
         Severity.FATAL if last.spread < GONE * look.input.spread else Severity.WARNING,
         "the weights are drawn so small that the image is lost on its way through the layers",
         f"from image to image the input varies by {look.input.spread:.2g}, {first} by {first.spread:.1g} and "
-        f" {last} by {last.spread:.1g}: {shrinkage:.2f} times a layer over {len(layers)} layers",
+        f"{last} by {last.spread:.1g}: {shrinkage:.2g} times a layer over {len(layers)} layers",
         INITIALIZATION,
         layers=tuple(layer.name for layer in faint),
     )

@@ -131,8 +131,9 @@ def epochs_say(facts: Facts, epochs: Sequence[Epoch], step: int) -> Iterator[Dia
         if epoch.val_loss is not None and epoch.val_acc is not None
     ]
     if validated:
-        yield from labels_without_meaning(facts, validated[-1][1], validated[-1][3], step)
-        yield from validation_above_training(facts, [(train, val) for _, train, _, val in validated], step)
+        accuracies = [(train, val) for _, train, _, val in validated]
+        yield from labels_without_meaning(facts, accuracies, step)
+        yield from validation_above_training(facts, accuracies, step)
         yield from over_fitting([(number, loss) for number, _, loss, _ in validated], epochs, step)
 
 
@@ -171,16 +172,27 @@ def shuffled_labels(evidence: str, step: int) -> Diagnosis:
     )
 
 
-def labels_without_meaning(facts: Facts, train_acc: float, val_acc: float, step: int) -> Iterator[Diagnosis]:
-    """A network that learns its training labels, and none of it holds for validation images."""
+def labels_without_meaning(facts: Facts, accuracies: Sequence[tuple[float, float]], step: int) -> Iterator[Diagnosis]:
+    """A network that learns its training labels, and none of it holds for validation images.
+
+    Args:
+        facts: of the run.
+        accuracies: of training and validation, an epoch each.
+        step: optimizer steps so far.
+    """
+    recent = accuracies[-PATIENCE:]
+    if facts.labels_fit or len(recent) < PATIENCE:
+        return
     guess = 1 / facts.classes
     noise = 3 * math.sqrt(guess * (1 - guess) / facts.val_size)
-    if train_acc < 0.5 or train_acc < 3 * guess or val_acc > guess + noise or facts.labels_fit:
+    learned = guess + (0.1 if facts.labels_fit is False else (1 - guess) / 2)
+    if not all(train > learned and val <= guess + noise for train, val in recent):
         return
+    train, val = recent[-1]
     line = "" if facts.labels_fit is None else "; a straight line through the pixels does no better"
     yield shuffled_labels(
-        f"training accuracy {train_acc:.1%}, and validation accuracy {val_acc:.1%} of {facts.val_size:,} images, where "
-        f"guessing has {guess:.1%}{line}",
+        f"training accuracy {train:.1%}, and validation accuracy {val:.1%} of {facts.val_size:,} images, where "
+        f"guessing has {guess:.1%}; so in {PATIENCE} epochs one after the other{line}",
         step,
     )
 
@@ -200,7 +212,8 @@ def validation_above_training(
     if len(recent) <= PATIENCE:
         return
     pairs = [((now[0] + after[0]) / 2, now[1]) for now, after in pairwise(recent)]
-    noise = [2 * math.sqrt(val * (1 - val) / facts.val_size) for _, val in pairs]
+    # Four standard deviations, because the same images are easy in every epoch.
+    noise = [4 * math.sqrt(val * (1 - val) * (1 / facts.val_size + 1 / facts.train_size)) for _, val in pairs]
     if not all(val > train + spread for (train, val), spread in zip(pairs, noise, strict=True)):
         return
     train, val = pairs[-1]

@@ -84,3 +84,80 @@ class MemoryLog(Callback):
         pages = int(Path("/proc/self/statm").read_text().split()[1])
         with self.file.open("a") as file:
             print(pages * os.sysconf("SC_PAGESIZE"), file=file)
+
+
+class WrongLabels(Callback):
+    """Deals out anew the labels of a share of the images.
+
+    Args:
+        share: of the images, by their place.
+        val: whether those of validation images too.
+    """
+
+    def __init__(self, share: float = 1, val: bool = True) -> None:
+        self.share = share
+        self.val = val
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Deals them out."""
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        labels = data.images.train_labels
+        generator = torch.Generator().manual_seed(0)
+        for indices in (data.train_indices, data.val_indices)[: 1 + self.val]:
+            chosen = indices[: round(self.share * len(indices))]
+            labels[chosen] = labels[chosen][torch.randperm(len(chosen), generator=generator)]
+
+
+class LeakedImages(Callback):
+    """Validates on training images.
+
+    Args:
+        number: of validation images that are replaced.
+    """
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Copies them, pixel for pixel, label for label."""
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        source, target = data.train_indices[: self.number], data.val_indices[: self.number]
+        data.images.train_images[target] = data.images.train_images[source]
+        data.images.train_labels[target] = data.images.train_labels[source]
+
+
+class RareClass(Callback):
+    """Leaves a tenth of the training images of one class.
+
+    Args:
+        label: of the class.
+    """
+
+    def __init__(self, label: int) -> None:
+        self.label = label
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Takes the others away."""
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        labels = data.images.train_labels[data.train_indices]
+        kept = (labels != self.label) | (torch.arange(len(labels)) % 10 == 0)
+        data.train_indices = data.train_indices[kept]
+
+
+class Poison(Callback):
+    """Has a layer give NaN from a step on.
+
+    Args:
+        layer: its name in the network.
+        step: the optimizer steps before.
+    """
+
+    def __init__(self, layer: str, step: int) -> None:
+        self.layer = layer
+        self.step = step
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        """Begins, where it is time to."""
+        if trainer.global_step == self.step:
+            layer = pl_module.network.get_submodule(self.layer)  # type: ignore[union-attr]
+            layer.register_forward_hook(lambda module, inputs, output: output * float("nan"))
