@@ -1,0 +1,279 @@
+"""The rules alone: what they say, and above all what they leave in peace."""
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.optim import SGD, Optimizer
+from torch.optim import lr_scheduler as schedules
+
+from doctor import Diagnosis, Severity, data, gradients, initialization, progress
+from doctor.layers import look
+from doctor.progress import Epoch, Facts
+from doctor.schedule import length, schedule_cut_short
+
+LN10 = math.log(10)
+
+
+def facts(**other: Any) -> Facts:
+    known: dict[str, Any] = {
+        "classes": 10,
+        "chance": LN10,
+        "depth": 16,
+        "train_size": 45000,
+        "val_size": 5000,
+        "remedies": (),
+        "labels_fit": True,
+    }
+    return Facts(**{**known, **other})
+
+
+def codes(diagnoses: Any) -> list[str]:
+    return [diagnosis.code for diagnosis in diagnoses]
+
+
+def test_a_diagnosis_survives_a_checkpoint() -> None:
+    diagnosis = Diagnosis("dead_relus", Severity.WARNING, "what", "evidence", "remedy", ("3", "5"), 1, 50)
+    assert Diagnosis.of_dict(diagnosis.as_dict()) == diagnosis
+    assert diagnosis.as_dict()["severity"] == "warning"
+
+
+@pytest.mark.parametrize(
+    ("losses", "change", "found"),
+    [
+        # Measured with VGG16 at 32x32: means of 50 steps.
+        ([2.306, 2.183, 2.030, 1.9, 1.85, 1.8, 1.751], 3e-4, []),
+        ([2.296, 2.210, 2.159, 2.1, 2.1, 2.1, 2.1], 3e-4, []),
+        ([2.321, 2.272, 2.303, 2.303, 2.303, 2.303, 2.303], 3e-4, ["stuck_at_chance"]),
+        ([3.2, 3.62, 2.66, 2.57, 2.6, 2.6, 2.6], 1e-2, ["learning_rate_too_high"]),
+        ([2.303] * 7, 1e-6, ["learning_rate_too_low"]),
+        ([2.303] * 6, 1e-6, []),  # the plateau is normal until step 320
+    ],
+)
+def test_a_plateau(losses: list[float], change: float, found: list[str]) -> None:
+    assert codes(progress.not_learning(facts(), losses, change, (), 50 * len(losses))) == found
+
+
+def test_a_known_cause_makes_a_plateau_hopeless_at_once() -> None:
+    (found,) = progress.not_learning(facts(), [LN10] * 7, 1e-9, ("activations_vanish",), 350)
+    assert (found.code, found.severity) == ("stuck_at_chance", Severity.FATAL)
+    assert "activations_vanish" in found.what
+    (found,) = progress.not_learning(facts(), [LN10] * 7, 1e-3, (), 350)
+    assert found.severity is Severity.WARNING
+    (found,) = progress.not_learning(facts(), [LN10] * 20, 1e-3, (), 1000)
+    assert found.severity is Severity.FATAL
+
+
+def test_labels_without_meaning_explain_a_plateau() -> None:
+    assert codes(progress.not_learning(facts(labels_fit=False), [LN10] * 7, 1e-3, (), 350)) == ["shuffled_labels"]
+
+
+def test_unequal_classes_make_guessing_better() -> None:
+    labels = torch.tensor([0] * 90 + [1] * 10)
+    guessing = data.chance(labels, 2)
+    assert guessing == pytest.approx(-0.9 * math.log(0.9) - 0.1 * math.log(0.1))
+    assert codes(progress.not_learning(facts(chance=guessing), [guessing] * 7, 1e-3, (), 350)) == ["stuck_at_chance"]
+
+
+def epochs(*rows: tuple[float, float, float | None, float | None]) -> list[Epoch]:
+    return [Epoch(*row) for row in rows]
+
+
+def test_a_first_loss_far_above_guessing_is_no_fault() -> None:
+    losses = [14.24, 2.95, 2.06, 1.67]
+    assert codes(progress.learning_rate_too_high(facts(), losses, 32)) == []
+    assert codes(progress.learning_rate_too_high(facts(), [*losses, 7.0], 40)) == ["learning_rate_too_high"]
+
+
+OVERFIT = [  # of overfit.yaml on CIFAR-10
+    (14.2440, 0.138, 4.1563, 0.172),
+    (2.9542, 0.175, 2.5310, 0.192),
+    (2.0609, 0.324, 2.0073, 0.268),
+    (1.6689, 0.437, 1.8987, 0.318),
+    (1.4175, 0.553, 1.7812, 0.342),
+    (1.1468, 0.680, 1.7753, 0.376),
+    (0.8931, 0.786, 1.7957, 0.354),
+    (0.6650, 0.863, 1.7553, 0.366),
+    (0.4510, 0.936, 1.7520, 0.398),
+    (0.2965, 0.977, 1.8177, 0.408),
+    (0.1728, 0.997, 1.8070, 0.416),
+    (0.1076, 0.998, 1.8172, 0.414),
+    (0.0630, 1.000, 1.8514, 0.424),
+    (0.0422, 1.000, 1.9557, 0.408),
+    (0.0280, 1.000, 1.9313, 0.418),
+]
+
+
+def test_over_fitting_is_seen_once_it_holds_and_says_since_when() -> None:
+    small = facts(train_size=1000, val_size=500, depth=8)
+    for number in range(1, len(OVERFIT)):
+        assert codes(progress.epochs_say(small, epochs(*OVERFIT[:number]), 8 * number)) == []
+    (found,) = progress.epochs_say(small, epochs(*OVERFIT), 120)
+    assert (found.code, found.severity, found.epoch) == ("over_fitting", Severity.NOTE, 9)
+    assert "since epoch 10" in found.what
+
+
+def test_shuffled_labels_are_told_from_over_fitting() -> None:
+    rows = epochs((1.0, 0.6, 2.5, 0.11), (0.5, 0.8, 3.0, 0.10), (0.2, 0.9, 3.5, 0.09))
+    for fit, found in ((False, True), (None, True), (True, False)):
+        small = facts(train_size=1000, val_size=500, labels_fit=fit)
+        assert ("shuffled_labels" in codes(progress.epochs_say(small, rows, 24))) is found
+    better = epochs((1.0, 0.6, 2.5, 0.2), (0.5, 0.8, 3.0, 0.22), (0.2, 0.9, 3.5, 0.19))
+    small = facts(train_size=1000, val_size=500, labels_fit=None)
+    assert "shuffled_labels" not in codes(progress.epochs_say(small, better, 24))
+
+
+def test_what_cannot_be_learned_by_heart() -> None:
+    stalled = epochs(*[(1.5, 0.45, None, None)] * 20)
+    assert codes(progress.epochs_say(facts(train_size=1000), stalled, 160)) == ["cannot_fit"]
+    assert codes(progress.epochs_say(facts(train_size=1000), stalled[:19], 160)) == []
+    assert codes(progress.epochs_say(facts(), stalled, 160)) == []
+    falling = epochs(*[(2.0 - 0.05 * epoch, 0.45, None, None) for epoch in range(20)])
+    assert codes(progress.epochs_say(facts(train_size=1000), falling, 160)) == []
+
+
+@pytest.mark.parametrize(
+    ("remedies", "severity"), [((), Severity.WARNING), (("dropout", "augmentation flip_crop"), Severity.NOTE)]
+)
+def test_validation_above_training(remedies: tuple[str, ...], severity: Severity) -> None:
+    rows = [(0.50, 0.62), (0.52, 0.64), (0.54, 0.66), (0.56, 0.68)]
+    (found,) = progress.validation_above_training(facts(remedies=remedies), rows, 1)
+    assert (found.code, found.severity) == ("validation_above_training", severity)
+    assert all(remedy in found.what for remedy in remedies)
+
+
+def test_training_accuracy_lags_behind_where_learning_is_fast() -> None:
+    rows = [(0.30, 0.42), (0.50, 0.56), (0.60, 0.64), (0.67, 0.69), (0.72, 0.72)]
+    assert codes(progress.validation_above_training(facts(), rows, 1)) == []
+
+
+def network(*layers: nn.Module) -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Flatten(), *layers)
+
+
+def images() -> torch.Tensor:
+    return torch.randn(16, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+
+
+def test_logits_that_sum_to_one_by_chance_are_no_softmax() -> None:
+    logits = network(nn.Linear(192, 10))
+    assert codes(initialization.diagnose(look(logits, images()))) == []
+    assert codes(initialization.diagnose(look(logits.append(nn.Softmax(dim=1)), images()))) == [
+        "softmax_before_cross_entropy"
+    ]
+    assert codes(initialization.diagnose(look(logits[:-1].append(nn.LogSoftmax(dim=1)), images()))) == []
+
+
+def test_a_small_last_layer_is_no_fault() -> None:
+    last = nn.Linear(64, 10, bias=False)
+    nn.init.normal_(last.weight, std=1e-5)
+    layers = network(nn.Linear(192, 64), nn.ReLU(), last)
+    assert codes(initialization.diagnose(look(layers, images()))) == []
+
+
+def test_images_that_are_no_numbers() -> None:
+    broken = images()
+    broken[0, 0, 0, 0] = float("nan")
+    (found,) = initialization.diagnose(look(network(nn.Linear(192, 10)), broken))
+    assert (found.code, found.layers) == ("not_finite", ("input",))
+
+
+def test_looking_leaves_the_network_as_it_was() -> None:
+    layers = network(nn.Linear(192, 8), nn.BatchNorm1d(8), nn.Dropout(0.5), nn.ReLU(inplace=True), nn.Linear(8, 3))
+    layers[3].eval()
+    before = {name: value.clone() for name, value in layers.state_dict().items()}
+    generator = torch.get_rng_state()
+    seen = look(layers, images())
+    assert all(torch.equal(value, before[name]) for name, value in layers.state_dict().items())
+    assert torch.equal(torch.get_rng_state(), generator)
+    assert [layer.training for layer in layers] == [True, True, True, False, True, True]
+    assert not any(layer._forward_hooks for layer in layers.modules())
+    assert [layer.name for layer in seen.layers] == ["0", "1", "2", "3", "4", "5"]
+    normalized = next(layer for layer in seen.layers if layer.name == "2")
+    assert normalized.size == pytest.approx(1, rel=0.01), "the batch's own statistics"
+
+
+def test_numbers_of_a_layer() -> None:
+    layer = nn.Linear(192, 4)
+    nn.init.zeros_(layer.weight)
+    layer.bias = nn.Parameter(torch.tensor([-1.0, -1.0, -1.0, 3.0]))
+    seen = look(network(layer, nn.ReLU()), images())
+    linear, relu = seen.layers[1:]
+    assert linear.size == pytest.approx(math.sqrt(3))
+    assert (linear.spread, linear.dead) == (0, None)
+    assert (relu.size, relu.dead, relu.shape) == (1.5, 0.75, (4,))
+
+
+def test_gradients_are_judged_at_two_looks() -> None:
+    def layers(*norms: float) -> list[gradients.Gradient]:
+        return [gradients.Gradient(str(number), "Linear", norm, 1.0) for number, norm in enumerate(norms)]
+
+    sound, wild, faint = layers(0.1, 0.5), layers(1e5, 0.5), layers(1e-9, 0.5)
+    assert codes(gradients.diagnose(sound, sound, 1)) == []
+    assert codes(gradients.diagnose(wild, sound, 1)) == codes(gradients.diagnose(sound, wild, 1)) == []
+    assert codes(gradients.diagnose(wild, wild, 1)) == ["gradients_explode"]
+    (found,) = gradients.diagnose(faint, faint, 1)
+    assert (found.code, found.layers) == ("gradients_vanish", ("0",))
+    assert codes(gradients.diagnose(faint, (), 1)) == []
+
+
+def test_relative_changes() -> None:
+    first = nn.Linear(192, 64)
+    layers = network(first, nn.Linear(64, 10))
+    before = gradients.sample(layers)
+    with torch.no_grad():
+        first.weight.mul_(1.5)
+    assert gradients.relative_changes(before, gradients.sample(layers)) == pytest.approx([0.5, 0])
+
+
+def test_duplicates_are_found_pixel_for_pixel() -> None:
+    pixels = torch.randint(0, 255, (50, 5, 5, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    pixels[41], pixels[47] = pixels[3], pixels[3]
+    pixels[44] = pixels[5]
+    pixels[44, 0, 0, 0] += 1
+    train, val = torch.arange(40), torch.arange(40, 50)
+    assert data.duplicates(pixels, train, val) == 2
+    assert data.duplicates(pixels, train, val[:1]) == 0
+
+
+def test_a_few_images_of_a_class_are_a_matter_of_chance() -> None:
+    assert codes(data.class_imbalance(torch.tensor([0] * 16 + [1] * 5), ("a", "b"))) == []
+    assert codes(data.class_imbalance(torch.tensor([0] * 1600 + [1] * 500), ("a", "b"))) == ["class_imbalance"]
+    assert codes(data.class_imbalance(torch.tensor([0] * 160), ("a", "b"))) == ["class_imbalance"]
+
+
+@pytest.fixture
+def optimizer() -> Optimizer:
+    return SGD([nn.Parameter(torch.zeros(1))], lr=0.1)
+
+
+def test_where_a_schedule_ends(optimizer: Optimizer) -> None:
+    linear = schedules.LinearLR(optimizer, total_iters=5)
+    for schedule, steps in (
+        (schedules.StepLR(optimizer, 10), 11),
+        (schedules.MultiStepLR(optimizer, [20, 30]), 31),
+        (schedules.CosineAnnealingLR(optimizer, 40), 40),
+        (schedules.CosineAnnealingWarmRestarts(optimizer, 7), 7),
+        (linear, 5),
+        (schedules.SequentialLR(optimizer, [linear, schedules.CosineAnnealingLR(optimizer, 35)], [5]), 40),
+        (schedules.SequentialLR(optimizer, [linear, schedules.ExponentialLR(optimizer, 0.9)], [5]), 6),
+        (schedules.ExponentialLR(optimizer, 0.9), None),
+        (schedules.LambdaLR(optimizer, lambda epoch: 1.0), None),
+        (schedules.ReduceLROnPlateau(optimizer), None),
+        (schedules.OneCycleLR(optimizer, 0.1, total_steps=100), 99),
+    ):
+        assert length(schedule) == steps, schedule
+        if steps is not None:
+            assert codes(schedule_cut_short(schedule, steps, "epoch")) == []
+            assert codes(schedule_cut_short(schedule, steps - 1, "epoch")) == ["schedule_cut_short"]
+        else:
+            assert codes(schedule_cut_short(schedule, 1, "epoch")) == []
+
+
+def test_a_schedule_of_steps_that_goes_by_epochs(optimizer: Optimizer) -> None:
+    cycle = schedules.OneCycleLR(optimizer, 0.1, total_steps=3200)
+    (found,) = schedule_cut_short(cycle, 40, "epoch")
+    assert found.remedy == "--model.lr_scheduler_interval step"
