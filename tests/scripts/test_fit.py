@@ -88,7 +88,9 @@ def test_summary_has_exactly_the_documented_keys(finished_run: FinishedRun, imag
         "world_size": 1,
     }
     assert summary["seed"] == 0
-    assert summary["diagnosis"] == []
+    (found,) = summary["diagnosis"]  # the fixture's rate jumps
+    assert (found["code"], found["severity"], found["step"]) == ("learning_rate_too_high", "warning", 15)
+    assert found.keys() == {"code", "severity", "what", "evidence", "remedy", "layers", "epoch", "step"}
     assert summary["versions"] == versions()
     assert summary["git_commit"].removesuffix("-dirty") == git_commit().removesuffix("-dirty")
     assert summary["seconds"] > 0

@@ -1,0 +1,52 @@
+"""CIFAR10_IMAGES=FOLDER pytest -m long -s tests/doctor/test_cost.py: the doctor's share of the time of training."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from callbacks.doctor import EVERY, Doctor
+from callbacks.summary import RunSummary
+from tests.conftest import execute
+
+HOOKS = ("on_train_batch_start", "on_before_backward", "on_before_optimizer_step", "on_train_batch_end")
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("flags", [("overfit",), ("vgg16_32", "--data.train_size=1000", "--data.val_size=500")])
+def test_share_of_the_time(
+    real_images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flags: tuple[str, ...]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    spent: dict[int, float] = {}
+    whole: list[float] = []
+
+    def timed(hook: Callable[..., None]) -> Callable[..., None]:
+        def run(self: Doctor, trainer: Any, *arguments: Any) -> None:
+            started = time.perf_counter()
+            hook(self, trainer, *arguments)
+            step = trainer.global_step
+            spent[step] = spent.get(step, 0) + time.perf_counter() - started
+
+        return run
+
+    def ended(self: RunSummary, trainer: Any, *_: Any) -> None:
+        whole.append(time.perf_counter())
+
+    for name in HOOKS:
+        monkeypatch.setattr(Doctor, name, timed(getattr(Doctor, name)))
+    monkeypatch.setattr(RunSummary, "on_train_epoch_start", ended)
+    monkeypatch.setattr(torch, "set_num_threads", lambda _: None)
+    source = ("--data.source=folder", f"--data.root={real_images}", "--trainer.limit_val_batches=0")
+    limits = ("--trainer.limit_test_batches=1", "--trainer.max_epochs=15", "--trainer.enable_checkpointing=false")
+    assert execute(monkeypatch, "fit", "--config", *flags, *source, *limits) == 0
+    first = spent.pop(0)  # the look before the first step
+    measured = (whole[-1] - whole[1]) / (8 * (len(whole) - 2))  # seconds a step, from the second epoch on
+    at_looks = sum(spent[step] for step in spent if step % EVERY in (0, EVERY - 1))
+    print(
+        f"\n{flags[0]}: {measured:.3f} s a step; the first look took {first:.2f} s, the two later ones {at_looks:.2f} s, "
+        f"all {len(spent)} steps {sum(spent.values()):.2f} s: {sum(spent.values()) / len(spent) / measured:.2%}"
+    )

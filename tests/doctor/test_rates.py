@@ -1,0 +1,139 @@
+"""CIFAR10_IMAGES=FOLDER pytest -m long -s tests/doctor/test_rates.py.
+
+How often the doctor is wrong on real images: sound runs of both networks with both optimizers and several seeds, of
+which none may raise an alarm, and runs with a planted fault, which must be named. Prints a row a run and the two rates.
+"""
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from tests.conftest import execute
+
+pytestmark = pytest.mark.long
+
+OPTIMIZERS = ("adam", "sgd_momentum")
+# Long enough for the verdict on a plateau: 20 steps a weight layer, 160 for AlexNet and 320 for VGG16.
+SOUND = [
+    *(("overfit", name, seed, ("--trainer.max_epochs=21",)) for name in OPTIMIZERS for seed in range(4)),
+    *(
+        ("regularized", name, seed, ("--trainer.max_epochs=4", "--trainer.limit_train_batches=45"))
+        for name in OPTIMIZERS
+        for seed in range(4)
+    ),
+    *(
+        (
+            "vgg16_32",
+            name,
+            seed,
+            ("--trainer.max_epochs=3", "--trainer.limit_train_batches=110", "--data.batch_size=64"),
+        )
+        for name in OPTIMIZERS
+        for seed in range(2)
+    ),
+]
+NORMAL = "--model.initialization=lightning_modules.initialization.Normal"
+FAULT = "--trainer.callbacks=tests.faults."
+STEP = "--model.lr_scheduler=torch.optim.lr_scheduler.StepLR"
+ONE, FIFTEEN, LONG = (f"--trainer.max_epochs={epochs}" for epochs in (1, 15, 21))
+FEW = ("--data.train_size=1000", "--data.val_size=500")
+FAULTS = [
+    ("activations_explode", "overfit", (NORMAL, "--model.initialization.std=0.1", ONE)),
+    ("activations_explode", "vgg16_32", (NORMAL, "--model.initialization.std=0.1", ONE, *FEW)),
+    ("not_finite", "vgg16_32", (NORMAL, "--model.initialization.std=0.1", ONE, *FEW)),
+    ("activations_vanish", "vgg16_32", (NORMAL, "--model.initialization.std=0.01", ONE, *FEW)),
+    ("learning_rate_too_high", "overfit", ("--model.optimizer.lr=0.1", LONG)),
+    ("learning_rate_too_low", "overfit", ("--model.optimizer.lr=1e-8", LONG)),
+    (
+        "stuck_at_chance",
+        "vgg16_32",
+        (
+            "--model.initialization=lightning_modules.initialization.He",
+            "--model.initialization.fan=fan_out",
+            "--trainer.max_epochs=3",
+            "--trainer.limit_train_batches=110",
+            "--data.batch_size=64",
+        ),
+    ),
+    ("shuffled_labels", "overfit", (f"{FAULT}WrongLabels", FIFTEEN)),
+    ("not_finite", "overfit", (f"{FAULT}Poison", "--trainer.callbacks.layer=10", "--trainer.callbacks.step=5", ONE)),
+    ("duplicate_images", "overfit", (f"{FAULT}LeakedImages", "--trainer.callbacks.number=100", ONE)),
+    ("class_imbalance", "overfit", (f"{FAULT}RareClass", "--trainer.callbacks.label=3", ONE)),
+    ("schedule_cut_short", "overfit", (STEP, "--model.lr_scheduler.step_size=30", ONE)),
+]
+
+
+class Seen(NamedTuple):
+    """A run's diagnosis: severity by code."""
+
+    severities: dict[str, str]
+    layers: dict[str, list[str]]
+
+
+@pytest.fixture(scope="module")
+def rates() -> Iterator[dict[str, list[bool]]]:
+    """Collects for each kind of run whether the doctor was right, and prints the shares at the end."""
+    right: dict[str, list[bool]] = {"sound": [], "faulty": []}
+    yield right
+    for kind, results in right.items():
+        print(f"{kind}: right in {sum(results)} of {len(results)} runs")
+
+
+@pytest.fixture
+def seen(real_images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Seen]:
+    """Fits on real images and prints a row."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(config: str, *flags: Any) -> Seen:
+        import torch
+
+        threads = torch.get_num_threads()
+        started = time.monotonic()
+        source = (
+            "--data.source=folder",
+            f"--data.root={real_images}",
+            "--trainer.limit_val_batches=8",
+            "--trainer.limit_test_batches=1",
+        )
+        with monkeypatch.context() as inner:
+            inner.setattr(torch, "set_num_threads", lambda _: None)  # real networks gain from all cores
+            execute(inner, "fit", "--config", config, *flags, *source, *limits, "--trainer.enable_model_summary=false")
+        (summary,) = (tmp_path / "lightning_logs").rglob("summary.json")
+        content = json.loads(summary.read_text())
+        found = content["diagnosis"]
+        said = ", ".join(f"{one['code']} ({one['severity']})" for one in found)
+        print(
+            f"\n| {config} {' '.join(map(str, flags))} | {content['global_step']} | {said or 'nothing'} | "
+            f"{time.monotonic() - started:.0f} s, {threads} threads |"
+        )
+        return Seen({one["code"]: one["severity"] for one in found}, {one["code"]: one["layers"] for one in found})
+
+    return run
+
+
+@pytest.mark.parametrize(("config", "optimizer", "seed", "flags"), SOUND)
+def test_sound(
+    seen: Callable[..., Seen],
+    rates: dict[str, list[bool]],
+    config: str,
+    optimizer: str,
+    seed: int,
+    flags: tuple[str, ...],
+) -> None:
+    found = seen(config, "--config", f"optimizer/{optimizer}.yaml", f"--seed_everything={seed}", *flags)
+    alarms = {code for code, severity in found.severities.items() if severity != "note"}
+    rates["sound"].append(not alarms)
+    assert not alarms
+
+
+@pytest.mark.parametrize(("code", "config", "flags"), FAULTS)
+def test_faulty(
+    seen: Callable[..., Seen], rates: dict[str, list[bool]], code: str, config: str, flags: tuple[str, ...]
+) -> None:
+    found = seen(config, *flags)
+    rates["faulty"].append(code in found.severities)
+    assert code in found.severities
