@@ -19,6 +19,7 @@ class Draw(IntEnum):
     TOP = 1
     LEFT = 2
     COLOUR = 3  # and the two that follow
+    UPSIDE_DOWN = 6
 
 
 def _mix(x: Tensor) -> Tensor:
@@ -88,6 +89,21 @@ def random_crop_flip(images: Tensor, seed: int, epoch: int, indices: Tensor, *, 
     height, width = images.shape[-2:]
     flipped = uniform(seed, epoch, indices, Draw.FLIP) < 0.5
     return crop_flip(images, place(Draw.TOP, height), place(Draw.LEFT, width), flipped, size)
+
+
+def flip_vertically(images: Tensor, flipped: Tensor) -> Tensor:
+    """Each image mirrored top to bottom where asked; any dtype.
+
+    Args:
+        images: [N, C, H, W].
+        flipped: bool [N].
+    """
+    return torch.where(flipped[:, None, None, None], images.flip(2), images)
+
+
+def random_flip_vertically(images: Tensor, seed: int, epoch: int, indices: Tensor) -> Tensor:
+    """Images [N, C, H, W] of any dtype, each mirrored top to bottom with probability 1/2; see :func:`uniform`."""
+    return flip_vertically(images, uniform(seed, epoch, indices, Draw.UPSIDE_DOWN) < 0.5)
 
 
 def principal_components(images: Tensor) -> Tensor:

@@ -80,7 +80,7 @@ def _names(network: nn.Module) -> dict[tuple[type[nn.Module], int, int], str]:
 
 
 def _read_weights(folder: Path) -> dict[str, Tensor]:
-    """The ``weights.pth`` of a run.
+    """The ``weights.pth`` of a run; empty where it holds something else.
 
     Raises:
         ModelError: if there is none, or a damaged one.
@@ -90,12 +90,12 @@ def _read_weights(folder: Path) -> dict[str, Tensor]:
     if not folder.is_dir():
         raise ModelError(f"{folder} is no folder; {example}")
     try:
-        weights: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        weights = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except FileNotFoundError:
         raise ModelError(f"{folder} has no weights.pth: it is no run, or one that has not ended; {example}") from None
     except (RuntimeError, OSError, ValueError, EOFError, pickle.UnpicklingError) as error:
         raise ModelError(f"{path} is damaged, or would run code when loaded; {example}") from error
-    return weights
+    return weights if isinstance(weights, dict) else {}
 
 
 @final
