@@ -132,7 +132,9 @@ def random_colour_shift(
 ) -> Tensor:
     """Adds to all pixels of an image the same random mixture of principal components.
 
-    Krizhevsky et al. (2012, sec. 4.1): each component times a normal draw of standard deviation 0.1.
+    Krizhevsky et al. (2012, sec. 4.1): each component times a normal draw of standard deviation 0.1. Their text scales
+    the components by eigenvalues, which would depend on the unit of the pixels; their code by standard deviations, as
+    here.
 
     Args:
         images: float [N, 3, H, W], values of about [0, 1].
