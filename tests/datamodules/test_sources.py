@@ -288,7 +288,7 @@ def test_what_cannot_be_kept_is_made_every_time(root: Path, monkeypatch: pytest.
         raise PermissionError(13, "Permission denied")
 
     made: list[int] = []
-    monkeypatch.setattr(sources.tempfile, "mkdtemp", refuse)  # root may write anywhere
+    monkeypatch.setattr("tempfile.mkdtemp", refuse)  # root may write anywhere
     for _ in range(2):
         Folder(root).kept("one", counting(made))
     assert len(made) == 2

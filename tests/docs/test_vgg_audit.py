@@ -3,21 +3,21 @@
 import re
 from collections.abc import Callable, Iterator
 from functools import cached_property
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 from unittest.mock import MagicMock
 
 import pytest
 import torch
-import yaml
+import yaml  # type: ignore[import-untyped]
 from lightning.pytorch import Trainer
 from lightning.pytorch.cli import LightningCLI
 from torch import Tensor, nn
 
 from callbacks.checkpoints import BestCheckpoint
 from cli import ExperimentCLI
-from datamodules import CIFAR10DataModule, cifar10
+from datamodules import CIFAR10DataModule
+from datamodules.augmentation import random_crop_flip
 from datamodules.sampling import Batch
 from datamodules.sources import Images, Source
 from lightning_modules import VGG
@@ -72,11 +72,9 @@ class Experiment:
         self.settings = {**plain, **{key: value for key, value in written(name).items() if key.startswith("trainer.")}}
         self.model = cast(VGG, cli.model)
         self.data = CIFAR10DataModule(**vars(cli.config.data))
-        zero = torch.zeros((), dtype=torch.uint8)
-        images, labels = (lambda n: zero.expand(n, 32, 32, 3)), (lambda n: zero.long().expand(n))
-        content = Images(
-            "all one", self.data.classes, images(50_000), labels(50_000), images(10_000), labels(10_000), ""
-        )
+        images = torch.zeros((), dtype=torch.uint8).expand(50_000, 32, 32, 3)
+        labels = torch.zeros((), dtype=torch.int64).expand(50_000)
+        content = Images("", self.data.classes, images, labels, images[:10_000], labels[:10_000], identity="")
         stand_in = SimpleNamespace(load=lambda: content, kept=lambda name, make: torch.eye(3))
         self.data._source = cast(Source, stand_in)
         self.data.setup("fit")
@@ -99,8 +97,8 @@ class Experiment:
     def cropped(self) -> dict[str, int]:
         """What the crop is asked for."""
         with pytest.MonkeyPatch.context() as monkeypatch:
-            crop = MagicMock(side_effect=cifar10.random_crop_flip)
-            monkeypatch.setattr(cifar10, "random_crop_flip", crop)
+            crop = MagicMock(side_effect=random_crop_flip)
+            monkeypatch.setattr("datamodules.cifar10.random_crop_flip", crop)
             self.augmented(torch.zeros(3, 32, 32, dtype=torch.uint8), 2)
         (call,) = crop.call_args_list
         return {"side": call.args[0].shape[-1], "padding": 0, **call.kwargs}
@@ -218,7 +216,7 @@ def test_every_row_is_of_a_setting_that_there_is(experiments: dict[str, Experime
 
 
 def test_the_audits_head_names_the_experiments() -> None:
-    header = next(line for line in Path(ROOT / "docs" / "vgg_audit.md").read_text().splitlines() if ROW.match(line))
+    header = next(line for line in (ROOT / "docs" / "vgg_audit.md").read_text().splitlines() if ROW.match(line))
     assert tuple(re.findall("`([^`]*)`", header)) == EXPERIMENTS
 
 

@@ -298,6 +298,24 @@ def test_recipe(name: str) -> None:
     )
 
 
+@pytest.mark.usefixtures("no_seed_left")
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        ("He", {"fan": "fan_in"}),
+        ("He --model.initialization.fan fan_out", {"fan": "fan_out"}),
+        ("Glorot", {}),
+        ("Normal --model.initialization.std 0.05", {"std": 0.05}),
+        ("SmallOutput --model.initialization.hidden Glorot", {"std": 0.01}),
+    ],
+)
+def test_initialization_is_a_flag(flags: str, expected: dict[str, Any]) -> None:
+    config = Parsed(["--config", "vgg16_32.yaml", "--model.initialization", *flags.split()]).config
+    chosen = config.model.init_args.initialization
+    assert chosen.class_path == f"lightning_modules.initialization.{flags.split()[0]}"
+    assert vars(chosen.init_args).items() >= expected.items()
+
+
 @pytest.mark.parametrize(("split", "augment"), [("overfit", "none"), ("full", "flip_crop")])
 def test_augmentation_that_the_recipes_leave_to_the_split(split: Any, augment: str) -> None:
     assert CIFAR10DataModule(split=split).augment == augment
