@@ -298,6 +298,21 @@ def test_what_cannot_be_kept_is_made_every_time(root: Path, monkeypatch: pytest.
     assert not [path for path in Folder(root).cache.iterdir() if "one" in path.name]
 
 
+def test_a_process_that_dies_while_it_keeps_leaves_no_half_of_a_file(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepared(root)
+
+    def die(path: Path, *arguments: Any, **options: Any) -> None:
+        path.write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(np, "save", die)
+    with pytest.raises(KeyboardInterrupt):
+        Folder(root).kept("one", counting([]))
+    assert not (Folder(root).cache / "one.npy").exists()
+
+
 def test_several_processes_that_keep_at_once_leave_a_whole_file(root: Path) -> None:
     prepared(root)
     seen: list[bool] = []
