@@ -156,10 +156,12 @@ def test_configuration_a_takes_from_no_other() -> None:
 
 @pytest.fixture
 def vgg(tiny: tuple[str, ...]) -> tuple[str, ...]:
-    return (
-        *("--config=vgg16_32", *tiny, "--data.train_size=12", "--data.val_size=6", "--data.batch_size=6"),
-        *("--trainer.max_epochs=1", "--trainer.precision=32-true", "--model.optimizer.lr=1e-5"),
-    )
+    data = ("--data.train_size=12", "--data.val_size=6", "--data.batch_size=6")
+    small_steps = (
+        "--model.optimizer.lr=1e-5",
+        "--model.optimizer.momentum=0",
+    )  # the weights stay near where they began
+    return "--config=vgg16_32", *tiny, *data, *small_steps, "--trainer.max_epochs=1", "--trainer.precision=32-true"
 
 
 def weights_of(folder: Path) -> dict[str, Tensor]:
