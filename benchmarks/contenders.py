@@ -20,6 +20,7 @@ from torchvision import transforms
 from benchmarks.machine import synchronize
 from benchmarks.plain_loop import PILImages, to_tensor, train_epoch
 from cli import ExperimentCLI
+from cli.memory import keep_freed_memory
 
 
 class Gate:
@@ -128,7 +129,8 @@ def plain_loop(arguments: list[str], gate: Callable[[torch.device], Gate]) -> No
 
 
 def hand_written(arguments: list[str], gate: Callable[[torch.device], Gate]) -> None:
-    """This project's network, data and precision in a loop without Lightning, callbacks or metrics objects."""
+    """This project's network, data, precision and memory in a loop without Lightning, callbacks or metrics objects."""
+    keep_freed_memory()
     cli, device, optimizer = _prepared(arguments)
     data, network = cli.datamodule, cli.model.network
     precision = cli.trainer.precision
@@ -155,6 +157,7 @@ def hand_written(arguments: list[str], gate: Callable[[torch.device], Gate]) -> 
 
 def fit(arguments: list[str], gate: Callable[[torch.device], Gate]) -> None:
     """What ``scripts/fit.py`` does, with every callback of it."""
+    keep_freed_memory()
     cli = ExperimentCLI([*arguments, "--trainer.max_epochs=-1", "--trainer.limit_val_batches=1"])
     cli.trainer.callbacks.append(GateCallback(gate(cli.trainer.strategy.root_device)))  # type: ignore[attr-defined]
     cli.trainer.fit(cli.model, datamodule=cli.datamodule)
