@@ -22,7 +22,6 @@ from callbacks.dashboard import Dashboard
 from callbacks.logger import RunLogger
 from callbacks.recovery import Recovery
 from callbacks.summary import RunSummary
-from cli.memory import keep_freed_memory
 from cli.parser import ExperimentParser
 from cli.precision import default_precision
 from cli.provenance import git_commit, versions
@@ -54,7 +53,6 @@ class ExperimentCLI(LightningCLI):
         # Lightning 2.6 asks torch's pytree in a way that torch 2.14 deprecates.
         warnings.filterwarnings("ignore", module="lightning.pytorch.utilities._pytree")
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")  # names of classes in any script
-        keep_freed_memory()
         self._keep = keep
         self._resumed: Run | None = None
         self.best: BestCheckpoint | None = None

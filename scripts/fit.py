@@ -8,10 +8,12 @@ A run that was stopped, however, goes on with --resume lightning_logs/overfit/ve
 """
 
 from cli import ExperimentCLI, reported_errors
+from cli.memory import keep_freed_memory
 
 
 def main() -> None:
     """Fits, then tests."""
+    keep_freed_memory()
     with reported_errors():
         cli = ExperimentCLI(description=__doc__)
         cli.trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=cli.resume_from, weights_only=True)
