@@ -17,7 +17,7 @@ from doctor.layers import Look, is_weighted, look
 from doctor.schedule import schedule_cut_short
 
 EVERY = 50  # optimizer steps between two looks
-IMAGES = 64  # of a batch that a look takes
+IMAGES = 32  # of a batch that a look takes
 
 Advice = Literal["off", "advise", "stop"]
 

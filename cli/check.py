@@ -43,6 +43,7 @@ def check(cli: ExperimentCLI) -> None:
     data.prepare_data()
     data.setup("fit")
     print(data_lines(data.description()))
+    model.network.load_state_dict(model.pretrained(), strict=False)
     trainer.precision_plugin.convert_module(model)
     model.to(trainer.strategy.root_device)
     images, labels = _first_batch(data, model)

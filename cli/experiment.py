@@ -23,7 +23,6 @@ from callbacks.doctor import Advice, Doctor
 from callbacks.logger import RunLogger
 from callbacks.recovery import Recovery
 from callbacks.summary import RunSummary
-from cli.memory import keep_freed_memory
 from cli.parser import ExperimentParser
 from cli.precision import default_precision
 from cli.provenance import git_commit, versions
@@ -55,7 +54,6 @@ class ExperimentCLI(LightningCLI):
         # Lightning 2.6 asks torch's pytree in a way that torch 2.14 deprecates.
         warnings.filterwarnings("ignore", module="lightning.pytorch.utilities._pytree")
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")  # names of classes in any script
-        keep_freed_memory()
         self._keep = keep
         self._resumed: Run | None = None
         self.best: BestCheckpoint | None = None
@@ -142,6 +140,8 @@ class ExperimentCLI(LightningCLI):
             if self.config.compile is not None:
                 self.model.network.compile(mode=self.config.compile)
             self.model.configure_optimizers()  # on trial: what is wrong with it is to be known before any work
+            if self.logger is not None and self.resume_from is None:
+                self.model.pretrained()  # likewise, and before the run has its folder
         except (ArgumentError, MisconfigurationException, ValueError) as error:
             message = str(error)
             if "No supported gpu backend" in message or "CUDAAccelerator" in message:
@@ -253,6 +253,8 @@ class SaveConfig(Callback):
             config.data.source = self._cli.datamodule.description()["source"]
             config.data.stand_in = False  # decided; and the folder is to be found from anywhere
             config.data.root = str(Path(config.data.root).resolve())
+            if config.model.init_args.get("init_from") is not None:
+                config.model.init_args.init_from = str(Path(config.model.init_args.init_from).resolve())
             config.ckpt_path = None
             new = self._logger.folder / ".config.new.yaml"
             self._cli.parser.save(config, new, overwrite=True)

@@ -19,6 +19,7 @@ class Draw(IntEnum):
     TOP = 1
     LEFT = 2
     COLOUR = 3  # and the two that follow
+    UPSIDE_DOWN = 6
 
 
 def _mix(x: Tensor) -> Tensor:
@@ -33,23 +34,30 @@ def _mix(x: Tensor) -> Tensor:
 
 
 def uniform(seed: int, epoch: int, indices: Tensor, draw: int) -> Tensor:
-    """Random numbers in [0, 1), float64 [N] (float32 where the device has no float64), one an image.
+    """Random numbers in [0, 1), [N]: one draw of :func:`uniforms`."""
+    return uniforms(seed, epoch, indices, draw, 1)[0]
+
+
+def uniforms(seed: int, epoch: int, indices: Tensor, first: int, number: int) -> Tensor:
+    """Random numbers in [0, 1), float64 [number, N] (float32 where the device has no float64), some for each image.
 
     Args:
         seed: any integer of up to 31 bits.
         epoch: counted from 0.
         indices: int64 [N], each image's index.
-        draw: what the number is for; see :class:`Draw`.
+        first: what the first number is for; see :class:`Draw`.
+        number: of draws, which follow each other there.
     """
+    draws = torch.arange(first, first + number, device=indices.device).unsqueeze(1)
     state = torch.zeros_like(indices)
-    for part in (seed, epoch, draw, indices):
+    for part in (seed, epoch, draws, indices):
         state = _mix((state ^ part) + -0x61C8864680B583EB)  # the golden ratio's 0x9E3779B97F4A7C15
     dtype = torch.float32 if indices.device.type == "mps" else torch.float64
     return ((state >> 40) & 0xFFFFFF).to(dtype) / (1 << 24)
 
 
 def crop_flip(images: Tensor, top: Tensor, left: Tensor, flipped: Tensor, size: int) -> Tensor:
-    """A window of each image, mirrored left to right where asked; any dtype, one gather a direction.
+    """A window of each image, mirrored left to right where asked; any dtype.
 
     Args:
         images: [N, C, H, W].
@@ -61,12 +69,9 @@ def crop_flip(images: Tensor, top: Tensor, left: Tensor, flipped: Tensor, size: 
     Returns:
         The windows [N, C, size, size].
     """
-    number, channels, _, width = images.shape
-    offsets = torch.arange(size, device=images.device)
-    rows = top[:, None] + offsets
-    columns = left[:, None] + torch.where(flipped[:, None], size - 1 - offsets, offsets)
-    windows = images.gather(2, rows[:, None, :, None].expand(number, channels, size, width))
-    return windows.gather(3, columns[:, None, None, :].expand(number, channels, size, size))
+    every = torch.arange(len(images), device=images.device)
+    windows = images.unfold(2, size, 1).unfold(3, size, 1)[every, :, top, left]
+    return torch.where(flipped[:, None, None, None], windows.flip(3), windows)
 
 
 def random_crop_flip(images: Tensor, seed: int, epoch: int, indices: Tensor, *, size: int, padding: int = 0) -> Tensor:
@@ -74,20 +79,31 @@ def random_crop_flip(images: Tensor, seed: int, epoch: int, indices: Tensor, *, 
 
     Args:
         images: [N, C, H, W], any dtype.
-        seed: see :func:`uniform`.
-        epoch: see :func:`uniform`.
-        indices: see :func:`uniform`.
+        seed: see :func:`uniforms`.
+        epoch: see :func:`uniforms`.
+        indices: see :func:`uniforms`.
         size: height and width of the window.
         padding: rows and columns of zeros added on every side before the window is chosen.
     """
-
-    def place(draw: Draw, extent: int) -> Tensor:
-        return (uniform(seed, epoch, indices, draw) * (extent - size + 1)).long()
-
     images = F.pad(images, (padding, padding, padding, padding))
     height, width = images.shape[-2:]
-    flipped = uniform(seed, epoch, indices, Draw.FLIP) < 0.5
-    return crop_flip(images, place(Draw.TOP, height), place(Draw.LEFT, width), flipped, size)
+    flip, top, left = uniforms(seed, epoch, indices, Draw.FLIP, 3)
+    return crop_flip(images, (top * (height - size + 1)).long(), (left * (width - size + 1)).long(), flip < 0.5, size)
+
+
+def flip_vertically(images: Tensor, flipped: Tensor) -> Tensor:
+    """Each image mirrored top to bottom where asked; any dtype.
+
+    Args:
+        images: [N, C, H, W].
+        flipped: bool [N].
+    """
+    return torch.where(flipped[:, None, None, None], images.flip(2), images)
+
+
+def random_flip_vertically(images: Tensor, seed: int, epoch: int, indices: Tensor) -> Tensor:
+    """Images [N, C, H, W] of any dtype, each mirrored top to bottom with probability 1/2; see :func:`uniform`."""
+    return flip_vertically(images, uniform(seed, epoch, indices, Draw.UPSIDE_DOWN) < 0.5)
 
 
 def principal_components(images: Tensor) -> Tensor:
@@ -116,20 +132,22 @@ def random_colour_shift(
 ) -> Tensor:
     """Adds to all pixels of an image the same random mixture of principal components.
 
-    Krizhevsky et al. (2012, sec. 4.1): each component times a normal draw of standard deviation 0.1.
+    Krizhevsky et al. (2012, sec. 4.1): each component times a normal draw of standard deviation 0.1. Their text scales
+    the components by eigenvalues, which would depend on the unit of the pixels; their code by standard deviations, as
+    here.
 
     Args:
         images: float [N, 3, H, W], values of about [0, 1].
-        seed: see :func:`uniform`.
-        epoch: see :func:`uniform`.
-        indices: see :func:`uniform`.
+        seed: see :func:`uniforms`.
+        epoch: see :func:`uniforms`.
+        indices: see :func:`uniforms`.
         components: float [3, 3], of :func:`principal_components`.
         std: standard deviation of the draws.
 
     Returns:
         float [N, 3, H, W]; not clipped.
     """
-    draws = torch.stack([uniform(seed, epoch, indices, Draw.COLOUR + i) for i in range(3)], dim=1)
+    draws = uniforms(seed, epoch, indices, Draw.COLOUR, 3).T
     normal = torch.special.ndtri(draws.clamp(min=2**-25)).to(images.dtype)
     shift: Tensor = std * normal @ components.to(images).T
     return images + shift[:, :, None, None]

@@ -12,13 +12,18 @@ from lightning.pytorch import LightningDataModule
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
-from datamodules.augmentation import principal_components, random_colour_shift, random_crop_flip
+from datamodules.augmentation import (
+    principal_components,
+    random_colour_shift,
+    random_crop_flip,
+    random_flip_vertically,
+)
 from datamodules.errors import DataError, UnreachableError
 from datamodules.images import SIZE, normalize, read_image, resize, scale
 from datamodules.sampling import Batch, BatchLoader, epoch_order
 from datamodules.sources import CIFAR10, SOURCES, Images, Source, Synthetic
 
-Augmentation = Literal["none", "flip_crop", "vgg"]
+Augmentation = Literal["none", "flip_crop", "vgg", "notebook"]
 LoadedBatch = tuple[Tensor, Tensor, int]
 
 
@@ -42,7 +47,8 @@ class CIFAR10DataModule(LightningDataModule):
         val_size: number of validation images instead of the split's.
         augment: instead of the split's: ``none``; ``flip_crop``: horizontal flip and a random window of the image
             padded with 4 zeros; ``vgg``: a random window of the rescaled image, horizontal flip and colour shift
-            (Simonyan & Zisserman 2014, sec. 3.1).
+            (Simonyan & Zisserman 2014, sec. 3.1); ``notebook``: a random window of the resized image padded with 4
+            zeros, horizontal and vertical flip: horses on their heads, kept to be shown.
         batch_size: images in a whole optimizer step, divided among the processes.
         image_size: height and width, in pixels, that the network gets.
         mean: of the R, G and B values in [0, 1]; the default is that of CIFAR-10's training images.
@@ -186,7 +192,10 @@ class CIFAR10DataModule(LightningDataModule):
         self.train_indices, self.val_indices = order[:train_size], order[train_size : train_size + val_size]
         self.test_indices = torch.arange(len(self.images.test_labels))
         if self.augment == "vgg":
-            self._constants["components"] = principal_components(self.images.train_images[self.train_indices])
+            key = hashlib.sha256(self.images.identity.encode() + self.train_indices.numpy().tobytes()).hexdigest()
+            self._constants["components"] = self._source.kept(
+                f"components-{key[:16]}", lambda: principal_components(self.images.train_images[self.train_indices])
+            )
         self._check_processes_agree()
 
     def _check_processes_agree(self) -> None:
@@ -274,7 +283,7 @@ class CIFAR10DataModule(LightningDataModule):
         assert self.trainer is not None
         if isinstance(batch, Tensor):  # the example input, which Lightning's model summary sends through here
             return batch
-        images = batch.images.permute(0, 3, 1, 2)
+        images = batch.images.permute(0, 3, 1, 2).contiguous()
         images = self.augmented(images, batch.indices) if self.trainer.training else self.as_evaluated(images)
         return self.normalized(images), batch.labels, batch.total
 
@@ -293,6 +302,9 @@ class CIFAR10DataModule(LightningDataModule):
         if self.augment == "vgg":
             images = random_crop_flip(resize(scale(images), self._rescaled), *draws, size=self.image_size)
             return random_colour_shift(images, *draws, self._constant("components", images.device))
+        if self.augment == "notebook":
+            images = resize(scale(images), self.image_size)
+            return random_flip_vertically(random_crop_flip(images, *draws, size=self.image_size, padding=4), *draws)
         if self.augment == "flip_crop":
             images = random_crop_flip(images, *draws, size=SIZE, padding=4)
         return resize(scale(images), self.image_size)

@@ -93,7 +93,7 @@ class BatchLoader:
         for number, batch in enumerate(torch.split(indices, self._batch_size)[first:], start=first + 1):
             self._state = {"epoch": epoch, "batches": number}
             mine = share(batch, self._rank, self._world_size)
-            yield Batch(self._images[mine], self._labels[mine], mine, len(batch))
+            yield Batch(self._images.index_select(0, mine), self._labels[mine], mine, len(batch))
 
     def state_dict(self) -> dict[str, Any]:
         """The epoch, and how many of its batches have been handed out."""

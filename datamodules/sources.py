@@ -1,5 +1,6 @@
 """Where images come from. Whatever the source, it ends as memory-mapped uint8 arrays of one layout."""
 
+import contextlib
 import hashlib
 import json
 import os
@@ -8,7 +9,7 @@ import shutil
 import tarfile
 import tempfile
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -133,6 +134,25 @@ class Source(ABC):
         # Copy-on-write, because torch warns of tensors over read-only memory; nothing here writes.
         arrays = {name: torch.from_numpy(np.load(self.cache / f"{name}.npy", mmap_mode="c")) for name in self.ARRAYS}
         return Images(name=self.name, classes=self.classes, identity=stored["identity"], **arrays)
+
+    def kept(self, name: str, make: Callable[[], Tensor]) -> Tensor:
+        """What was once made of the prepared arrays, from beside them; it goes when they are made again.
+
+        Where it is missing or damaged it is made; where it cannot be kept, it is made every time. Of several processes
+        at once each makes it, and each leaves a whole file.
+
+        Args:
+            name: says what it is and of what, the arrays' identity included: other ones may be in place by now.
+            make: makes it.
+        """
+        path = self.cache / f"{name}.npy"
+        with contextlib.suppress(OSError, ValueError, EOFError):  # missing or damaged
+            return torch.from_numpy(np.load(path, allow_pickle=False))
+        made = make()
+        with contextlib.suppress(OSError), tempfile.TemporaryDirectory(dir=self.cache, prefix=f".{name}.") as folder:
+            np.save(Path(folder) / path.name, made.numpy(), allow_pickle=False)
+            (Path(folder) / path.name).replace(path)
+        return made
 
     def _stored(self) -> dict[str, Any]:
         """Version, identity and sizes of the prepared arrays; empty where they are missing or damaged."""

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from doctor.diagnosis import Diagnosis, Severity
 from doctor.layers import is_weighted
 
-SAMPLE = 4096  # weights of a layer that the size of a step is taken from
-EXPLODING = 1e3  # a gradient's norm against its weights'
+ROWS = 16  # outputs of a layer that are looked at, or up to twice as many
+EXPLODING = 1e3  # a gradient against its weights
 VANISHING = 1e-6  # of the layer with the least against the one with the most
 
 
@@ -21,8 +21,8 @@ class Gradient:
     Attributes:
         name: as in the network's ``named_modules``.
         kind: name of the layer's class.
-        gradient: norm of the weight's gradient.
-        weight: norm of the weight.
+        gradient: root mean square of the weight's gradient, over some of its outputs.
+        weight: that of the weight.
     """
 
     name: str
@@ -40,31 +40,26 @@ class Gradient:
 
 
 def measure(network: nn.Module) -> tuple[Gradient, ...]:
-    """Norms of all convolutions and linear layers that have a gradient, in the network's order."""
-    layers = [
-        (name, module)
-        for name, module in network.named_modules()
-        if is_weighted(module) and module.weight.grad is not None
-    ]
+    """Root mean squares over all convolutions and linear layers that have a gradient, in the network's order."""
+    weighted = [(name, module) for name, module in network.named_modules() if is_weighted(module)]
+    layers = [(name, module) for name, module in weighted if module.weight.grad is not None]
     if not layers:
         return ()
-    weights = [module.weight.detach() for _, module in layers]
-    gradients = [module.weight.grad for _, module in layers]
-    norms = torch.stack(
-        [torch.stack(torch._foreach_norm(tensors)).float() for tensors in (gradients, weights)]
-    ).tolist()
+    tensors = [tensor for _, module in layers for tensor in (module.weight.grad, module.weight)]
+    sizes = torch.stack([_rows(tensor).square().mean().sqrt() for tensor in tensors]).reshape(-1, 2).tolist()
     return tuple(
-        Gradient(name, type(module).__name__, gradient, weight)
-        for (name, module), gradient, weight in zip(layers, *norms, strict=True)
+        Gradient(name, type(module).__name__, *size) for (name, module), size in zip(layers, sizes, strict=True)
     )
 
 
 def sample(network: nn.Module) -> dict[str, Tensor]:
-    """A copy of some weights of each layer, spread evenly over it."""
-    weights = {name: module.weight.detach() for name, module in network.named_modules() if is_weighted(module)}
-    return {
-        name: weight.flatten()[:: max(1, weight.numel() // SAMPLE)].float().clone() for name, weight in weights.items()
-    }
+    """A copy of some weights of each layer."""
+    return {name: _rows(module.weight).clone() for name, module in network.named_modules() if is_weighted(module)}
+
+
+def _rows(tensor: Tensor) -> Tensor:
+    """Some outputs' part of a weight or its gradient, evenly spread; all of it would take milliseconds."""
+    return tensor.detach()[:: max(1, len(tensor) // ROWS)].float()
 
 
 def relative_changes(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> list[float]:
@@ -85,8 +80,8 @@ def diagnose(now: Sequence[Gradient], before: Sequence[Gradient], step: int) -> 
             "gradients_explode",
             Severity.WARNING,
             "the gradients are far larger than the weights that they are to change",
-            f"norm of the gradient {worst.gradient:.2g}, of the weights {worst.weight:.2g} in {worst}; the same at the "
-            f"look before; {len(exploding)} of {len(now)} layers",
+            f"root mean square {worst.gradient:.2g} of the gradient, {worst.weight:.2g} of the weights in {worst}; "
+            f"{len(exploding)} of {len(now)} layers, the same at the look before",
             "--trainer.gradient_clip_val 1, or a smaller --model.optimizer.lr",
             layers=tuple(layer.name for layer in exploding),
             step=step,

@@ -44,8 +44,8 @@ def softmax_before_cross_entropy(look: Look) -> Iterator[Diagnosis]:
         "the network gives probabilities, and cross-entropy takes the softmax of them once more",
         f"the outputs of {last} are at least 0 and sum to 1 for each of {len(logits)} images (to {furthest:.1g}); the "
         f"loss cannot fall below {least:.3f}, and its gradients are small",
-        f"take the softmax out ({last}): the loss applies it, and so does predict_step; "
-        "--config vgg16_32.yaml has none",
+        f"--model.softmax false; in a network of your own, take {last} out: the loss applies it, and so does "
+        "predict_step",
         layers=(last.name,),
     )
 

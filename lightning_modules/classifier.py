@@ -53,8 +53,9 @@ class ImageClassifier(LightningModule, ABC):
         lr_scheduler_interval: Literal["epoch", "step"],
     ) -> None:
         super().__init__()
-        # Callables do not survive a checkpoint that is loaded with weights_only=True; the run's config.yaml has them.
-        self.save_hyperparameters(ignore=["network", "initialization", "optimizer", "lr_scheduler"])
+        # Callables do not survive a checkpoint that is loaded with weights_only=True; what weights were drawn or taken
+        # from, it has itself. The run's config.yaml has them all.
+        self.save_hyperparameters(ignore=["network", "initialization", "init_from", "optimizer", "lr_scheduler"])
         self.network = network.to(memory_format=torch.channels_last)
         self.num_classes = num_classes
         self.image_size = image_size
@@ -76,12 +77,22 @@ class ImageClassifier(LightningModule, ABC):
         self.val_confusion = MulticlassConfusionMatrix(num_classes, validate_args=False)
         self.test_confusion = MulticlassConfusionMatrix(num_classes, validate_args=False)
 
-    def on_fit_start(self) -> None:
-        """Looks whether a plateau schedule will have its metric.
+    def pretrained(self) -> dict[str, Tensor]:
+        """Weights that training begins with instead of those drawn, by their names in ``network``: here, none.
 
         Raises:
-            ModelError: if it wants that of a validation, and there is none.
+            ModelError: if they cannot be had.
         """
+        return {}
+
+    def on_fit_start(self) -> None:
+        """Takes pretrained weights, unless a checkpoint was loaded; looks whether a plateau schedule has its metric.
+
+        Raises:
+            ModelError: if the weights cannot be had, or the schedule wants a validation's metric and there is none.
+        """
+        if self.trainer.ckpt_path is None:
+            self.network.load_state_dict(self.pretrained(), strict=False)
         for config in self.trainer.lr_scheduler_configs:
             monitor = getattr(config.scheduler, "monitor", "")
             if monitor.startswith("val_") and not self.trainer.enable_validation:

@@ -53,7 +53,9 @@ class Glorot(Initialization):
 
 @dataclass(frozen=True)
 class Normal(Initialization):
-    """Normal with one standard deviation for all layers (Simonyan & Zisserman 2014, sec. 3.1, with std 0.1).
+    """Normal with one standard deviation for all layers (Simonyan & Zisserman 2014, sec. 3.1).
+
+    The default is the paper's: it names the variance, 10^-2.
 
     Attributes:
         std: standard deviation of every weight.

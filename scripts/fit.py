@@ -9,10 +9,12 @@ cannot succeed. A run that was stopped, however, goes on with --resume lightning
 """
 
 from cli import ExperimentCLI, check, reported_errors
+from cli.memory import keep_freed_memory
 
 
 def main() -> None:
     """Fits, then tests; or checks."""
+    keep_freed_memory()
     with reported_errors():
         cli = ExperimentCLI(description=__doc__)
         if cli.config.check:

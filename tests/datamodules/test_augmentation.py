@@ -10,9 +10,11 @@ from datamodules.augmentation import (
     Draw,
     _mix,
     crop_flip,
+    flip_vertically,
     principal_components,
     random_colour_shift,
     random_crop_flip,
+    random_flip_vertically,
     uniform,
 )
 
@@ -150,6 +152,31 @@ def test_random_crop_flip_without_padding_takes_a_window_of_a_larger_image() -> 
         candidates = (image, image.flip(-1))
         assert any(torch.equal(window, of.unfold(1, 64, 1).unfold(2, 64, 1)[:, i, j]) for of in candidates
                    for i in range(10) for j in range(10))  # fmt: skip
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
+def test_flip_vertically_is_what_a_loop_over_pixels_gives(dtype: torch.dtype) -> None:
+    images, flipped = torch.randint(256, (7, 3, 5, 4)).to(dtype), torch.arange(7) % 3 == 0
+    result = flip_vertically(images, flipped)
+    assert result.dtype == dtype
+    for n, row, column in itertools.product(range(7), range(5), range(4)):
+        assert torch.equal(result[n, :, row, column], images[n, :, 4 - row if flipped[n] else row, column])
+
+
+def test_random_flip_vertically_is_torchvisions_of_each_image_and_of_its_own_draw() -> None:
+    images, indices = torch.rand(2000, 3, 4, 4), torch.arange(2000)
+    result = random_flip_vertically(images, 1, 2, indices)
+    flipped = uniform(1, 2, indices, Draw.UPSIDE_DOWN) < 0.5
+    for image, mine, upside_down in zip(images, result, flipped, strict=True):
+        assert torch.equal(mine, tv.vflip(image) if upside_down else image)
+    assert 0.46 < flipped.double().mean() < 0.54
+    horizontally = uniform(1, 2, indices, Draw.FLIP) < 0.5
+    assert torch.corrcoef(torch.stack([flipped, horizontally]).double())[0, 1].abs() < 0.08
+
+
+def test_draws_keep_their_numbers() -> None:
+    """Those of a run that goes on, or is repeated, must be what they were."""
+    assert {draw.name: draw.value for draw in Draw} == {"FLIP": 0, "TOP": 1, "LEFT": 2, "COLOUR": 3, "UPSIDE_DOWN": 6}
 
 
 def test_principal_components_are_numpys_of_all_pixels() -> None:

@@ -9,6 +9,7 @@ from typing import Any, cast
 import numpy as np
 import pytest
 import torch
+import torchvision.transforms.functional as tv
 from lightning.pytorch import Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 from numpy.typing import NDArray
@@ -16,6 +17,7 @@ from PIL import Image
 from torch import Tensor
 
 from datamodules import CIFAR10DataModule, DataError, sources, synthetic
+from datamodules.augmentation import Draw, principal_components, uniform
 from datamodules.images import SIZE, normalize, resize, scale
 from datamodules.sampling import Batch
 from datamodules.sources import CIFAR10_ARCHIVE
@@ -112,7 +114,7 @@ def test_each_size_overrides_its_own_alone(module: Any) -> None:
         assert set(module(train_size=part).train_indices.tolist()) <= set(module().train_indices.tolist())
 
 
-@pytest.mark.parametrize("augment", ["none", "flip_crop", "vgg"])
+@pytest.mark.parametrize("augment", ["none", "flip_crop", "vgg", "notebook"])
 def test_augment_overrides_the_splits(augment: str, module: Any) -> None:
     assert module(augment=augment).augment == augment
     assert module(split="overfit", train_size=20, val_size=5, augment=augment).augment == augment
@@ -222,14 +224,16 @@ def test_another_split_or_other_data_has_another_fingerprint(module: Any, image_
         target = copy / path.relative_to(image_folder)
         target.parent.mkdir(parents=True, exist_ok=True)
         target.symlink_to(path)
-    same = CIFAR10DataModule(copy, "folder", batch_size=20)
-    same.prepare_data()
-    same.setup("fit")
-    assert same.fingerprint in fingerprints
+
+    def fingerprint() -> str:
+        data = CIFAR10DataModule(copy, "folder", batch_size=20)
+        data.prepare_data()
+        data.setup("fit")
+        return data.fingerprint
+
+    assert fingerprint() in fingerprints
     (copy / "test" / "cat" / "00002.png").unlink()
-    same.prepare_data()
-    same.setup("fit")
-    assert len(fingerprints | {same.fingerprint}) == len(settings) + 1
+    assert len(fingerprints | {fingerprint()}) == len(settings) + 1
 
 
 def test_the_description_is_of_plain_values(module: Any) -> None:
@@ -373,6 +377,55 @@ def test_vgg_evaluates_the_window_in_the_middle(module: Any, pixels: Tensor) -> 
     batch = next(iter(data.val_dataloader()))
     expected = resize(scale(pixels[batch.indices]), 73)[:, :, 4:68, 4:68]
     assert torch.allclose(taken(data, batch), normalize(expected, torch.tensor(MEAN), torch.tensor(STD)), atol=1e-5)
+
+
+def test_components_are_made_once_for_the_same_images_and_split(module: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[int] = []
+
+    def counted(images: Tensor) -> Tensor:
+        made.append(len(images))
+        return principal_components(images)
+
+    monkeypatch.setattr("datamodules.cifar10.principal_components", counted)
+    components = [
+        module(augment="vgg", train_size=size, split_seed=seed)._constants["components"]
+        for size, seed in ((150, 5), (151, 5), (150, 6), (150, 5), (151, 5), (150, 6))
+    ]
+    assert made == [150, 151, 150]
+    for first, again in zip(components[:3], components[3:], strict=True):
+        assert torch.equal(first, again)
+    assert len({tuple(each.flatten().tolist()) for each in components}) == 3
+    images = module(train_size=150, split_seed=5)
+    assert torch.equal(components[0], principal_components(images.images.train_images[images.train_indices]))
+    module(augment="flip_crop")
+    assert len(made) == 3
+
+
+@pytest.mark.parametrize("image_size", [32, 64])
+def test_notebook_takes_windows_of_the_resized_image_padded_with_black_and_turns_them_over(
+    image_size: int, module: Any, pixels: Tensor
+) -> None:
+    data = attach(module(augment="notebook", image_size=image_size), current_epoch=3)
+    batch = next(iter(data.train_dataloader()))
+    turned = set()
+    for index, image, original in zip(batch.indices, taken(data, batch), pixels[batch.indices], strict=True):
+        top, left, flipped, upside_down = (
+            float(uniform(data.seed, 3, index[None], draw))
+            for draw in (Draw.TOP, Draw.LEFT, Draw.FLIP, Draw.UPSIDE_DOWN)
+        )
+        resized = resize(scale(original[None]), image_size)[0]
+        expected = tv.crop(tv.pad(resized, [4]), int(top * 9), int(left * 9), image_size, image_size)
+        expected = tv.hflip(expected) if flipped < 0.5 else expected
+        expected = tv.vflip(expected) if upside_down < 0.5 else expected
+        assert torch.allclose(image, normalize(expected, torch.tensor(MEAN), torch.tensor(STD)), atol=1e-5)
+        turned.add((flipped < 0.5, upside_down < 0.5))
+    assert len(turned) == 4
+
+
+def test_notebook_leaves_validation_images_alone(module: Any, pixels: Tensor) -> None:
+    data = attach(module(augment="notebook"), training=False)
+    batch = next(iter(data.val_dataloader()))
+    assert torch.allclose(taken(data, batch), plain(pixels[batch.indices]), atol=1e-5)
 
 
 @pytest.mark.parametrize("image_size", [16, 64])

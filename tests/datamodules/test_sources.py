@@ -5,6 +5,7 @@ import pickle
 import socket
 import tarfile
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import torch
 import torchvision
 from numpy.typing import NDArray
 from PIL import Image
+from torch import Tensor
 
 from datamodules import sources, synthetic
 from datamodules.errors import DataError, UnreachableError
@@ -234,6 +236,94 @@ def test_arrays_that_cannot_be_kept_are_a_data_error(root: Path, monkeypatch: py
     with pytest.raises(DataError, match=r"cannot keep the prepared images in .*\.animals\.prepared: No space left"):
         Folder(root).prepare()
     assert {path.name for path in root.parent.iterdir()} <= {"animals", ".animals.prepared.lock"}
+
+
+# What is made of the arrays
+
+
+def counting(made: list[int]) -> Callable[[], Tensor]:
+    def make() -> Tensor:
+        made.append(1)
+        return torch.arange(9.0).reshape(3, 3) / 7
+
+    return make
+
+
+def test_what_was_made_of_the_arrays_is_kept_by_its_name(root: Path) -> None:
+    prepared(root)
+    made: list[int] = []
+    for _ in range(2):
+        kept = Folder(root).kept("one", counting(made))
+        assert torch.equal(kept, torch.arange(9.0).reshape(3, 3) / 7)
+        assert kept.dtype == torch.float32
+    assert len(made) == 1
+    Folder(root).kept("other", counting(made))
+    assert len(made) == 2
+    names = {path.name for path in Folder(root).cache.iterdir()}
+    assert {"one.npy", "other.npy"} <= names
+    assert not [name for name in names if name.startswith(".")]
+    assert prepared(root).identity, "the arrays themselves are still up to date"
+    change(root)
+    prepared(root)
+    Folder(root).kept("one", counting(made))
+    assert len(made) == 3, "it is of arrays that are no longer there"
+
+
+@pytest.mark.parametrize("content", [b"", b"no array", "half"])
+def test_what_is_damaged_is_made_again(content: bytes | str, root: Path) -> None:
+    prepared(root)
+    made: list[int] = []
+    path = Folder(root).cache / "one.npy"
+    Folder(root).kept("one", counting(made))
+    path.write_bytes(path.read_bytes()[:-9] if isinstance(content, str) else content)
+    for _ in range(2):
+        assert torch.equal(Folder(root).kept("one", counting(made)), torch.arange(9.0).reshape(3, 3) / 7)
+    assert len(made) == 2
+
+
+def test_what_cannot_be_kept_is_made_every_time(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    prepared(root)
+
+    def refuse(*arguments: Any, **options: Any) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    made: list[int] = []
+    monkeypatch.setattr("tempfile.mkdtemp", refuse)  # root may write anywhere
+    for _ in range(2):
+        Folder(root).kept("one", counting(made))
+    assert len(made) == 2
+    monkeypatch.undo()
+    monkeypatch.setattr(np, "save", refuse)
+    Folder(root).kept("one", counting(made))
+    assert not [path for path in Folder(root).cache.iterdir() if "one" in path.name]
+
+
+def test_a_process_that_dies_while_it_keeps_leaves_no_half_of_a_file(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepared(root)
+
+    def die(path: Path, *arguments: Any, **options: Any) -> None:
+        path.write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(np, "save", die)
+    with pytest.raises(KeyboardInterrupt):
+        Folder(root).kept("one", counting([]))
+    assert not (Folder(root).cache / "one.npy").exists()
+
+
+def test_several_processes_that_keep_at_once_leave_a_whole_file(root: Path) -> None:
+    prepared(root)
+    seen: list[bool] = []
+
+    def keep(_: int) -> None:
+        seen.append(torch.equal(Folder(root).kept("one", counting([])), counting([])()))
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(keep, range(200)))
+    assert seen == [True] * 200
+    assert [path.name for path in Folder(root).cache.iterdir() if "one" in path.name] == ["one.npy"]
 
 
 @pytest.mark.parametrize("damage", ["", "{"])

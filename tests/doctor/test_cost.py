@@ -47,6 +47,6 @@ def test_share_of_the_time(
     measured = (whole[-1] - whole[1]) / (8 * (len(whole) - 2))  # seconds a step, from the second epoch on
     at_looks = sum(spent[step] for step in spent if step % EVERY in (0, EVERY - 1))
     print(
-        f"\n{flags[0]}: {measured:.3f} s a step; the first look took {first:.2f} s, the two later ones {at_looks:.2f} s, "
+        f"\n{flags[0]}: {measured:.3f} s a step; the first look {first:.2f} s, the two later ones {at_looks:.2f} s, "
         f"all {len(spent)} steps {sum(spent.values()):.2f} s: {sum(spent.values()) / len(spent) / measured:.2%}"
     )

@@ -93,12 +93,8 @@ def seen(real_images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
         threads = torch.get_num_threads()
         started = time.monotonic()
-        source = (
-            "--data.source=folder",
-            f"--data.root={real_images}",
-            "--trainer.limit_val_batches=8",
-            "--trainer.limit_test_batches=1",
-        )
+        source = ("--data.source=folder", f"--data.root={real_images}")
+        limits = ("--trainer.limit_val_batches=8", "--trainer.limit_test_batches=1")
         with monkeypatch.context() as inner:
             inner.setattr(torch, "set_num_threads", lambda _: None)  # real networks gain from all cores
             execute(inner, "fit", "--config", config, *flags, *source, *limits, "--trainer.enable_model_summary=false")

@@ -1,8 +1,10 @@
+import math
 from itertools import pairwise
 from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 import torchvision
 from torch import nn
 
@@ -121,6 +123,22 @@ def test_networks_take_the_image_size_and_number_of_classes_they_were_told(
 ) -> None:
     logits = without_memory(kind, **settings)(torch.empty(2, 3, *shape, device="meta"))
     assert logits.shape == (2, settings.get("num_classes", 10))
+
+
+def test_a_softmax_at_the_end_of_vgg_is_taken_for_one() -> None:
+    plain, model = (VGG(configuration="A", hidden_features=8, softmax=softmax).eval() for softmax in (False, True))
+    model.network.load_state_dict(plain.network.state_dict())  # it has no weights
+    images = torch.randn(2, 3, 32, 32)
+    with torch.inference_mode():
+        assert torch.allclose(model(images), plain(images).softmax(1))
+        assert torch.allclose(model.predict_step(images), plain.predict_step(images))
+        assert model.to(torch.bfloat16).predict_step(images).dtype == torch.float32
+
+
+def test_no_network_that_ends_in_a_softmax_has_a_loss_below_that_of_the_docstring() -> None:
+    perfect = torch.eye(10)
+    assert float(F.cross_entropy(perfect, torch.arange(10))) == pytest.approx(math.log(1 + 9 / math.e))
+    assert math.log(1 + 9 / math.e) == pytest.approx(1.46, abs=0.005)
 
 
 @pytest.mark.parametrize("kind", [AlexNet, VGG])

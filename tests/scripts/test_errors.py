@@ -25,7 +25,16 @@ class Mistake(NamedTuple):
     data_work: bool = False  # whether it may take the data to find out
 
 
-CONFIGURATIONS = ("overfit", "regularized", "vgg16", "vgg16_32", "optimizer/adam", "optimizer/sgd_momentum")
+CONFIGURATIONS = (
+    "overfit",
+    "regularized",
+    "vgg11",
+    "vgg16",
+    "vgg16_32",
+    "vgg16_notebook",
+    "optimizer/adam",
+    "optimizer/sgd_momentum",
+)
 USAGE = {
     "unknown flag": Mistake(f"fit {OVERFIT} --data.bach_size=3", 2, ("bach_size", "did you mean --data.batch_size?")),
     "unknown flag of the model": Mistake(f"fit {OVERFIT} --model.dropot=0.1", 2, ("dropot", "did you mean dropout?")),

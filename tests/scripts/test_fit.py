@@ -21,7 +21,7 @@ from lightning_modules import AlexNet
 from reporting.runs import Run
 from tests.conftest import ROOT, FinishedRun, Outcome, events_of, scalars_of
 
-EXPERIMENTS = ("overfit", "regularized", "vgg16", "vgg16_32")
+EXPERIMENTS = ("overfit", "regularized", "vgg11", "vgg16", "vgg16_32", "vgg16_notebook")
 OPTIMIZER, SCHEDULER = "model.init_args.optimizer", "model.init_args.lr_scheduler"
 RUN = Path("lightning_logs/overfit/version_0")
 TIMEOUT = 120  # seconds for a training of two processes
@@ -256,8 +256,30 @@ RECIPES: dict[str, dict[str, Any]] = {
         "data.augment": None,
         "data.stand_in": False,
     },
+    "vgg11": {
+        **VGG,
+        "model.init_args.configuration": "A",
+        "data.augment": "vgg",
+        "data.image_size": 224,
+        "data.batch_size": 256,
+    },
     "vgg16": {**VGG, "data.augment": "vgg", "data.image_size": 224, "data.batch_size": 256},
     "vgg16_32": {**VGG, "data.augment": "flip_crop", "data.image_size": 32, "data.batch_size": 128},
+    "vgg16_notebook": {
+        **{key: value for key, value in VGG.items() if not key.startswith(SCHEDULER)},
+        "model.init_args.softmax": True,
+        "model.init_args.initialization.class_path": "lightning_modules.initialization.Normal",
+        "model.init_args.initialization.init_args.std": 0.1,
+        f"{SCHEDULER}.class_path": "torch.optim.lr_scheduler.StepLR",
+        f"{SCHEDULER}.init_args.step_size": 25,
+        f"{SCHEDULER}.init_args.gamma": 0.1,
+        "data.augment": "notebook",
+        "data.image_size": 224,
+        "data.batch_size": 32,
+        "data.mean": (0.4914, 0.4822, 0.4465),
+        "data.std": (0.247, 0.243, 0.261),
+        "trainer.max_epochs": 5,
+    },
 }
 
 
@@ -274,8 +296,26 @@ def test_recipe(name: str) -> None:
     assert {key: settings.get(key) for key in RECIPES[name]} == RECIPES[name]
     callbacks = settings["trainer.callbacks"] or []
     assert [(callback.class_path, callback.init_args.reductions) for callback in callbacks] == (
-        [("callbacks.plateau.StopAfterPlateaus", 3)] if "vgg" in name else []
+        [("callbacks.plateau.StopAfterPlateaus", 3)] if name in ("vgg11", "vgg16", "vgg16_32") else []
     )
+
+
+@pytest.mark.usefixtures("no_seed_left")
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        ("He", {"fan": "fan_in"}),
+        ("He --model.initialization.fan fan_out", {"fan": "fan_out"}),
+        ("Glorot", {}),
+        ("Normal --model.initialization.std 0.05", {"std": 0.05}),
+        ("SmallOutput --model.initialization.hidden Glorot", {"std": 0.01}),
+    ],
+)
+def test_initialization_is_a_flag(flags: str, expected: dict[str, Any]) -> None:
+    config = Parsed(["--config", "vgg16_32.yaml", "--model.initialization", *flags.split()]).config
+    chosen = config.model.init_args.initialization
+    assert chosen.class_path == f"lightning_modules.initialization.{flags.split()[0]}"
+    assert vars(chosen.init_args).items() >= expected.items()
 
 
 @pytest.mark.parametrize(("split", "augment"), [("overfit", "none"), ("full", "flip_crop")])

@@ -1,0 +1,57 @@
+"""Whole commands: how long they take, and how much memory.
+
+As a module it runs a command and prints both; a process that holds little memory has to do that, because what the
+system says of a command's memory is no less than what the process that started it held.
+"""
+
+import json
+import os
+import resource
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+FIT = str(ROOT / "scripts" / "fit.py")
+
+
+def run(arguments: list[str], folder: Path) -> tuple[float, int]:
+    """Runs Python with arguments, in a folder.
+
+    Returns:
+        Seconds from the command to its end, and the peak of its resident memory in bytes.
+
+    Raises:
+        ChildProcessError: if it fails, with what it printed.
+    """
+    paths = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    output = folder / "output.txt"
+    with output.open("w") as file:
+        runner = subprocess.run(
+            [sys.executable, "-m", __name__, sys.executable, *arguments],
+            cwd=folder,
+            env={**os.environ, "PYTHONPATH": paths},
+            stdout=subprocess.PIPE,
+            stderr=file,
+            text=True,
+            check=False,
+        )
+    if runner.returncode:
+        raise ChildProcessError(f"{' '.join(arguments)} failed:\n{output.read_text()[-2000:]}")
+    seconds, memory = json.loads(runner.stdout)
+    return seconds, memory
+
+
+def main() -> None:
+    """Runs the command given, its output on standard error; prints seconds and bytes as JSON."""
+    started = time.perf_counter()
+    status = subprocess.run(sys.argv[1:], stdout=sys.stderr, check=False).returncode
+    seconds = time.perf_counter() - started
+    unit = 1 if sys.platform == "darwin" else 1024
+    print(json.dumps([seconds, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * unit]))
+    sys.exit(status)
+
+
+if __name__ == "__main__":
+    main()

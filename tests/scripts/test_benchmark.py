@@ -1,0 +1,98 @@
+import json
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks import data_path, machine, scaling, start_up, steps
+from benchmarks.machine import Rates, step_floor
+from benchmarks.measuring import Spread, alternate
+from benchmarks.steps import EXPERIMENTS
+from tests.conftest import Outcome
+
+SMALL = ("--data.train_size=100", "--data.val_size=50", "--data.batch_size=20", "--model.hidden_features=16")
+
+
+@pytest.fixture
+def data(image_folder: Path) -> tuple[str, ...]:
+    return ("--data.source=folder", f"--data.root={image_folder}", "--trainer.accelerator=cpu", *SMALL)
+
+
+def test_training_steps_are_measured_and_drawn(
+    run_script: Callable[..., Outcome], data: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(steps, "EXPERIMENTS", EXPERIMENTS[:1])
+    monkeypatch.setattr(machine, "PRODUCT", 256)
+    monkeypatch.setattr(machine, "ELEMENTS", 2**16)
+    outcome = run_script("benchmark", "--parts", "steps", "--rounds=2", "--output=out", *data)
+    assert outcome.status == 0, outcome.err
+    results = json.loads((tmp_path / "out" / "benchmark.json").read_text())
+    assert {"machine", "versions", "git_commit", "date", "command"} <= results.keys()
+    overfit = results["steps"]["AlexNet, overfit"]
+    assert (overfit["batch_size"], overfit["train_size"]) == (20, 100)
+    assert list(overfit["contenders"]) == ["plain loop", "hand-written", "fit.py"]
+    for contender in overfit["contenders"].values():
+        speed = contender["images_per_second"]
+        assert 0 < speed["low"] <= speed["median"] <= speed["high"]
+        assert speed["n"] == 2
+        assert contender["epoch_seconds"] == pytest.approx(100 / speed["median"])
+        assert contender["peak_memory"] > 10**8
+    assert "| AlexNet, overfit | fit.py |" in outcome.out
+    assert "share_of_floor" not in overfit["contenders"]["plain loop"]
+    assert (tmp_path / "out" / "benchmark.png").stat().st_size > 10_000
+    assert not list(tmp_path.rglob("version_*"))
+
+
+def test_whole_commands_are_measured(
+    run_script: Callable[..., Outcome], data: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(start_up, "alternate", partial(alternate, warm_up=0))
+    monkeypatch.setattr(data_path, "BATCHES", 2)
+    monkeypatch.setattr(scaling, "BATCH_SIZES", (20,))
+    monkeypatch.setattr(scaling, "TRAIN_SIZES", (60,))
+    monkeypatch.setattr(scaling, "IMAGES", 40)
+    real = scaling.speed
+    asked: list[tuple[str, ...]] = []
+
+    def speed(arguments: list[str], steps: int, batch_size: int) -> float:
+        asked.append(tuple(arguments))
+        return real(arguments, steps, batch_size) if len(asked) == 1 else float(steps * batch_size)
+
+    monkeypatch.setattr(scaling, "speed", speed)
+    parts = ("end_to_end", "start_up", "data_path", "scaling")
+    flags = (*data, "--trainer.max_epochs=2")
+    outcome = run_script("benchmark", "--parts", *parts, "--rounds=1", "--output=out", *flags)
+    assert outcome.status == 0, outcome.err
+    results = json.loads((tmp_path / "out" / "benchmark.json").read_text())
+    for command in results["end_to_end"].values():
+        assert command["seconds"]["median"] > 1
+        assert command["peak_memory"] > 10**8
+    assert results["start_up"]["fit.py to its first step"]["median"] > 1
+    assert len(results["data_path"]) == 4
+    assert results["scaling"]["batch_size"]["20"]["median"] > 0
+    assert any("--trainer.strategy=ddp" in arguments for arguments in asked)
+    assert not list(tmp_path.rglob("version_*"))
+
+
+def test_a_command_that_fails_says_why(run_script: Callable[..., Outcome], data: tuple[str, ...]) -> None:
+    outcome = run_script("benchmark", "--parts", "end_to_end", "--rounds=1", *data, "--model.dropout=2")
+    assert outcome.status == 2
+    assert "dropout must be in [0, 1)" in outcome.err
+
+
+def test_a_spread_is_median_lowest_and_highest() -> None:
+    turns = iter([9.0, 3.0, 1.0, 2.0])
+    spread = alternate({"one": lambda: next(turns)}, rounds=3)["one"]
+    assert spread == Spread(median=2.0, low=1.0, high=3.0, n=3)
+    assert f"{spread:.1f}" == "2.0 (1.0 to 3.0)"
+
+
+def test_the_floor_counts_arithmetic_and_memory_traffic() -> None:
+    network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, 5, bias=False))
+    optimizer = torch.optim.Adam(network.parameters())
+    seconds = step_floor(network, optimizer, image_size=2, batch_size=10, rates=Rates(flops=1e3, bandwidth=1e4))
+    arithmetic = 2 * 2 * 12 * 5 * 10  # forward and the weights' gradient; the images need none
+    traffic = 7 * 4 * 12 * 5  # weight, gradient and two states read, all but the gradient written
+    assert seconds == pytest.approx(arithmetic / 1e3 + traffic / 1e4)
