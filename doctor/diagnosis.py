@@ -2,7 +2,10 @@
 
 from dataclasses import asdict, dataclass
 from enum import Enum
+from textwrap import fill
 from typing import Any
+
+INDENT = " " * 11  # of what stands behind a line's name
 
 
 class Severity(str, Enum):
@@ -47,8 +50,8 @@ class Diagnosis:
         return cls(**{**values, "severity": Severity(values["severity"]), "layers": tuple(values["layers"])})
 
     def __str__(self) -> str:
-        return (
-            f"doctor     {self.code} ({self.severity.value}, step {self.step}): {self.what}\n"
-            f"           {self.evidence}\n"
-            f"           try: {self.remedy}"
+        head = f"doctor     {self.code} ({self.severity.value}, step {self.step}): {self.what}"
+        return "\n".join(
+            fill(line, 120, subsequent_indent=INDENT, break_long_words=False, break_on_hyphens=False)
+            for line in (head, INDENT + self.evidence, f"{INDENT}try: {self.remedy}")
         )
