@@ -205,11 +205,12 @@ class Doctor(Callback):
         """Ends a run that cannot succeed, in all processes at the same step."""
         if not self._stop:
             return
-        fatal = next((str(found) for found in self._found.values() if found.severity is Severity.FATAL), "")
+        causes = [found for found in self._found.values() if found.severity is Severity.FATAL]
+        fatal = f"{causes[0].code}: {causes[0].what}" if causes else ""
         if trainer.world_size > 1:
             fatal = trainer.strategy.broadcast(fatal)
         if fatal:
-            raise HopelessError(f"{fatal}\n--doctor advise goes on all the same")
+            raise HopelessError(f"this run cannot succeed: {fatal}; --doctor advise goes on all the same")
 
 
 # What explains a loss that does not fall.
