@@ -13,6 +13,7 @@ from benchmarks.contenders import pil_transform
 from benchmarks.measuring import Spread, alternate
 from benchmarks.plain_loop import MEAN, STD, PILImages
 from cli import ExperimentCLI
+from cli.memory import keep_freed_memory
 
 BATCHES = 32
 
@@ -41,6 +42,7 @@ class TensorImages(Dataset[tuple[torch.Tensor, int]]):
 
 def measure(arguments: list[str], rounds: int) -> dict[str, Spread]:
     """Images a second that are gathered, cropped, flipped, scaled and normalized on the CPU, by way."""
+    keep_freed_memory()  # as fit.py does
     cli = ExperimentCLI(["--config=regularized", "--trainer.accelerator=cpu", *arguments], keep=False)
     data = cli.datamodule
     data.trainer = cli.trainer

@@ -2,7 +2,7 @@
 
 import statistics
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 
@@ -56,3 +56,12 @@ def plain(results: Any) -> Any:
     if isinstance(results, Mapping):
         return {name: plain(value) for name, value in results.items()}
     return results
+
+
+def spread_out(results: Any) -> Any:
+    """The inverse of :func:`plain`."""
+    if not isinstance(results, Mapping):
+        return results
+    if results.keys() == {field.name for field in fields(Spread)}:
+        return Spread(**results)
+    return {name: spread_out(value) for name, value in results.items()}

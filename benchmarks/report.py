@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from benchmarks.measuring import Spread, plain
+from benchmarks.measuring import Spread, plain, spread_out
 from benchmarks.steps import ratio
 
 COLOURS = ("#999999", "#56B4E9", "#0072B2", "#009E73", "#E69F00", "#CC79A7")  # Okabe & Ito 2008
@@ -86,14 +86,13 @@ def _scaling(groups: dict[str, dict[str, Spread]]) -> Iterator[str]:
             yield f"| {names[group]} | {int(value):,} | {speed:,.0f} |"
 
 
-def chart(results: dict[str, Any], machine: str) -> Figure:
+def chart(experiments: dict[str, Any], machine: str) -> Figure:
     """Images a second by experiment and contender, as bars; whiskers from the lowest to the highest; the floor a line.
 
     Args:
-        results: with ``steps``.
+        experiments: the results of ``steps``.
         machine: what it was measured on.
     """
-    experiments = results["steps"]
     figure = Figure(figsize=(3.4 * len(experiments) + 1, 3.8), layout="constrained")
     figure.suptitle(f"Images a second in training steps; {machine}", fontsize=11)
     for axes, (name, experiment) in zip(
@@ -117,11 +116,14 @@ def chart(results: dict[str, Any], machine: str) -> Figure:
     return figure
 
 
-def write(results: dict[str, Any], facts: dict[str, Any], folder: Path) -> list[Path]:
-    """Writes ``benchmark.json``, ``benchmark.md`` and, where steps were measured, ``benchmark.png``.
+def write(part: str, results: dict[str, Any], facts: dict[str, Any], folder: Path) -> list[Path]:
+    """Adds a part to ``benchmark.json``, ``benchmark.md`` and, of training steps, ``benchmark.png``.
+
+    Parts that were measured before stay, each with the facts that it was measured under.
 
     Args:
-        results: by part.
+        part: its name.
+        results: of it.
         facts: machine, versions, commit, date and command.
         folder: where to.
 
@@ -130,10 +132,25 @@ def write(results: dict[str, Any], facts: dict[str, Any], folder: Path) -> list[
     """
     folder.mkdir(parents=True, exist_ok=True)
     files = [folder / "benchmark.json", folder / "benchmark.md"]
-    files[0].write_text(json.dumps({**facts, **plain(results)}, indent=2) + "\n")
-    files[1].write_text(tables(results))
-    if "steps" in results:
+    known = json.loads(files[0].read_text()) if files[0].is_file() else {}
+    known[part] = {**facts, "results": plain(results)}
+    files[0].write_text(json.dumps(known, indent=2) + "\n")
+    measured = {name: spread_out(entry["results"]) for name, entry in known.items()}
+    files[1].write_text(tables(measured) + "\n" + "\n".join(_origins(known)) + "\n")
+    if "steps" in measured:
         files.append(folder / "benchmark.png")
-        machine = facts["machine"]["gpu"] or f"{facts['machine']['cpu']}, {facts['machine']['threads']} threads"
-        chart(results, machine).savefig(files[-1], dpi=120)
+        machine = known["steps"]["machine"]
+        name = machine["gpu"] or f"{machine['cpu']}, {machine['threads']} threads"
+        chart(measured["steps"], name).savefig(files[-1], dpi=120)
     return files
+
+
+def _origins(known: dict[str, Any]) -> Iterator[str]:
+    yield "### Where the figures are from\n"
+    yield "| part | date | commit | machine | Python, torch, Lightning | command |"
+    yield "| --- | --- | --- | --- | --- | --- |"
+    for part, facts in known.items():
+        machine, versions = facts["machine"], facts["versions"]
+        hardware = machine["gpu"] or f"{machine['cpu']}, {machine['threads']} threads, {', '.join(machine['bf16'])}"
+        used = ", ".join(versions[name] for name in ("python", "torch", "lightning"))
+        yield f"| {part} | {facts['date']} | {facts['git_commit'][:7]} | {hardware} | {used} | `{facts['command']}` |"

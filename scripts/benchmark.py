@@ -47,12 +47,11 @@ def main() -> None:
         "git_commit": git_commit(),
     }
     with reported_errors():
-        results = {}
         for part in arguments.parts:
             print(f"measuring {part} ...", flush=True)
-            results[part] = measures[part](arguments.rounds or ROUNDS[part])
-            print(tables({part: results[part]}), flush=True)
-            files = write(results, facts, arguments.output)
+            results = measures[part](arguments.rounds or ROUNDS[part])
+            print(tables({part: results}), flush=True)
+            files = write(part, results, facts, arguments.output)
         print("written", *files)
 
 

@@ -9,6 +9,7 @@ import torch
 from benchmarks import data_path, machine, scaling, start_up, steps
 from benchmarks.machine import Rates, step_floor
 from benchmarks.measuring import Spread, alternate
+from benchmarks.report import write
 from benchmarks.steps import EXPERIMENTS
 from tests.conftest import Outcome
 
@@ -29,8 +30,8 @@ def test_training_steps_are_measured_and_drawn(
     outcome = run_script("benchmark", "--parts", "steps", "--rounds=2", "--output=out", *data)
     assert outcome.status == 0, outcome.err
     results = json.loads((tmp_path / "out" / "benchmark.json").read_text())
-    assert {"machine", "versions", "git_commit", "date", "command"} <= results.keys()
-    overfit = results["steps"]["AlexNet, overfit"]
+    assert {"machine", "versions", "git_commit", "date", "command"} <= results["steps"].keys()
+    overfit = results["steps"]["results"]["AlexNet, overfit"]
     assert (overfit["batch_size"], overfit["train_size"]) == (20, 100)
     assert list(overfit["contenders"]) == ["plain loop", "hand-written", "fit.py"]
     for contender in overfit["contenders"].values():
@@ -65,7 +66,8 @@ def test_whole_commands_are_measured(
     flags = (*data, "--trainer.max_epochs=2")
     outcome = run_script("benchmark", "--parts", *parts, "--rounds=1", "--output=out", *flags)
     assert outcome.status == 0, outcome.err
-    results = json.loads((tmp_path / "out" / "benchmark.json").read_text())
+    known = json.loads((tmp_path / "out" / "benchmark.json").read_text())
+    results = {part: entry["results"] for part, entry in known.items()}
     for command in results["end_to_end"].values():
         assert command["seconds"]["median"] > 1
         assert command["peak_memory"] > 10**8
@@ -96,3 +98,22 @@ def test_the_floor_counts_arithmetic_and_memory_traffic() -> None:
     arithmetic = 2 * 2 * 12 * 5 * 10  # forward and the weights' gradient; the images need none
     traffic = 7 * 4 * 12 * 5  # weight, gradient and two states read, all but the gradient written
     assert seconds == pytest.approx(arithmetic / 1e3 + traffic / 1e4)
+
+
+def test_a_part_that_is_measured_again_leaves_the_others(tmp_path: Path) -> None:
+    machine = {"cpu": "abacus", "gpu": None, "threads": 2, "bf16": []}
+    versions = {"python": "3.11", "torch": "2.14", "lightning": "2.6"}
+    facts = {"machine": machine, "versions": versions, "git_commit": "0123456789", "command": "benchmark"}
+    slow, fast = Spread(1.0, 1.0, 1.0, 1), Spread(4.0, 3.0, 5.0, 3)
+    for part, name, speed, date in (
+        ("data_path", "whole batches", fast, "first"),
+        ("start_up", "import lightning.pytorch", fast, "second"),
+        ("data_path", "whole batches", slow, "third"),
+    ):
+        write(part, {name: speed}, {**facts, "date": date}, tmp_path)
+    known = json.loads((tmp_path / "benchmark.json").read_text())
+    assert {part: entry["date"] for part, entry in known.items()} == {"data_path": "third", "start_up": "second"}
+    text = (tmp_path / "benchmark.md").read_text()
+    assert "| whole batches | 1 (1 to 1) | 1.0 |" in text
+    assert "| import lightning.pytorch | 4.00 (3.00 to 5.00) | 1.00 |" in text
+    assert "| start_up | second | 0123456 | abacus, 2 threads" in text

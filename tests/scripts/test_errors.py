@@ -31,6 +31,7 @@ CONFIGURATIONS = (
     "vgg11",
     "vgg16",
     "vgg16_32",
+    "vgg16_bn_32",
     "vgg16_notebook",
     "optimizer/adam",
     "optimizer/sgd_momentum",

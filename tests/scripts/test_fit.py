@@ -21,7 +21,7 @@ from lightning_modules import AlexNet
 from reporting.runs import Run
 from tests.conftest import ROOT, FinishedRun, Outcome, events_of, scalars_of
 
-EXPERIMENTS = ("overfit", "regularized", "vgg11", "vgg16", "vgg16_32", "vgg16_notebook")
+EXPERIMENTS = ("overfit", "regularized", "vgg11", "vgg16", "vgg16_32", "vgg16_bn_32", "vgg16_notebook")
 OPTIMIZER, SCHEDULER = "model.init_args.optimizer", "model.init_args.lr_scheduler"
 RUN = Path("lightning_logs/overfit/version_0")
 TIMEOUT = 120  # seconds for a training of two processes
@@ -265,6 +265,15 @@ RECIPES: dict[str, dict[str, Any]] = {
     },
     "vgg16": {**VGG, "data.augment": "vgg", "data.image_size": 224, "data.batch_size": 256},
     "vgg16_32": {**VGG, "data.augment": "flip_crop", "data.image_size": 32, "data.batch_size": 128},
+    "vgg16_bn_32": {
+        **VGG,
+        "model.init_args.batch_norm": True,
+        "model.init_args.initialization.class_path": "lightning_modules.initialization.Normal",
+        "model.init_args.initialization.init_args.std": 0.01,
+        "data.augment": "flip_crop",
+        "data.image_size": 32,
+        "data.batch_size": 128,
+    },
     "vgg16_notebook": {
         **{key: value for key, value in VGG.items() if not key.startswith(SCHEDULER)},
         "model.init_args.softmax": True,
@@ -296,7 +305,7 @@ def test_recipe(name: str) -> None:
     assert {key: settings.get(key) for key in RECIPES[name]} == RECIPES[name]
     callbacks = settings["trainer.callbacks"] or []
     assert [(callback.class_path, callback.init_args.reductions) for callback in callbacks] == (
-        [("callbacks.plateau.StopAfterPlateaus", 3)] if name in ("vgg11", "vgg16", "vgg16_32") else []
+        [("callbacks.plateau.StopAfterPlateaus", 3)] if name in ("vgg11", "vgg16", "vgg16_32", "vgg16_bn_32") else []
     )
 
 
