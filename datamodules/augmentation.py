@@ -71,7 +71,8 @@ def crop_flip(images: Tensor, top: Tensor, left: Tensor, flipped: Tensor, size: 
     """
     every = torch.arange(len(images), device=images.device)
     windows = images.unfold(2, size, 1).unfold(3, size, 1)[every, :, top, left]
-    return torch.where(flipped[:, None, None, None], windows.flip(3), windows)
+    both = torch.cat([windows, windows.flip(3)])  # and of both, whole images: faster than torch.where, pixel by pixel
+    return both.index_select(0, every + len(images) * flipped)
 
 
 def random_crop_flip(images: Tensor, seed: int, epoch: int, indices: Tensor, *, size: int, padding: int = 0) -> Tensor:
