@@ -15,7 +15,7 @@ from benchmarks.plain_loop import MEAN, STD, PILImages
 from cli import ExperimentCLI
 from cli.memory import keep_freed_memory
 
-BATCHES = 32
+BATCHES = 256
 
 
 class TensorImages(Dataset[tuple[torch.Tensor, int]]):
