@@ -141,7 +141,7 @@ def hand_written(arguments: list[str], gate: Callable[[torch.device], Gate]) -> 
     while True:
         turns.start()
         for batch in data.train_dataloader():
-            images, labels = batch.images.to(device).permute(0, 3, 1, 2).contiguous(), batch.labels.to(device)
+            images, labels = batch.images.to(device).permute(0, 3, 1, 2), batch.labels.to(device)
             images = data.normalized(data.augmented(images, batch.indices.to(device)))
             optimizer.zero_grad()
             with autocast:

@@ -53,7 +53,7 @@ def measure(arguments: list[str], rounds: int) -> dict[str, Spread]:
 
     def whole_batches() -> Iterator[Any]:
         for batch in data.train_dataloader():
-            images = batch.images.permute(0, 3, 1, 2).contiguous()
+            images = batch.images.permute(0, 3, 1, 2)
             yield data.normalized(data.augmented(images, batch.indices)), batch.labels
 
     pil = PILImages(images.numpy(), labels.numpy(), pil_transform("flip_crop", 32))

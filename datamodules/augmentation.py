@@ -8,8 +8,10 @@ device and for every number of processes, and no state has to be saved to go on 
 from enum import IntEnum
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+
+ALL = (1 << 64) - 1  # bits of a state
+GOLDEN = 0x9E3779B97F4A7C15  # the golden ratio's, by which SplitMix64 steps
 
 
 class Draw(IntEnum):
@@ -22,15 +24,27 @@ class Draw(IntEnum):
     UPSIDE_DOWN = 6
 
 
-def _mix(x: Tensor) -> Tensor:
-    """The finalizer of SplitMix64 (Steele et al. 2014, fig. 16) on int64 tensors, whose products wrap."""
+def _mix(x: int) -> int:
+    """The finalizer of SplitMix64 (Steele et al. 2014, fig. 16), from 64 bits to 64 bits."""
+    x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9 & ALL
+    x = (x ^ (x >> 27)) * 0x94D049BB133111EB & ALL
+    return x ^ (x >> 31)
+
+
+def _mix_each(x: Tensor) -> Tensor:
+    """The same of each element of an int64 tensor, whose products wrap."""
 
     def shift_right(value: Tensor, bits: int) -> Tensor:
         return (value >> bits) & ((1 << (64 - bits)) - 1)
 
-    x = (x ^ shift_right(x, 30)) * -0x40A7B892E31B1A47  # 0xBF58476D1CE4E5B9 as a signed number
-    x = (x ^ shift_right(x, 27)) * -0x6B2FB644ECCEEE15  # 0x94D049BB133111EB
+    x = (x ^ shift_right(x, 30)) * _signed(0xBF58476D1CE4E5B9)
+    x = (x ^ shift_right(x, 27)) * _signed(0x94D049BB133111EB)
     return x ^ shift_right(x, 31)
+
+
+def _signed(bits: int) -> int:
+    """64 bits as the number that an int64 takes them for."""
+    return bits - (1 << 64) if bits >> 63 else bits
 
 
 def uniform(seed: int, epoch: int, indices: Tensor, draw: int) -> Tensor:
@@ -48,12 +62,16 @@ def uniforms(seed: int, epoch: int, indices: Tensor, first: int, number: int) ->
         first: what the first number is for; see :class:`Draw`.
         number: of draws, which follow each other there.
     """
-    draws = torch.arange(first, first + number, device=indices.device).unsqueeze(1)
-    state = torch.zeros_like(indices)
-    for part in (seed, epoch, draws, indices):
-        state = _mix((state ^ part) + -0x61C8864680B583EB)  # the golden ratio's 0x9E3779B97F4A7C15
+    states = []
+    for draw in range(first, first + number):
+        state = 0
+        for part in (seed, epoch, draw):
+            state = _mix((state ^ part) + GOLDEN & ALL)
+        states.append(_signed(state))
+    drawn = torch.tensor(states, device=indices.device).unsqueeze(1)
+    drawn = _mix_each((drawn ^ indices) + _signed(GOLDEN))
     dtype = torch.float32 if indices.device.type == "mps" else torch.float64
-    return ((state >> 40) & 0xFFFFFF).to(dtype) / (1 << 24)
+    return ((drawn >> 40) & 0xFFFFFF).to(dtype) / (1 << 24)
 
 
 def crop_flip(images: Tensor, top: Tensor, left: Tensor, flipped: Tensor, size: int) -> Tensor:
@@ -75,6 +93,14 @@ def crop_flip(images: Tensor, top: Tensor, left: Tensor, flipped: Tensor, size: 
     return both.index_select(0, every + len(images) * flipped)
 
 
+def _padded(images: Tensor, padding: int) -> Tensor:
+    """The images with zeros around them, contiguous; ``F.pad`` would keep the layout of images that are a view."""
+    number, channels, height, width = images.shape
+    padded = images.new_zeros(number, channels, height + 2 * padding, width + 2 * padding)
+    padded[:, :, padding : padding + height, padding : padding + width] = images
+    return padded
+
+
 def random_crop_flip(images: Tensor, seed: int, epoch: int, indices: Tensor, *, size: int, padding: int = 0) -> Tensor:
     """A window of ``size`` pixels at a uniformly drawn place, mirrored left to right with probability 1/2.
 
@@ -86,7 +112,7 @@ def random_crop_flip(images: Tensor, seed: int, epoch: int, indices: Tensor, *, 
         size: height and width of the window.
         padding: rows and columns of zeros added on every side before the window is chosen.
     """
-    images = F.pad(images, (padding, padding, padding, padding))
+    images = _padded(images, padding)
     height, width = images.shape[-2:]
     flip, top, left = uniforms(seed, epoch, indices, Draw.FLIP, 3)
     return crop_flip(images, (top * (height - size + 1)).long(), (left * (width - size + 1)).long(), flip < 0.5, size)

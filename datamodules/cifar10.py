@@ -283,7 +283,7 @@ class CIFAR10DataModule(LightningDataModule):
         assert self.trainer is not None
         if isinstance(batch, Tensor):  # the example input, which Lightning's model summary sends through here
             return batch
-        images = batch.images.permute(0, 3, 1, 2).contiguous()
+        images = batch.images.permute(0, 3, 1, 2)
         images = self.augmented(images, batch.indices) if self.trainer.training else self.as_evaluated(images)
         return self.normalized(images), batch.labels, batch.total
 

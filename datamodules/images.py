@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
@@ -45,7 +46,7 @@ def read_image(path: Path) -> NDArray[np.uint8]:
 
 def scale(images: Tensor) -> Tensor:
     """uint8 [N, 3, H, W] in [0, 255] to float32 in [0, 1]."""
-    return images.float().div_(255)
+    return images.to(torch.float32, memory_format=torch.contiguous_format).div_(255)
 
 
 def resize(images: Tensor, size: int) -> Tensor:

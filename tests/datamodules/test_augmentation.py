@@ -8,7 +8,7 @@ from torch import Tensor
 
 from datamodules.augmentation import (
     Draw,
-    _mix,
+    _mix_each,
     crop_flip,
     flip_vertically,
     principal_components,
@@ -41,8 +41,9 @@ def draws_of(seed: int, epoch: int, indices: Tensor) -> tuple[Tensor, Tensor, Te
 
 def test_mix_is_the_finalizer_of_splitmix64() -> None:
     words = [0, 1, GOLDEN, 2**63, WORD, *np.random.default_rng(0).integers(0, WORD, 1000, np.uint64, True).tolist()]
-    mixed = _mix(torch.tensor([signed(word) for word in words]))
+    mixed = _mix_each(torch.tensor([signed(word) for word in words]))
     assert mixed.tolist() == [signed(finalizer(word)) for word in words]
+    assert [_mix(word) for word in words] == [finalizer(word) for word in words]
     assert finalizer(GOLDEN) == 0xE220A8397B1DCDAF  # the first number of the published generator from seed 0
 
 
