@@ -8,6 +8,7 @@ from torch import Tensor
 
 from datamodules.augmentation import (
     Draw,
+    _mix,
     _mix_each,
     crop_flip,
     flip_vertically,
