@@ -50,6 +50,7 @@ class Doctor(Callback):
         self._gradients: tuple[gradients.Gradient, ...] = ()
         self._gradients_before: tuple[gradients.Gradient, ...] = ()
         self._weights: dict[str, Tensor] = {}
+        self._change = float("nan")  # of a layer's weights at the last look, against their norm
         self._images: Tensor | None = None
         self._looked = -1
         self._validated = False  # since the last epoch ended
@@ -66,6 +67,7 @@ class Doctor(Callback):
             "losses": [float(loss) for loss in self._losses],
             "means": self._means,
             "epochs": [vars(epoch) for epoch in self._epochs],
+            "change": self._change,
             "gradients": [vars(layer) for layer in self._gradients_before],
         }
 
@@ -75,6 +77,7 @@ class Doctor(Callback):
         self._losses = [torch.tensor(loss) for loss in state_dict["losses"]]
         self._means = state_dict["means"]
         self._epochs = [progress.Epoch(**epoch) for epoch in state_dict["epochs"]]
+        self._change = state_dict["change"]
         self._gradients_before = tuple(gradients.Gradient(**layer) for layer in state_dict["gradients"])
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -141,7 +144,9 @@ class Doctor(Callback):
             val = [metrics[name] if self._validated else None for name in ("val_loss", "val_acc")]
             self._validated = False
             self._epochs.append(progress.Epoch(metrics["train_loss"], metrics["train_acc"], *val))
-            self._report(progress.epochs_say(self._facts, self._epochs, trainer.global_step), trainer)
+            self._report(self._not_learning(trainer.global_step), trainer)
+            causes = [code for code in self._found if code in (*EXPLAIN, *EXPLAINED)]
+            self._report(progress.epochs_say(self._facts, self._epochs, causes, trainer.global_step), trainer)
         self._heed(trainer)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -170,10 +175,15 @@ class Doctor(Callback):
         if self._images is not None:
             yield from initialization.dead_relus(self._look(trainer, pl_module), step)
         changes = gradients.relative_changes(self._weights, gradients.sample(_network(pl_module)))
-        if self._facts is not None and changes:
-            causes = [found.code for found in self._found.values() if found.code in EXPLAIN]
-            yield from progress.not_learning(self._facts, self._means, median(changes), causes, step)
+        self._change = median(changes)
+        yield from self._not_learning(step)
+        if self._facts is not None:
             yield from progress.learning_rate_too_high(self._facts, self._means, step)
+
+    def _not_learning(self, step: int) -> Iterable[Diagnosis]:
+        if self._facts is not None:
+            causes = [code for code in self._found if code in EXPLAIN]
+            yield from progress.not_learning(self._facts, self._means, self._change, causes, step)
 
     def _report_not_finite(self, trainer: Trainer, pl_module: LightningModule) -> None:
         step = trainer.global_step
@@ -221,6 +231,8 @@ EXPLAIN = (
     "dead_relus",
     "gradients_vanish",
 )
+# What says so already.
+EXPLAINED = ("stuck_at_chance", "learning_rate_too_high", "learning_rate_too_low", "shuffled_labels")
 
 
 def examine(datamodule: Any, pl_module: LightningModule) -> tuple[progress.Facts, list[Diagnosis]]:

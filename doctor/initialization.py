@@ -11,6 +11,7 @@ from doctor.layers import Layer, Look
 LARGE, HUGE = 1e2, 1e4
 FAINT, GONE = 1e-3, 1e-6
 DEAD = 0.95  # share of a layer's channels
+FEW = 8  # images, below which a channel may well be 0 for all of them
 
 INITIALIZATION = (
     "--model.initialization lightning_modules.initialization.SmallOutput; in a network of your own, He's rule "
@@ -93,7 +94,7 @@ def activations_vanish(look: Look) -> Iterator[Diagnosis]:
 def dead_relus(look: Look, step: int) -> Iterator[Diagnosis]:
     """ReLUs whose channels are 0 for every image: no gradient goes through them."""
     dead = [layer for layer in look.layers if layer.dead is not None and layer.dead >= DEAD and layer.finite]
-    if not dead:
+    if not dead or len(look.logits) < FEW:
         return
     whole = any(layer.dead == 1 for layer in dead)
     yield Diagnosis(

@@ -14,7 +14,7 @@ LEFT = 0.97  # of the loss of guessing; below it something has been learned
 WORSE = 1.1  # times the loss of guessing; above it the steps throw the weights about
 STILL = 3e-5  # of its own norm that a step moves a layer's weights by; less is next to nothing
 SMALL = 1000  # training images that any network here can learn by heart
-PATIENCE = 3  # epochs that a curve must hold
+PATIENCE = 3  # epochs, or looks, that a curve must hold
 LONG = 20  # epochs in which 1,000 images can be learned by heart
 
 
@@ -68,7 +68,7 @@ def not_learning(
         causes: codes of what was found before and explains it.
         step: optimizer steps so far.
     """
-    if step < facts.plateau or not losses or min(losses) < LEFT * facts.chance:
+    if step < facts.plateau or len(losses) < PATIENCE or min(losses) < LEFT * facts.chance:
         return
     shown = ", ".join(f"{loss:.3f}" for loss in losses[-4:])
     evidence = (
@@ -121,10 +121,18 @@ def too_high(evidence: str, step: int) -> Diagnosis:
     )
 
 
-def epochs_say(facts: Facts, epochs: Sequence[Epoch], step: int) -> Iterator[Diagnosis]:
-    """All that the epochs so far show."""
+def epochs_say(facts: Facts, epochs: Sequence[Epoch], causes: Sequence[str], step: int) -> Iterator[Diagnosis]:
+    """All that the epochs so far show.
+
+    Args:
+        facts: of the run.
+        epochs: from the first on.
+        causes: codes of what was found before and explains that nothing is learned.
+        step: optimizer steps so far.
+    """
     yield from learning_rate_too_high(facts, [epoch.train_loss for epoch in epochs], step)
-    yield from cannot_fit(facts, epochs, step)
+    if not causes:
+        yield from cannot_fit(facts, epochs, step)
     validated = [
         (number, epoch.train_acc, epoch.val_loss, epoch.val_acc)
         for number, epoch in enumerate(epochs)

@@ -16,25 +16,22 @@ from tests.conftest import execute
 
 pytestmark = pytest.mark.long
 
-OPTIMIZERS = ("adam", "sgd_momentum")
+# At its own rate of 0.01 the SGD overlay is too fast for AlexNet with He's fan-out: it is among the faults below.
+ADAM, SGD, SLOW = (
+    ("--config=optimizer/adam.yaml",),
+    ("--config=optimizer/sgd_momentum.yaml",),
+    ("--config=optimizer/sgd_momentum.yaml", "--model.optimizer.lr=0.001"),
+)
 # Long enough for the verdict on a plateau: 20 steps a weight layer, 160 for AlexNet and 320 for VGG16.
+RUNS = {
+    "overfit": ("--trainer.max_epochs=21",),
+    "regularized": ("--trainer.max_epochs=4", "--trainer.limit_train_batches=45"),
+    "vgg16_32": ("--trainer.max_epochs=3", "--trainer.limit_train_batches=110", "--data.batch_size=64"),
+}
 SOUND = [
-    *(("overfit", name, seed, ("--trainer.max_epochs=21",)) for name in OPTIMIZERS for seed in range(4)),
-    *(
-        ("regularized", name, seed, ("--trainer.max_epochs=4", "--trainer.limit_train_batches=45"))
-        for name in OPTIMIZERS
-        for seed in range(4)
-    ),
-    *(
-        (
-            "vgg16_32",
-            name,
-            seed,
-            ("--trainer.max_epochs=3", "--trainer.limit_train_batches=110", "--data.batch_size=64"),
-        )
-        for name in OPTIMIZERS
-        for seed in range(2)
-    ),
+    *(("overfit", seed, (*optimizer, *RUNS["overfit"])) for optimizer in (ADAM, SLOW) for seed in range(4)),
+    *(("regularized", seed, (*optimizer, *RUNS["regularized"])) for optimizer in (ADAM, SLOW) for seed in range(4)),
+    *(("vgg16_32", seed, (*optimizer, *RUNS["vgg16_32"])) for optimizer in (ADAM, SGD) for seed in range(2)),
 ]
 NORMAL = "--model.initialization=lightning_modules.initialization.Normal"
 FAULT = "--trainer.callbacks=tests.faults."
@@ -54,11 +51,11 @@ FAULTS = [
         (
             "--model.initialization=lightning_modules.initialization.He",
             "--model.initialization.fan=fan_out",
-            "--trainer.max_epochs=3",
-            "--trainer.limit_train_batches=110",
-            "--data.batch_size=64",
+            *RUNS["vgg16_32"],
         ),
     ),
+    ("learning_rate_too_high", "overfit", (*SGD, ONE)),
+    ("dead_relus", "regularized", (*SGD, *RUNS["regularized"])),
     ("shuffled_labels", "overfit", (f"{FAULT}WrongLabels", FIFTEEN)),
     ("not_finite", "overfit", (f"{FAULT}Poison", "--trainer.callbacks.layer=10", "--trainer.callbacks.step=5", ONE)),
     ("duplicate_images", "overfit", (f"{FAULT}LeakedImages", "--trainer.callbacks.number=100", ONE)),
@@ -111,16 +108,15 @@ def seen(real_images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     return run
 
 
-@pytest.mark.parametrize(("config", "optimizer", "seed", "flags"), SOUND)
+@pytest.mark.parametrize(("config", "seed", "flags"), SOUND)
 def test_sound(
     seen: Callable[..., Seen],
     rates: dict[str, list[bool]],
     config: str,
-    optimizer: str,
     seed: int,
     flags: tuple[str, ...],
 ) -> None:
-    found = seen(config, "--config", f"optimizer/{optimizer}.yaml", f"--seed_everything={seed}", *flags)
+    found = seen(config, f"--seed_everything={seed}", *flags)
     alarms = {code for code, severity in found.severities.items() if severity != "note"}
     rates["sound"].append(not alarms)
     assert not alarms

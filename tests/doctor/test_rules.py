@@ -109,8 +109,8 @@ OVERFIT = [  # of overfit.yaml on CIFAR-10
 def test_over_fitting_is_seen_once_it_holds_and_says_since_when() -> None:
     small = facts(train_size=1000, val_size=500, depth=8)
     for number in range(1, len(OVERFIT)):
-        assert codes(progress.epochs_say(small, epochs(*OVERFIT[:number]), 8 * number)) == []
-    (found,) = progress.epochs_say(small, epochs(*OVERFIT), 120)
+        assert codes(progress.epochs_say(small, epochs(*OVERFIT[:number]), (), 8 * number)) == []
+    (found,) = progress.epochs_say(small, epochs(*OVERFIT), (), 120)
     assert (found.code, found.severity, found.epoch) == ("over_fitting", Severity.NOTE, 9)
     assert "since epoch 10" in found.what
 
@@ -119,19 +119,20 @@ def test_shuffled_labels_are_told_from_over_fitting() -> None:
     rows = epochs((1.0, 0.6, 2.5, 0.11), (0.5, 0.8, 3.0, 0.10), (0.2, 0.9, 3.5, 0.09))
     for fit, found in ((False, True), (None, True), (True, False)):
         small = facts(train_size=1000, val_size=500, labels_fit=fit)
-        assert ("shuffled_labels" in codes(progress.epochs_say(small, rows, 24))) is found
+        assert ("shuffled_labels" in codes(progress.epochs_say(small, rows, (), 24))) is found
     better = epochs((1.0, 0.6, 2.5, 0.2), (0.5, 0.8, 3.0, 0.22), (0.2, 0.9, 3.5, 0.19))
     small = facts(train_size=1000, val_size=500, labels_fit=None)
-    assert "shuffled_labels" not in codes(progress.epochs_say(small, better, 24))
+    assert "shuffled_labels" not in codes(progress.epochs_say(small, better, (), 24))
 
 
 def test_what_cannot_be_learned_by_heart() -> None:
     stalled = epochs(*[(1.5, 0.45, None, None)] * 20)
-    assert codes(progress.epochs_say(facts(train_size=1000), stalled, 160)) == ["cannot_fit"]
-    assert codes(progress.epochs_say(facts(train_size=1000), stalled[:19], 160)) == []
-    assert codes(progress.epochs_say(facts(), stalled, 160)) == []
+    assert codes(progress.epochs_say(facts(train_size=1000), stalled, (), 160)) == ["cannot_fit"]
+    assert codes(progress.epochs_say(facts(train_size=1000), stalled[:19], (), 160)) == []
+    assert codes(progress.epochs_say(facts(train_size=1000), stalled, ("learning_rate_too_low",), 160)) == []
+    assert codes(progress.epochs_say(facts(), stalled, (), 160)) == []
     falling = epochs(*[(2.0 - 0.05 * epoch, 0.45, None, None) for epoch in range(20)])
-    assert codes(progress.epochs_say(facts(train_size=1000), falling, 160)) == []
+    assert codes(progress.epochs_say(facts(train_size=1000), falling, (), 160)) == []
 
 
 @pytest.mark.parametrize(
