@@ -16,11 +16,11 @@ from tests.conftest import execute
 
 pytestmark = pytest.mark.long
 
-# At its own rate of 0.01 the SGD overlay is too fast for AlexNet with He's fan-out: it is among the faults below.
-ADAM, SGD, SLOW = (
+# 0.01 is VGG's rate, and too fast for AlexNet with He's fan-out: it is among the faults below.
+ADAM, SGD, FAST = (
     ("--config=optimizer/adam.yaml",),
     ("--config=optimizer/sgd_momentum.yaml",),
-    ("--config=optimizer/sgd_momentum.yaml", "--model.optimizer.lr=0.001"),
+    ("--config=optimizer/sgd_momentum.yaml", "--model.optimizer.lr=0.01"),
 )
 # Long enough for the verdict on a plateau: 20 steps a weight layer, 160 for AlexNet and 320 for VGG16.
 RUNS = {
@@ -29,9 +29,9 @@ RUNS = {
     "vgg16_32": ("--trainer.max_epochs=3", "--trainer.limit_train_batches=110", "--data.batch_size=64"),
 }
 SOUND = [
-    *(("overfit", seed, (*optimizer, *RUNS["overfit"])) for optimizer in (ADAM, SLOW) for seed in range(4)),
-    *(("regularized", seed, (*optimizer, *RUNS["regularized"])) for optimizer in (ADAM, SLOW) for seed in range(4)),
-    *(("vgg16_32", seed, (*optimizer, *RUNS["vgg16_32"])) for optimizer in (ADAM, SGD) for seed in range(2)),
+    *(("overfit", seed, (*optimizer, *RUNS["overfit"])) for optimizer in (ADAM, SGD) for seed in range(4)),
+    *(("regularized", seed, (*optimizer, *RUNS["regularized"])) for optimizer in (ADAM, SGD) for seed in range(4)),
+    *(("vgg16_32", seed, (*optimizer, *RUNS["vgg16_32"])) for optimizer in (ADAM, FAST) for seed in range(2)),
 ]
 NORMAL = "--model.initialization=lightning_modules.initialization.Normal"
 FAULT = "--trainer.callbacks=tests.faults."
@@ -54,8 +54,8 @@ FAULTS = [
             *RUNS["vgg16_32"],
         ),
     ),
-    ("learning_rate_too_high", "overfit", (*SGD, ONE)),
-    ("dead_relus", "regularized", (*SGD, *RUNS["regularized"])),
+    ("learning_rate_too_high", "overfit", (*FAST, ONE)),
+    ("dead_relus", "regularized", (*FAST, *RUNS["regularized"])),
     ("shuffled_labels", "overfit", (f"{FAULT}WrongLabels", FIFTEEN)),
     ("not_finite", "overfit", (f"{FAULT}Poison", "--trainer.callbacks.layer=10", "--trainer.callbacks.step=5", ONE)),
     ("duplicate_images", "overfit", (f"{FAULT}LeakedImages", "--trainer.callbacks.number=100", ONE)),

@@ -2,6 +2,7 @@ import json
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -101,7 +102,7 @@ def test_the_floor_counts_arithmetic_and_memory_traffic() -> None:
 
 
 def test_a_part_that_is_measured_again_leaves_the_others(tmp_path: Path) -> None:
-    machine = {"cpu": "abacus", "gpu": None, "threads": 2, "bf16": []}
+    machine: dict[str, Any] = {"cpu": "abacus", "gpu": None, "threads": 2, "bf16": []}
     versions = {"python": "3.11", "torch": "2.14", "lightning": "2.6"}
     facts = {"machine": machine, "versions": versions, "git_commit": "0123456789", "command": "benchmark"}
     slow, fast = Spread(1.0, 1.0, 1.0, 1), Spread(4.0, 3.0, 5.0, 3)

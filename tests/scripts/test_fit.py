@@ -338,7 +338,7 @@ def test_augmentation_that_the_recipes_leave_to_the_split(split: Any, augment: s
     ("overlay", "optimizer"),
     [
         ("adam", {"class_path": "torch.optim.Adam", "init_args.lr": 1e-4, "init_args.momentum": None}),
-        ("sgd_momentum", {"class_path": "torch.optim.SGD", "init_args.lr": 0.01, "init_args.momentum": 0.9}),
+        ("sgd_momentum", {"class_path": "torch.optim.SGD", "init_args.lr": 0.001, "init_args.momentum": 0.9}),
     ],
 )
 def test_overlay_changes_the_optimizer_alone(name: str, overlay: str, optimizer: dict[str, Any]) -> None:
