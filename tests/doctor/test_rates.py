@@ -1,4 +1,4 @@
-"""CIFAR10_IMAGES=FOLDER pytest -m long -s tests/doctor/test_rates.py.
+"""CIFAR10_IMAGES=FOLDER pytest -n 0 -m long -s tests/doctor/test_rates.py.
 
 How often the doctor is wrong on real images: sound runs of both networks with both optimizers and several seeds, of
 which none may raise an alarm, and runs with a planted fault, which must be named. Prints a row a run and the two rates.
