@@ -25,7 +25,7 @@ def run(arguments: list[str], folder: Path) -> tuple[float, int]:
     Raises:
         ChildProcessError: if it fails, with what it printed.
     """
-    paths = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    paths = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     output = folder / "output.txt"
     with output.open("w") as file:
         runner = subprocess.run(

@@ -29,20 +29,20 @@ class Gate:
     What lies between the steps of two epochs, validation and checkpoints, is not counted.
 
     Args:
-        connection: numbers of steps come in; seconds and the peak memory in bytes go out.
+        connection: numbers of steps come in; images, seconds and the peak memory in bytes go out.
         device: where the contender trains.
     """
 
     def __init__(self, connection: "Connection[Any, Any]", device: torch.device) -> None:
         self._connection = connection
         self._device = device
-        self._left = 0
+        self._left = self._images = 0
         self._seconds = self._since = 0.0
 
     def start(self) -> None:
         """An epoch's steps begin."""
         if not self._left:
-            self._left, self._seconds = self._connection.recv(), 0.0
+            self._left, self._images, self._seconds = self._connection.recv(), 0, 0.0
         synchronize(self._device)
         self._since = time.perf_counter()
 
@@ -51,12 +51,13 @@ class Gate:
         synchronize(self._device)
         self._seconds += time.perf_counter() - self._since
 
-    def step(self) -> None:
-        """A step has ended."""
+    def step(self, images: int) -> None:
+        """A step of so many images has ended."""
         self._left -= 1
+        self._images += images
         if not self._left:
             self.stop()
-            self._connection.send((self._seconds, peak_memory(self._device)))
+            self._connection.send((self._images, self._seconds, peak_memory(self._device)))
             self.start()
 
 
@@ -74,7 +75,7 @@ class GateCallback(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """See :class:`Gate`."""
-        self._gate.step()
+        self._gate.step(batch[2])
         if batch_idx + 1 == trainer.num_training_batches:
             self._gate.stop()
 
@@ -151,7 +152,7 @@ def hand_written(arguments: list[str], gate: Callable[[torch.device], Gate]) -> 
             optimizer.step()
             total_loss += loss.detach()
             correct += (logits.argmax(1) == labels).sum()
-            turns.step()
+            turns.step(batch.total)
         turns.stop()
 
 
@@ -171,7 +172,7 @@ class Contender:
         name: for a person.
         train: trains without end, step by step through the gate.
         arguments: of the command line, beyond the experiment's.
-        environment: variables of its process.
+        environment: variables that its process starts with.
     """
 
     name: str
@@ -193,10 +194,15 @@ class Process:
         context = multiprocessing.get_context("spawn")
         self._connection, self._theirs = context.Pipe()
         self._process = context.Process(target=_train, args=(contender, arguments, folder, self._theirs), daemon=True)
+        self._environment = dict(contender.environment)
         self.peak_memory = 0
 
     def __enter__(self) -> "Process":
+        before = dict(os.environ)
+        os.environ.update(self._environment)  # torch reads them when it is imported, which is before _train begins
         self._process.start()
+        os.environ.clear()
+        os.environ.update(before)
         self._theirs.close()  # so that its death is noticed
         return self
 
@@ -204,22 +210,21 @@ class Process:
         self._process.kill()
         self._process.join()
 
-    def seconds(self, steps: int) -> float:
-        """Has it train, and waits for it.
+    def images_per_second(self, steps: int) -> float:
+        """Has it train so many steps, and waits for it.
 
         Raises:
             ChildProcessError: if it has died; its own message is on standard error.
         """
         try:
             self._connection.send(steps)
-            seconds, self.peak_memory = self._connection.recv()
+            images, seconds, self.peak_memory = self._connection.recv()
         except (BrokenPipeError, EOFError):
             raise ChildProcessError("a contender of the benchmark has died; see above what it said") from None
-        return float(seconds)
+        return float(images / seconds)
 
 
 def _train(contender: Contender, arguments: list[str], folder: Path, connection: "Connection[Any, Any]") -> None:
-    os.environ.update(contender.environment)
     os.chdir(folder)
     with Path("output.txt").open("w") as output, contextlib.redirect_stdout(output):
         contender.train([*arguments, *contender.arguments], lambda device: Gate(connection, device))

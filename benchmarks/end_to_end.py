@@ -32,7 +32,8 @@ def measure(arguments: list[str], rounds: int) -> dict[str, Any]:
     def turn(name: str) -> Callable[[], float]:
         def seconds() -> float:
             with tempfile.TemporaryDirectory() as folder:
-                taken, memory[name] = run(commands[name], Path(folder))
+                taken, peak = run(commands[name], Path(folder))
+            memory[name] = max(memory.get(name, 0), peak)
             return taken
 
         return seconds

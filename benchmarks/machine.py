@@ -33,11 +33,8 @@ def synchronize(device: torch.device) -> None:
     """Waits until the device has done what it was given."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-
-
-def training_device() -> torch.device:
-    """What the Trainer takes by itself: a GPU where there is one."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    elif device.type == "mps":
+        torch.mps.synchronize()
 
 
 def describe(device: torch.device) -> dict[str, Any]:
@@ -79,7 +76,7 @@ def _fastest(work: Callable[[], object], device: torch.device) -> float:
 
 
 def step_floor(
-    network: nn.Module, optimizer: torch.optim.Optimizer, image_size: int, batch_size: int, rates: Rates
+    network: nn.Module, optimizer: torch.optim.Optimizer, image_size: int, batch_size: float, rates: Rates
 ) -> float:
     """The seconds that a training step cannot fall below: its arithmetic, then the optimizer's memory traffic.
 
@@ -90,7 +87,7 @@ def step_floor(
         network: on the CPU.
         optimizer: of the network's parameters; it takes a step of gradients that are 0.
         image_size: height and width of the images, in pixels.
-        batch_size: images in a step.
+        batch_size: images in a step, on average.
         rates: of the machine.
     """
     with FlopCounterMode(display=False) as counter:

@@ -1,4 +1,4 @@
-"""The study note's recipe as one would write it down: no Lightning, nothing of this project.
+"""The recipe of overfit.yaml as one would write it down first: no Lightning, nothing of this project.
 
 ``python -m benchmarks.plain_loop ARRAYS`` trains AlexNet on the first 1,000 images and tests it, in float32, image by
 image through PIL; ARRAYS is a folder of train_images.npy, train_labels.npy, test_images.npy and test_labels.npy.
@@ -67,7 +67,7 @@ def train_epoch(
     loader: DataLoader[Any],
     optimizer: torch.optim.Optimizer,
     device: torch.device,
-    after_step: Callable[[], None] = lambda: None,
+    after_step: Callable[[int], None] = lambda images: None,
 ) -> tuple[float, float]:
     """Trains an epoch; mean loss and accuracy."""
     network.train()
@@ -82,7 +82,7 @@ def train_epoch(
         total_loss += loss.item() * len(labels)
         correct += (logits.argmax(1) == labels).sum().item()
         seen += len(labels)
-        after_step()
+        after_step(len(labels))
     return total_loss / seen, correct / seen
 
 

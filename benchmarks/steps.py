@@ -4,6 +4,7 @@ import tempfile
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,12 @@ from benchmarks.machine import Rates, rates, step_floor
 from benchmarks.measuring import Spread, alternate
 from cli import ExperimentCLI
 
-CONTENDERS = (Contender("plain loop", plain_loop), Contender("hand-written", hand_written), Contender("fit.py", fit))
+CONTENDERS = (
+    Contender("plain loop", plain_loop),
+    Contender("fit.py, float32", fit, ("--trainer.precision=32-true",)),
+    Contender("hand-written", hand_written),
+    Contender("fit.py", fit),
+)
 GPU_CONTENDERS = (
     *CONTENDERS,
     Contender("fit.py, compiled", fit, ("--compile=default",)),
@@ -56,7 +62,7 @@ def measure(arguments: list[str], rounds: int, device: torch.device) -> dict[str
 
     Returns:
         By experiment: batch size, training images, and by contender images a second, seconds of an epoch's training
-        steps, peak memory in bytes and, but for the plain loop, the floor's share of a step.
+        steps, peak memory in bytes and, of those in the experiment's own precision, the floor's share of a step.
     """
     gpu = device.type == "cuda"
     contenders = GPU_CONTENDERS if gpu else CONTENDERS
@@ -80,32 +86,36 @@ def _experiment(
     data = cli.datamodule
     data.prepare_data()
     data.setup("fit")
-    images, train_size = steps * data.batch_size, len(data.train_indices)
+    train_size = len(data.train_indices)
+    step_images = train_size / -(-train_size // data.batch_size)  # on average: an epoch's last step has fewer
     made: Any = cli.model.configure_optimizers()
     optimizer = made["optimizer"] if isinstance(made, dict) else made
-    floor = step_floor(cli.model.network, optimizer, data.image_size, data.batch_size, rates)
+    floor = step_floor(cli.model.network, optimizer, data.image_size, step_images, rates)
     with ExitStack() as stack:
         processes: dict[str, Process] = {}
         for contender in contenders:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
             processes[contender.name] = stack.enter_context(Process(contender, given, folder))
 
-        def turn(process: Process) -> Callable[[], float]:
-            return lambda: images / process.seconds(steps)
-
-        speeds = alternate({name: turn(process) for name, process in processes.items()}, rounds)
+        turns: dict[str, Callable[[], float]] = {
+            name: partial(process.images_per_second, steps) for name, process in processes.items()
+        }
+        speeds = alternate(turns, rounds)
         memory = {name: process.peak_memory for name, process in processes.items()}
     return {
         "batch_size": data.batch_size,
         "train_size": train_size,
         "precision": cli.trainer.precision,
+        "step_images": step_images,
         "floor_seconds": floor,
         "contenders": {
             name: {
                 "images_per_second": speed,
                 "epoch_seconds": train_size / speed.median,
                 "peak_memory": memory[name],
-                **({} if name == "plain loop" else {"share_of_floor": floor / (data.batch_size / speed.median)}),
+                **(
+                    {"share_of_floor": floor * speed.median / step_images} if name in ("hand-written", "fit.py") else {}
+                ),
             }
             for name, speed in speeds.items()
         },

@@ -49,6 +49,9 @@ def reported_errors() -> Iterator[None]:
         if isinstance(error, torch.OutOfMemoryError):
             remedy = "try a smaller --data.batch_size, or more devices"
             _leave(f"error: the GPU's memory does not hold a step: {remedy}\n{error}", 1)
+        if type(error).__module__.startswith(("torch._inductor", "torch._dynamo")):
+            reason = str(error).splitlines()[0]
+            _leave(f"error: torch cannot compile the network here: leave --compile out\n{reason}", 1)
         if isinstance(error, torch.distributed.DistError) or "gloo" in str(error):
             reason = str(error).splitlines()[0]
             _leave(f"error: another process of this run is gone; go on with --resume RUN\n{reason}", 1)

@@ -11,8 +11,8 @@ def keep_freed_memory() -> None:
     """Has glibc's malloc keep what is freed, for the next step, instead of giving it back to the operating system.
 
     Activations and gradients are freed and taken anew in every step. By default each of them is mapped and unmapped,
-    and the system clears every page of it again: about a quarter of the time of an AlexNet step on two CPU cores. Where
-    the C library is another one, nothing happens.
+    and the system clears every page of it again; docs/speed.md has what that costs. Where the C library is another one,
+    nothing happens.
     """
     if sys.platform != "linux":
         return

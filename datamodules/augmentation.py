@@ -68,8 +68,8 @@ def uniforms(seed: int, epoch: int, indices: Tensor, first: int, number: int) ->
         for part in (seed, epoch, draw):
             state = _mix((state ^ part) + GOLDEN & ALL)
         states.append(_signed(state))
-    drawn = torch.tensor(states, device=indices.device).unsqueeze(1)
-    drawn = _mix_each((drawn ^ indices) + _signed(GOLDEN))
+    drawn = torch.stack([indices ^ state for state in states])  # as numbers: a tensor would make a GPU wait
+    drawn = _mix_each(drawn + _signed(GOLDEN))
     dtype = torch.float32 if indices.device.type == "mps" else torch.float64
     return ((drawn >> 40) & 0xFFFFFF).to(dtype) / (1 << 24)
 
@@ -95,6 +95,8 @@ def crop_flip(images: Tensor, top: Tensor, left: Tensor, flipped: Tensor, size: 
 
 def _padded(images: Tensor, padding: int) -> Tensor:
     """The images with zeros around them, contiguous; ``F.pad`` would keep the layout of images that are a view."""
+    if not padding:
+        return images.contiguous()
     number, channels, height, width = images.shape
     padded = images.new_zeros(number, channels, height + 2 * padding, width + 2 * padding)
     padded[:, :, padding : padding + height, padding : padding + width] = images

@@ -1,3 +1,4 @@
+import ctypes
 import subprocess
 import sys
 
@@ -16,11 +17,10 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="glibc's malloc is Linux's")
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="mallopt is glibc's")
 def test_freed_memory_is_taken_again_without_the_system() -> None:
     def faults(setup: str) -> int:
         code = FAULTS_OF_A_TENSOR_TAKEN_ANEW.format(setup=setup)
         return int(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
 
-    assert faults("keep_freed_memory()") < 100
-    assert faults("") > 1000
+    assert 10 * faults("keep_freed_memory()") < faults("")  # which is 32 where pages are huge

@@ -1,4 +1,4 @@
-"""CIFAR10_IMAGES=FOLDER pytest -n 0 -m long -s tests/doctor/test_cost.py: the doctor's share of the time of training."""
+"""CIFAR10_IMAGES=FOLDER pytest -n 0 -m long -s tests/doctor/test_cost.py: the doctor's share of training time."""
 
 import time
 from collections.abc import Callable

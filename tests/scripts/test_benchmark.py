@@ -14,7 +14,7 @@ from benchmarks.report import write
 from benchmarks.steps import EXPERIMENTS
 from tests.conftest import Outcome
 
-SMALL = ("--data.train_size=100", "--data.val_size=50", "--data.batch_size=20", "--model.hidden_features=16")
+SMALL = ("--data.train_size=90", "--data.val_size=50", "--data.batch_size=20", "--model.hidden_features=16")
 
 
 @pytest.fixture
@@ -33,13 +33,14 @@ def test_training_steps_are_measured_and_drawn(
     results = json.loads((tmp_path / "out" / "benchmark.json").read_text())
     assert {"machine", "versions", "git_commit", "date", "command"} <= results["steps"].keys()
     overfit = results["steps"]["results"]["AlexNet, overfit"]
-    assert (overfit["batch_size"], overfit["train_size"]) == (20, 100)
-    assert list(overfit["contenders"]) == ["plain loop", "hand-written", "fit.py"]
+    assert (overfit["batch_size"], overfit["train_size"]) == (20, 90)
+    assert overfit["step_images"] == 18  # an epoch's last step has 10
+    assert list(overfit["contenders"]) == ["plain loop", "fit.py, float32", "hand-written", "fit.py"]
     for contender in overfit["contenders"].values():
         speed = contender["images_per_second"]
         assert 0 < speed["low"] <= speed["median"] <= speed["high"]
         assert speed["n"] == 2
-        assert contender["epoch_seconds"] == pytest.approx(100 / speed["median"])
+        assert contender["epoch_seconds"] == pytest.approx(90 / speed["median"])
         assert contender["peak_memory"] > 10**8
     assert "| AlexNet, overfit | fit.py |" in outcome.out
     assert "share_of_floor" not in overfit["contenders"]["plain loop"]
@@ -77,6 +78,13 @@ def test_whole_commands_are_measured(
     assert results["scaling"]["batch_size"]["20"]["median"] > 0
     assert any("--trainer.strategy=ddp" in arguments for arguments in asked)
     assert not list(tmp_path.rglob("version_*"))
+
+
+@pytest.mark.parametrize("rounds", ["0", "-1", "many"])
+def test_rounds_are_counted_from_1(rounds: str, run_script: Callable[..., Outcome]) -> None:
+    outcome = run_script("benchmark", f"--rounds={rounds}")
+    assert outcome.status == 2
+    assert "--rounds: invalid positive value" in outcome.err
 
 
 def test_a_command_that_fails_says_why(run_script: Callable[..., Outcome], data: tuple[str, ...]) -> None:
