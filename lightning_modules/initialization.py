@@ -70,7 +70,7 @@ class Normal(Initialization):
 
 @dataclass(frozen=True)
 class SmallOutput(Initialization):
-    """One initialization for all layers but the last, which is drawn so small that the first loss is ln(classes).
+    """One initialization for all layers but the last, which is drawn so small that the first loss is near ln(classes).
 
     With an output layer as wide as He's rule makes it, the first logits of a deep network are far from 0 and its first
     steps go into unlearning them.

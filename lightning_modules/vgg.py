@@ -123,7 +123,7 @@ class VGG(ImageClassifier):
             which both must have then, the layers after those convolutions are taken too. Read when training begins;
             a run that goes on from a checkpoint needs the folder no more.
         initialization: how the weights are drawn. With the paper's normal of variance 0.01 the first loss is about
-            10^7 at this depth; the default keeps the variance of the activations, and starts at ln(num_classes).
+            10^7 at this depth; the default keeps the variance of the activations, and starts near ln(num_classes).
         optimizer: from parameters to an optimizer.
         lr_scheduler: from the optimizer to a learning-rate schedule; none keeps the rate.
         lr_scheduler_interval: whether the schedule steps every epoch or every optimizer step.
