@@ -4,10 +4,8 @@ import contextlib
 import csv
 import json
 import math
-import os
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +19,7 @@ from callbacks.doctor import Doctor
 from callbacks.logger import RunLogger
 from callbacks.recovery import StoppedError
 from reporting.figures import curves
+from reporting.files import replace_file
 
 COLUMNS = ("epoch", "step", "train_loss", "train_acc", "val_loss", "val_acc", "learning_rate", "seconds")
 METRICS = ("train_loss", "train_acc", "val_loss", "val_acc")
@@ -112,7 +111,7 @@ class RunSummary(Callback):
             metrics = self._logger.folder / "metrics.csv"
             if self._rows or metrics.exists():
                 self._logger.go_on_from(trainer.global_step, self._rows)
-            _replace(metrics, lambda path: _write_rows(path, self._rows))
+            replace_file(metrics, lambda path: _write_rows(path, self._rows))
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Starts the epoch's clock."""
@@ -200,14 +199,14 @@ class RunSummary(Callback):
             data = self._summary["data"]
             title = f"{self._summary['experiment']}: {data['train_size']:,} training images of {data['name']}"
             figure = curves(self._rows, title)
-            _replace(self._logger.folder / "curves.png", lambda path: figure.savefig(path, dpi=120, format="png"))
+            replace_file(self._logger.folder / "curves.png", lambda path: figure.savefig(path, dpi=120, format="png"))
         if self._best.path.is_file():
             self._write_weights()
 
     def _write_weights(self) -> None:
         state = torch.load(self._best.path, map_location="cpu", weights_only=True)["state_dict"]
         network = {key.removeprefix("network."): value for key, value in state.items() if key.startswith("network.")}
-        _replace(self._logger.folder / "weights.pth", lambda path: torch.save(network, path))
+        replace_file(self._logger.folder / "weights.pth", lambda path: torch.save(network, path))
 
     def _append(self, row: dict[str, Any]) -> None:
         with (self._logger.folder / "metrics.csv").open("a", newline="") as file:
@@ -234,7 +233,7 @@ class RunSummary(Callback):
 
     def _write(self) -> None:
         text = json.dumps(_without_nan(self._summary), indent=2) + "\n"
-        _replace(self._logger.folder / "summary.json", lambda path: path.write_text(text))
+        replace_file(self._logger.folder / "summary.json", lambda path: path.write_text(text))
 
 
 def plain(value: Tensor) -> float:
@@ -255,15 +254,6 @@ def _write_rows(path: Path, rows: list[dict[str, float | None]]) -> None:
         writer = csv.DictWriter(file, COLUMNS)
         writer.writeheader()
         writer.writerows(rows)
-
-
-def _replace(path: Path, write: Callable[[Path], object]) -> None:
-    """Has a file written beside its place, then puts it there."""
-    new = path.with_name(f".{path.name}.new")
-    write(new)
-    with new.open("rb+") as file:
-        os.fsync(file.fileno())
-    new.replace(path)
 
 
 def _without_nan(value: Any) -> Any:

@@ -20,6 +20,7 @@ from callbacks.checkpoints import AtomicCheckpointIO, BestCheckpoint
 from callbacks.console import Console, LayerTable, ProgressBar
 from callbacks.dashboard import Dashboard
 from callbacks.doctor import Advice, Doctor
+from callbacks.images import ImageRecord
 from callbacks.logger import RunLogger
 from callbacks.recovery import Recovery
 from callbacks.summary import RunSummary
@@ -201,6 +202,7 @@ class ExperimentCLI(LightningCLI):
         return [
             SaveConfig(self, logger),
             RunSummary(logger, self.best, facts, doctor),
+            ImageRecord(logger),
             Dashboard(logger, settings(self.config), self.config.trainer.log_every_n_steps),
             *([self.best, recovery] if checkpoints else []),
         ]

@@ -3,6 +3,7 @@
 import hashlib
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,15 +25,16 @@ from datamodules.sampling import Batch, BatchLoader, epoch_order
 from datamodules.sources import CIFAR10, SOURCES, Images, Source, Synthetic
 
 Augmentation = Literal["none", "flip_crop", "vgg", "notebook"]
-LoadedBatch = tuple[Tensor, Tensor, int]
+LoadedBatch = tuple[Tensor, Tensor, int, Tensor]
 
 
 class CIFAR10DataModule(LightningDataModule):
     """CIFAR-10 in memory, split for over-fitting or for training in earnest.
 
     A batch is one gather of 32x32 uint8 images on the host; it travels as such, and is augmented, resized, scaled and
-    normalized as a whole on the device. It reaches the network as ``(images, labels, total)``: float32
-    [N, 3, image_size, image_size], int64 [N], and the number of images in the whole step over all processes.
+    normalized as a whole on the device. It reaches the network as ``(images, labels, total, indices)``: float32
+    [N, 3, image_size, image_size], int64 [N], the number of images in the whole step over all processes, and each
+    image's place in its set, int64 [N].
 
     Validation and test images are never augmented, and the test set takes no part in fitting.
 
@@ -49,6 +51,8 @@ class CIFAR10DataModule(LightningDataModule):
             padded with 4 zeros; ``vgg``: a random window of the rescaled image, horizontal flip and colour shift
             (Simonyan & Zisserman 2014, sec. 3.1); ``notebook``: a random window of the resized image padded with 4
             zeros, horizontal and vertical flip: horses on their heads, kept to be shown.
+        label_noise: fraction of the training images, in [0, 1], whose label is drawn anew from all classes, whatever
+            the image shows (Zhang et al. 2017, sec. 2.1); those of validation and test stay.
         batch_size: images in a whole optimizer step, divided among the processes.
         image_size: height and width, in pixels, that the network gets.
         mean: of the R, G and B values in [0, 1]; the default is that of CIFAR-10's training images.
@@ -69,6 +73,7 @@ class CIFAR10DataModule(LightningDataModule):
         train_size: int | None = None,
         val_size: int | None = None,
         augment: Augmentation | None = None,
+        label_noise: float = 0.0,
         batch_size: int = 128,
         image_size: int = SIZE,
         mean: tuple[float, float, float] = (0.4914, 0.4822, 0.4465),
@@ -81,6 +86,7 @@ class CIFAR10DataModule(LightningDataModule):
         overfit = split == "overfit"
         self.split = split
         self.augment: Augmentation = augment or ("none" if overfit else "flip_crop")
+        self.label_noise = label_noise
         self.batch_size = batch_size
         self.image_size = image_size
         self.mean = mean
@@ -103,6 +109,8 @@ class CIFAR10DataModule(LightningDataModule):
         for name, value in {"seed": self.seed, "split_seed": split_seed}.items():
             if not 0 <= value < 2**32:
                 raise ValueError(f"data.{name} must be at least 0 and below 2^32, not {value}")
+        if not 0 <= label_noise <= 1:
+            raise ValueError(f"data.label_noise must be in [0, 1], not {label_noise}")
         if any(value <= 0 for value in std):
             raise ValueError(f"data.std must be three numbers above 0, not {list(std)}")
         if self._train_size is not None:
@@ -191,12 +199,23 @@ class CIFAR10DataModule(LightningDataModule):
         order = torch.arange(available) if self.split == "overfit" else epoch_order(available, self.split_seed, 0)
         self.train_indices, self.val_indices = order[:train_size], order[train_size : train_size + val_size]
         self.test_indices = torch.arange(len(self.images.test_labels))
+        if self.label_noise:
+            self.images = replace(self.images, train_labels=self._noisy_labels(self.images.train_labels))
         if self.augment == "vgg":
             key = hashlib.sha256(self.images.identity.encode() + self.train_indices.numpy().tobytes()).hexdigest()
             self._constants["components"] = self._source.kept(
                 f"components-{key[:16]}", lambda: principal_components(self.images.train_images[self.train_indices])
             )
         self._check_processes_agree()
+
+    def _noisy_labels(self, labels: Tensor) -> Tensor:
+        """The labels [M], some of the training split's drawn anew: a pure function of ``split_seed``."""
+        random = np.random.default_rng((self.split_seed, *b"label noise"))
+        count = round(self.label_noise * len(self.train_indices))
+        noisy = labels.clone()
+        picked = self.train_indices[torch.from_numpy(random.permutation(len(self.train_indices))[:count])]
+        noisy[picked] = torch.from_numpy(random.integers(self.num_classes, size=count))
+        return noisy
 
     def _check_processes_agree(self) -> None:
         if self.trainer is not None and self.trainer.strategy.broadcast(self.fingerprint) != self.fingerprint:
@@ -207,11 +226,13 @@ class CIFAR10DataModule(LightningDataModule):
 
     @property
     def fingerprint(self) -> str:
-        """sha256, in hexadecimal, of the images' identity and the indices of the training and validation split."""
+        """sha256, in hexadecimal, of the images' identity, the training and validation split, and labels drawn anew."""
         digest = hashlib.sha256(self.images.identity.encode())
         for indices in (self.train_indices, self.val_indices):
             digest.update(repr(len(indices)).encode())
             digest.update(indices.numpy().tobytes())
+        if self.label_noise:
+            digest.update(self.images.train_labels[self.train_indices].numpy().tobytes())
         return digest.hexdigest()
 
     def description(self) -> dict[str, Any]:
@@ -219,12 +240,14 @@ class CIFAR10DataModule(LightningDataModule):
         return {
             "source": next(name for name, source in SOURCES.items() if isinstance(self.source, source)),
             "name": self.images.name,
+            "identity": self.images.identity,
             "fingerprint": self.fingerprint,
             "split": self.split,
             "train_size": len(self.train_indices),
             "val_size": len(self.val_indices),
             "test_size": len(self.test_indices),
             "augment": self.augment,
+            "label_noise": self.label_noise,
             "classes": list(self.images.classes),
         }
 
@@ -285,7 +308,7 @@ class CIFAR10DataModule(LightningDataModule):
             return batch
         images = batch.images.permute(0, 3, 1, 2)
         images = self.augmented(images, batch.indices) if self.trainer.training else self.as_evaluated(images)
-        return self.normalized(images), batch.labels, batch.total
+        return self.normalized(images), batch.labels, batch.total, batch.indices
 
     def augmented(self, images: Tensor, indices: Tensor) -> Tensor:
         """Training images as the running epoch augments them.

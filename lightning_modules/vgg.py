@@ -172,12 +172,9 @@ class VGG(ImageClassifier):
         self._init_from = init_from
         self._layers = layers
 
-    def predict_step(self, batch: Tensor, batch_idx: int = 0) -> Tensor:
+    def probabilities(self, logits: Tensor) -> Tensor:
         """See the base class; what a network that ends in a softmax gives are probabilities already."""
-        if not self._softmax:
-            return super().predict_step(batch, batch_idx)
-        probabilities: Tensor = self(batch)
-        return probabilities.float()
+        return logits.float() if self._softmax else super().probabilities(logits)
 
     def pretrained(self) -> dict[str, Tensor]:
         """What ``init_from`` gives.

@@ -7,8 +7,11 @@ from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 
 class RunError(Exception):
@@ -62,6 +65,22 @@ class Run:
     def metrics(self) -> list[dict[str, float | None]]:
         """The rows of ``metrics.csv``, one an epoch; none where a value was not taken."""
         return read_metrics(self.folder / "metrics.csv")
+
+    @cached_property
+    def images(self) -> Mapping[str, NDArray[Any]]:
+        """The arrays of ``images.npz``, as :class:`callbacks.images.ImageRecord` has them; empty where it is missing.
+
+        Raises:
+            RunError: if it is damaged.
+        """
+        path = self.folder / "images.npz"
+        if not path.is_file():
+            return {}
+        try:
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+                return dict(arrays)
+        except (ValueError, OSError, EOFError, BadZipFile) as error:
+            raise RunError(f"{path} is damaged: {error}") from error
 
     def newest_checkpoint(self) -> Path | None:
         """The checkpoint that the run goes on from; none where it has not come to its first.

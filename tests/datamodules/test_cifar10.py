@@ -67,8 +67,9 @@ def plain(images: Tensor) -> Tensor:
 
 
 def taken(data: CIFAR10DataModule, batch: Batch) -> Tensor:
-    images, labels, total = data.on_after_batch_transfer(batch, 0)
+    images, labels, total, indices = data.on_after_batch_transfer(batch, 0)
     assert total == batch.total
+    assert torch.equal(cast(Tensor, indices), batch.indices)
     assert torch.equal(cast(Tensor, labels), batch.labels)
     return cast(Tensor, images)
 
@@ -160,6 +161,7 @@ def test_more_images_than_there_are_is_refused(settings: dict[str, int], message
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
+        ({"label_noise": 1.5}, "data.label_noise must be in [0, 1], not 1.5"),
         ({"batch_size": 0}, "data.batch_size must be at least 1, not 0"),
         ({"image_size": 0}, "data.image_size must be at least 1, not 0"),
         ({"train_size": 0}, "data.train_size must be at least 1, not 0"),
@@ -236,17 +238,41 @@ def test_another_split_or_other_data_has_another_fingerprint(module: Any, image_
     assert len(fingerprints | {fingerprint()}) == len(settings) + 1
 
 
+@pytest.mark.parametrize(("noise", "drawn"), [(0.25, 25), (1.0, 100)])
+def test_label_noise_draws_some_training_labels_anew(noise: float, drawn: int, module: Any) -> None:
+    sound, noisy = (module(split="full", train_size=100, val_size=80, label_noise=share) for share in (0, noise))
+    same = noisy.images.train_labels == sound.images.train_labels
+    assert same[noisy.val_indices].all()
+    assert torch.equal(noisy.images.test_labels, sound.images.test_labels)
+    changed = int((~same[noisy.train_indices]).sum())
+    assert drawn / 3 < changed < drawn, "of three classes, a third of the draws is the label that was there"
+    assert set(noisy.images.train_labels.tolist()) == {0, 1, 2}
+
+
+def test_label_noise_is_of_the_split_and_marks_it(module: Any) -> None:
+    one, again, other = (module(split="overfit", train_size=100, val_size=30, label_noise=1.0, **more)
+                         for more in ({"seed": 1}, {"seed": 2}, {"split_seed": 1}))  # fmt: skip
+    assert torch.equal(one.images.train_labels, again.images.train_labels)
+    assert one.fingerprint == again.fingerprint
+    assert not torch.equal(one.images.train_labels, other.images.train_labels)
+    sound = module(split="overfit", train_size=100, val_size=30)
+    assert len({one.fingerprint, other.fingerprint, sound.fingerprint}) == 3
+    assert one.description()["label_noise"] == 1.0
+
+
 def test_the_description_is_of_plain_values(module: Any) -> None:
     data = module(train_size=100, val_size=30)
     assert data.description() == {
         "source": "folder",
         "name": "tiny",
+        "identity": data.images.identity,
         "fingerprint": data.fingerprint,
         "split": "full",
         "train_size": 100,
         "val_size": 30,
         "test_size": 45,
         "augment": "flip_crop",
+        "label_noise": 0.0,
         "classes": list(CLASSES),
     }
 

@@ -76,8 +76,9 @@ def gradient(model: ImageClassifier, loss: Tensor) -> Tensor:
 def test_the_loss_is_the_mean_cross_entropy(among: Among) -> None:
     model = among(classifier(), 1)
     images, labels = torch.rand(7, 3, 32, 32), torch.arange(7) % 3
-    loss = model.training_step((images, labels, 7), 0)
+    loss, logits = model.training_step((images, labels, 7, torch.arange(7)), 0).values()
     expected = F.cross_entropy(model(images), labels)
+    assert torch.allclose(logits, model(images))
     assert torch.allclose(loss, expected)
     assert torch.allclose(gradient(model, loss), gradient(model, expected))
 
@@ -87,7 +88,7 @@ def test_the_mean_gradient_over_processes_is_that_of_the_whole_step(parts: list[
     model = among(classifier(), len(parts))
     images, labels = torch.rand(7, 3, 32, 32), torch.arange(7) % 3
     shares = zip(torch.split(images, parts), torch.split(labels, parts), strict=True)
-    gradients = [gradient(model, model.training_step((*share, 7), 0)) for share in shares]
+    gradients = [gradient(model, model.training_step((*share, 7, torch.arange(7)), 0)["loss"]) for share in shares]
     expected = gradient(model, F.cross_entropy(model(images), labels))
     assert torch.allclose(torch.stack(gradients).mean(0), expected, atol=1e-6)
 
@@ -95,7 +96,7 @@ def test_the_mean_gradient_over_processes_is_that_of_the_whole_step(parts: list[
 def test_a_process_without_an_image_counts_nothing(among: Among) -> None:
     model = among(AlexNet(num_classes=3, hidden_features=16, dropout=0), 2)
     images, labels = torch.rand(1, 3, 32, 32), torch.tensor([2])
-    for batch in ((images, labels, 1), (images[:0], labels[:0], 1)):
+    for batch in ((images, labels, 1, torch.arange(1)), (images[:0], labels[:0], 1, torch.arange(0))):
         model.validation_step(batch, 0)
         model.test_step(batch, 0)
     for confusion in (model.val_confusion, model.test_confusion):

@@ -21,7 +21,7 @@ from lightning_modules import AlexNet
 from reporting.runs import Run
 from tests.conftest import ROOT, FinishedRun, Outcome, events_of, scalars_of
 
-EXPERIMENTS = ("overfit", "regularized", "vgg11", "vgg16", "vgg16_32", "vgg16_bn_32", "vgg16_notebook")
+EXPERIMENTS = ("overfit", "random_labels", "regularized", "vgg11", "vgg16", "vgg16_32", "vgg16_bn_32", "vgg16_notebook")
 OPTIMIZER, SCHEDULER = "model.init_args.optimizer", "model.init_args.lr_scheduler"
 RUN = Path("lightning_logs/overfit/version_0")
 TIMEOUT = 120  # seconds for a training of two processes
@@ -41,6 +41,7 @@ def test_folder_holds_what_is_documented_and_nothing_else(finished_run: Finished
         "metrics.csv",
         "curves.png",
         "weights.pth",
+        "images.npz",
         "checkpoints/best.ckpt",
         "checkpoints/last.ckpt",
         "checkpoints/previous.ckpt",
@@ -58,7 +59,7 @@ def test_summary_has_exactly_the_documented_keys(finished_run: FinishedRun, imag
         *("device", "precision", "world_size", "epochs", "global_step", "seconds", "train_images_per_second"),
         *("best", "last", "generalization_gap", "test"),
     }
-    data = {key: value for key, value in summary["data"].items() if key != "fingerprint"}
+    data = {key: value for key, value in summary["data"].items() if key not in ("fingerprint", "identity")}
     assert data == {
         "source": "folder",
         "name": image_folder.name,
@@ -67,6 +68,7 @@ def test_summary_has_exactly_the_documented_keys(finished_run: FinishedRun, imag
         "val_size": 50,
         "test_size": 45,
         "augment": "none",
+        "label_noise": 0.0,
         "classes": ["airplane", "bird", "cat"],
     }
     assert re.fullmatch("[0-9a-f]{64}", summary["data"]["fingerprint"])
@@ -246,6 +248,15 @@ RECIPES: dict[str, dict[str, Any]] = {
         f"{OPTIMIZER}.init_args.weight_decay": 0.0,
         "data.split": "overfit",
         "data.augment": None,
+        "data.stand_in": True,
+    },
+    "random_labels": {
+        **ALEXNET,
+        "model.init_args.dropout": 0.0,
+        f"{OPTIMIZER}.init_args.weight_decay": 0.0,
+        "data.split": "overfit",
+        "data.augment": None,
+        "data.label_noise": 1.0,
         "data.stand_in": True,
     },
     "regularized": {

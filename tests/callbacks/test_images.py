@@ -1,0 +1,111 @@
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from cli import ExperimentCLI
+from datamodules import CIFAR10DataModule
+from lightning_modules import ImageClassifier
+from reporting.runs import Run, RunError
+from tests.conftest import FinishedRun, Outcome
+
+RUN = "lightning_logs/overfit/version_0"
+
+
+class Answers(Callback):
+    """Takes down what the network named of each training image, visit by visit."""
+
+    def __init__(self) -> None:
+        self.right: dict[int, list[bool]] = {}
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        _, labels, _, indices = batch
+        for index, right in zip(indices.tolist(), (outputs["logits"].argmax(1) == labels).tolist(), strict=True):
+            self.right.setdefault(index, []).append(right)
+
+
+@pytest.fixture
+def learned(
+    tiny: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> tuple[Answers, Run, CIFAR10DataModule]:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PL_GLOBAL_SEED", "0")
+    cli = ExperimentCLI(["--config=overfit", *tiny, "--trainer.max_epochs=5", "--data.label_noise=1"])
+    answers = Answers()
+    cli.trainer.callbacks.insert(0, answers)  # type: ignore[attr-defined]
+    cli.trainer.fit(cli.model, datamodule=cli.datamodule)
+    cli.trainer.test(cli.model, datamodule=cli.datamodule, ckpt_path=cli.best_checkpoint, weights_only=True)
+    return answers, Run(tmp_path / RUN), cli.datamodule
+
+
+def test_test_answers_are_those_of_the_best_checkpoint(learned: tuple[Answers, Run, CIFAR10DataModule]) -> None:
+    _, run, data = learned
+    images = run.images
+    model = ImageClassifier.of_checkpoint(run.checkpoint("best"))
+    pixels = data.images.test_images.permute(0, 3, 1, 2)
+    with torch.inference_mode():
+        expected = model.predict_step(data.normalized(data.as_evaluated(pixels))).numpy()
+    assert np.array_equal(images["test_labels"], data.images.test_labels.numpy())
+    assert np.allclose(images["test_probabilities"], expected, atol=0.03), "beyond what bf16 explains"
+    assert np.array_equal(images["test_predictions"], images["test_probabilities"].argmax(axis=1))
+    assert (images["test_predictions"] == images["test_labels"]).mean() == pytest.approx(run.summary["test"]["acc"])
+
+    shown = images["test_shown"]
+    wrong = np.flatnonzero(images["test_predictions"] != images["test_labels"])
+    assert len(wrong), "the fixture makes mistakes"
+    assert set(shown) <= set(wrong)
+    assert len(shown) == min(24, len(wrong))
+    sure = images["test_probabilities"].max(axis=1)
+    assert list(sure[shown]) == sorted(sure[wrong], reverse=True)[: len(shown)]
+    assert np.array_equal(images["test_pictures"], data.images.test_images.numpy()[shown])
+
+
+def test_an_image_is_learned_after_its_last_mistake(learned: tuple[Answers, Run, CIFAR10DataModule]) -> None:
+    answers, run, data = learned
+    images = run.images
+    assert sorted(images["train_indices"]) == sorted(answers.right)
+    assert np.array_equal(images["train_labels"], data.images.train_labels[data.train_indices].numpy())
+    expected = [
+        max((epoch + 1 for epoch, right in enumerate(answers.right[index]) if not right), default=0)
+        for index in images["train_indices"]
+    ]
+    assert images["train_learned"].tolist() == expected
+    assert len(set(expected)) > 2, "the fixture learns some early and some late"
+    shown = images["train_shown"]
+    assert images["train_learned"][shown].tolist() == sorted(expected, reverse=True)[:24]
+    assert np.array_equal(images["train_pictures"], data.images.train_images[images["train_indices"][shown]].numpy())
+
+
+def test_a_run_from_a_checkpoint_without_the_count_says_nothing_of_training_images(
+    run_script: Callable[..., Outcome], tiny: tuple[str, ...], tmp_path: Path
+) -> None:
+    assert run_script("fit", "--config=overfit", *tiny).status == 0
+    path = tmp_path / RUN / "checkpoints" / "last.ckpt"
+    checkpoint = torch.load(path, weights_only=True)
+    del checkpoint["last_wrong"]
+    torch.save(checkpoint, path)
+    assert run_script("fit", f"--resume={RUN}", "--trainer.max_epochs=3").status == 0
+    assert {name.partition("_")[0] for name in Run(tmp_path / RUN).images} == {"test"}
+
+
+def test_images_that_were_not_visited_are_told_apart(
+    run_script: Callable[..., Outcome], tiny: tuple[str, ...], tmp_path: Path
+) -> None:
+    flags = ["--trainer.limit_train_batches=2", "--trainer.max_epochs=1"]
+    assert run_script("fit", "--config=overfit", *tiny, *flags).status == 0
+    learned = Run(tmp_path / RUN).images["train_learned"]
+    assert (learned == -1).sum() == 100 - 2 * 20
+
+
+def test_a_damaged_file_is_named(finished_run: FinishedRun, tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").touch()
+    assert Run(tmp_path).images == {}
+    (tmp_path / "images.npz").write_bytes((finished_run.folder / "images.npz").read_bytes()[:1000])
+    with pytest.raises(RunError, match=r"images\.npz is damaged"):
+        _ = Run(tmp_path).images
