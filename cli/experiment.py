@@ -29,6 +29,7 @@ from cli.precision import default_precision
 from cli.provenance import git_commit, versions
 from datamodules import CIFAR10DataModule
 from lightning_modules import ImageClassifier
+from reporting.files import replace_file
 from reporting.runs import Run, readable_checkpoint
 
 CompileMode = Literal["default", "reduce-overhead", "max-autotune"]
@@ -210,11 +211,23 @@ class ExperimentCLI(LightningCLI):
     def _look_at_changes(self, run: Run) -> None:
         """Prints how the configuration differs from the run's own; ends here if nothing is left to do."""
         changes = self._changes
-        if not changes and run.status == "finished" and "test" in run.summary:
+        if not changes and run.finished:
             rank_zero_only(print)(f"{run.folder} is already complete")
             sys.exit(0)
         for key, (before, after) in changes.items():
             rank_zero_only(print)(f"changed    {key}: {before} -> {after}")
+
+    @property
+    def complete_config(self) -> str:
+        """All that is needed to run the experiment again, as YAML, with the source that the data does come from."""
+        config = self.config.clone()
+        config.data.source = self.datamodule.source_name
+        config.data.stand_in = False  # decided; and the folder is to be found from anywhere
+        config.data.root = str(Path(config.data.root).resolve())
+        if config.model.init_args.get("init_from") is not None:
+            config.model.init_args.init_from = str(Path(config.model.init_args.init_from).resolve())
+        config.ckpt_path = None
+        return str(self.parser.dump(config))
 
     @staticmethod
     def leave_together() -> None:
@@ -249,18 +262,9 @@ class SaveConfig(Callback):
         self._logger = logger
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Writes the file, with the source that the data did come from."""
+        """Writes the file."""
         if trainer.is_global_zero:
-            config = self._cli.config.clone()
-            config.data.source = self._cli.datamodule.description()["source"]
-            config.data.stand_in = False  # decided; and the folder is to be found from anywhere
-            config.data.root = str(Path(config.data.root).resolve())
-            if config.model.init_args.get("init_from") is not None:
-                config.model.init_args.init_from = str(Path(config.model.init_args.init_from).resolve())
-            config.ckpt_path = None
-            new = self._logger.folder / ".config.new.yaml"
-            self._cli.parser.save(config, new, overwrite=True)
-            new.replace(self._logger.folder / "config.yaml")
+            replace_file(self._logger.folder / "config.yaml", lambda path: path.write_text(self._cli.complete_config))
 
 
 def settings(config: Namespace) -> dict[str, Any]:

@@ -124,6 +124,11 @@ class CIFAR10DataModule(LightningDataModule):
         return self._source
 
     @property
+    def source_name(self) -> str:
+        """The source's name on the command line."""
+        return next(name for name, source in SOURCES.items() if isinstance(self.source, source))
+
+    @property
     def classes(self) -> tuple[str, ...]:
         """Names of the classes, in the order of the labels; known before the data is there."""
         return self.source.classes
@@ -238,7 +243,7 @@ class CIFAR10DataModule(LightningDataModule):
     def description(self) -> dict[str, Any]:
         """What the data is, in plain values."""
         return {
-            "source": next(name for name, source in SOURCES.items() if isinstance(self.source, source)),
+            "source": self.source_name,
             "name": self.images.name,
             "identity": self.images.identity,
             "fingerprint": self.fingerprint,

@@ -3,6 +3,7 @@
 import csv
 import json
 import pickle
+import re
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
@@ -11,7 +12,9 @@ from zipfile import BadZipFile
 
 import numpy as np
 import torch
+import yaml
 from numpy.typing import NDArray
+from yaml import CSafeLoader
 
 
 class RunError(Exception):
@@ -42,6 +45,16 @@ class Run:
         return self.folder / "config.yaml"
 
     @cached_property
+    def settings(self) -> dict[str, Any]:
+        """The complete configuration in plain values, by the names that they have on the command line."""
+        return flat(yaml.load(self.config.read_text(), CSafeLoader))
+
+    @property
+    def recipe(self) -> dict[str, Any]:
+        """The settings that decide what comes out, up to rounding: not where and on what the run was made."""
+        return recipe(self.settings)
+
+    @cached_property
     def summary(self) -> Mapping[str, Any]:
         """``summary.json``."""
         path = self.folder / "summary.json"
@@ -60,6 +73,11 @@ class Run:
             return str(self.summary["status"])
         except RunError:
             return "unknown"
+
+    @property
+    def finished(self) -> bool:
+        """Whether it was trained to its end, and tested."""
+        return self.status == "finished" and "test" in self.summary
 
     @cached_property
     def metrics(self) -> list[dict[str, float | None]]:
@@ -107,6 +125,41 @@ class Run:
         if not path.is_file():
             raise RunError(f"{path} is missing: the run has not come to its first checkpoint")
         return path
+
+
+# Settings that say where and on what a run is made, and what is shown of it.
+_CIRCUMSTANCES = re.compile(
+    r"experiment|config|resume|ckpt_path|check|checkpoint_.*|compile|doctor|data\.root|data\.stand_in"
+    r"|trainer\.(accelerator|strategy|devices|num_nodes|precision|default_root_dir|enable_.*|log_every_.*|logger.*|plugins"
+    r"|profiler|benchmark|deterministic|num_sanity_val_steps|barebones|inference_mode|use_distributed_sampler)"
+)
+
+
+def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """A nested configuration as ``model.optimizer.lr: 0.1``; a class stands under the name of what it is."""
+    settings: dict[str, Any] = {}
+    for key, value in config.items():
+        name = prefix.removesuffix(".") if key == "class_path" else prefix if key == "init_args" else f"{prefix}{key}"
+        if isinstance(value, Mapping):
+            settings |= flat(value, name if key == "init_args" else f"{name}.")
+        else:
+            settings[name] = value
+    return settings
+
+
+def recipe(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """See :attr:`Run.recipe`."""
+    return {name: value for name, value in settings.items() if not _CIRCUMSTANCES.fullmatch(name)}
+
+
+def runs_of(experiment: Path) -> list["Run"]:
+    """The runs in an experiment's folder, the newest first."""
+    numbers = [
+        int(path.name.removeprefix("version_"))
+        for path in (experiment.iterdir() if experiment.is_dir() else ())
+        if re.fullmatch(r"version_\d+", path.name) and (path / "config.yaml").is_file()
+    ]
+    return [Run(experiment / f"version_{number}") for number in sorted(numbers, reverse=True)]
 
 
 def readable_checkpoint(path: Path, *, whole: bool = False) -> Path:
