@@ -1,7 +1,9 @@
 """What a result must say of where it came from."""
 
 import platform
+import re
 import subprocess
+import sys
 from importlib.metadata import version
 from pathlib import Path
 
@@ -27,3 +29,11 @@ def git_commit() -> str:
     except (OSError, subprocess.SubprocessError):
         return ""
     return described.stdout.strip()
+
+
+def command_line() -> str:
+    """The command that this process is, for others to read: ``FOLDER`` in place of where the data lies here."""
+    shown = [re.sub("^(--data.root)=.*", r"\1=FOLDER", argument) for argument in sys.argv[1:]]
+    if "--data.root" in shown:
+        shown[shown.index("--data.root") + 1] = "FOLDER"
+    return " ".join(["python", f"scripts/{Path(sys.argv[0]).name}", *shown])

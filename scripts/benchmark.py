@@ -7,8 +7,6 @@ know go to fit.py; of them, the plain loop of overfit.yaml heeds those of the da
 """
 
 import argparse
-import re
-import sys
 from collections.abc import Callable
 from datetime import date
 from pathlib import Path
@@ -18,7 +16,7 @@ from benchmarks import data_path, end_to_end, scaling, start_up, steps
 from benchmarks.machine import describe
 from benchmarks.report import tables, write
 from cli import ExperimentCLI, reported_errors
-from cli.provenance import git_commit, versions
+from cli.provenance import command_line, git_commit, versions
 
 ROUNDS = {"steps": 5, "data_path": 5, "start_up": 5, "scaling": 2, "end_to_end": 2}  # half an hour on two cores
 
@@ -28,14 +26,6 @@ def positive(text: str) -> int:
     if int(text) < 1:
         raise ValueError
     return int(text)
-
-
-def without_folders(arguments: list[str]) -> list[str]:
-    """The command line for others to read: ``FOLDER`` in place of where the data lies here."""
-    shown = [re.sub("^(--data.root)=.*", r"\1=FOLDER", argument) for argument in arguments]
-    if "--data.root" in shown:
-        shown[shown.index("--data.root") + 1] = "FOLDER"
-    return shown
 
 
 def main() -> None:
@@ -59,7 +49,7 @@ def main() -> None:
     }
     facts = {
         "date": date.today().isoformat(),
-        "command": " ".join(["python", "scripts/benchmark.py", *without_folders(sys.argv[1:])]),
+        "command": command_line(),
         "machine": describe(device),
         "versions": versions(),
         "git_commit": git_commit(),

@@ -1,0 +1,258 @@
+"""Trials of an ablation, each a run of ``fit.py``, handed out to any number of workers by Optuna."""
+
+import json
+import os
+import socket
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import optuna
+import yaml
+from optuna.storages import JournalStorage, RDBStorage
+from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
+from optuna.trial import FrozenTrial, TrialState
+
+from cli.experiment import ExperimentCLI
+from cli.runs import finished_run
+from reporting.ablation import Trial
+from reporting.runs import Run, RunError, flat, recipe
+
+FLAGS = {
+    "dropout": "--model.dropout",
+    "weight_decay": "--model.optimizer.weight_decay",
+    "augment": "--data.augment",
+    "size": "--data.train_size",
+    "seed": "--seed_everything",
+}
+BEAT = 60  # seconds between two signs of life of a worker
+GONE = 300  # seconds without one after which its trial is another's
+
+
+class Ablation:
+    """A full grid of settings, each trained once, by whoever asks for the next.
+
+    Which trial is whose, and what came of it, is in Optuna's storage: workers that share it share the work. A worker
+    that is stopped leaves its trial to the next one, which goes on with the run where that was.
+
+    Args:
+        name: of the study in the storage.
+        grid: the values of each of some of :data:`FLAGS`.
+        arguments: of ``fit.py``, the same for all trials.
+        storage: the URL of a database, or the path of Optuna's journal file; none puts the journal beside the runs.
+
+    Raises:
+        RunError: if the study was begun with other arguments.
+    """
+
+    def __init__(
+        self, name: str, grid: Mapping[str, Sequence[Any]], arguments: Sequence[str], storage: str | None
+    ) -> None:
+        cli = ExperimentCLI([*arguments], keep=False)
+        self.folder = Path(cli.config.trainer.default_root_dir or ".") / "lightning_logs" / cli.config.experiment
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._grid = {key: list(values) for key, values in grid.items()}
+        self._arguments = list(arguments)
+        self._worker = f"{socket.gethostname()}:{os.getpid()}"
+        optuna.logging.set_verbosity(optuna.logging.ERROR)
+        self._study = optuna.create_study(
+            study_name=name,
+            storage=_storage(storage or str(self.folder / "optuna.journal")),
+            sampler=optuna.samplers.GridSampler(self._grid, seed=0),
+            direction="maximize",
+            load_if_exists=True,
+        )
+        self._check_same(recipe(flat(yaml.safe_load(cli.complete_config))))
+
+    def _check_same(self, settings: dict[str, Any]) -> None:
+        """Refuses to mix trials of other settings into a study."""
+        varied = {flag.removeprefix("--") for flag in FLAGS.values()}
+        fixed = json.loads(json.dumps({key: value for key, value in settings.items() if key not in varied}))
+        begun = self._study.user_attrs.get("fixed")
+        if begun is None:
+            self._study.set_user_attr("fixed", fixed)
+        elif begun != fixed:
+            differ = sorted(key for key in begun.keys() | fixed.keys() if begun.get(key) != fixed.get(key))
+            raise RunError(
+                f"the trials in {self.folder} were begun with other settings ({', '.join(differ)}); "
+                "keep these apart: --experiment NAME"
+            )
+
+    def work(self) -> None:
+        """Takes trials until none is left, printing two lines each.
+
+        Raises:
+            RunError: at the end, if a run failed.
+        """
+        failed = 0
+        self._take_over(also_failed=True)
+        while self._left():
+            trial = self._study.ask()
+            setting = {key: _suggest(trial, key, values) for key, values in self._grid.items()}
+            if self._is_another(trial.number, setting):
+                self._study.tell(trial, state=TrialState.PRUNED)
+                continue
+            failed += not self._made(trial, setting)
+            self._take_over(also_failed=False)
+        others = len(self._trials(TrialState.RUNNING))
+        if others:
+            print(f"{others} trials are with other workers; the last of them writes the results", flush=True)
+        if failed:
+            raise RunError(f"{failed} runs failed; run this again to try them once more")
+
+    @property
+    def complete(self) -> bool:
+        """Whether every setting has its trial."""
+        return len(self._trials(TrialState.COMPLETE)) == len(self._settings())
+
+    def results(self) -> list[Trial]:
+        """What came of the complete trials of the grid's settings, those of further seeds among them."""
+        trials = self._trials(TrialState.COMPLETE, any_of=("seed",))
+        return [Trial(**trial.user_attrs["result"]) for trial in trials]
+
+    def _trials(self, state: TrialState, any_of: Sequence[str] = ()) -> list[FrozenTrial]:
+        """The trials in the grid, one a setting; of the keys in ``any_of``, any value."""
+        found = {}
+        for trial in self._study.get_trials(deepcopy=False, states=(state,)):
+            setting = trial.params
+            if setting.keys() == self._grid.keys() and all(
+                setting[key] in values for key, values in self._grid.items() if key not in any_of
+            ):
+                found[tuple(setting[key] for key in self._grid)] = trial
+        return list(found.values())
+
+    def _settings(self) -> list[dict[str, Any]]:
+        settings: list[dict[str, Any]] = [{}]
+        for key, values in self._grid.items():
+            settings = [{**setting, key: value} for setting in settings for value in values]
+        return settings
+
+    def _left(self) -> list[dict[str, Any]]:
+        """The settings that no worker has begun or taken."""
+        states = (TrialState.COMPLETE, TrialState.RUNNING, TrialState.FAIL)
+        begun = [trial.params for state in states for trial in self._trials(state)]
+        waiting = [
+            trial.system_attrs.get("fixed_params")
+            for trial in self._study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
+        ]
+        return [setting for setting in self._settings() if setting not in begun or setting in waiting]
+
+    def _is_another(self, number: int, setting: dict[str, Any]) -> bool:
+        """Whether an earlier trial has the setting, which two workers may have taken at the same moment."""
+        states = (TrialState.COMPLETE, TrialState.RUNNING)
+        return any(
+            trial.params == setting and trial.number != number and (trial.state.is_finished() or trial.number < number)
+            for trial in self._study.get_trials(deepcopy=False, states=states)
+        )
+
+    def _take_over(self, *, also_failed: bool) -> None:
+        """Has trials made again whose worker is gone, or whose run failed before this command was started."""
+        gone = [trial for trial in self._trials(TrialState.RUNNING) if _is_gone(trial)]
+        for trial in gone:
+            self._study.tell(trial.number, state=TrialState.FAIL)
+        complete = [trial.params for trial in self._trials(TrialState.COMPLETE)]
+        for trial in self._trials(TrialState.FAIL) if also_failed else gone:
+            if trial.params not in complete:
+                self._study.enqueue_trial(trial.params, skip_if_exists=False)
+
+    def _made(self, trial: optuna.Trial, setting: dict[str, Any]) -> bool:
+        """Makes a trial's run; whether that went well."""
+        name = ", ".join(f"{key} {value}" for key, value in setting.items())
+        log = self.folder / "logs" / f"{name.replace(', ', ',').replace(' ', '=')}.txt"
+        log.parent.mkdir(exist_ok=True)
+        flags = [f"{FLAGS[key]}={value}" for key, value in setting.items()]
+        print(f"begun      {name}", flush=True)
+        with log.open("a") as output, self._alive(trial):
+            try:
+                run = finished_run([*self._arguments, *flags], output)
+            except RunError as error:
+                self._study.tell(trial, state=TrialState.FAIL)
+                print(f"failed     {name}: {error}; what it said is in {log}", flush=True)
+                return False
+        result = _result(run, setting)
+        trial.set_user_attr("result", result)
+        self._study.tell(trial, result["test_acc"])
+        print(
+            f"done       {name}: test accuracy {result['test_acc']:.1%}, gap {100 * result['gap']:.1f} points, "
+            f"{timedelta(seconds=round(result['seconds']))}; {self._progress()}",
+            flush=True,
+        )
+        return True
+
+    def _progress(self) -> str:
+        """How many trials are complete, and the time that the others will take."""
+        done, running = self._trials(TrialState.COMPLETE), self._trials(TrialState.RUNNING)
+        total, workers = len(self._settings()), len(running) + 1
+        seconds = median(trial.user_attrs["result"]["seconds"] for trial in done)
+        left = timedelta(seconds=round(seconds * (total - len(done)) / workers))
+        return f"{len(done)} of {total}, about {left} left with {workers} worker{'s' * (workers > 1)}"
+
+    @contextmanager
+    def _alive(self, trial: optuna.Trial) -> Iterator[None]:
+        """Shows the other workers that this one has the trial, and is alive."""
+        ended = threading.Event()
+        trial.set_user_attr("worker", self._worker)
+
+        def beat() -> None:
+            trial.set_user_attr("alive", time.time())
+            while not ended.wait(BEAT):
+                trial.set_user_attr("alive", time.time())
+
+        thread = threading.Thread(target=beat, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            thread.join()
+
+
+def _suggest(trial: optuna.Trial, key: str, values: list[Any]) -> Any:
+    """The value that the sampler has for the trial; of whole numbers a study may be given more later."""
+    if all(isinstance(value, int) for value in values):
+        return trial.suggest_int(key, 0, 2**32 - 1)
+    return trial.suggest_categorical(key, values)
+
+
+def _storage(place: str) -> optuna.storages.BaseStorage:
+    if "://" in place:
+        return RDBStorage(place)
+    lock = JournalFileOpenLock(place) if os.name == "nt" else None
+    return JournalStorage(JournalFileBackend(place, lock))
+
+
+def _is_gone(trial: FrozenTrial) -> bool:
+    host, _, process = trial.user_attrs.get("worker", "").rpartition(":")
+    if os.name == "posix" and host == socket.gethostname():
+        try:
+            os.kill(int(process), 0)
+        except OSError:
+            return True
+    begun = trial.datetime_start.timestamp() if trial.datetime_start else 0.0
+    return time.time() - float(trial.user_attrs.get("alive", begun)) > GONE
+
+
+def _result(run: Run, setting: dict[str, Any]) -> dict[str, Any]:
+    """The fields of :class:`Trial`, from a run's summary."""
+    summary = run.summary
+    versions = summary["versions"]
+    return {
+        "setting": setting,
+        "test_acc": summary["test"]["acc"],
+        "train_acc": summary["last"]["train_acc"],
+        "val_acc": summary["last"]["val_acc"],
+        "gap": summary["generalization_gap"],
+        "seconds": summary["seconds"],
+        "origin": {
+            "data": summary["data"]["name"],
+            "device": f"{summary['world_size']} x {summary['device']}",
+            "precision": summary["precision"],
+            **{name: versions[name] for name in ("python", "torch", "lightning")},
+            "commit": summary["git_commit"],
+        },
+    }
