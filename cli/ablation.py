@@ -89,21 +89,16 @@ class Ablation:
         Raises:
             RunError: at the end, if a run failed.
         """
-        failed = 0
         self._take_over(also_failed=True)
         while self._left():
-            trial = self._study.ask()
-            setting = {key: _suggest(trial, key, values) for key, values in self._grid.items()}
-            if self._is_another(trial.number, setting):
-                self._study.tell(trial, state=TrialState.PRUNED)
-                continue
-            failed += not self._made(trial, setting)
+            self._study.optimize(self._objective, n_trials=1, catch=RunError)
             self._take_over(also_failed=False)
         others = len(self._trials(TrialState.RUNNING))
         if others:
             print(f"{others} trials are with other workers; the last of them writes the results", flush=True)
+        failed = len(self._trials(TrialState.FAIL))
         if failed:
-            raise RunError(f"{failed} runs failed; run this again to try them once more")
+            raise RunError(f"{failed} runs failed; start this again to try them once more")
 
     @property
     def complete(self) -> bool:
@@ -116,15 +111,17 @@ class Ablation:
         return [Trial(**trial.user_attrs["result"]) for trial in trials]
 
     def _trials(self, state: TrialState, any_of: Sequence[str] = ()) -> list[FrozenTrial]:
-        """The trials in the grid, one a setting; of the keys in ``any_of``, any value."""
+        """The trials in the grid, one a setting: the last; of the keys in ``any_of``, any value."""
         found = {}
-        for trial in self._study.get_trials(deepcopy=False, states=(state,)):
+        for trial in self._study.get_trials(deepcopy=False):
             setting = trial.params
-            if setting.keys() == self._grid.keys() and all(
-                setting[key] in values for key, values in self._grid.items() if key not in any_of
+            if (
+                setting.keys() == self._grid.keys()
+                and trial.state != TrialState.PRUNED
+                and all(setting[key] in values for key, values in self._grid.items() if key not in any_of)
             ):
                 found[tuple(setting[key] for key in self._grid)] = trial
-        return list(found.values())
+        return [trial for trial in found.values() if trial.state == state]
 
     def _settings(self) -> list[dict[str, Any]]:
         settings: list[dict[str, Any]] = [{}]
@@ -132,14 +129,16 @@ class Ablation:
             settings = [{**setting, key: value} for setting in settings for value in values]
         return settings
 
+    def _waiting(self) -> list[dict[str, Any]]:
+        """The settings that wait to be made again."""
+        trials = self._study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
+        return [trial.system_attrs["fixed_params"] for trial in trials]
+
     def _left(self) -> list[dict[str, Any]]:
-        """The settings that no worker has begun or taken."""
+        """The settings that no worker has begun, and those that wait to be made again."""
         states = (TrialState.COMPLETE, TrialState.RUNNING, TrialState.FAIL)
         begun = [trial.params for state in states for trial in self._trials(state)]
-        waiting = [
-            trial.system_attrs.get("fixed_params")
-            for trial in self._study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
-        ]
+        waiting = self._waiting()
         return [setting for setting in self._settings() if setting not in begun or setting in waiting]
 
     def _is_another(self, number: int, setting: dict[str, Any]) -> bool:
@@ -155,13 +154,23 @@ class Ablation:
         gone = [trial for trial in self._trials(TrialState.RUNNING) if _is_gone(trial)]
         for trial in gone:
             self._study.tell(trial.number, state=TrialState.FAIL)
-        complete = [trial.params for trial in self._trials(TrialState.COMPLETE)]
+        waiting = self._waiting()
         for trial in self._trials(TrialState.FAIL) if also_failed else gone:
-            if trial.params not in complete:
-                self._study.enqueue_trial(trial.params, skip_if_exists=False)
+            if trial.params in waiting:
+                continue
+            attributes = {**trial.system_attrs, "fixed_params": trial.params}  # with its place in the sampler's grid
+            self._study.add_trial(optuna.trial.create_trial(state=TrialState.WAITING, system_attrs=attributes))
 
-    def _made(self, trial: optuna.Trial, setting: dict[str, Any]) -> bool:
-        """Makes a trial's run; whether that went well."""
+    def _objective(self, trial: optuna.Trial) -> float:
+        """Makes a trial's run; its test accuracy.
+
+        Raises:
+            TrialPruned: if another worker has the setting.
+            RunError: if the run fails.
+        """
+        setting = {key: _suggest(trial, key, values) for key, values in self._grid.items()}
+        if self._is_another(trial.number, setting):
+            raise optuna.TrialPruned
         name = ", ".join(f"{key} {value}" for key, value in setting.items())
         log = self.folder / "logs" / f"{name.replace(', ', ',').replace(' ', '=')}.txt"
         log.parent.mkdir(exist_ok=True)
@@ -171,26 +180,24 @@ class Ablation:
             try:
                 run = finished_run([*self._arguments, *flags], output)
             except RunError as error:
-                self._study.tell(trial, state=TrialState.FAIL)
                 print(f"failed     {name}: {error}; what it said is in {log}", flush=True)
-                return False
+                raise
         result = _result(run, setting)
         trial.set_user_attr("result", result)
-        self._study.tell(trial, result["test_acc"])
         print(
             f"done       {name}: test accuracy {result['test_acc']:.1%}, gap {100 * result['gap']:.1f} points, "
-            f"{timedelta(seconds=round(result['seconds']))}; {self._progress()}",
+            f"{timedelta(seconds=round(result['seconds']))}; {self._progress(result['seconds'])}",
             flush=True,
         )
-        return True
+        return float(result["test_acc"])
 
-    def _progress(self) -> str:
-        """How many trials are complete, and the time that the others will take."""
+    def _progress(self, seconds: float) -> str:
+        """How many trials are through with the one that just took so many seconds, and the time that is left."""
         done, running = self._trials(TrialState.COMPLETE), self._trials(TrialState.RUNNING)
-        total, workers = len(self._settings()), len(running) + 1
-        seconds = median(trial.user_attrs["result"]["seconds"] for trial in done)
-        left = timedelta(seconds=round(seconds * (total - len(done)) / workers))
-        return f"{len(done)} of {total}, about {left} left with {workers} worker{'s' * (workers > 1)}"
+        total, workers = len(self._settings()), len(running)
+        usual = median([seconds, *(trial.user_attrs["result"]["seconds"] for trial in done)])
+        left = timedelta(seconds=round(usual * (total - len(done) - 1) / workers))
+        return f"{len(done) + 1} of {total}, about {left} left with {workers} worker{'s' * (workers > 1)}"
 
     @contextmanager
     def _alive(self, trial: optuna.Trial) -> Iterator[None]:

@@ -79,7 +79,8 @@ def remedies_of(setting: Mapping[str, Any]) -> tuple[str, ...]:
 
 def called(remedies: Sequence[str]) -> str:
     """Remedies for a person to read."""
-    return " and ".join({"augment": "augmentation"}.get(name, name.replace("_", " ")) for name in remedies) or "none"
+    *others, last = [{"augment": "augmentation"}.get(name, name.replace("_", " ")) for name in remedies] or ["none"]
+    return f"{', '.join(others)} and {last}" if others else last
 
 
 def effects(trials: Sequence[Trial], response: str) -> list[Effect]:
@@ -288,7 +289,7 @@ def _size_lines(
 def _worth(needed: Sequence[float], train_size: int, sizes: Sequence[int]) -> str:
     value, low, high = (number - train_size for number in needed)
     if np.isnan(value):
-        return f"less than the curve has at {sizes[0]:,}"
+        return f"test accuracy stays below that of {sizes[0]:,} images without it"
     if np.isinf(value):
         return f"worth more than the {sizes[-1] - train_size:,} more images that the curve goes to"
     number = f"worth as much as {value:,.0f} more images"
