@@ -14,6 +14,7 @@ from typing import Any
 
 import optuna
 import yaml
+from filelock import FileLock
 from optuna.storages import JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.trial import FrozenTrial, TrialState
@@ -60,13 +61,12 @@ class Ablation:
         self._arguments = list(arguments)
         self._worker = f"{socket.gethostname()}:{os.getpid()}"
         optuna.logging.set_verbosity(optuna.logging.ERROR)
-        self._study = optuna.create_study(
-            study_name=name,
-            storage=_storage(storage or str(self.folder / "optuna.journal")),
-            sampler=optuna.samplers.GridSampler(self._grid, seed=0),
-            direction="maximize",
-            load_if_exists=True,
-        )
+        with FileLock(self.folder / ".storage.lock"):  # of two workers that begin at once, one makes the tables
+            trials = _storage(storage or str(self.folder / "optuna.journal"))
+            # The grid's sampler can be told of an end within optimize alone; other workers' are noted by this handle.
+            self._book = optuna.create_study(study_name=name, storage=trials, direction="maximize", load_if_exists=True)
+        grid_sampler = optuna.samplers.GridSampler(self._grid, seed=0)
+        self._study = optuna.load_study(study_name=name, storage=trials, sampler=grid_sampler)
         self._check_same(recipe(flat(yaml.safe_load(cli.complete_config))))
 
     def _check_same(self, settings: dict[str, Any]) -> None:
@@ -153,7 +153,7 @@ class Ablation:
         """Has trials made again whose worker is gone, or whose run failed before this command was started."""
         gone = [trial for trial in self._trials(TrialState.RUNNING) if _is_gone(trial)]
         for trial in gone:
-            self._study.tell(trial.number, state=TrialState.FAIL)
+            self._book.tell(trial.number, state=TrialState.FAIL)
         waiting = self._waiting()
         for trial in self._trials(TrialState.FAIL) if also_failed else gone:
             if trial.params in waiting:

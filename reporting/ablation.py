@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from filelock import FileLock
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from scipy import stats
@@ -193,19 +194,15 @@ def _write(
         "json": lambda path: path.write_text(numbers),
     }
     folder.mkdir(parents=True, exist_ok=True)
-    for ending, write in writers.items():
-        replace_file(folder / f"{name}.{ending}", write)
+    with FileLock(folder / f".{name}.lock"):  # two workers may end at the same moment
+        for ending, write in writers.items():
+            replace_file(folder / f"{name}.{ending}", write)
     return [folder / f"{name}.{ending}" for ending in writers]
 
 
 def _seeds(trials: Sequence[Trial]) -> str:
     numbers = sorted({sum(trial.has(setting) for trial in trials) for setting in cells()})
     return "/".join(map(str, numbers))
-
-
-def _points(estimate: Estimate) -> str:
-    interval = f" ({100 * estimate.low:+.1f} to {100 * estimate.high:+.1f})" if estimate.known else ""
-    return f"{100 * estimate.value:+.1f}{interval}"
 
 
 def _spread(values: Sequence[float]) -> str:
@@ -232,7 +229,7 @@ def _factorial_lines(
     yield "| effect of | on test accuracy, points | on the gap, points |"
     yield "| --- | --- | --- |"
     for accuracy, gap in zip(*found.values(), strict=True):
-        yield f"| {called(accuracy.remedies)} | {_points(accuracy.estimate)} | {_points(gap.estimate)} |"
+        yield f"| {called(accuracy.remedies)} | {accuracy.estimate.in_points()} | {gap.estimate.in_points()} |"
     yield (
         "\nA remedy's effect is the mean with it minus the mean without it, over all settings of the others; an "
         "interaction is half of what one adds more with the other than without. 95 % intervals by Student's t from the "
@@ -246,7 +243,7 @@ def _factorial_lines(
 
 
 def _sentence(effect: Effect) -> str:
-    name, points = called(effect.remedies).capitalize(), _points(effect.estimate)
+    name, points = called(effect.remedies).capitalize(), effect.estimate.in_points()
     if not effect.estimate.known:
         return (
             f"{name} moves test accuracy by {points} points; with one seed there is no telling whether that is noise."

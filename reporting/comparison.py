@@ -264,11 +264,9 @@ def _of_training(run: Compared) -> str:
 
 
 def _of_pair(pair: Pair) -> str:
-    points, p = pair.difference.points, pair.difference.p
-    more = "more" if points.value >= 0 else "less"
+    p = pair.difference.p
     verdict = "more than noise" if p < 1 - CONFIDENCE else "which may be noise"
     return (
-        f"{pair.first} names {100 * abs(points.value):.1f} points of the test images {more} right than {pair.second} "
-        f"({100 * points.low:+.1f} to {100 * points.high:+.1f}): {verdict} ({pair.difference.test}, p "
-        f"{'< 0.001' if p < 0.001 else f'= {p:.3f}'})."
+        f"{pair.first} minus {pair.second}: {pair.difference.points.in_points()} points of test accuracy, {verdict} "
+        f"({pair.difference.test}, p {'< 0.001' if p < 0.001 else f'= {p:.3f}'})."
     )

@@ -34,6 +34,11 @@ class Estimate:
         """Whether the interval leaves 0 out."""
         return self.known and not self.low <= 0 <= self.high
 
+    def in_points(self) -> str:
+        """A difference of fractions in hundredths, with its sign and, where there is one, its interval."""
+        interval = f" ({100 * self.low:+.1f} to {100 * self.high:+.1f})" if self.known else ""
+        return f"{100 * self.value:+.1f}{interval}"
+
 
 def wilson(right: int, images: int) -> Estimate:
     """An accuracy with the score interval of Wilson (1927): what other test images of the same kind would give.
@@ -98,6 +103,8 @@ def welch_difference(first: Sequence[float], second: Sequence[float]) -> Differe
         first: one accuracy a seed, at least two.
         second: the same of the other runs.
     """
+    if np.ptp(first) == np.ptp(second) == 0:  # no spread to judge by
+        return Difference(Estimate(first[0] - second[0]), 1.0, "none: no spread over seeds")
     result = stats.ttest_ind(first, second, equal_var=False)
     interval = result.confidence_interval(CONFIDENCE)
     points = Estimate(float(np.mean(first) - np.mean(second)), float(interval.low), float(interval.high))

@@ -5,15 +5,17 @@ import os
 import runpy
 import sys
 from collections.abc import Callable
-from contextlib import redirect_stderr, redirect_stdout
+from contextlib import nullcontext, redirect_stderr, redirect_stdout
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # type: ignore[import-untyped]
+
+import cli.runs
 
 ROOT = Path(__file__).parents[1]
 CLASSES = ("airplane", "bird", "cat")
@@ -101,6 +103,20 @@ def run_script(
         return Outcome(execute(monkeypatch, name, *arguments), *capfd.readouterr())
 
     return run
+
+
+@pytest.fixture
+def fitted(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """Has ``fit.py`` run in this process; its command lines."""
+    commands: list[list[str]] = []
+
+    def run(command: list[str], output: IO[str] | None) -> int:
+        commands.append(command[2:])
+        with pytest.MonkeyPatch.context() as inner, redirect_stdout(output) if output else nullcontext():
+            return execute(inner, "fit", *command[2:])
+
+    monkeypatch.setattr(cli.runs, "_run", run)
+    return commands
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,132 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from reporting.comparison import Comparison
+from reporting.runs import Run, RunError
+from tests.runs import make_run
+
+RANDOM = np.random.default_rng(0)
+GOOD = RANDOM.random(400) < 0.8
+BETTER = GOOD | (RANDOM.random(400) < 0.4)
+POOR = RANDOM.random(400) < 0.4
+
+
+def sentences(*folders: Path) -> str:
+    return "\n".join(Comparison([Run(folder) for folder in folders]).conclusions())
+
+
+def test_runs_on_the_same_split_are_ranked(tmp_path: Path) -> None:
+    poor, good = make_run(tmp_path / "poor/version_0", POOR), make_run(tmp_path / "good/version_0", GOOD, dropout=0.5)
+    said = sentences(poor, good)
+    assert f"By test accuracy: good {GOOD.mean():.1%}, poor {POOR.mean():.1%}." in said
+    assert f"poor minus good: {100 * (POOR.mean() - GOOD.mean()):.1f} (" in said
+    assert "points of test accuracy, more than noise (McNemar, exact, p < 0.001)" in said
+
+
+def test_a_small_difference_may_be_noise(tmp_path: Path) -> None:
+    other = GOOD.copy()
+    other[:5] = ~other[:5]
+    said = sentences(make_run(tmp_path / "a/version_0", GOOD), make_run(tmp_path / "b/version_0", other, dropout=0.5))
+    assert "which may be noise" in said
+    assert "more than noise" not in said
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (
+            {"fingerprint": "c" * 64, "train_size": 45000},
+            ["30, 45,000 training images", "The test images are the same"],
+        ),
+        ({"fingerprint": "c" * 64}, ["another split"]),
+        ({"fingerprint": "c" * 64, "identity": "z"}, ["different data"]),
+    ],
+)
+def test_runs_on_other_images_are_not_ranked(data: dict[str, object], words: list[str], tmp_path: Path) -> None:
+    said = sentences(
+        make_run(tmp_path / "poor/version_0", POOR),
+        make_run(tmp_path / "good/version_0", GOOD, dropout=0.5, data=data),
+    )
+    assert "Not ranked" in said
+    assert "By test accuracy" not in said
+    for word in words:
+        assert word in said
+    assert ("poor minus good" in said) == ("identity" not in data), "other test images are not compared at all"
+
+
+def test_seeds_are_taken_together(tmp_path: Path) -> None:
+    folders = []
+    for seed in range(3):
+        for name, right, dropout in (("poor", POOR, 0.0), ("good", GOOD, 0.5)):
+            mine = right & (np.arange(400) >= 4 * seed)
+            folders.append(make_run(tmp_path / f"{name}/version_{seed}", mine, seed=seed, dropout=dropout))
+    comparison = Comparison([Run(folder) for folder in folders])
+    assert {name: len(group) for name, group in comparison.groups.items()} == {"poor": 3, "good": 3}
+    (pair,) = comparison.pairs
+    assert (pair.first, pair.second, pair.difference.test) == ("poor", "good", "Welch, over seeds")
+    said = "\n".join(comparison.conclusions())
+    assert "good, 3 seeds: test accuracy" in said
+    assert "standard deviation" in said
+
+
+def test_many_pairs_are_judged_more_strictly(tmp_path: Path) -> None:
+    other = GOOD.copy()
+    other[np.flatnonzero(GOOD)[:7]] = False  # p = 1/64
+    folders = [make_run(tmp_path / "a/version_0", GOOD), make_run(tmp_path / "b/version_0", other, dropout=0.1)]
+    (alone,) = Comparison([Run(folder) for folder in folders]).pairs
+    assert alone.difference.p == pytest.approx(2 / 2**7)
+    folders += [make_run(tmp_path / f"{name}/version_0", POOR, dropout=rate) for name, rate in (("c", 0.2), ("d", 0.3))]
+    among = Comparison([Run(folder) for folder in folders]).pairs
+    assert len(among) == 6
+    assert among[0].difference.p == pytest.approx(6 * 2 / 2**7)
+
+
+def test_only_what_differs_is_listed_and_circumstances_are_not(tmp_path: Path) -> None:
+    one, two = make_run(tmp_path / "a/version_0", GOOD), make_run(tmp_path / "b/version_0", GOOD, dropout=0.5, seed=7)
+    text = (two / "config.yaml").read_text()
+    (two / "config.yaml").write_text(
+        text.replace("anywhere", "elsewhere").replace("accelerator: cpu", "accelerator: gpu")
+    )
+    differing = Comparison([Run(one), Run(two)]).differing
+    assert differing == {"model.dropout": [0.0, 0.5], "seed_everything": [0, 7]}
+
+
+def test_over_fitting_is_named_with_its_epoch(tmp_path: Path) -> None:
+    said = sentences(make_run(tmp_path / "a/version_0", GOOD))
+    assert "training ends at 100.0%, validation at 40.0%, a gap of 60.0 points" in said
+    assert "validation loss is lowest after epoch 2 (1.20) and ends at 2.40" in said
+    sound = ((2.0, 0.2, 1.5, 0.3), (1.0, 0.6, 1.2, 0.5), (0.9, 0.7, 1.1, 0.6))
+    assert "over-fits" not in sentences(make_run(tmp_path / "b/version_0", GOOD, curves=sound))
+
+
+def test_confusion_counts_by_true_class(tmp_path: Path) -> None:
+    right = np.array([True, True, False, True, False, False])
+    run = Comparison([Run(make_run(tmp_path / "a/version_0", right))]).runs[0]
+    assert run.confusion is not None
+    assert run.confusion.tolist() == [[2, 0, 0], [0, 1, 1], [2, 0, 0]]
+
+
+def test_runs_of_one_experiment_have_names_of_their_own(tmp_path: Path) -> None:
+    folders = [make_run(tmp_path / f"{place}/version_0", GOOD) for place in ("x/a", "y/a", "y/b")]
+    assert [run.name for run in Comparison([Run(folder) for folder in folders[1:]]).runs] == ["a", "b"]
+    names = [run.name for run in Comparison([Run(folder) for folder in folders]).runs]
+    assert len(set(names)) == 3
+
+
+def test_a_run_twice_or_unfinished_is_refused(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "a/version_0", GOOD)
+    with pytest.raises(RunError, match=r"a/version_0 stands there twice"):
+        Comparison([Run(folder), Run(tmp_path / "a" / ".." / "a" / "version_0")])
+    other = make_run(tmp_path / "b/version_0", GOOD, status="interrupted")
+    with pytest.raises(RunError, match=r"has not finished \(it is interrupted\); go on with"):
+        Comparison([Run(folder), Run(other)])
+
+
+def test_a_run_without_answers_to_single_images_is_compared_without_them(tmp_path: Path) -> None:
+    folders = [make_run(tmp_path / f"{name}/version_0", GOOD, images=name == "a", dropout=rate)
+               for name, rate in (("a", 0.0), ("b", 0.5))]  # fmt: skip
+    comparison = Comparison([Run(folder) for folder in folders])
+    assert comparison.pairs == []
+    assert comparison.runs[1].confusion is None

@@ -1,0 +1,182 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+
+from cli import ablation, runs
+from cli.ablation import Ablation
+from reporting.runs import Run, RunError, runs_of
+from tests.conftest import ROOT, Outcome
+
+FOLDER = Path("lightning_logs/ablation")
+TIMEOUT = 120
+
+
+@pytest.fixture
+def small(tiny: tuple[str, ...]) -> tuple[str, ...]:
+    """Flags of a trial that takes a second."""
+    return (*(flag for flag in tiny if "train_size" not in flag), "--trainer.max_epochs=1")
+
+
+def trials() -> list[optuna.trial.FrozenTrial]:
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    storage = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(FOLDER / "optuna.journal")))
+    (study,) = (study for study in optuna.get_all_study_summaries(storage) if "factorial" not in study.study_name)
+    return optuna.load_study(study_name=study.study_name, storage=storage).get_trials()
+
+
+def test_the_full_factorial_is_trained_once(
+    run_script: Callable[..., Outcome], small: tuple[str, ...], fitted: list[list[str]]
+) -> None:
+    outcome = run_script("ablate", "--train_size=60", "--seeds=1", *small)
+    assert outcome.status == 0, outcome.err
+    made = runs_of(FOLDER)
+    names = ("model.dropout", "model.optimizer.weight_decay", "data.augment")
+    assert {tuple(run.settings[name] for name in names) for run in made} == {
+        (dropout, decay, augment)
+        for dropout in (0.0, 0.5)
+        for decay in (0.0, 1e-4)
+        for augment in ("none", "flip_crop")
+    }
+    assert len(made) == len(fitted) == 8
+    assert all(run.summary["data"]["train_size"] == 60 for run in made)
+    assert "8 of 8, about 0:00:00 left with 1 worker" in outcome.out
+    numbers = json.loads((FOLDER / "factorial-60.json").read_text())
+    said = {tuple(t["setting"][key] for key in ("dropout", "weight_decay", "augment")): t for t in numbers["trials"]}
+    for run in made:
+        told = said[tuple(run.settings[name] for name in names)]
+        assert told["test_acc"] == run.summary["test"]["acc"]
+        assert told["gap"] == run.summary["generalization_gap"]
+
+    again = run_script("ablate", "--train_size=60", "--seeds=1", *small)
+    assert again.status == 0
+    assert len(fitted) == 8
+    assert "begun" not in again.out
+
+    curve = run_script("ablate", "--train_size=60", "--seeds=1", "--sizes", "40", "60", "80", *small)
+    assert curve.status == 0, curve.err
+    assert len(fitted) == 8 + 2, "the run without remedies on 60 images is the factorial's"
+    text = (FOLDER / "sizes.md").read_text()
+    assert "| 40 | 1 |" in text
+    assert "Augmentation at 60 images: " in text
+
+
+def test_more_seeds_are_added_to_what_is_there(
+    run_script: Callable[..., Outcome], small: tuple[str, ...], fitted: list[list[str]]
+) -> None:
+    for seeds, made in ((1, 1), (2, 2)):
+        outcome = run_script("ablate", f"--seeds={seeds}", "--sizes", "40", *small)
+        assert outcome.status == 0, outcome.err
+        assert len(fitted) == made
+    assert "| 40 | 2 |" in (FOLDER / "sizes.md").read_text()
+
+
+def test_a_run_that_fails_is_told_and_tried_again_later(
+    run_script: Callable[..., Outcome], small: tuple[str, ...], fitted: list[list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fit = runs._run
+    monkeypatch.setattr(
+        runs, "_run", lambda command, output: 1 if "--data.train_size=40" in command else fit(command, output)
+    )
+    first = run_script("ablate", "--seeds=1", "--sizes", "40", "60", *small)
+    assert first.status == 1
+    assert "failed     size 40, seed 0: " in first.out
+    assert "what it said is in lightning_logs/ablation/logs/size=40,seed=0.txt" in first.out
+    assert "done       size 60, seed 0" in first.out, "the others are made all the same"
+    assert "1 runs failed; start this again" in first.err
+    assert not (FOLDER / "sizes.md").exists()
+    monkeypatch.setattr(runs, "_run", fit)
+    assert run_script("ablate", "--seeds=1", "--sizes", "40", "60", *small).status == 0
+    assert len(runs_of(FOLDER)) == 2
+    assert (FOLDER / "sizes.md").exists()
+
+
+def test_other_settings_do_not_mix(
+    run_script: Callable[..., Outcome], small: tuple[str, ...], fitted: list[list[str]]
+) -> None:
+    assert run_script("ablate", "--seeds=1", "--sizes", "40", *small).status == 0
+    other = run_script("ablate", "--seeds=1", "--sizes", "40", *small, "--model.hidden_features=8")
+    assert other.status == 1
+    assert "begun with other settings (model.hidden_features); keep these apart: --experiment NAME" in other.err
+    apart = run_script("ablate", "--seeds=1", "--sizes", "40", *small, "--model.hidden_features=8", "--experiment=b")
+    assert apart.status == 0, apart.err
+
+
+def test_a_worker_that_is_killed_leaves_its_trial_to_the_next(
+    run_script: Callable[..., Outcome], small: tuple[str, ...], tmp_path: Path
+) -> None:
+    flags = ["--seeds=1", "--sizes", "40", *small, "--trainer.max_epochs=60", "--checkpoint_steps=1"]
+    command = [sys.executable, str(ROOT / "scripts" / "ablate.py"), *flags]
+    worker = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, start_new_session=True,
+                              env={**os.environ, "OMP_NUM_THREADS": "1"})  # fmt: skip
+    metrics = FOLDER / "version_0" / "metrics.csv"
+    deadline = time.monotonic() + TIMEOUT
+    while not (metrics.is_file() and len(metrics.read_text().splitlines()) > 3):
+        assert worker.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    os.killpg(worker.pid, signal.SIGKILL)
+    worker.wait()
+    (left,) = trials()
+    assert left.state == optuna.trial.TrialState.RUNNING
+
+    outcome = run_script("ablate", *flags)
+    assert outcome.status == 0, outcome.err
+    assert [trial.state.name for trial in trials()] == ["FAIL", "COMPLETE"]
+    (run,) = runs_of(FOLDER)
+    assert len(run.metrics) == 60
+    assert "resumed    in epoch" in (FOLDER / "logs/size=40,seed=0.txt").read_text()
+
+
+def test_two_workers_share_the_trials(small: tuple[str, ...], tmp_path: Path) -> None:
+    command = [sys.executable, str(ROOT / "scripts" / "ablate.py"), "--seeds=1", "--sizes", "40", "60", *small]
+    command += ["--storage=sqlite:///trials.db"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    workers = [
+        subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True, env=environment) for _ in range(2)
+    ]
+    said = [worker.communicate(timeout=TIMEOUT)[0] for worker in workers]
+    assert [worker.returncode for worker in workers] == [0, 0]
+    done = [line for out in said for line in out.splitlines() if line.startswith("done")]
+    assert len(done) == len({line.partition(":")[0] for line in done}) == 2
+    assert len(runs_of(tmp_path / FOLDER)) == 2
+    assert (tmp_path / FOLDER / "sizes.md").is_file()
+
+
+def test_a_trial_is_anothers_as_long_as_its_worker_lives(
+    small: tuple[str, ...], fitted: list[list[str]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: Any
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PL_GLOBAL_SEED", "0")
+    arguments = ["--config", "overfit", "--experiment", "ablation", *small]
+    study = Ablation("sizes", {"size": [40], "seed": [0]}, arguments, None)
+    begun = study._study.ask()
+    begun.suggest_int("size", 40, 40)
+    begun.suggest_int("seed", 0, 0)
+    begun.set_user_attr("worker", "elsewhere:1")
+    begun.set_user_attr("alive", time.time())
+    study.work()
+    assert fitted == []
+    assert "1 trials are with other workers" in capsys.readouterr().out
+    assert not study.complete
+    begun.set_user_attr("alive", time.time() - 2 * ablation.GONE)
+    study.work()
+    assert len(fitted) == 1
+    assert study.complete
+    with pytest.raises(RunError, match="begun with other settings"):
+        Ablation("sizes", {"size": [40], "seed": [0]}, [*arguments, "--data.batch_size=10"], None)
+
+
+def test_the_result_is_what_the_runs_folder_says(finished_run: Any) -> None:
+    run = Run(finished_run.folder)
+    result = ablation._result(run, {"seed": 0})
+    assert result["val_acc"] == run.metrics[-1]["val_acc"]
+    assert result["train_acc"] == run.metrics[-1]["train_acc"]

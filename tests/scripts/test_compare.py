@@ -1,0 +1,97 @@
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cli import runs
+from reporting.runs import Run
+from tests.conftest import FinishedRun, Outcome
+from tests.runs import make_run
+
+LOGS = Path("lightning_logs")
+
+
+def test_configurations_are_trained_once_and_compared(
+    run_script: Callable[..., Outcome], tiny: tuple[str, ...], fitted: list[list[str]], tmp_path: Path
+) -> None:
+    outcome = run_script("compare", "overfit", "random_labels.yaml", *tiny)
+    assert outcome.status == 0, outcome.err
+    assert [command[:2] for command in fitted] == [["--config", "overfit"], ["--config", "random_labels.yaml"]]
+    assert "Not ranked" in outcome.out
+    assert "written report/report.html report/report.md report/report.png" in outcome.out
+    for ending in ("html", "md", "png"):
+        assert (tmp_path / "report" / f"report.{ending}").stat().st_size > 1000
+    text = (tmp_path / "report" / "report.md").read_text()
+    assert "| `data.label_noise` | 0.0 | 1.0 |" in text
+
+    again = run_script("compare", "overfit", LOGS / "random_labels/version_0", *tiny, "--output", "other")
+    assert again.status == 0, again.err
+    assert len(fitted) == 2, "a finished run of these settings was there"
+    assert (tmp_path / "other/report.html").is_file()
+
+    moved = [flag for flag in tiny if not flag.startswith("--trainer.accelerator")]
+    assert run_script("compare", "overfit", *moved, "--trainer.accelerator=auto").status == 0
+    assert len(fitted) == 2, "the device decides nothing of what comes out"
+    assert run_script("compare", "overfit", *tiny, "--seed_everything=1").status == 0
+    assert len(fitted) == 3, "another seed is another run"
+
+
+def test_a_run_that_was_stopped_goes_on(
+    run_script: Callable[..., Outcome], tiny: tuple[str, ...], fitted: list[list[str]], tmp_path: Path
+) -> None:
+    assert run_script("fit", "--config=overfit", *tiny).status == 0
+    path = tmp_path / LOGS / "overfit/version_0/summary.json"
+    summary = json.loads(path.read_text())
+    del summary["test"]
+    path.write_text(json.dumps({**summary, "status": "running"}))
+    outcome = run_script("compare", "overfit", *tiny)
+    assert outcome.status == 0, outcome.err
+    assert fitted == [["--resume", str(LOGS / "overfit/version_0")]]
+    assert Run(tmp_path / LOGS / "overfit/version_0").finished
+
+
+def test_what_cannot_be_compared_is_said(
+    run_script: Callable[..., Outcome], finished_run: FinishedRun, fitted: list[list[str]], tmp_path: Path
+) -> None:
+    for arguments, words in (
+        (
+            ["nothing"],
+            "nothing is neither a run's folder, such as lightning_logs/overfit/version_0, nor a configuration",
+        ),
+        ([str(tmp_path)], "is not a run's folder"),
+        ([str(finished_run.folder)] * 2, "stands there twice"),
+        (["overfit", "--model.dropout=2"], "dropout must be in [0, 1), not 2"),
+    ):
+        outcome = run_script("compare", *arguments)
+        assert outcome.status != 0
+        assert words in " ".join(outcome.err.split())
+        assert "Traceback" not in outcome.err
+    assert fitted == []
+    assert not (tmp_path / "report").exists()
+
+
+def test_a_run_that_fails_ends_it(
+    run_script: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch, tiny: tuple[str, ...]
+) -> None:
+    monkeypatch.setattr(runs, "_run", lambda command, output: 3)
+    outcome = run_script("compare", "overfit", *tiny)
+    assert outcome.status == 1
+    assert "ended with exit status 3, and no finished run" in outcome.err
+
+
+def test_fit_is_a_process_of_its_own(tmp_path: Path) -> None:
+    with (tmp_path / "out").open("w") as output:
+        status = runs._run([sys.executable, "-c", "import sys; print('said'); sys.exit(5)"], output)
+    assert status == 5
+    assert (tmp_path / "out").read_text() == "said\n"
+
+
+def test_a_report_replaces_the_one_before(run_script: Callable[..., Outcome], tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        folder = make_run(tmp_path / name / "version_0", np.ones(30, dtype=bool))
+        assert run_script("compare", folder).status == 0
+    assert "# b\n" in (tmp_path / "report/report.md").read_text()
+    assert len(list((tmp_path / "report").iterdir())) == 3
