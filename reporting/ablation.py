@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from scipy import stats
 from scipy.optimize import isotonic_regression
 
-from reporting.figures import RUNS
+from reporting.charts import RUNS
 from reporting.files import replace_file
 from reporting.statistics import CONFIDENCE, Estimate, mean
 

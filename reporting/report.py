@@ -17,8 +17,8 @@ from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 from PIL import Image
 
+from reporting.charts import colour, draw_estimates, draw_gap, draw_learned, draw_metric
 from reporting.comparison import Compared, Comparison
-from reporting.figures import colour, draw_estimates, draw_gap, draw_learned, draw_metric
 from reporting.files import replace_file
 
 INK = "#123457"  # stands for the page's own colour of text, light or dark
