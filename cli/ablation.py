@@ -39,7 +39,8 @@ class Ablation:
     """A full grid of settings, each trained once, by whoever asks for the next.
 
     Which trial is whose, and what came of it, is in Optuna's storage: workers that share it share the work. A worker
-    that is stopped leaves its trial to the next one, which goes on with the run where that was.
+    that is stopped leaves its trial to the next one, which goes on with the run where that was. Of a trial's run all is
+    kept but the checkpoints.
 
     Args:
         name: of the study in the storage.
@@ -182,6 +183,8 @@ class Ablation:
             except RunError as error:
                 print(f"failed     {name}: {error}; what it said is in {log}", flush=True)
                 raise
+        for path in (run.folder / "checkpoints").glob("*.ckpt"):
+            path.unlink()  # most of a run's size; what came of it is in the folder, its weights among it
         result = _result(run, setting)
         trial.set_user_attr("result", result)
         print(

@@ -48,6 +48,7 @@ def test_the_full_factorial_is_trained_once(
     }
     assert len(made) == len(fitted) == 8
     assert all(run.summary["data"]["train_size"] == 60 for run in made)
+    assert all((run.folder / "weights.pth").is_file() and not [*run.folder.rglob("*.ckpt")] for run in made)
     assert "8 of 8, about 0:00:00 left with 1 worker" in outcome.out
     numbers = json.loads((FOLDER / "factorial-60.json").read_text())
     said = {tuple(t["setting"][key] for key in ("dropout", "weight_decay", "augment")): t for t in numbers["trials"]}
