@@ -141,7 +141,7 @@ def exported_run(finished_run: FinishedRun, tmp_path_factory: pytest.TempPathFac
     with pytest.MonkeyPatch.context() as monkeypatch, redirect_stdout(io.StringIO()) as out:
         with redirect_stderr(io.StringIO()) as err:
             status = execute(monkeypatch, "export", folder)
-        assert (status, err.getvalue()) == (0, "")
+        assert status == 0, err.getvalue()
     return FinishedRun(folder, out.getvalue())
 
 
