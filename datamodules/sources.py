@@ -276,7 +276,8 @@ class Folder(Source):
         classes = tuple(sorted(_folders(train))) if train.is_dir() else ()
         if not classes:
             raise DataError(
-                f"{train} holds no folder of images; a folder source needs train/<class>/* and test/<class>/*"
+                f"{train} holds no folder of images; a folder source needs train/<class>/* and test/<class>/*; "
+                "where they lie elsewhere, say --data.root FOLDER"
             )
         return classes
 
@@ -301,7 +302,10 @@ class Folder(Source):
         """Name, path and stat of each file of a split, in the order of their names."""
         folder = self.root / split
         if not folder.is_dir():
-            raise DataError(f"{folder} is missing; a folder source needs train/<class>/* and test/<class>/*")
+            raise DataError(
+                f"{folder} is missing; a folder source needs train/<class>/* and test/<class>/*; "
+                "where they lie elsewhere, say --data.root FOLDER"
+            )
         unknown = set(_folders(folder)) - set(self.classes)
         if unknown:
             raise DataError(f"{folder} has classes that train has not: {', '.join(sorted(unknown))}")

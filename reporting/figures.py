@@ -85,3 +85,42 @@ def confusion_matrix(counts: NDArray[Any], classes: Sequence[str], title: str) -
                 color="white" if share > 50 else "black",
             )
     return figure
+
+
+def answers(
+    pictures: NDArray[np.uint8], names: Sequence[str], best: Sequence[Sequence[tuple[str, float]]], title: str
+) -> Figure:
+    """Images beside bars of their most probable classes, one row an image.
+
+    Args:
+        pictures: uint8 [N, height, width, 3], RGB; enlarged without smoothing.
+        names: of the images.
+        best: for each image its classes with their probabilities in [0, 1], most probable first.
+        title: what gave the answers.
+    """
+    height = 0.5 + 1.1 * len(pictures)
+    figure = Figure(figsize=(7, height))
+    figure.suptitle(_end(title), y=1 - 0.15 / height, va="top", fontsize="medium", parse_math=False)
+    margins = {"left": 0.03, "right": 0.97, "top": 1 - 0.6 / height, "bottom": 0.1 / height}
+    grid = figure.subplots(
+        len(pictures), 2, squeeze=False, width_ratios=(1, 5), gridspec_kw={**margins, "hspace": 0.35, "wspace": 0.03}
+    )
+    for (left, right), picture, name, classes in zip(grid, pictures, names, best, strict=True):
+        left.imshow(picture, interpolation="nearest")
+        left.set_axis_off()
+        right.set_axis_off()
+        right.set_title(_end(name), loc="left", fontsize="small", parse_math=False)
+        right.set_xlim(0, 100)
+        right.set_ylim(len(classes) - 0.4, -0.6)
+        shares = [100 * probability for _, probability in classes]
+        colours = [TRAINING, *["#BBBBBB"] * (len(classes) - 1)]
+        right.barh(range(len(classes)), [0.6 * share for share in shares], left=30, height=0.8, color=colours)
+        for place, ((label, _), share) in enumerate(zip(classes, shares, strict=True)):
+            right.text(29, place, label, ha="right", va="center", fontsize="small", parse_math=False)
+            right.text(31 + 0.6 * share, place, f"{share:.1f} %", va="center", fontsize="small")
+    return figure
+
+
+def _end(path: str, length: int = 75) -> str:
+    """The path, without its beginning where it is too long for the figure."""
+    return path if len(path) <= length else "…" + path[1 - length :]

@@ -1,50 +1,52 @@
 """python scripts/predict.py lightning_logs/overfit/version_0 cat.jpg dog.png.
 
-Names the classes of images, most probable first, with the run's best checkpoint. Any format that Pillow reads; images
-are cut to a centred square and resized as in training.
+Names the classes of images, most probable first, with the run's best checkpoint, and draws them into prediction.png.
+Any format that Pillow reads; images are cut to a centred square and resized as in training. In place of the run, a file
+of scripts/export.py will do, as lightning_logs/overfit/version_0/export/model.onnx; a .pt2 can run code when it is
+loaded, so take only those you trust.
 """
 
 import argparse
+import warnings
 from pathlib import Path
 
 import rich
-import torch
 from rich.markup import escape
 from rich.table import Table
 
 from cli import reported_errors
+from cli.exported import read
 from datamodules import CIFAR10DataModule
-from lightning_modules import ImageClassifier
-from reporting.runs import Run, readable_checkpoint
+from reporting.figures import answers
+from reporting.files import replace_file
 
 TOP = 3
-BATCH = 256
+DRAWN = 50  # images in the picture
 
 
 def main() -> None:
-    """Predicts, and prints a table."""
+    """Predicts, prints a table and draws it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("run", type=Path, help="the run's folder")
+    parser.add_argument("model", type=Path, help="the run's folder, or a .pth, .pt2 or .onnx of scripts/export.py")
     parser.add_argument("images", type=Path, nargs="+", help="image files")
+    parser.add_argument("--output", type=Path, default=Path("prediction.png"), help="PNG to draw; %(default)s if none")
     arguments = parser.parse_args()
+    warnings.filterwarnings("ignore", message="Glyph .* missing from font")  # names of classes in any script
     with reported_errors():
-        run = Run(arguments.run)
+        arguments.output.parent.mkdir(parents=True, exist_ok=True)
+        predictor = read(arguments.model)
         images = CIFAR10DataModule.read(arguments.images)
-        checkpoint = readable_checkpoint(run.checkpoint("best"))
-        data = CIFAR10DataModule.load_from_checkpoint(checkpoint, weights_only=True)
-        model = ImageClassifier.of_checkpoint(checkpoint)
-        with torch.inference_mode():
-            parts = [
-                model.predict_step(data.normalized(data.as_evaluated(part))) for part in torch.split(images, BATCH)
-            ]
-        probabilities = torch.cat(parts)
-        classes = run.summary["data"]["classes"]
-        table = Table("image", *(f"{rank}." for rank in range(1, min(TOP, len(classes)) + 1)))
-        for path, row in zip(arguments.images, probabilities, strict=True):
-            best = row.topk(len(table.columns) - 1)
-            named = (f"{escape(classes[i])} {p:.1%}" for p, i in zip(*map(list, best), strict=True))
-            table.add_row(escape(str(path)), *named)
+        best = predictor.best(images, TOP)
+        names = [str(path) for path in arguments.images]
+        table = Table("image", *(f"{rank}." for rank, _ in enumerate(best[0], start=1)))
+        for name, row in zip(names, best, strict=True):
+            table.add_row(escape(name), *(f"{escape(label)} {probability:.1%}" for label, probability in row))
         rich.print(table)
+        pictures = images[:DRAWN].permute(0, 2, 3, 1).numpy()
+        figure = answers(pictures, names[:DRAWN], best[:DRAWN], title=str(arguments.model))
+        replace_file(arguments.output, lambda path: figure.savefig(path, dpi=120, format="png"))
+        part = f" (the first {DRAWN} of {len(names)})" if len(names) > DRAWN else ""
+        print(f"drawn to {arguments.output}{part}")
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 import io
 import os
 import runpy
+import shutil
 import sys
 from collections.abc import Callable
 from contextlib import nullcontext, redirect_stderr, redirect_stdout
@@ -130,6 +131,17 @@ def finished_run(tiny: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory
             status = execute(monkeypatch, "fit", "--config", "overfit.yaml", *tiny, *flags, "--trainer.max_epochs=3")
         assert status == 0, err.getvalue()
         folder = Path("lightning_logs/overfit/version_0").resolve()
+    return FinishedRun(folder, out.getvalue())
+
+
+@pytest.fixture(scope="session")
+def exported_run(finished_run: FinishedRun, tmp_path_factory: pytest.TempPathFactory) -> FinishedRun:
+    """A copy of the finished run, exported in every format."""
+    folder = Path(shutil.copytree(finished_run.folder, tmp_path_factory.mktemp("exported") / "run"))
+    with pytest.MonkeyPatch.context() as monkeypatch, redirect_stdout(io.StringIO()) as out:
+        with redirect_stderr(io.StringIO()) as err:
+            status = execute(monkeypatch, "export", folder)
+        assert status == 0, err.getvalue()
     return FinishedRun(folder, out.getvalue())
 
 

@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
+from matplotlib.patches import Rectangle
 
-from reporting.figures import TRAINING, VALIDATION, confusion_matrix, curves
+from reporting.figures import TRAINING, VALIDATION, answers, confusion_matrix, curves
 
 ROWS: list[dict[str, float | None]] = [
     {"epoch": 0, "train_loss": 2.0, "train_acc": 0.25, "val_loss": 2.5, "val_acc": 0.2},
@@ -74,8 +75,33 @@ def test_large_confusion_matrix_has_no_numbers(classes: int, texts: int) -> None
     assert len(axes.texts) == texts
 
 
+def test_answers_stand_beside_their_images() -> None:
+    pictures = np.arange(2 * 32 * 32 * 3, dtype=np.uint8).reshape(2, 32, 32, 3)
+    best = [[("cat", 0.75), ("a $dog", 0.25)], [("a $dog", 0.995), ("cat", 0.005)]]
+    figure = answers(pictures, ["one.png", "x" * 100 + "two.png"], best, "a/model.onnx")
+    assert figure.get_suptitle() == "a/model.onnx"
+    rows = [figure.axes[:2], figure.axes[2:]]
+    for (left, right), picture, title, texts in zip(
+        rows,
+        pictures,
+        ("one.png", "…" + "x" * 67 + "two.png"),
+        (["cat", "75.0 %", "a $dog", "25.0 %"], ["a $dog", "99.5 %", "cat", "0.5 %"]),
+        strict=True,
+    ):
+        (image,) = left.get_images()
+        assert np.asarray(image.get_array()).tolist() == picture.tolist()
+        assert image.get_interpolation() == "nearest"
+        assert right.get_title(loc="left") == title
+        assert [text.get_text() for text in right.texts] == texts
+        widths = [bar.get_width() for bar in right.patches if isinstance(bar, Rectangle)]
+        shares = [float(text.removesuffix(" %")) for text in texts[1::2]]
+        assert widths == pytest.approx([0.6 * share for share in shares])
+    figure.draw_without_rendering()
+
+
 def test_figures_touch_no_global_state() -> None:
     curves(ROWS, "")
+    answers(np.zeros((1, 32, 32, 3), dtype=np.uint8), [""], [[("cat", 1)]], "")
     confusion_matrix(np.eye(2), ("cat", "dog"), "")
     pyplot = sys.modules.get("matplotlib.pyplot")
     assert pyplot is None or pyplot.get_fignums() == []

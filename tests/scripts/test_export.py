@@ -1,0 +1,225 @@
+import io
+import json
+import re
+import shutil
+import sys
+from collections.abc import Callable
+from contextlib import redirect_stderr, redirect_stdout
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor, nn
+
+from cli import exported
+from lightning_modules import VGG, AlexNet
+from tests.conftest import CLASSES, FinishedRun, Outcome, execute
+from tests.scripts.test_errors import check_one_message
+
+FILES = ["model.onnx", "model.pt2", "model.pth"]
+
+
+class Exported(NamedTuple):
+    """A run that was exported, and what is known of it without the project's own code for images and probabilities."""
+
+    folder: Path
+    out: str  # what the script printed
+    network: nn.Module
+    prepared: Callable[[Tensor], Tensor]  # images in [0, 1] to those that are normalized
+    probabilities: Callable[[Tensor], Tensor]  # of what the network gives
+
+
+def contents(folder: Path) -> dict[Path, bytes]:
+    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def quietly(folder: Path, *command: object) -> str:
+    """Runs a script in a folder, and has it succeed; returns what it printed."""
+    with pytest.MonkeyPatch.context() as monkeypatch, redirect_stdout(io.StringIO()) as out:
+        monkeypatch.chdir(folder)
+        with redirect_stderr(io.StringIO()) as err:
+            status = execute(monkeypatch, *map(str, command))
+    assert status == 0, err.getvalue()
+    return out.getvalue()
+
+
+@pytest.fixture(scope="module")
+def alexnet(exported_run: FinishedRun) -> Exported:
+    """The finished run, exported."""
+    network = AlexNet(num_classes=3, hidden_features=16).network
+    return Exported(*exported_run, network, lambda images: images, lambda logits: logits.softmax(dim=1))
+
+
+@pytest.fixture(scope="module")
+def vgg(tiny: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    """VGG11 trained in bf16 at 64x64 with batch normalization, a softmax layer and the paper's augmentation."""
+    root = tmp_path_factory.mktemp("vgg")
+    sizes = ("--data.image_size=64", "--data.train_size=20", "--data.val_size=10", "--trainer.max_epochs=1")
+    kind = ("--model.configuration=A", "--model.batch_norm=true", "--model.softmax=true", "--model.initialization=He")
+    config = ("--config", "vgg16_bn_32", "--experiment=vgg", "--model.lr_scheduler=null", "--trainer.callbacks=null")
+    rest = ("--data.augment=vgg", "--trainer.precision=bf16-true", "--doctor=off")
+    quietly(root, "fit", *config, *tiny, *sizes, *kind, *rest)
+    folder = root / "lightning_logs" / "vgg" / "version_0"
+    out = quietly(root, "export", folder)
+    network = VGG(
+        num_classes=3, image_size=64, configuration="A", batch_norm=True, hidden_features=16, softmax=True
+    ).network
+
+    def window(images: Tensor) -> Tensor:  # 64 of 73, as 224 of 256
+        return F.interpolate(images, size=(73, 73), mode="bilinear", align_corners=False)[:, :, 4:68, 4:68]
+
+    return Exported(folder, out, network, window, lambda probabilities: probabilities)
+
+
+def expected(run: Exported, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Probabilities of uint8 [N, 3, 32, 32] by the best checkpoint, with a normalization of the test's own."""
+    checkpoint = torch.load(run.folder / "checkpoints" / "best.ckpt", weights_only=True)
+    weights = {name.removeprefix("network."): value.float() for name, value in checkpoint["state_dict"].items()}
+    run.network.load_state_dict(weights)
+    settings = checkpoint["datamodule_hyper_parameters"]
+    mean, std = (torch.tensor(settings[name]).view(3, 1, 1) for name in ("mean", "std"))
+    images = (run.prepared(torch.tensor(pixels / 255, dtype=torch.float32)) - mean) / std
+    with torch.no_grad():
+        return np.asarray(run.probabilities(run.network.eval()(images)))
+
+
+def read_pixels(image_folder: Path, number: int) -> NDArray[np.uint8]:
+    paths = sorted((image_folder / "test").glob("*/*"), key=lambda path: path.name)[:number]
+    return np.stack([np.asarray(Image.open(path)) for path in paths]).transpose(0, 3, 1, 2)
+
+
+@pytest.fixture(params=["alexnet", "vgg"])
+def run(request: pytest.FixtureRequest) -> Exported:
+    exported: Exported = request.getfixturevalue(request.param)
+    return exported
+
+
+def test_each_file_is_compared_and_named(run: Exported) -> None:
+    line = r"^(.*): 45 images, largest difference of a probability (\S+), 45 classes equal$"
+    said = re.findall(line, run.out, re.MULTILINE)
+    assert [path for path, _ in said] == [str(run.folder / "export" / name) for name in reversed(FILES)]
+    assert all(float(difference) < 1e-5 for _, difference in said)
+    assert sorted(path.name for path in (run.folder / "export").iterdir()) == FILES
+    assert not list(run.folder.glob(".*"))
+
+
+def test_the_rest_of_the_run_stays_and_no_file_says_where_the_data_lay(
+    alexnet: Exported, finished_run: FinishedRun, image_folder: Path
+) -> None:
+    files = contents(alexnet.folder)
+    ours = {path: files.pop(path) for path in list(files) if path.parts[0] == "export"}
+    assert files == contents(finished_run.folder)
+    assert all(str(image_folder).encode() not in content for content in ours.values())
+    assert str(image_folder).encode() in files[Path("checkpoints/best.ckpt")], "what the line above looks for"
+
+
+@pytest.mark.parametrize("number", [1, 7])
+def test_torch_export_file(run: Exported, image_folder: Path, number: int) -> None:
+    pixels = read_pixels(image_folder, number)
+    extra = {"classes": ""}
+    program = torch.export.load(run.folder / "export" / "model.pt2", extra_files=extra)
+    answers = program.module()(torch.from_numpy(pixels))
+    assert answers.dtype == torch.float32
+    assert answers.detach().numpy() == pytest.approx(expected(run, pixels), abs=1e-5)
+    assert json.loads(extra["classes"]) == list(CLASSES)
+
+
+@pytest.mark.parametrize("number", [1, 7])
+def test_onnx_file(run: Exported, image_folder: Path, number: int) -> None:
+    pixels = read_pixels(image_folder, number)
+    session = onnxruntime.InferenceSession(run.folder / "export" / "model.onnx", providers=["CPUExecutionProvider"])
+    (taken,), (given,) = session.get_inputs(), session.get_outputs()
+    assert (taken.name, taken.type, taken.shape) == ("images", "tensor(uint8)", ["batch", 3, 32, 32])
+    assert (given.name, given.type, given.shape) == ("probabilities", "tensor(float)", ["batch", 3])
+    (answers,) = session.run(None, {"images": pixels})
+    assert answers == pytest.approx(expected(run, pixels), abs=1e-5)
+    assert json.loads(session.get_modelmeta().custom_metadata_map["classes"]) == list(CLASSES)
+
+
+def test_state_dict(run: Exported) -> None:
+    content: dict[str, Any] = torch.load(run.folder / "export" / "model.pth", weights_only=True)
+    checkpoint = torch.load(run.folder / "checkpoints" / "best.ckpt", weights_only=True)
+    assert content["classes"] == list(CLASSES)
+    assert content["hyper_parameters"] == checkpoint["hyper_parameters"]
+    assert content["state_dict"].keys() == checkpoint["state_dict"].keys()
+    for name, value in content["state_dict"].items():
+        assert value.dtype == (torch.int64 if name.endswith("num_batches_tracked") else torch.float32)
+        assert torch.equal(value, checkpoint["state_dict"][name].to(value.dtype))
+    ours, theirs = content["datamodule_hyper_parameters"], checkpoint["datamodule_hyper_parameters"]
+    assert ours == {"augment": theirs["augment"] or "none"} | {
+        key: theirs[key] for key in ("image_size", "mean", "std")
+    }
+
+
+def copied(finished_run: FinishedRun, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(finished_run.folder, tmp_path / "run"))
+
+
+def darker(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    return (0.9 * images - mean.view(3, 1, 1)) / std.view(3, 1, 1)
+
+
+@pytest.mark.parametrize("kind", exported.FORMATS)
+def test_a_file_that_disagrees_is_not_left(
+    kind: str,
+    run_script: Callable[..., Outcome],
+    finished_run: FinishedRun,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    folder = copied(finished_run, tmp_path)
+    state_dict = AlexNet.state_dict
+    if kind == "pth":
+        monkeypatch.setattr(
+            AlexNet, "state_dict", lambda self: {key: 1.2 * value for key, value in state_dict(self).items()}
+        )
+    else:
+        monkeypatch.setattr(exported, "normalize", darker)
+    outcome = run_script("export", folder, "--formats", kind)
+    check_one_message(outcome, 1)
+    assert f"{folder}/export/model.{kind} was not written, it disagrees with the checkpoint: 45 images" in outcome.err
+    assert contents(folder) == contents(finished_run.folder)
+    assert sorted(path.name for path in folder.iterdir()) == sorted(path.name for path in finished_run.folder.iterdir())
+
+
+@pytest.mark.parametrize("package", ["onnx", "onnxscript", "onnxruntime"])
+def test_onnx_is_left_out_where_the_extra_is_missing(
+    package: str,
+    run_script: Callable[..., Outcome],
+    finished_run: FinishedRun,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    folder = copied(finished_run, tmp_path)
+    monkeypatch.setitem(sys.modules, package, None)
+    outcome = run_script("export", folder, "--formats", "onnx")
+    check_one_message(outcome, 1)
+    assert "pip install -e '.[onnx]'" in outcome.err
+    assert not (folder / "export").exists()
+    if package == "onnxruntime":
+        outcome = run_script("export", folder)
+        assert (outcome.status, outcome.err) == (0, "")
+        said = "/export/model.onnx: not written, it needs more packages: pip install -e '.[onnx]'"
+        assert outcome.out.splitlines()[2] == f"{folder}{said}"
+        assert sorted(path.name for path in (folder / "export").iterdir()) == FILES[1:]
+
+
+def test_data_that_moved_is_named_by_a_flag(
+    run_script: Callable[..., Outcome], finished_run: FinishedRun, image_folder: Path, tmp_path: Path
+) -> None:
+    folder = copied(finished_run, tmp_path)
+    config = folder / "config.yaml"
+    config.write_text(config.read_text().replace(str(image_folder), str(tmp_path / "gone")))
+    outcome = run_script("export", folder)
+    check_one_message(outcome, 1)
+    assert "--data.root FOLDER" in outcome.err
+    assert not (folder / "export").exists()
+    outcome = run_script("export", folder, "--formats", "pth", "--data.root", image_folder)
+    assert outcome.status == 0, outcome.err
+    assert [path.name for path in (folder / "export").iterdir()] == ["model.pth"]
