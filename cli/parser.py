@@ -26,6 +26,13 @@ def find_config(name: str) -> str:
     return name
 
 
+def positive(text: str) -> int:
+    """A number of at least 1."""
+    if int(text) < 1:
+        raise ValueError
+    return int(text)
+
+
 class ExperimentParser(LightningArgumentParser):
     """Finds configurations by bare name, and reports a mistake as one message with exit status 2."""
 

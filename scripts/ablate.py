@@ -13,17 +13,11 @@ import argparse
 
 from cli import reported_errors
 from cli.ablation import Ablation
+from cli.parser import positive
 from cli.provenance import command_line
 from reporting.ablation import REMEDIES, write_factorial, write_sizes
 
 SIZES = (500, 1000, 2000, 5000, 10000, 20000, 45000)
-
-
-def positive(text: str) -> int:
-    """A number of at least 1."""
-    if int(text) < 1:
-        raise ValueError
-    return int(text)
 
 
 def main() -> None:

@@ -16,16 +16,10 @@ from benchmarks import data_path, end_to_end, scaling, start_up, steps
 from benchmarks.machine import describe
 from benchmarks.report import tables, write
 from cli import ExperimentCLI, reported_errors
+from cli.parser import positive
 from cli.provenance import command_line, git_commit, versions
 
 ROUNDS = {"steps": 5, "data_path": 5, "start_up": 5, "scaling": 2, "end_to_end": 2}  # half an hour on two cores
-
-
-def positive(text: str) -> int:
-    """A number of at least 1."""
-    if int(text) < 1:
-        raise ValueError
-    return int(text)
 
 
 def main() -> None:
