@@ -1,12 +1,12 @@
 """Trials of an ablation, each a run of ``fit.py``, handed out to any number of workers by Optuna."""
 
+import contextlib
 import json
 import os
 import socket
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from statistics import median
@@ -20,6 +20,7 @@ from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.trial import FrozenTrial, TrialState
 
 from cli.experiment import ExperimentCLI
+from cli.provenance import masked
 from cli.runs import finished_run
 from reporting.ablation import Trial
 from reporting.runs import Run, RunError, flat, recipe
@@ -32,6 +33,7 @@ FLAGS = {
     "seed": "--seed_everything",
 }
 BEAT = 60  # seconds between two signs of life of a worker
+USAGE = 2  # exit status of settings that fit.py does not take
 GONE = 300  # seconds without one after which its trial is another's
 
 
@@ -62,13 +64,16 @@ class Ablation:
         self._arguments = list(arguments)
         self._worker = f"{socket.gethostname()}:{os.getpid()}"
         optuna.logging.set_verbosity(optuna.logging.ERROR)
+        name = f"{cli.config.experiment}, {name}"  # experiments may share a storage
         with FileLock(self.folder / ".storage.lock"):  # of two workers that begin at once, one makes the tables
             trials = _storage(storage or str(self.folder / "optuna.journal"))
             # The grid's sampler can be told of an end within optimize alone; other workers' are noted by this handle.
             self._book = optuna.create_study(study_name=name, storage=trials, direction="maximize", load_if_exists=True)
         grid_sampler = optuna.samplers.GridSampler(self._grid, seed=0)
         self._study = optuna.load_study(study_name=name, storage=trials, sampler=grid_sampler)
-        self._check_same(recipe(flat(yaml.safe_load(cli.complete_config))))
+        cli.datamodule.prepare_data()
+        settings = flat(yaml.safe_load(cli.complete_config))
+        self._check_same({**recipe(settings, {}), "the images": cli.datamodule.source.load().identity})
 
     def _check_same(self, settings: dict[str, Any]) -> None:
         """Refuses to mix trials of other settings into a study."""
@@ -96,7 +101,7 @@ class Ablation:
             self._take_over(also_failed=False)
         others = len(self._trials(TrialState.RUNNING))
         if others:
-            print(f"{others} trials are with other workers; the last of them writes the results", flush=True)
+            print(f"{others} trials are with other workers; start this again when they are through", flush=True)
         failed = len(self._trials(TrialState.FAIL))
         if failed:
             raise RunError(f"{failed} runs failed; start this again to try them once more")
@@ -154,7 +159,7 @@ class Ablation:
         """Has trials made again whose worker is gone, or whose run failed before this command was started."""
         gone = [trial for trial in self._trials(TrialState.RUNNING) if _is_gone(trial)]
         for trial in gone:
-            self._book.tell(trial.number, state=TrialState.FAIL)
+            self._book.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)
         waiting = self._waiting()
         for trial in self._trials(TrialState.FAIL) if also_failed else gone:
             if trial.params in waiting:
@@ -180,38 +185,44 @@ class Ablation:
         with log.open("a") as output, self._alive(trial):
             try:
                 run = finished_run([*self._arguments, *flags], output)
-            except RunError as error:
+                result = _result(run, setting)
+            except (RunError, SystemExit) as error:
+                if isinstance(error, SystemExit) and error.code != USAGE:
+                    raise
                 print(f"failed     {name}: {error}; what it said is in {log}", flush=True)
-                raise
+                raise RunError(str(error)) from error
         for path in (run.folder / "checkpoints").glob("*.ckpt"):
-            path.unlink()  # most of a run's size; what came of it is in the folder, its weights among it
-        result = _result(run, setting)
+            path.unlink(missing_ok=True)  # most of a run's size; what came of it is in the folder, its weights among it
         trial.set_user_attr("result", result)
         print(
             f"done       {name}: test accuracy {result['test_acc']:.1%}, gap {100 * result['gap']:.1f} points, "
-            f"{timedelta(seconds=round(result['seconds']))}; {self._progress(result['seconds'])}",
+            f"{timedelta(seconds=round(result['seconds']))}; {self._progress(result)}",
             flush=True,
         )
         return float(result["test_acc"])
 
-    def _progress(self, seconds: float) -> str:
-        """How many trials are through with the one that just took so many seconds, and the time that is left."""
-        done, running = self._trials(TrialState.COMPLETE), self._trials(TrialState.RUNNING)
-        total, workers = len(self._settings()), len(running)
-        usual = median([seconds, *(trial.user_attrs["result"]["seconds"] for trial in done)])
-        left = timedelta(seconds=round(usual * (total - len(done) - 1) / workers))
-        return f"{len(done) + 1} of {total}, about {left} left with {workers} worker{'s' * (workers > 1)}"
+    def _progress(self, result: Mapping[str, Any]) -> str:
+        """How many trials are through with the one that just ended, and the time that is left, by numbers of images."""
+        done = [trial.user_attrs["result"] for trial in self._trials(TrialState.COMPLETE)] + [result]
+        usual = median(one["seconds"] / one["setting"].get("size", 1) for one in done)
+        images = [setting.get("size", 1) for setting in self._settings()]
+        left = sum(images) - sum(one["setting"].get("size", 1) for one in done)
+        workers = max(1, len(self._trials(TrialState.RUNNING)))
+        time_left = timedelta(seconds=round(usual * left / workers))
+        return f"{len(done)} of {len(images)}, about {time_left} left with {workers} worker{'s' * (workers > 1)}"
 
-    @contextmanager
+    @contextlib.contextmanager
     def _alive(self, trial: optuna.Trial) -> Iterator[None]:
         """Shows the other workers that this one has the trial, and is alive."""
         ended = threading.Event()
         trial.set_user_attr("worker", self._worker)
 
         def beat() -> None:
-            trial.set_user_attr("alive", time.time())
-            while not ended.wait(BEAT):
-                trial.set_user_attr("alive", time.time())
+            while True:
+                with contextlib.suppress(Exception):  # of any storage; the next one may come through
+                    trial.set_user_attr("alive", time.time())
+                if ended.wait(BEAT):
+                    return
 
         thread = threading.Thread(target=beat, daemon=True)
         thread.start()
@@ -222,6 +233,17 @@ class Ablation:
             thread.join()
 
 
+def refuse_varied(flags: Sequence[str]) -> None:
+    """Refuses flags of ``fit.py`` that the trials set.
+
+    Raises:
+        RunError: if there is one.
+    """
+    for flag in flags:
+        if flag.partition("=")[0] in FLAGS.values():
+            raise RunError(f"{flag}: the trials set that themselves; see --train_size, --seeds and --sizes")
+
+
 def _suggest(trial: optuna.Trial, key: str, values: list[Any]) -> Any:
     """The value that the sampler has for the trial; of whole numbers a study may be given more later."""
     if all(isinstance(value, int) for value in values):
@@ -230,10 +252,18 @@ def _suggest(trial: optuna.Trial, key: str, values: list[Any]) -> Any:
 
 
 def _storage(place: str) -> optuna.storages.BaseStorage:
-    if "://" in place:
-        return RDBStorage(place)
-    lock = JournalFileOpenLock(place) if os.name == "nt" else None
-    return JournalStorage(JournalFileBackend(place, lock))
+    """The storage at a database's URL, or in a journal file.
+
+    Raises:
+        RunError: if it cannot be opened or read.
+    """
+    try:
+        if "://" in place:
+            return RDBStorage(place)
+        return JournalStorage(JournalFileBackend(place, JournalFileOpenLock(place) if os.name == "nt" else None))
+    except Exception as error:  # of any driver
+        remedy = "give a URL that SQLAlchemy takes" if "://" in place else "move it away: finished runs are found again"
+        raise RunError(f"--storage {masked(place)} cannot be used ({type(error).__name__}); {remedy}") from error
 
 
 def _is_gone(trial: FrozenTrial) -> bool:
@@ -241,8 +271,10 @@ def _is_gone(trial: FrozenTrial) -> bool:
     if os.name == "posix" and host == socket.gethostname():
         try:
             os.kill(int(process), 0)
-        except OSError:
+        except ProcessLookupError:
             return True
+        except PermissionError:  # another user's
+            pass
     begun = trial.datetime_start.timestamp() if trial.datetime_start else 0.0
     return time.time() - float(trial.user_attrs.get("alive", begun)) > GONE
 
@@ -251,6 +283,10 @@ def _result(run: Run, setting: dict[str, Any]) -> dict[str, Any]:
     """The fields of :class:`Trial`, from a run's summary."""
     summary = run.summary
     versions = summary["versions"]
+    if "last" not in summary:
+        raise RunError(
+            f"{run.folder} had no validation, which an ablation needs: leave --trainer.limit_val_batches out"
+        )
     return {
         "setting": setting,
         "test_acc": summary["test"]["acc"],
@@ -258,8 +294,9 @@ def _result(run: Run, setting: dict[str, Any]) -> dict[str, Any]:
         "val_acc": summary["last"]["val_acc"],
         "gap": summary["generalization_gap"],
         "seconds": summary["seconds"],
+        "epochs": summary["epochs"],
         "origin": {
-            "data": summary["data"]["name"],
+            "data": f"{summary['data']['name']} ({summary['data']['identity'][:12]})",
             "device": f"{summary['world_size']} x {summary['device']}",
             "precision": summary["precision"],
             **{name: versions[name] for name in ("python", "torch", "lightning")},

@@ -32,8 +32,13 @@ def git_commit() -> str:
 
 
 def command_line() -> str:
-    """The command that this process is, for others to read: ``FOLDER`` in place of where the data lies here."""
+    """The command that this process is, for others to read: without the data's folder and a database's password."""
     shown = [re.sub("^(--data.root)=.*", r"\1=FOLDER", argument) for argument in sys.argv[1:]]
     if "--data.root" in shown:
         shown[shown.index("--data.root") + 1] = "FOLDER"
-    return " ".join(["python", f"scripts/{Path(sys.argv[0]).name}", *shown])
+    return " ".join(["python", f"scripts/{Path(sys.argv[0]).name}", *map(masked, shown)])
+
+
+def masked(text: str) -> str:
+    """A text in which a URL's password is not told."""
+    return re.sub("(://[^:/@]+):[^@]+@", r"\1:PASSWORD@", text)

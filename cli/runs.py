@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import IO, Any
 
 import yaml
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from cli.experiment import ExperimentCLI
 from reporting.runs import Run, RunError, flat, recipe, runs_of
@@ -20,8 +20,8 @@ def finished_run(arguments: Sequence[str], output: IO[str] | None = None) -> Run
     """The newest finished run of exactly the settings that a command line of ``fit.py`` has.
 
     Where there is none, ``fit.py`` makes it; where one was stopped, the newest goes on; where another process trains
-    it, its end is waited for. Settings that decide nothing of what comes out, such as the folder of the data or the
-    device, may differ.
+    it, its end is waited for. The data must be the same, by its fingerprint; where it lies may differ, and so may the
+    device and whatever else decides nothing of what comes out.
 
     Args:
         arguments: as ``fit.py`` takes them.
@@ -29,13 +29,19 @@ def finished_run(arguments: Sequence[str], output: IO[str] | None = None) -> Run
 
     Raises:
         RunError: if ``fit.py`` fails.
+        DataError: if the data cannot be had.
     """
     cli = ExperimentCLI([*arguments], keep=False)
+    cli.datamodule.prepare_data()
+    cli.datamodule.setup("fit")
+    data = cli.datamodule.description()
     experiment = Path(cli.config.trainer.default_root_dir or ".") / "lightning_logs" / cli.config.experiment
-    wanted = recipe(flat(yaml.safe_load(cli.complete_config)))
+    wanted = recipe(flat(yaml.safe_load(cli.complete_config)), data)
 
     def started() -> list[Run]:
-        return [run for run in runs_of(experiment) if run.recipe == wanted]
+        runs = [run for run in runs_of(experiment) if run.status != "unknown"]
+        return [run for run in runs if run.summary.get("data", {}).get("fingerprint") == data["fingerprint"]
+                and run.recipe == wanted]  # fmt: skip
 
     def finished() -> Run | None:
         return next((run for run in started() if run.finished), None)
@@ -45,14 +51,25 @@ def finished_run(arguments: Sequence[str], output: IO[str] | None = None) -> Run
     command = [*arguments]
     if stopped := started():
         folder = stopped[0].folder
-        with FileLock(folder / ".lock"):  # which a run holds while it is trained
-            command = ["--resume", str(folder)]
+        _wait_for(folder)
+        command = ["--resume", str(folder), *command]
         if run := finished():
             return run
     status = _run([sys.executable, str(FIT), *command], output)
     if run := finished():
         return run
     raise RunError(f"python scripts/fit.py {' '.join(command)} ended with exit status {status}, and no finished run")
+
+
+def _wait_for(folder: Path) -> None:
+    """Waits until no other process trains a run."""
+    lock = FileLock(folder / ".lock")  # which a run holds while it is trained
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        print(f"waiting for the process that trains {folder}", flush=True)
+        lock.acquire()
+    lock.release()
 
 
 def _run(command: list[str], output: IO[str] | None) -> int:

@@ -14,10 +14,23 @@ from reporting.statistics import Estimate
 
 RUNS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # on white and on black (Okabe & Ito 2008)
 
+MARKERS = ("", "o", "s", "^", "v", "D")  # one of them more each time the colours are used up
+
 
 def colour(place: int) -> str:
     """The colour of a run among others, by its place."""
     return RUNS[place % len(RUNS)]
+
+
+def style(place: int) -> dict[str, Any]:
+    """How a run's line is drawn among others."""
+    return {
+        "color": colour(place),
+        "linewidth": 1.8,
+        "marker": MARKERS[place // len(RUNS) % len(MARKERS)],
+        "markersize": 4,
+        "gid": f"run-{place}",
+    }
 
 
 def draw_metric(axes: Axes, runs: Sequence[Run], metric: str) -> None:
@@ -31,10 +44,11 @@ def draw_metric(axes: Axes, runs: Sequence[Run], metric: str) -> None:
     factor = 100 if metric == "acc" else 1
     highest = 0.0
     for place, run in enumerate(runs):
-        for split, style in (("train", "--"), ("val", "-")):
+        for split, dashes in (("train", "--"), ("val", "-")):
             epochs, values = _points(run, lambda row, key=f"{split}_{metric}": row[key])  # type: ignore[misc]
-            axes.plot(epochs + 1, factor * values, style, color=colour(place), linewidth=1.8, gid=f"run-{place}")
-            highest = max(highest, *values[1 if split == "train" else 0 :], 0.0)  # the first is of weights just drawn
+            axes.plot(epochs + 1, factor * values, dashes, **style(place))
+            usual = values[1 if split == "train" else 0 :]  # the first of training is of weights just drawn
+            highest = max(highest, *usual[np.isfinite(usual)], 0.0)
     axes.set_xlabel("epoch")
     axes.set_ylabel("accuracy (%)" if metric == "acc" else "cross-entropy (nats)")
     axes.set_ylim(0, 100 if metric == "acc" else 1.05 * highest or None)
@@ -47,7 +61,7 @@ def draw_gap(axes: Axes, runs: Sequence[Run]) -> None:
         epochs, gaps = _points(
             run, lambda row: None if None in (row["val_acc"], row["train_acc"]) else row["train_acc"] - row["val_acc"]
         )
-        axes.plot(epochs + 1, 100 * gaps, color=colour(place), linewidth=1.8, gid=f"run-{place}")
+        axes.plot(epochs + 1, 100 * gaps, **style(place))
     axes.axhline(0, color=rcParams["axes.edgecolor"], linewidth=0.8)
     axes.set_xlabel("epoch")
     axes.set_ylabel("training minus validation accuracy (points)")
@@ -58,17 +72,10 @@ def draw_estimates(axes: Axes, names: Sequence[str], estimates: Sequence[Estimat
     """Accuracies as points with their intervals, a line each from the top, in per cent."""
     for place, estimate in enumerate(estimates):
         low, high = (estimate.low, estimate.high) if estimate.known else (estimate.value, estimate.value)
-        axes.errorbar(
-            100 * estimate.value,
-            place,
-            xerr=[[100 * (estimate.value - low)], [100 * (high - estimate.value)]],
-            fmt="o",
-            color=colour(place),
-            capsize=4,
-        )
-        axes.annotate(
-            f"{estimate.value:.1%}", (100 * estimate.value, place), (0, 7), textcoords="offset points", ha="center"
-        )
+        x, mine = 100 * estimate.value, f"run-{place}"
+        axes.plot([100 * low, x, 100 * high], [place] * 3, "|-", markevery=[0, 2], color=colour(place), gid=mine)
+        axes.plot(x, place, "o", color=colour(place), gid=mine)
+        axes.annotate(f"{estimate.value:.1%}", (x, place), (0, 7), textcoords="offset points", ha="center", gid=mine)
     axes.set_yticks(range(len(names)), names)
     axes.set_ylim(len(names) - 0.5, -0.6)
     axes.margins(x=0.15)
@@ -84,7 +91,7 @@ def draw_learned(axes: Axes, runs: Sequence[Run]) -> None:
             continue
         counts = np.bincount(learned[learned >= 0], minlength=run.summary["epochs"] + 1)[:-1]
         shares = 100 * np.cumsum(counts) / (learned >= 0).sum()
-        axes.plot(np.arange(1, len(shares) + 1), shares, color=colour(place), linewidth=1.8, gid=f"run-{place}")
+        axes.plot(np.arange(1, len(shares) + 1), shares, **style(place))
     axes.set_ylim(0, 100)
     axes.set_xlabel("epoch")
     axes.set_ylabel("training images learned for good (%)")

@@ -1,5 +1,6 @@
 """What runs differ in, and what follows from their numbers."""
 
+import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -17,11 +18,13 @@ from reporting.statistics import (
     Estimate,
     mean,
     paired_difference,
+    unpaired_difference,
     welch_difference,
     wilson,
 )
 
 SEED = "seed_everything"
+PAIRS = 10  # as many are told in sentences; of more, those with the best
 MACHINE = ("device", "precision", "world_size")
 
 
@@ -65,22 +68,58 @@ class Compared:
         return np.bincount(pairs, minlength=classes**2).reshape(classes, classes)
 
     @property
+    def epochs(self) -> list[Any]:
+        """The rows of ``metrics.csv`` that have a validation."""
+        return [row for row in self.run.metrics if row.get("val_loss") is not None]
+
+    @property
     def over_fits_from(self) -> Any:
-        """The row of lowest validation loss, where it rose by a tenth and more after it while training's fell."""
-        rows: Any = [row for row in self.run.metrics if row["val_loss"] is not None]
+        """The epoch of lowest validation loss, where it rose by a tenth and more after it while training's fell."""
+        rows = [row for row in self.epochs if math.isfinite(row["val_loss"])]
         lowest = min(rows, key=lambda row: row["val_loss"], default=None)
-        if lowest is None or not rows[-1]["val_loss"] > 1.1 * lowest["val_loss"]:
+        if lowest is None or not self.epochs[-1]["val_loss"] > 1.1 * lowest["val_loss"]:
             return None
-        return lowest if rows[-1]["train_loss"] < lowest["train_loss"] else None
+        return lowest if self.epochs[-1]["train_loss"] < lowest["train_loss"] else None
+
+
+@dataclass(frozen=True)
+class Group:
+    """Runs of the same settings on the same images, each with another seed.
+
+    Attributes:
+        name: no other group's.
+        runs: at least one.
+    """
+
+    name: str
+    runs: list[Compared]
+
+    @property
+    def by_seed(self) -> list[Compared]:
+        """One run a seed: a seed that was run again says nothing new."""
+        return list({run.summary["seed"]: run for run in reversed(self.runs)}.values())[::-1]
+
+    @property
+    def accuracies(self) -> list[float]:
+        """The test accuracies, one a seed."""
+        return [run.accuracy.value for run in self.by_seed]
 
 
 @dataclass(frozen=True)
 class Pair:
-    """Two runs on the same test images, or two settings over seeds, and how far apart they are."""
+    """Two settings on the same test images, and how far apart they are.
+
+    Attributes:
+        first: a group's name.
+        second: another's.
+        difference: of their test accuracies, first minus second.
+        p: its probability, multiplied by the number of pairs (Bonferroni).
+    """
 
     first: str
     second: str
     difference: Difference
+    p: float
 
 
 class Comparison:
@@ -112,13 +151,20 @@ class Comparison:
 
     @property
     def same_test(self) -> bool:
-        """Whether all were tested on the same images."""
-        return self._same("identity") or self._same("fingerprint")
+        """Whether all were tested on the same images; of older runs, which do not say, whether all speaks for it."""
+        if len({run.summary["test"]["images"] for run in self.runs}) > 1:
+            return False
+        labels = [run.run.images["test_labels"] for run in self.runs if "test_labels" in run.run.images]
+        if any(not np.array_equal(labels[0], others) for others in labels[1:]):
+            return False
+        if all("identity" in run.summary["data"] for run in self.runs):
+            return self._same("identity")
+        return self._same("name", "test_size", "classes")
 
     @property
     def same_data(self) -> bool:
         """Whether all were trained and validated on the same images as well, so that they may be ranked."""
-        return self._same("fingerprint")
+        return self.same_test and self._same("fingerprint")
 
     @property
     def not_ranked(self) -> str:
@@ -126,87 +172,90 @@ class Comparison:
         if self.same_data:
             return ""
         if not self.same_test:
-            return (
-                "Not ranked: these runs are of different data, so their accuracies are answers to different questions."
-            )
+            return "Not ranked: these runs were tested on other images each; the accuracies answer different questions."
         sizes = sorted({run.summary["data"]["train_size"] for run in self.runs})
-        images = f"{', '.join(f'{size:,}' for size in sizes)} training images" if len(sizes) > 1 else "another split"
+        noise = {run.summary["data"].get("label_noise", 0.0) for run in self.runs}
+        if len(noise) > 1:
+            shares = " and ".join(f"{share:.0%}" for share in sorted(noise))
+            reason = f"the training labels differ ({shares} drawn at random)"
+        elif len(sizes) > 1:
+            reason = f"the training images differ ({' and '.join(f'{size:,}' for size in sizes)})"
+        else:
+            reason = "the training and validation images are another split"
         return (
-            f"Not ranked: the runs were not trained and validated on the same images ({images}). The test images are "
-            "the same, so the accuracies may stand beside each other; but which part of a difference is the data's and "
-            "which the settings', these runs cannot tell."
+            f"Not ranked: {reason}. The test images are the same, so the accuracies may stand beside each other; but "
+            "which part of a difference is the data's and which the settings', these runs cannot tell."
         )
 
     @cached_property
-    def groups(self) -> dict[str, list[Compared]]:
-        """Runs of the same settings but for the seed, by the name of the first."""
-        groups: list[list[Compared]] = []
+    def groups(self) -> list[Group]:
+        """Runs of the same settings and data but for the seed, together."""
+        members: list[list[Compared]] = []
         for run in self.runs:
-            mine = next((group for group in groups if _but_seed(group[0].run) == _but_seed(run.run)), None)
+            mine = next((group for group in members if _but_seed(group[0]) == _but_seed(run)), None)
             if mine is None:
-                groups.append([run])
+                members.append([run])
             else:
                 mine.append(run)
-        return {_group_name(group): group for group in groups}
+        names = _names([group[0].run for group in members], seeds=False)
+        return [Group(name, group) for name, group in zip(names, members, strict=True)]
 
     @property
     def differing(self) -> dict[str, list[Any]]:
         """The settings that differ, each with one value a run; none where a run has no such setting."""
-        recipes = [run.run.recipe for run in self.runs]
-        names = sorted({name for recipe in recipes for name in recipe})
-        values = {name: [recipe.get(name) for recipe in recipes] for name in names}
-        return {name: row for name, row in values.items() if any(value != row[0] for value in row)}
+        return _differing([run.run.recipe for run in self.runs])
 
     @cached_property
     def pairs(self) -> list[Pair]:
-        """Every two settings: over seeds where both have several, else over the images; none on different data.
+        """Every two settings on the same test images.
 
-        The probabilities are multiplied by the number of pairs (Bonferroni), so that of many pairs none stands out by
-        chance.
+        Where both have several seeds, they are compared over these; where both have one, over the test images. Where
+        one has several and the other has one, there is no fair test, and no pair.
         """
         if not self.same_test:
             return []
-        found = []
-        for (first, ones), (second, others) in combinations(self.groups.items(), 2):
-            if min(len(ones), len(others)) > 1:
-                accuracies = [[run.accuracy.value for run in group] for group in (ones, others)]
-                found.append(Pair(first, second, welch_difference(*accuracies)))
-            elif ones[0].right is not None and others[0].right is not None:
-                found.append(Pair(ones[0].name, others[0].name, paired_difference(ones[0].right, others[0].right)))
-        return [
-            Pair(
-                pair.first,
-                pair.second,
-                Difference(pair.difference.points, min(1.0, len(found) * pair.difference.p), pair.difference.test),
-            )
-            for pair in found
-        ]
+        found: list[tuple[str, str, Difference]] = []
+        for first, second in combinations(self.groups, 2):
+            counts = {len(first.by_seed) > 1, len(second.by_seed) > 1}
+            if counts == {True}:
+                found.append((first.name, second.name, welch_difference(first.accuracies, second.accuracies)))
+            elif counts == {False}:
+                found.append((first.name, second.name, _of_images(first.runs[0], second.runs[0])))
+        return [Pair(*pair, p=min(1.0, len(found) * pair[-1].p) if pair[-1].p == pair[-1].p else math.nan)
+                for pair in found]  # fmt: skip
 
     def conclusions(self) -> Iterator[str]:
         """What the numbers say, in sentences."""
         for run in self.runs:
             yield _of_training(run)
-        for name, group in self.groups.items():
-            if len(group) > 1:
-                accuracies = [run.accuracy.value for run in group]
+        for group in self.groups:
+            if len(group.by_seed) > 1:
                 yield (
-                    f"{name}, {len(group)} seeds: test accuracy {_percent(mean(accuracies))}, standard deviation "
-                    f"{100 * np.std(accuracies, ddof=1):.1f} points."
+                    f"{group.name}, {len(group.by_seed)} seeds: test accuracy {_percent(mean(group.accuracies))}, "
+                    f"standard deviation {100 * np.std(group.accuracies, ddof=1):.1f} points."
                 )
         if self.not_ranked:
             yield self.not_ranked
         elif len(self.groups) > 1:
             yield self._ranking()
-        for pair in self.pairs:
-            yield _of_pair(pair)
+        told = [pair for pair in self.pairs if len(self.pairs) <= PAIRS or self._best in (pair.first, pair.second)]
+        for pair in told:
+            yield _of_pair(pair, judged=not self.not_ranked)
+        if len(told) < len(self.pairs):
+            yield f"{len(self.pairs) - len(told)} more pairs are in the table."
+        if len({len(group.by_seed) > 1 for group in self.groups}) > 1:
+            yield "Settings with one seed are not tested against those with several: give them as many."
         yield from self._of_cost()
 
+    @property
+    def _best(self) -> str:
+        return max(self.groups, key=lambda group: np.mean(group.accuracies)).name
+
     def _ranking(self) -> str:
-        places = sorted(
-            ((mean([run.accuracy.value for run in group]).value, name) for name, group in self.groups.items()),
-            reverse=True,
+        places = sorted(self.groups, key=lambda group: -np.mean(group.accuracies))
+        return (
+            "By test accuracy: " + ", ".join(f"{group.name} {np.mean(group.accuracies):.1%}" for group in places) + "."
         )
-        return "By test accuracy: " + ", ".join(f"{name} {accuracy:.1%}" for accuracy, name in places) + "."
 
     def _of_cost(self) -> Iterator[str]:
         slow = max(self.runs, key=lambda run: run.summary["seconds"])
@@ -220,24 +269,39 @@ class Comparison:
             )
 
 
-def _names(runs: Sequence[Run]) -> list[str]:
-    """The experiments' names, with the version where one has several runs, and with more of the path if need be."""
+def _names(runs: Sequence[Run], *, seeds: bool = True) -> list[str]:
+    """A short name a run: its experiment, the settings in which those of the same one differ, its folder if need be."""
     paths = [run.folder.resolve().parts for run in runs]
-    for names in (
-        [path[-2] for path in paths],
-        [f"{path[-2]}/{path[-1].removeprefix('version_')}" for path in paths],
-    ):
-        if len(set(names)) == len(names):
-            return names
-    return ["/".join(path) for path in paths]
+    names = [path[-2] for path in paths]
+    for experiment, count in Counter(names).items():
+        places = [place for place, name in enumerate(names) if name == experiment]
+        if count > 1:
+            differ = _differing([runs[place].recipe for place in places], seeds=seeds)
+            for number, place in enumerate(places):
+                said = (f"{key.rpartition('.')[2]} {values[number]}" for key, values in differ.items())
+                names[place] = ", ".join([experiment, *said])
+    for depth in (1, 2, len(max(paths, key=len))):
+        twice = {name for name, count in Counter(names).items() if count > 1}
+        names = [f"{name} ({'/'.join(path[-depth:])})" if name in twice else name
+                 for name, path in zip(names, paths, strict=True)]  # fmt: skip
+    return names
 
 
-def _but_seed(run: Run) -> dict[str, Any]:
-    return {name: value for name, value in run.recipe.items() if name != SEED}
+def _differing(recipes: Sequence[dict[str, Any]], *, seeds: bool = True) -> dict[str, list[Any]]:
+    names = sorted({name for recipe in recipes for name in recipe if seeds or name != SEED})
+    values = {name: [recipe.get(name) for recipe in recipes] for name in names}
+    return {name: row for name, row in values.items() if any(value != row[0] for value in row)}
 
 
-def _group_name(group: list[Compared]) -> str:
-    return group[0].name if len(group) == 1 else group[0].name.rpartition("/")[0] or group[0].name
+def _but_seed(run: Compared) -> dict[str, Any]:
+    recipe = {name: value for name, value in run.run.recipe.items() if name != SEED}
+    return {**recipe, "fingerprint": run.summary["data"]["fingerprint"]}
+
+
+def _of_images(first: Compared, second: Compared) -> Difference:
+    if first.right is not None and second.right is not None:
+        return paired_difference(first.right, second.right)
+    return unpaired_difference(first.accuracy, second.accuracy, first.summary["test"]["images"])
 
 
 def _percent(estimate: Estimate) -> str:
@@ -246,13 +310,12 @@ def _percent(estimate: Estimate) -> str:
 
 
 def _of_training(run: Compared) -> str:
-    last = run.summary.get("last")
-    if last is None:
+    if not run.epochs:
         return f"{run.name}: test accuracy {_percent(run.accuracy)}; there was no validation."
-    gap = run.summary["generalization_gap"]
+    last = run.epochs[-1]
     text = (
         f"{run.name}: training ends at {last['train_acc']:.1%}, validation at {last['val_acc']:.1%}, a gap of "
-        f"{100 * gap:.1f} points; test accuracy {_percent(run.accuracy)}."
+        f"{100 * (last['train_acc'] - last['val_acc']):.1f} points; test accuracy {_percent(run.accuracy)}."
     )
     lowest = run.over_fits_from
     if lowest is not None:
@@ -263,10 +326,16 @@ def _of_training(run: Compared) -> str:
     return text
 
 
-def _of_pair(pair: Pair) -> str:
-    p = pair.difference.p
-    verdict = "more than noise" if p < 1 - CONFIDENCE else "which may be noise"
-    return (
-        f"{pair.first} minus {pair.second}: {pair.difference.points.in_points()} points of test accuracy, {verdict} "
-        f"({pair.difference.test}, p {'< 0.001' if p < 0.001 else f'= {p:.3f}'})."
-    )
+def _of_pair(pair: Pair, *, judged: bool) -> str:
+    text = f"{pair.first} minus {pair.second}: {pair.difference.points.in_points()} points of test accuracy"
+    if not judged:
+        return f"{text}."
+    if math.isnan(pair.p):
+        return f"{text}; whether that is noise cannot be told ({pair.difference.test})."
+    beyond = pair.p < 1 - CONFIDENCE
+    if pair.difference.over_seeds:
+        verdict = "more than noise" if beyond else "which may be noise"
+    else:
+        verdict = "more than these test images explain, one seed each" if beyond else "which may be noise"
+    p = "< 0.001" if pair.p < 0.001 else f"= {pair.p:.3f}"
+    return f"{text}, {verdict} ({pair.difference.test}, adjusted p {p})."

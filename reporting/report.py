@@ -5,6 +5,7 @@ import io
 import re
 from collections.abc import Callable, Iterator
 from datetime import timedelta
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 from PIL import Image
 
-from reporting.charts import colour, draw_estimates, draw_gap, draw_learned, draw_metric
+from reporting.charts import MARKERS, RUNS, colour, draw_estimates, draw_gap, draw_learned, draw_metric, style
 from reporting.comparison import Compared, Comparison
 from reporting.files import replace_file
 
@@ -46,18 +47,21 @@ def write_report(comparison: Comparison, folder: Path) -> list[Path]:
 def overview(comparison: Comparison) -> Figure:
     """Loss, accuracy, gap and test accuracy of all runs as one picture."""
     runs = [compared.run for compared in comparison.runs]
-    figure = Figure(figsize=(11, 7.4), layout="constrained")
-    (loss, accuracy), (gap, test) = figure.subplots(2, 2)
+    low = max(3.6, 0.4 * len(runs))
+    figure = Figure(figsize=(11, 3.8 + low), layout="constrained")
+    (loss, accuracy), (gap, test) = figure.subplots(2, 2, height_ratios=(3.6, low))
     draw_metric(loss, runs, "loss")
     draw_metric(accuracy, runs, "acc")
     draw_gap(gap, runs)
     draw_estimates(test, [run.name for run in comparison.runs], [run.accuracy for run in comparison.runs])
-    handles = [Line2D([], [], color=colour(place), label=run.name) for place, run in enumerate(comparison.runs)]
+    handles = [Line2D([], [], label=run.name, **style(place)) for place, run in enumerate(comparison.runs)]
     handles += [
         Line2D([], [], color="grey", label="validation"),
         Line2D([], [], color="grey", linestyle="--", label="training"),
     ]
-    figure.legend(handles=handles, loc="outside upper center", ncols=min(4, len(handles)), frameon=False)
+    figure.legend(
+        handles=handles, loc="outside upper center", ncols=min(4 if len(runs) < 5 else 2, len(handles)), frameon=False
+    )
     return figure
 
 
@@ -80,6 +84,8 @@ def _template(name: str) -> jinja2.Template:
         undefined=jinja2.StrictUndefined,
         keep_trailing_newline=True,
     )
+    environment.filters["points"] = lambda value: "" if value is None else f"{100 * value:.1f}"
+    environment.filters["p"] = lambda p: "" if p != p else "< 0.001" if p < 0.001 else f"{p:.3f}"
     environment.filters["percent"] = lambda value: "" if value is None else f"{value:.1%}"
     environment.filters["cell"] = lambda value: str(value).replace("|", "\\|").replace("\n", " ")
     return environment.get_template(name)
@@ -91,10 +97,10 @@ def _content(comparison: Comparison) -> dict[str, Any]:
     same_classes = all(run.summary["data"]["classes"] == classes for run in runs)
     confusions = [run.confusion for run in runs]
     return {
-        "title": ", ".join(comparison.groups),
+        "title": ", ".join(group.name for group in comparison.groups),
         "runs": [_row(run, place) for place, run in enumerate(runs)],
         "conclusions": list(comparison.conclusions()),
-        "one_seed": any(len(group) == 1 for group in comparison.groups.values()),
+        "one_seed": any(len(group.by_seed) == 1 for group in comparison.groups),
         "pairs": comparison.pairs,
         "differing": comparison.differing,
         "classes": classes if same_classes else [],
@@ -115,15 +121,17 @@ def _content(comparison: Comparison) -> dict[str, Any]:
 
 def _row(run: Compared, place: int) -> dict[str, Any]:
     summary = run.summary
+    last = run.epochs[-1] if run.epochs else None
     return {
         "name": run.name,
         "place": place,
         "colour": colour(place),
         "folder": run.run.folder.as_posix(),
         "data": summary["data"],
-        "last": summary.get("last", {}),
-        "best": summary.get("best", {}),
-        "gap": summary.get("generalization_gap"),
+        "symbol": MARKERS[place // len(RUNS) % len(MARKERS)],
+        "train_acc": last["train_acc"] if last else None,
+        "val_acc": last["val_acc"] if last else None,
+        "gap": last["train_acc"] - last["val_acc"] if last else None,
         "accuracy": run.accuracy,
         "test": summary["test"],
         "epochs": summary["epochs"],
@@ -132,7 +140,7 @@ def _row(run: Compared, place: int) -> dict[str, Any]:
         "network": summary["model"]["class_path"].rpartition(".")[2],
         "time": str(timedelta(seconds=round(summary["seconds"]))),
         "speed": summary.get("train_images_per_second"),
-        "device": f"{summary['world_size']} x {summary['device']}, {summary['precision']}",
+        "device": f"{summary.get('world_size', 1)} x {summary.get('device')}, {summary.get('precision')}",
         "commit": summary["git_commit"][:7] + "-dirty" * summary["git_commit"].endswith("-dirty"),
         "versions": ", ".join(f"{name} {summary['versions'][name]}" for name in ("python", "torch", "lightning")),
         "diagnosis": summary["diagnosis"],
@@ -162,7 +170,7 @@ def _learned_last(run: Compared) -> Iterator[dict[str, str]]:
     for place, pixels in zip(images["train_shown"], images["train_pictures"], strict=True):
         learned = int(images["train_learned"][place])
         when = "not learned" if learned >= run.summary["epochs"] else f"from epoch {learned + 1}"
-        yield {"source": _png(pixels), "says": classes[images["train_labels"][place]], "is": when}
+        yield {"source": _png(pixels), "says": f"labelled {classes[images['train_labels'][place]]}", "is": when}
 
 
 def _png(pixels: NDArray[np.uint8]) -> str:
@@ -177,27 +185,35 @@ def _charts(comparison: Comparison) -> Iterator[dict[str, str]]:
     yield _chart("Loss", "training dashed, validation drawn through", lambda axes: draw_metric(axes, runs, "loss"))
     yield _chart("Accuracy", "training dashed, validation drawn through", lambda axes: draw_metric(axes, runs, "acc"))
     yield _chart("The gap", "training minus validation accuracy", lambda axes: draw_gap(axes, runs))
-    yield _chart("Test accuracy", "with 95 % Wilson intervals", lambda axes: draw_estimates(axes, names, accuracies))
+    yield _chart(
+        "Test accuracy",
+        "with 95 % Wilson intervals",
+        lambda axes: draw_estimates(axes, names, accuracies),
+        height=max(3.6, 0.5 * len(runs)),
+    )
     if any("train_learned" in run.images for run in runs):
         yield _chart(
-            "Memorization", "training images named right at every later visit", lambda axes: draw_learned(axes, runs)
+            "Memorization",
+            "training images named right at every later visit; it ends at the last epoch's accuracy by definition",
+            lambda axes: draw_learned(axes, runs),
         )
 
 
-def _chart(title: str, what: str, draw: Callable[[Axes], None]) -> dict[str, str]:
+def _chart(title: str, what: str, draw: Callable[[Axes], None], height: float = 3.6) -> dict[str, str]:
     """A chart as SVG in the page's own colours and type; what belongs to a run has its class, as in ``run-0``."""
     name = title.lower().replace(" ", "-")
-    style: dict[Any, Any] = {"svg.fonttype": "none", "svg.hashsalt": name, "font.size": 10}
+    settings: dict[Any, Any] = {"svg.fonttype": "none", "svg.hashsalt": name, "font.size": 10}
     for part in ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"):
-        style[part] = INK
-    with rc_context(style):
-        figure = Figure(figsize=(5.4, 3.6), layout="constrained")
+        settings[part] = INK
+    with rc_context(settings):
+        figure = Figure(figsize=(5.4, height), layout="constrained")
         draw(figure.subplots())
         file = io.StringIO()
         figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
     svg = file.getvalue()
     svg = re.sub(r'id="(run-\d+)"', r'class="\1"', svg[svg.index("<svg") :])
     svg = re.sub(r'(id="|url\(#|href="#)', rf"\g<1>{name}-", svg).replace(INK, "currentColor")
-    label = jinja2.utils.htmlsafe_json_dumps(f"{title}: {what}; the numbers are in the tables")
-    svg = re.sub(r"<svg [^>]*?(viewBox=\"[^\"]*\")[^>]*>", rf"<svg \1 role=\"img\" aria-label={label}>", svg, count=1)
+    label = escape(f"{title}: {what}; the numbers are in the tables")
+    head = re.compile(r"<svg [^>]*?(viewBox=\"[^\"]*\")[^>]*>")
+    svg = head.sub(lambda match: f'<svg {match[1]} role="img" aria-label="{label}">', svg, count=1)
     return {"title": title, "what": what, "svg": svg}

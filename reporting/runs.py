@@ -47,12 +47,18 @@ class Run:
     @cached_property
     def settings(self) -> dict[str, Any]:
         """The complete configuration in plain values, by the names that they have on the command line."""
-        return flat(yaml.load(self.config.read_text(), CSafeLoader))
+        content = yaml.load(self.config.read_text(), CSafeLoader)
+        if not isinstance(content, dict):
+            raise RunError(f"{self.config} holds no configuration")
+        return flat(content)
 
     @property
     def recipe(self) -> dict[str, Any]:
-        """The settings that decide what comes out, up to rounding: not where and on what the run was made."""
-        return recipe(self.settings)
+        """The settings that decide what comes out, up to rounding: not where and on what the run was made.
+
+        Of settings that the data decides where they are not given, the values that it decided on.
+        """
+        return recipe(self.settings, self.summary["data"])
 
     @cached_property
     def summary(self) -> Mapping[str, Any]:
@@ -130,8 +136,8 @@ class Run:
 # Settings that say where and on what a run is made, and what is shown of it.
 _CIRCUMSTANCES = re.compile(
     r"experiment|config|resume|ckpt_path|check|checkpoint_.*|compile|doctor|data\.root|data\.stand_in"
-    r"|trainer\.(accelerator|strategy|devices|num_nodes|precision|default_root_dir|enable_.*|log_every_.*|logger.*|plugins"
-    r"|profiler|benchmark|deterministic|num_sanity_val_steps|barebones|inference_mode|use_distributed_sampler)"
+    r"|trainer\.(accelerator|strategy|devices|num_nodes|precision|default_root_dir|enable_progress_bar|enable_model_summary"
+    r"|enable_autolog_hparams|log_every_.*|logger.*|plugins|profiler|benchmark|deterministic|num_sanity_val_steps|barebones|inference_mode|use_distributed_sampler)"
 )
 
 
@@ -147,9 +153,10 @@ def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return settings
 
 
-def recipe(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """See :attr:`Run.recipe`."""
-    return {name: value for name, value in settings.items() if not _CIRCUMSTANCES.fullmatch(name)}
+def recipe(settings: Mapping[str, Any], data: Mapping[str, Any]) -> dict[str, Any]:
+    """See :attr:`Run.recipe`; ``data`` is the data module's description."""
+    decided = {f"data.{name}": data[name] for name in ("augment", "train_size", "val_size") if name in data}
+    return {name: value for name, value in settings.items() if not _CIRCUMSTANCES.fullmatch(name)} | decided
 
 
 def runs_of(experiment: Path) -> list["Run"]:

@@ -51,13 +51,17 @@ def wilson(right: int, images: int) -> Estimate:
     return Estimate(right / images, float(interval.low), float(interval.high))
 
 
-def mean(values: Sequence[float]) -> Estimate:
-    """A mean with Student's interval; without one where there is a single value."""
-    array = np.asarray(values, dtype=float)
+def mean(fractions: Sequence[float]) -> Estimate:
+    """The mean of fractions of 1 with Student's interval, cut at 0 and 1; without one where there is a single value."""
+    array = np.asarray(fractions, dtype=float)
     if len(array) < 2:
         return Estimate(float(array.mean()))
     half = stats.t.ppf((1 + CONFIDENCE) / 2, len(array) - 1) * stats.sem(array)
-    return Estimate(float(array.mean()), float(array.mean() - half), float(array.mean() + half))
+    return _cut(array.mean(), array.mean() - half, array.mean() + half, 0, 1)
+
+
+def _cut(value: float, low: float, high: float, least: float, most: float) -> Estimate:
+    return Estimate(float(value), max(float(low), least), min(float(high), most))
 
 
 @dataclass(frozen=True)
@@ -66,13 +70,15 @@ class Difference:
 
     Attributes:
         points: first minus second, as a fraction of 1, with its interval.
-        p: the probability of a difference as large where there is none, two-sided.
+        p: the probability of a difference as large where there is none, two-sided; NaN where it cannot be told.
         test: the name of the test that gave it.
+        over_seeds: whether it says how far other seeds would be apart, and not other test images.
     """
 
     points: Estimate
     p: float
     test: str
+    over_seeds: bool
 
 
 def paired_difference(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> Difference:
@@ -91,9 +97,27 @@ def paired_difference(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> Di
     b, c, n = gained + 0.5, lost + 0.5, images + 2
     half = stats.norm.ppf((1 + CONFIDENCE) / 2) * np.sqrt(b + c - (b - c) ** 2 / n) / n
     middle = (b - c) / n
-    return Difference(
-        Estimate((gained - lost) / images, float(middle - half), float(middle + half)), p, "McNemar, exact"
-    )
+    points = _cut((gained - lost) / images, middle - half, middle + half, -1, 1)
+    return Difference(points, p, "McNemar, exact", over_seeds=False)
+
+
+def unpaired_difference(first: Estimate, second: Estimate, images: int) -> Difference:
+    """The difference of two accuracies of which the answers to single images are not known.
+
+    The hybrid score interval of Newcombe (1998), method 10, and Fisher's exact test: wider than what the same images
+    would give.
+
+    Args:
+        first: with Wilson's interval.
+        second: likewise.
+        images: number of images of each.
+    """
+    value = first.value - second.value
+    low = value - np.hypot(first.value - first.low, second.high - second.value)
+    high = value + np.hypot(first.high - first.value, second.value - second.low)
+    right = [round(one.value * images) for one in (first, second)]
+    p = float(stats.fisher_exact([[one, images - one] for one in right]).pvalue)
+    return Difference(_cut(value, low, high, -1, 1), p, "Fisher, exact", over_seeds=False)
 
 
 def welch_difference(first: Sequence[float], second: Sequence[float]) -> Difference:
@@ -103,9 +127,10 @@ def welch_difference(first: Sequence[float], second: Sequence[float]) -> Differe
         first: one accuracy a seed, at least two.
         second: the same of the other runs.
     """
-    if np.ptp(first) == np.ptp(second) == 0:  # no spread to judge by
-        return Difference(Estimate(first[0] - second[0]), 1.0, "none: no spread over seeds")
+    if np.ptp(first) == np.ptp(second) == 0:
+        points = Estimate(first[0] - second[0])
+        return Difference(points, float("nan"), "none, for want of spread over seeds", over_seeds=True)
     result = stats.ttest_ind(first, second, equal_var=False)
     interval = result.confidence_interval(CONFIDENCE)
-    points = Estimate(float(np.mean(first) - np.mean(second)), float(interval.low), float(interval.high))
-    return Difference(points, float(result.pvalue), "Welch, over seeds")
+    points = _cut(float(np.mean(first) - np.mean(second)), interval.low, interval.high, -1, 1)
+    return Difference(points, float(result.pvalue), "Welch, over seeds", over_seeds=True)

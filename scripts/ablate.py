@@ -12,7 +12,7 @@ share the storage, the trials are shared out. Flags that it does not know go to 
 import argparse
 
 from cli import reported_errors
-from cli.ablation import Ablation
+from cli.ablation import Ablation, refuse_varied
 from cli.parser import positive
 from cli.provenance import command_line
 from reporting.ablation import REMEDIES, write_factorial, write_sizes
@@ -26,15 +26,17 @@ def main() -> None:
     parser.add_argument("--train_size", type=positive, default=1000, help="images of the factorial; default: 1000")
     parser.add_argument("--seeds", type=positive, default=3, help="runs of each setting; default: 3")
     parser.add_argument("--sizes", type=positive, nargs="*", help=f"a learning curve; without numbers: {SIZES}")
-    parser.add_argument("--config", default="overfit", help="what every trial starts from; default: overfit")
+    parser.add_argument("--config", action="append", help="what every trial starts from; default: overfit")
     parser.add_argument("--experiment", default="ablation", help="folder of the runs in lightning_logs/")
     parser.add_argument("--storage", help="Optuna's: a database's URL, or a journal file; default: beside the runs")
     arguments, flags = parser.parse_known_args()
     facts = {"train_size": arguments.train_size, "command": command_line()}
-    fit = ["--config", arguments.config, "--experiment", arguments.experiment, *flags]
+    configs = [f"--config={name}" for name in arguments.config or ["overfit"]]
+    fit = [*configs, "--experiment", arguments.experiment, *flags]
     off = {"--model.dropout": 0.0, "--model.optimizer.weight_decay": 0.0, "--data.augment": "none"}
     seeds = range(arguments.seeds)
     with reported_errors():
+        refuse_varied(flags)
         factorial = Ablation(
             f"factorial-{arguments.train_size}",
             {**REMEDIES, "seed": seeds},

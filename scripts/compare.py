@@ -40,6 +40,8 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("report"), help="folder of the report; default: report")
     arguments, flags = parser.parse_known_args()
     with reported_errors():
+        if flags and all(Path(name).is_dir() for name in arguments.runs):
+            raise RunError(f"{' '.join(flags)}: flags go to fit.py, and all of these runs are there; names stand first")
         comparison = Comparison([run_named(name, flags) for name in arguments.runs])
         for sentence in comparison.conclusions():
             print(sentence)

@@ -70,6 +70,7 @@ def make_run(
             "fingerprint": "b" * 64,
             "split": "overfit",
             "train_size": 30,
+            "test_size": len(right),
             "classes": CLASSES,
             **(data or {}),
         },

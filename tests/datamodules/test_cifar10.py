@@ -161,7 +161,7 @@ def test_more_images_than_there_are_is_refused(settings: dict[str, int], message
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"label_noise": 1.5}, "data.label_noise must be in [0, 1], not 1.5"),
+        ({"label_noise": 1.5}, r"data.label_noise must be in \[0, 1\], not 1.5"),
         ({"batch_size": 0}, "data.batch_size must be at least 1, not 0"),
         ({"image_size": 0}, "data.image_size must be at least 1, not 0"),
         ({"train_size": 0}, "data.train_size must be at least 1, not 0"),

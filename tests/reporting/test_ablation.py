@@ -17,11 +17,12 @@ from reporting.ablation import (
 )
 
 ORIGIN = {"data": "made", "device": "1 x cpu", "commit": "c"}
+EVEN = "worth as much as +1,000 images"
 FACTS = {"train_size": 1000, "command": "python scripts/ablate.py"}
 
 
 def trial(setting: dict[str, Any], accuracy: float, gap: float = 0.5) -> Trial:
-    return Trial(setting, accuracy, accuracy + gap, accuracy, gap, 60.0, ORIGIN)
+    return Trial(setting, accuracy, accuracy + gap, accuracy, gap, 60.0, 40, ORIGIN)
 
 
 def truth(setting: dict[str, Any]) -> float:
@@ -107,14 +108,14 @@ def test_a_curve_that_falls_by_chance_is_made_monotone() -> None:
 def test_the_factorial_is_written(factorial: list[Trial], tmp_path: Path) -> None:
     text, picture, numbers = write_factorial(factorial, FACTS, tmp_path)
     said = text.read_text()
-    assert said.startswith("## What each remedy does at 1,000 training images")
+    assert said.startswith("## What each remedy does at 1,000 training images in 40 epochs\n")
     mean = 100 * np.mean(
         [t.test_acc for t in factorial if t.has({"augment": "flip_crop", "dropout": 0, "weight_decay": 0})]
     )
     assert "| augmentation | 3 | " in said
     assert f" {mean:.1f} ± " in said
     assert "- Augmentation moves test accuracy by +4." in said
-    assert said.count("more than seeds do.") == 2
+    assert said.count(": more than seeds do.") == 2
     assert "- Weight decay moves test accuracy by" in said
     assert "which seeds alone may do" in said
     assert "python scripts/ablate.py" in said
@@ -131,10 +132,46 @@ def test_the_curve_is_written_with_what_remedies_are_worth(factorial: list[Trial
     assert "| 2,000 | 1 | 45.0 % | 50.0 % |" in said
     accuracy = np.mean([t.test_acc for t in factorial if remedies_of(t.setting) == ("augment",)])
     more = images_for(float(accuracy), list(sizes), list(sizes.values())) - 1000
-    assert f"- Augmentation at 1,000 images: worth as much as {more:,.0f} more images (+" in said
+    assert f"- Augmentation at 1,000 images: worth as much as {more:+,.0f} images (+" in said
     assert picture.stat().st_size > 10_000
+    assert "Every size was trained for 40 epochs" in said
     alone = write_sizes(curve, [], FACTS, tmp_path)[0].read_text()
     assert "worth" not in alone
+
+
+@pytest.mark.parametrize(
+    ("accuracies", "words"),
+    [
+        ((0.45,), EVEN),
+        (
+            (0.44, 0.46),
+            "worth as much as +1,000 images (fewer than 500 images in all to more than 4,000 images in all)",
+        ),
+        ((0.2,), "worth fewer than 500 images in all"),
+        ((0.9,), "worth more than 4,000 images in all"),
+    ],
+)
+def test_the_range_of_what_a_remedy_is_worth_is_told_in_full(
+    accuracies: tuple[float, ...], words: str, tmp_path: Path
+) -> None:
+    curve = [
+        trial({"size": size}, accuracy) for size, accuracy in ((500, 0.35), (1000, 0.4), (2000, 0.45), (4000, 0.5))
+    ]
+    setting = {"dropout": 0.5, "weight_decay": 0.0, "augment": "none"}
+    remedied = [trial({**setting, "seed": seed}, accuracy) for seed, accuracy in enumerate(accuracies)]
+    assert f"- Dropout at 1,000 images: {words}.\n" in write_sizes(curve, remedied, FACTS, tmp_path)[0].read_text()
+
+
+def test_an_interaction_beyond_noise_is_told(tmp_path: Path) -> None:
+    def either(setting: dict[str, Any]) -> float:
+        return 0.4 + 0.05 * bool({"dropout", "augment"} & set(remedies_of(setting)))
+
+    random = np.random.default_rng(0)
+    trials = [trial({**s, "seed": seed}, either(s) + random.normal(0, 0.002)) for seed in range(3) for s in cells()]
+    said = write_factorial(trials, FACTS, tmp_path)[0].read_text()
+    assert "- Dropout x augmentation: together they do less than each for itself (-2." in said
+    assert "- Dropout alone, against none: +" in said
+    assert "| dropout x augmentation | -2." in said
 
 
 def test_remedies_are_named_for_people() -> None:

@@ -70,3 +70,9 @@ def test_file_of_torch_that_is_no_checkpoint(tmp_path: Path, content: object) ->
     torch.save(content, tmp_path / "weights.pth")
     with pytest.raises(RunError, match=r"weights\.pth is no checkpoint"):
         readable_checkpoint(tmp_path / "weights.pth")
+
+
+def test_an_empty_configuration_is_named(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").touch()
+    with pytest.raises(RunError, match="holds no configuration"):
+        _ = Run(tmp_path).settings

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from reporting.statistics import Estimate, mean, paired_difference, welch_difference, wilson
+from reporting.statistics import Estimate, mean, paired_difference, unpaired_difference, welch_difference, wilson
 
 
 def test_wilson_gives_published_intervals() -> None:
@@ -12,9 +12,10 @@ def test_wilson_gives_published_intervals() -> None:
 
 
 def test_a_mean_has_students_interval() -> None:
-    found = mean([1.0, 2.0, 3.0, 4.0])
-    half = 3.182446 * np.std([1, 2, 3, 4], ddof=1) / 2  # t for 3 degrees of freedom
-    assert (found.value, found.low, found.high) == pytest.approx((2.5, 2.5 - half, 2.5 + half))
+    found = mean([0.41, 0.42, 0.43, 0.44])
+    half = 3.182446 * np.std([0.41, 0.42, 0.43, 0.44], ddof=1) / 2  # t for 3 degrees of freedom
+    assert (found.value, found.low, found.high) == pytest.approx((0.425, 0.425 - half, 0.425 + half))
+    assert (mean([0.1, 0.9]).low, mean([0.1, 0.9]).high) == (0, 1)
     assert not mean([1.0]).known
 
 
@@ -57,4 +58,12 @@ def test_welch_compares_seeds() -> None:
     assert found.p == pytest.approx(2.56e-4, rel=0.01)  # t = 12.25 with 4 degrees of freedom
     assert welch_difference(same, [0.41, 0.43, 0.46]).p > 0.5
     still = welch_difference([0.5, 0.5], [0.4, 0.4])
-    assert (still.points.in_points(), still.p) == ("+10.0", 1)
+    assert still.points.in_points() == "+10.0"
+    assert np.isnan(still.p)
+
+
+def test_newcombes_interval_is_made_of_wilsons() -> None:
+    # Newcombe (1998), "Interval estimation for the difference between independent proportions", method 10, by hand.
+    found = unpaired_difference(wilson(56, 70), wilson(42, 70), 70)
+    assert (found.points.value, found.points.low, found.points.high) == pytest.approx((0.2, 0.0488, 0.3405), abs=2e-3)
+    assert found.p == pytest.approx(0.0157, abs=5e-3)

@@ -111,6 +111,52 @@ def test_other_settings_do_not_mix(
     assert apart.status == 0, apart.err
 
 
+def test_what_a_trial_cannot_have_is_told(
+    run_script: Callable[..., Outcome], small: tuple[str, ...], fitted: list[list[str]]
+) -> None:
+    outcome = run_script("ablate", "--seeds=1", "--sizes", "10", "40", *small)
+    assert outcome.status == 1
+    assert "failed     size 10, seed 0" in outcome.out
+    assert "data.batch_size 20 is larger than the 10 training images" in outcome.err
+    assert "done       size 40, seed 0" in outcome.out
+    for flag in ("--model.dropout=0.1", "--seed_everything=1", "--data.train_size=3"):
+        assert "the trials set that themselves" in run_script("ablate", *small, flag).err
+    blind = run_script(
+        "ablate", "--seeds=1", "--sizes", "60", *small, "--trainer.limit_val_batches=0", "--experiment=b"
+    )
+    assert blind.status == 1
+    assert "had no validation, which an ablation needs" in blind.out
+
+
+@pytest.mark.parametrize(
+    ("storage", "remedy"),
+    [
+        ("nothing://me:secret@here/db", "give a URL that SQLAlchemy takes"),
+        ("sqlite:///not/there/trials.db", "give a URL that SQLAlchemy takes"),
+        ("torn.journal", "move it away: finished runs are found again"),
+    ],
+)
+def test_a_storage_that_cannot_be_used_is_named(
+    storage: str, remedy: str, run_script: Callable[..., Outcome], small: tuple[str, ...]
+) -> None:
+    Path("torn.journal").write_text('{"op_code": 0, "worker_id": \n{"op')
+    outcome = run_script("ablate", *small, "--storage", storage)
+    assert outcome.status == 1
+    assert remedy in outcome.err
+    assert "secret" not in outcome.err
+    assert "Traceback" not in outcome.err
+
+
+def test_experiments_may_share_a_storage(
+    run_script: Callable[..., Outcome], small: tuple[str, ...], fitted: list[list[str]]
+) -> None:
+    shared = ["--seeds=1", "--sizes", "40", *small, "--storage=shared.journal"]
+    assert run_script("ablate", *shared).status == 0
+    other = run_script("ablate", *shared, "--model.hidden_features=8", "--experiment=b")
+    assert other.status == 0, other.err
+    assert len(runs_of(FOLDER)) == len(runs_of(FOLDER.with_name("b"))) == 1
+
+
 def test_a_worker_that_is_killed_leaves_its_trial_to_the_next(
     run_script: Callable[..., Outcome], small: tuple[str, ...], tmp_path: Path
 ) -> None:

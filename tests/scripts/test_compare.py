@@ -1,10 +1,14 @@
 import json
+import shutil
 import sys
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from filelock import FileLock
 
 from cli import runs
 from reporting.runs import Run
@@ -20,7 +24,7 @@ def test_configurations_are_trained_once_and_compared(
     outcome = run_script("compare", "overfit", "random_labels.yaml", *tiny)
     assert outcome.status == 0, outcome.err
     assert [command[:2] for command in fitted] == [["--config", "overfit"], ["--config", "random_labels.yaml"]]
-    assert "Not ranked" in outcome.out
+    assert "Not ranked: the training labels differ (0% and 100% drawn at random)" in outcome.out
     assert "written report/report.html report/report.md report/report.png" in outcome.out
     for ending in ("html", "md", "png"):
         assert (tmp_path / "report" / f"report.{ending}").stat().st_size > 1000
@@ -49,7 +53,7 @@ def test_a_run_that_was_stopped_goes_on(
     path.write_text(json.dumps({**summary, "status": "running"}))
     outcome = run_script("compare", "overfit", *tiny)
     assert outcome.status == 0, outcome.err
-    assert fitted == [["--resume", str(LOGS / "overfit/version_0")]]
+    assert fitted == [["--resume", str(LOGS / "overfit/version_0"), "--config", "overfit", *tiny]]
     assert Run(tmp_path / LOGS / "overfit/version_0").finished
 
 
@@ -64,6 +68,10 @@ def test_what_cannot_be_compared_is_said(
         ([str(tmp_path)], "is not a run's folder"),
         ([str(finished_run.folder)] * 2, "stands there twice"),
         (["overfit", "--model.dropout=2"], "dropout must be in [0, 1), not 2"),
+        (
+            [str(finished_run.folder), "--trainer.max_epochs", "2", "overfit"],
+            "flags go to fit.py, and all of these runs",
+        ),
     ):
         outcome = run_script("compare", *arguments)
         assert outcome.status != 0
@@ -71,6 +79,47 @@ def test_what_cannot_be_compared_is_said(
         assert "Traceback" not in outcome.err
     assert fitted == []
     assert not (tmp_path / "report").exists()
+
+
+def test_a_run_on_other_data_is_another_run(
+    run_script: Callable[..., Outcome],
+    tiny: tuple[str, ...],
+    fitted: list[list[str]],
+    image_folder: Path,
+    tmp_path: Path,
+) -> None:
+    assert run_script("compare", "overfit", *tiny).status == 0
+    shutil.copytree(image_folder, tmp_path / "moved" / image_folder.name)
+    assert run_script("compare", "overfit", *tiny, f"--data.root=moved/{image_folder.name}").status == 0
+    assert len(fitted) == 1, "the same images elsewhere"
+    (tmp_path / "moved" / image_folder.name / "train/cat/00002.png").unlink()
+    assert run_script("compare", "overfit", *tiny, f"--data.root=moved/{image_folder.name}").status == 0
+    assert len(fitted) == 2
+
+
+def test_a_run_that_another_process_trains_is_waited_for(
+    run_script: Callable[..., Outcome], tiny: tuple[str, ...], fitted: list[list[str]], tmp_path: Path
+) -> None:
+    assert run_script("fit", "--config=overfit", *tiny).status == 0
+    path = tmp_path / LOGS / "overfit/version_0/summary.json"
+    complete = path.read_text()
+    path.write_text(json.dumps({**json.loads(complete), "status": "running"}))
+    held = threading.Event()
+
+    def train() -> None:
+        with FileLock(path.with_name(".lock")):
+            held.set()
+            time.sleep(2)
+            path.write_text(complete)
+
+    other = threading.Thread(target=train)
+    other.start()
+    held.wait()
+    outcome = run_script("compare", "overfit", *tiny)
+    other.join()
+    assert outcome.status == 0, outcome.err
+    assert f"waiting for the process that trains {LOGS / 'overfit/version_0'}" in outcome.out
+    assert fitted == []
 
 
 def test_a_run_that_fails_ends_it(
