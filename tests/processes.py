@@ -15,6 +15,7 @@ _context.set_forkserver_preload(["cli", "torch.utils.tensorboard", "torchvision"
 def _run(name: str, arguments: list[str], folder: Path) -> None:
     import torch
 
+    os.setsid()  # so that a test can kill what the script starts as well
     os.chdir(folder)
     with (folder / "output.txt").open("a") as output:
         os.dup2(output.fileno(), 1)

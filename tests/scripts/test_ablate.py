@@ -1,8 +1,6 @@
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +12,8 @@ import pytest
 from cli import ablation, runs
 from cli.ablation import Ablation
 from reporting.runs import Run, RunError, runs_of
-from tests.conftest import ROOT, Outcome
+from tests.conftest import Outcome
+from tests.processes import start
 
 FOLDER = Path("lightning_logs/ablation")
 TIMEOUT = 120
@@ -158,40 +157,39 @@ def test_experiments_may_share_a_storage(
 
 
 def test_a_worker_that_is_killed_leaves_its_trial_to_the_next(
-    run_script: Callable[..., Outcome], small: tuple[str, ...], tmp_path: Path
+    run_script: Callable[..., Outcome], small: tuple[str, ...], fitted: list[list[str]], tmp_path: Path
 ) -> None:
-    flags = ["--seeds=1", "--sizes", "40", *small, "--trainer.max_epochs=60", "--checkpoint_steps=1"]
-    command = [sys.executable, str(ROOT / "scripts" / "ablate.py"), *flags]
-    worker = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, start_new_session=True,
-                              env={**os.environ, "OMP_NUM_THREADS": "1"})  # fmt: skip
-    metrics = FOLDER / "version_0" / "metrics.csv"
+    flags = ["--seeds=1", "--sizes", "40", *small, "--trainer.max_epochs=20", "--checkpoint_steps=1"]
+    worker = start("ablate", flags, tmp_path)
+    metrics = tmp_path / FOLDER / "version_0" / "metrics.csv"
     deadline = time.monotonic() + TIMEOUT
     while not (metrics.is_file() and len(metrics.read_text().splitlines()) > 3):
-        assert worker.poll() is None
+        assert worker.is_alive(), (tmp_path / "output.txt").read_text()
         assert time.monotonic() < deadline
         time.sleep(0.05)
+    assert worker.pid is not None
     os.killpg(worker.pid, signal.SIGKILL)
-    worker.wait()
-    (left,) = trials()
-    assert left.state == optuna.trial.TrialState.RUNNING
+    worker.join()
 
     outcome = run_script("ablate", *flags)
     assert outcome.status == 0, outcome.err
     assert [trial.state.name for trial in trials()] == ["FAIL", "COMPLETE"]
+    assert fitted[0][:2] == ["--resume", str(FOLDER / "version_0")]
     (run,) = runs_of(FOLDER)
-    assert len(run.metrics) == 60
+    assert len(run.metrics) == 20
     assert "resumed    in epoch" in (FOLDER / "logs/size=40,seed=0.txt").read_text()
 
 
 def test_two_workers_share_the_trials(small: tuple[str, ...], tmp_path: Path) -> None:
-    command = [sys.executable, str(ROOT / "scripts" / "ablate.py"), "--seeds=1", "--sizes", "40", "60", *small]
-    command += ["--storage=sqlite:///trials.db"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    workers = [
-        subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True, env=environment) for _ in range(2)
-    ]
-    said = [worker.communicate(timeout=TIMEOUT)[0] for worker in workers]
-    assert [worker.returncode for worker in workers] == [0, 0]
+    flags = ["--seeds=1", "--sizes", "40", "60", *small, f"--storage=sqlite:///{tmp_path}/trials.db"]
+    folders = [tmp_path / name for name in ("one", "other")]
+    for folder in folders:
+        folder.mkdir()
+    workers = [start("ablate", [*flags, f"--trainer.default_root_dir={tmp_path}"], folder) for folder in folders]
+    for worker in workers:
+        worker.join(TIMEOUT)
+    said = [(folder / "output.txt").read_text() for folder in folders]
+    assert [worker.exitcode for worker in workers] == [0, 0], said
     done = [line for out in said for line in out.splitlines() if line.startswith("done")]
     assert len(done) == len({line.partition(":")[0] for line in done}) == 2
     assert len(runs_of(tmp_path / FOLDER)) == 2

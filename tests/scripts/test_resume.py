@@ -145,10 +145,23 @@ def stamp(run: Path) -> int:
         return 0
 
 
-@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+PLACES = [
+    ("step", 3),
+    ("step", 4),
+    ("step", STEPS),
+    ("step", STEPS + 1),
+    ("validation", 2 * STEPS),
+    ("saving", STEPS + 2),
+]
+
+
 @pytest.mark.parametrize(
-    ("place", "step"),
-    [("step", 3), ("step", 4), ("step", STEPS), ("step", STEPS + 1), ("validation", 2 * STEPS), ("saving", STEPS + 2)],
+    ("place", "step", "precision"),
+    [
+        *((*place, "32-true") for place in PLACES),
+        ("step", 3, "bf16-mixed"),
+        *(pytest.param(*place, "bf16-mixed", marks=pytest.mark.long) for place in PLACES[1:]),
+    ],
 )
 def test_killed_at_a_certain_place(
     place: str, step: int, precision: str, recipe: list[str], through: Any, tmp_path: Path
