@@ -128,9 +128,9 @@ def _numbers(module: nn.Module, output: Tensor) -> Tensor:
         dead = 1 - alive.float().mean()
     else:
         dead = values.new_zeros(())
-    variance = values.var(dim=0, correction=0) if len(values) > 1 else values.square()[0]
-    size = values.square().mean().sqrt()
-    return torch.stack([size, variance.mean().sqrt(), values.isfinite().all().float(), dead])
+    deviation = values - values.mean(dim=0) if len(values) > 1 else values
+    size, spread = (each.square().mean().sqrt() for each in (values, deviation))
+    return torch.stack([size, spread, values.isfinite().all().float(), dead])
 
 
 @contextmanager
