@@ -13,10 +13,16 @@ from callbacks.summary import RunSummary
 from tests.conftest import execute
 
 HOOKS = ("on_train_batch_start", "on_before_backward", "on_before_optimizer_step", "on_train_batch_end")
+UNVALIDATED = (  # the plateau schedule wants validation
+    "--data.train_size=1000",
+    "--data.val_size=500",
+    "--trainer.callbacks=null",
+    "--model.lr_scheduler=null",
+)
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("flags", [("overfit",), ("vgg16_32", "--data.train_size=1000", "--data.val_size=500")])
+@pytest.mark.parametrize("flags", [("overfit",), ("vgg16_32", *UNVALIDATED)], ids=lambda flags: flags[0])
 def test_share_of_the_time(
     real_images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flags: tuple[str, ...]
 ) -> None:
