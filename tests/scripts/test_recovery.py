@@ -12,15 +12,24 @@ from filelock import FileLock
 from callbacks import recovery
 from callbacks.checkpoints import AtomicCheckpointIO
 from reporting.runs import Run
-from tests.conftest import Outcome
+from tests.conftest import Outcome, execute
 
 FIRST = "lightning_logs/overfit/version_0"
 
 
+@pytest.fixture(scope="module")
+def trained(tiny: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("trained")
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.chdir(folder)
+        assert execute(monkeypatch, "fit", "--config=overfit", *tiny) == 0
+    return folder / FIRST
+
+
 @pytest.fixture
-def finished(run_script: Callable[..., Outcome], tiny: tuple[str, ...], tmp_path: Path) -> Path:
-    assert run_script("fit", "--config=overfit", *tiny).status == 0
-    return tmp_path / FIRST
+def finished(trained: Path, tmp_path: Path) -> Path:
+    """A copy of a run of two epochs, in the working directory of ``run_script``."""
+    return Path(shutil.copytree(trained, tmp_path / FIRST))
 
 
 def test_a_finished_run_is_complete(run_script: Callable[..., Outcome], finished: Path) -> None:

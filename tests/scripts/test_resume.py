@@ -252,6 +252,7 @@ def test_a_second_ctrl_c_stops_at_once(recipe: list[str], tmp_path: Path) -> Non
     finish(process, tmp_path, -signal.SIGINT)  # which a shell reports as 130
 
 
+@pytest.mark.long  # torchrun and two processes are in test_fit.py
 def test_two_nodes_on_loopback_train_as_one_process(recipe: list[str], tmp_path: Path) -> None:
     one = [*recipe, "--trainer.precision=32-true", "--model.dropout=0"]
     (tmp_path / "one").mkdir()
