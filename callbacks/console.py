@@ -164,4 +164,5 @@ def _device(trainer: Trainer, pl_module: LightningModule) -> str:
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type.upper()
     if trainer.world_size > 1:
         return f"{trainer.world_size} processes, process 0 on {name}"
-    return f"{name}, {torch.get_num_threads()} threads" if device.type == "cpu" else name
+    threads = torch.get_num_threads()
+    return f"{name}, {threads} thread{'s' * (threads > 1)}" if device.type == "cpu" else name

@@ -87,9 +87,9 @@ class Doctor(Callback):
         self._facts, found = examine(trainer.datamodule, pl_module)  # type: ignore[attr-defined]
         self._report(found, trainer)
         for config in trainer.lr_scheduler_configs:
-            steps = trainer.max_epochs if config.interval == "epoch" else trainer.estimated_stepping_batches
-            if steps is not None and 0 < steps < float("inf") and not trainer.fast_dev_run:  # type: ignore[attr-defined]
-                self._report(schedule_cut_short(config.scheduler, int(steps), config.interval), trainer)
+            epochs, steps = trainer.max_epochs or 0, trainer.estimated_stepping_batches
+            if epochs > 0 and steps < float("inf") and not trainer.fast_dev_run:  # type: ignore[attr-defined]
+                self._report(schedule_cut_short(config.scheduler, config.interval, epochs, int(steps)), trainer)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Looks at the layers before the first step."""
@@ -261,6 +261,7 @@ def examine(datamodule: Any, pl_module: LightningModule) -> tuple[progress.Facts
         val_size=len(val),
         remedies=(("dropout",) if dropout else ()) + augment,
         labels_fit=None if accuracy is None else data_rules.beats_guessing(accuracy, asked, classes),
+        label_noise=datamodule.label_noise,
     )
     return facts, found
 

@@ -113,7 +113,7 @@ def _schedule(schedule: dict[str, Any] | None, total: int, epochs: int) -> Itera
     steps = epochs if interval == "epoch" else total
     end = "has no end of its own" if needed is None else f"is at its end after {needed:,} {interval}s of {steps:,}"
     print(f"schedule   {type(scheduler).__name__} {end}")
-    yield from schedule_cut_short(scheduler, steps, interval)
+    yield from schedule_cut_short(scheduler, interval, epochs, total)
 
 
 def _print_time(

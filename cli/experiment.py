@@ -138,6 +138,8 @@ class ExperimentCLI(LightningCLI):
         """Builds everything; what the configuration gets wrong is a mistake of usage."""
         try:
             super().instantiate_classes()
+            if self.trainer.max_epochs == 0:
+                raise ValueError("trainer.max_epochs must be at least 1, or -1 with --trainer.max_steps; it is 0")
             self.datamodule.share_of_batch(self.trainer.world_size)
             if self.config.compile is not None:
                 self.model.network.compile(mode=self.config.compile)

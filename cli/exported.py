@@ -264,5 +264,5 @@ def compare(answers: Tensor, reference: Tensor) -> tuple[bool, str]:
     named = answers.argmax(dim=1, keepdim=True)
     lost = reference.max(dim=1).values - reference.gather(1, named)[:, 0]
     equal = int((named[:, 0] == reference.argmax(dim=1)).sum())
-    how = f"{len(answers):,} images, largest difference of a probability {difference:.1e}, {equal:,} classes equal"
+    how = f"{len(answers):,} images, largest difference of a probability {difference:.1e}, the same class for {equal:,}"
     return bool(difference <= TOLERANCE) and bool((lost <= TOLERANCE).all()), how  # false where one is not a number

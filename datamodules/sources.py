@@ -270,7 +270,7 @@ class Folder(Source):
         """The names of the folders under ``train``, sorted.
 
         Raises:
-            DataError: if there is no such folder.
+            DataError: if there are fewer than two such folders.
         """
         train = self.root / "train"
         classes = tuple(sorted(_folders(train))) if train.is_dir() else ()
@@ -279,6 +279,8 @@ class Folder(Source):
                 f"{train} holds no folder of images; a folder source needs train/<class>/* and test/<class>/*; "
                 "where they lie elsewhere, say --data.root FOLDER"
             )
+        if len(classes) == 1:
+            raise DataError(f"{train} has one class, {classes[0]}: it needs a folder for each class, two or more")
         return classes
 
     @property

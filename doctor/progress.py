@@ -30,6 +30,7 @@ class Facts:
         val_size: number of validation images.
         remedies: what makes training harder than validation, by name: dropout, augmentation.
         labels_fit: whether a straight line through the pixels beats guessing; none where there are too few images.
+        label_noise: fraction of the training labels that were drawn at random, as asked for.
     """
 
     classes: int
@@ -39,6 +40,7 @@ class Facts:
     val_size: int
     remedies: tuple[str, ...]
     labels_fit: bool | None
+    label_noise: float
 
     @property
     def plateau(self) -> int:
@@ -76,7 +78,7 @@ def not_learning(
         f"layers up to {facts.plateau} steps of it are normal; a step moves the weights by {changes:.1g} of their norm"
     )
     severity = Severity.FATAL if causes or step >= HOPELESS * facts.plateau else Severity.WARNING
-    if facts.labels_fit is False:
+    if facts.labels_fit is False and not facts.label_noise:
         yield shuffled_labels("no network and no straight line through the pixels beats guessing; " + evidence, step)
     elif not causes and changes < STILL:
         yield Diagnosis(
@@ -197,6 +199,16 @@ def labels_without_meaning(facts: Facts, accuracies: Sequence[tuple[float, float
     if not all(train > learned and val <= guess + noise for train, val in recent):
         return
     train, val = recent[-1]
+    if facts.label_noise:
+        yield Diagnosis(
+            "shuffled_labels",
+            Severity.NOTE,
+            f"{facts.label_noise:.0%} of the training labels were drawn at random, and are learned by heart",
+            f"training accuracy {train:.1%}, validation accuracy {val:.1%}, where guessing has {guess:.1%}",
+            "nothing: --data.label_noise asked for it",
+            step=step,
+        )
+        return
     line = "" if facts.labels_fit is None else "; a straight line through the pixels does no better"
     yield shuffled_labels(
         f"training accuracy {train:.1%}, and validation accuracy {val:.1%} of {facts.val_size:,} images, where "

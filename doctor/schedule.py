@@ -30,20 +30,22 @@ def length(scheduler: object) -> int | None:
             return None
 
 
-def schedule_cut_short(scheduler: object, steps: int, interval: str) -> Iterator[Diagnosis]:
+def schedule_cut_short(scheduler: object, interval: str, epochs: int, total: int) -> Iterator[Diagnosis]:
     """A schedule whose last change comes after the run's end.
 
     Args:
         scheduler: of ``torch.optim.lr_scheduler``.
-        steps: how often the run steps it.
-        interval: ``epoch`` or ``step``.
+        interval: ``epoch`` or ``step``: when the run steps it.
+        epochs: of the run.
+        total: optimizer steps of the run.
     """
-    needed = length(scheduler)
+    needed, steps = length(scheduler), epochs if interval == "epoch" else total
     if needed is None or needed <= steps:
         return
     name = type(scheduler).__name__
-    remedy = f"--trainer.max_epochs {needed}" if interval == "epoch" else f"a {name} of at most {steps} steps"
-    if interval == "epoch" and needed > 10 * steps:
+    shorter = f"a {name} of at most {steps:,} {interval}s"
+    remedy = f"--trainer.max_epochs {needed}, or {shorter}" if interval == "epoch" else shorter
+    if interval == "epoch" and total / 2 <= needed <= total:  # its length was counted in optimizer steps
         remedy = "--model.lr_scheduler_interval step"
     yield Diagnosis(
         "schedule_cut_short",

@@ -158,10 +158,10 @@ def write_factorial(trials: Sequence[Trial], facts: Mapping[str, Any], folder: P
     found = {response: effects(trials, response) for response in RESPONSES}
     figure = Figure(figsize=(11, 4.2), layout="constrained")
     figure.suptitle(
-        f"What each remedy does at {facts['train_size']:,} training images, {_epochs(trials)}, {_seeds(trials)} seeds"
+        f"What each remedy does at {facts['train_size']:,} training images, {_epochs(trials)}, n = {_seeds(trials)}"
     )
     for axes, (response, estimates) in zip(figure.subplots(1, 2, sharey=True), found.items(), strict=True):
-        _draw_effects(axes, estimates, f"effect on the {RESPONSES[response]} (points)")
+        _draw_effects(axes, estimates, f"effect on the\n{RESPONSES[response]} (points)")
     text = "\n".join(_factorial_lines(trials, found, facts)) + "\n"
     return _write(folder, f"factorial-{facts['train_size']}", text, figure, trials, facts)
 
@@ -216,7 +216,9 @@ def _seeds(trials: Sequence[Trial]) -> str:
 
 def _epochs(trials: Sequence[Trial]) -> str:
     numbers = sorted({trial.epochs for trial in trials})
-    return f"{numbers[0]} epochs" if len(numbers) == 1 else f"{numbers[0]} to {numbers[-1]} epochs"
+    if len(numbers) > 1:
+        return f"{numbers[0]} to {numbers[-1]} epochs"
+    return f"{numbers[0]} epoch{'s' * (numbers[0] > 1)}"
 
 
 def _spread(values: Sequence[float]) -> str:
@@ -236,21 +238,26 @@ def _factorial_lines(
             _spread([getattr(trial, key) for trial in mine]) for key in ("train_acc", "val_acc", "gap", "test_acc")
         )
         yield f"| {called(remedies_of(setting))} | {len(mine)} | {' | '.join(numbers)} |"
+    several = all(effect.estimate.known for effect in found["test_acc"])
     yield (
-        "\nMean and standard deviation over seeds. Training and validation are those of the last epoch, training with "
-        "dropout and augmentation on; the test is that of the best checkpoint by validation accuracy.\n"
+        f"\n{'Mean and standard deviation over seeds' if several else 'One run each'}. Training and validation are "
+        "those of the last epoch, training with dropout and augmentation on; the test is that of the best checkpoint "
+        "by validation accuracy.\n"
     )
     yield "| effect of | on test accuracy, points | on the gap, points |"
     yield "| --- | --- | --- |"
     for accuracy, gap in zip(*found.values(), strict=True):
         yield f"| {interacting(accuracy.remedies)} | {accuracy.estimate.in_points()} | {gap.estimate.in_points()} |"
+    intervals = (
+        "95 % intervals by Student's t from the spread of seeds within the cells, on one set of training images. They "
+        "are each effect's own: of seven that are nothing, one or more lies beyond its interval in "
+        f"{1 - CONFIDENCE**7:.0%} of factorials. "
+    )
     yield (
         "\nA remedy's effect is the mean with it minus the mean without it, over all settings of the others; an "
-        "interaction (x) is half of what one adds more with the other than without. 95 % intervals by Student's t from "
-        "the spread of seeds within the cells, on one set of training images. They are each effect's own: of seven "
-        f"that are nothing, one or more lies beyond its interval in {1 - CONFIDENCE**7:.0%} of factorials. The gap "
-        "shrinks also where training is only made harder: with dropout or augmentation on, the training accuracy is "
-        "taken with them on.\n"
+        "interaction (x) is half of what one adds more with the other than without. "
+        f"{intervals if several else ''}The gap shrinks also where training is only made harder: with dropout or "
+        "augmentation on, the training accuracy is taken with them on.\n"
     )
     for effect in found["test_acc"]:
         if len(effect.remedies) == 1 or effect.estimate.beyond_noise:

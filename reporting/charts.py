@@ -36,6 +36,8 @@ def style(place: int) -> dict[str, Any]:
 def draw_metric(axes: Axes, runs: Sequence[Run], metric: str) -> None:
     """One metric of several runs over epochs: validation a line, training dashes, each run its colour.
 
+    A first training loss may lie above the axis.
+
     Args:
         axes: to draw in.
         runs: in the order of their colours.
@@ -47,7 +49,8 @@ def draw_metric(axes: Axes, runs: Sequence[Run], metric: str) -> None:
         for split, dashes in (("train", "--"), ("val", "-")):
             epochs, values = _points(run, lambda row, key=f"{split}_{metric}": row[key])  # type: ignore[misc]
             axes.plot(epochs + 1, factor * values, dashes, **style(place))
-            usual = values[1 if split == "train" else 0 :]  # the first of training is of weights just drawn
+            # The first loss of training is of weights just drawn, and may lie far above all others.
+            usual = values[1:] if split == "train" and len(values) > 2 else values
             highest = max(highest, *usual[np.isfinite(usual)], 0.0)
     axes.set_xlabel("epoch")
     axes.set_ylabel("accuracy (%)" if metric == "acc" else "cross-entropy (nats)")

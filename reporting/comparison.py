@@ -122,6 +122,12 @@ class Pair:
     p: float
 
 
+def _why(run: Run) -> str:
+    """What the run says of its end."""
+    reason = run.summary.get("reason") if run.status == "failed" else None
+    return f": {reason}" if reason else f" (its status is {run.status})"
+
+
 class Comparison:
     """Runs beside each other.
 
@@ -136,8 +142,7 @@ class Comparison:
         for run in runs:
             if not run.finished:
                 raise RunError(
-                    f"{run.folder} has not finished (it is {run.status}); go on with: "
-                    f"python scripts/fit.py --resume {run.folder}"
+                    f"{run.folder} has not finished{_why(run)}; go on with: python scripts/fit.py --resume {run.folder}"
                 )
         twice = [folder for folder, count in Counter(run.folder.resolve() for run in runs).items() if count > 1]
         if twice:

@@ -182,7 +182,8 @@ def _png(pixels: NDArray[np.uint8]) -> str:
 def _charts(comparison: Comparison) -> Iterator[dict[str, str]]:
     runs = [compared.run for compared in comparison.runs]
     names, accuracies = ([run.name for run in comparison.runs], [run.accuracy for run in comparison.runs])
-    yield _chart("Loss", "training dashed, validation drawn through", lambda axes: draw_metric(axes, runs, "loss"))
+    drawn = "training dashed (its first may lie above the axis), validation drawn through"
+    yield _chart("Loss", drawn, lambda axes: draw_metric(axes, runs, "loss"))
     yield _chart("Accuracy", "training dashed, validation drawn through", lambda axes: draw_metric(axes, runs, "acc"))
     yield _chart("The gap", "training minus validation accuracy", lambda axes: draw_gap(axes, runs))
     yield _chart(

@@ -22,7 +22,7 @@ def test_networks_agree_within_the_tolerance(difference: list[list[float]], agre
     said, how = compare(REFERENCE + TOLERANCE * torch.tensor(difference), REFERENCE)
     assert said == agrees
     assert how.startswith("2 images, largest difference of a probability ")
-    assert how.endswith(f" {equal} classes equal")
+    assert how.endswith(f" the same class for {equal}")
 
 
 def test_networks_that_give_no_numbers_do_not_agree() -> None:

@@ -83,7 +83,7 @@ def test_one_name_in_two_classes_comes_in_the_order_of_the_classes(tmp_path: Pat
     assert images.train_labels.tolist() == [0, 1]
 
 
-@pytest.mark.parametrize("number", [1, 3, 12])
+@pytest.mark.parametrize("number", [2, 3, 12])
 def test_a_folder_has_as_many_classes_as_it_has(number: int, tmp_path: Path) -> None:
     files = [f"train/class{label:02}/{label:02}.png" for label in range(number)]
     images = prepared(lay(tmp_path / "x", *files, "test/class00/0.png"))
@@ -345,9 +345,16 @@ def test_loading_without_preparing_says_so(root: Path) -> None:
     [
         ((), r"train holds no folder of images; a folder source needs train/<class>/\* and test/<class>/\*"),
         (("train/1.png", "test/cat/1.png"), "train holds no folder of images"),
-        (("train/cat/1.png",), r"test is missing; a folder source needs train/<class>/\* and test/<class>/\*"),
-        (("train/cat/1.png", "test/cat/1.png", "test/dog/1.png", "test/ant/1.png"), "train has not: ant, dog"),
-        (("train/cat/1.png", "test/1.png"), "test holds no images"),
+        (
+            ("train/cat/1.png", "test/cat/1.png"),
+            "train has one class, cat: it needs a folder for each class, two or more",
+        ),
+        (
+            ("train/cat/1.png", "train/dog/1.png"),
+            r"test is missing; a folder source needs train/<class>/\* and test/<class>/\*",
+        ),
+        (("train/cat/1.png", "train/dog/1.png", "test/cow/1.png", "test/ant/1.png"), "train has not: ant, cow"),
+        (("train/cat/1.png", "train/dog/1.png", "test/1.png"), "test holds no images"),
     ],
 )
 def test_a_folder_that_lacks_something_is_refused(files: tuple[str, ...], message: str, tmp_path: Path) -> None:

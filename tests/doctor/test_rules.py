@@ -26,6 +26,7 @@ def facts(**other: Any) -> Facts:
         "val_size": 5000,
         "remedies": (),
         "labels_fit": True,
+        "label_noise": 0.0,
     }
     return Facts(**{**known, **other})
 
@@ -68,6 +69,8 @@ def test_a_known_cause_makes_a_plateau_hopeless_at_once() -> None:
 
 def test_labels_without_meaning_explain_a_plateau() -> None:
     assert codes(progress.not_learning(facts(labels_fit=False), [LN10] * 7, 1e-3, (), 350)) == ["shuffled_labels"]
+    asked_for = facts(labels_fit=False, label_noise=1.0)
+    assert codes(progress.not_learning(asked_for, [LN10] * 7, 1e-3, (), 350)) == ["stuck_at_chance"]
 
 
 def test_unequal_classes_make_guessing_better() -> None:
@@ -120,6 +123,10 @@ def test_shuffled_labels_are_told_from_over_fitting() -> None:
     for fit, found in ((False, True), (None, True), (True, False)):
         small = facts(train_size=1000, val_size=500, labels_fit=fit)
         assert ("shuffled_labels" in codes(progress.epochs_say(small, rows, (), 24))) is found
+    asked_for = facts(train_size=1000, val_size=500, labels_fit=False, label_noise=1.0)
+    (found,) = (found for found in progress.epochs_say(asked_for, rows, (), 24) if found.code == "shuffled_labels")
+    assert found.severity is Severity.NOTE
+    assert "100% of the training labels were drawn at random" in found.what
     better = epochs((1.0, 0.6, 2.5, 0.2), (0.5, 0.8, 3.0, 0.22), (0.2, 0.9, 3.5, 0.19))
     small = facts(train_size=1000, val_size=500, labels_fit=None)
     assert "shuffled_labels" not in codes(progress.epochs_say(small, better, (), 24))
@@ -268,13 +275,15 @@ def test_where_a_schedule_ends(optimizer: Optimizer) -> None:
     ):
         assert length(schedule) == steps, schedule
         if steps is not None:
-            assert codes(schedule_cut_short(schedule, steps, "epoch")) == []
-            assert codes(schedule_cut_short(schedule, steps - 1, "epoch")) == ["schedule_cut_short"]
+            assert codes(schedule_cut_short(schedule, "epoch", steps, 1000)) == []
+            assert codes(schedule_cut_short(schedule, "epoch", steps - 1, 1000)) == ["schedule_cut_short"]
         else:
-            assert codes(schedule_cut_short(schedule, 1, "epoch")) == []
+            assert codes(schedule_cut_short(schedule, "epoch", 1, 1000)) == []
 
 
 def test_a_schedule_of_steps_that_goes_by_epochs(optimizer: Optimizer) -> None:
     cycle = schedules.OneCycleLR(optimizer, 0.1, total_steps=3200)
-    (found,) = schedule_cut_short(cycle, 40, "epoch")
+    (found,) = schedule_cut_short(cycle, "epoch", 40, 3200)
     assert found.remedy == "--model.lr_scheduler_interval step"
+    (found,) = schedule_cut_short(schedules.StepLR(optimizer, 25), "epoch", 2, 3200)
+    assert found.remedy == "--trainer.max_epochs 26, or a StepLR of at most 2 epochs"

@@ -121,7 +121,11 @@ def test_a_run_twice_or_unfinished_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RunError, match=r"a/version_0 stands there twice"):
         Comparison([Run(folder), Run(tmp_path / "a" / ".." / "a" / "version_0")])
     other = make_run(tmp_path / "b/version_0", GOOD, status="interrupted")
-    with pytest.raises(RunError, match=r"has not finished \(it is interrupted\); go on with"):
+    with pytest.raises(RunError, match=r"has not finished \(its status is interrupted\); go on with"):
+        Comparison([Run(folder), Run(other)])
+    path = other / "summary.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "status": "failed", "reason": "it guesses"}))
+    with pytest.raises(RunError, match="has not finished: it guesses; go on with"):
         Comparison([Run(folder), Run(other)])
 
 

@@ -101,7 +101,7 @@ def run(request: pytest.FixtureRequest) -> Exported:
 
 
 def test_each_file_is_compared_and_named(run: Exported) -> None:
-    line = r"^(.*): 45 images, largest difference of a probability (\S+), 45 classes equal$"
+    line = r"^(.*): 45 images, largest difference of a probability (\S+), the same class for 45$"
     said = re.findall(line, run.out, re.MULTILINE)
     assert [path for path, _ in said] == [str(run.folder / "export" / name) for name in reversed(FILES)]
     assert all(float(difference) < 1e-5 for _, difference in said)
