@@ -124,9 +124,9 @@ def test_shuffled_labels_are_told_from_over_fitting() -> None:
         small = facts(train_size=1000, val_size=500, labels_fit=fit)
         assert ("shuffled_labels" in codes(progress.epochs_say(small, rows, (), 24))) is found
     asked_for = facts(train_size=1000, val_size=500, labels_fit=False, label_noise=1.0)
-    (found,) = (found for found in progress.epochs_say(asked_for, rows, (), 24) if found.code == "shuffled_labels")
-    assert found.severity is Severity.NOTE
-    assert "100% of the training labels were drawn at random" in found.what
+    (said,) = (said for said in progress.epochs_say(asked_for, rows, (), 24) if said.code == "shuffled_labels")
+    assert said.severity is Severity.NOTE
+    assert "100% of the training labels were drawn at random" in said.what
     better = epochs((1.0, 0.6, 2.5, 0.2), (0.5, 0.8, 3.0, 0.22), (0.2, 0.9, 3.5, 0.19))
     small = facts(train_size=1000, val_size=500, labels_fit=None)
     assert "shuffled_labels" not in codes(progress.epochs_say(small, better, (), 24))
