@@ -133,18 +133,38 @@ def epochs_say(facts: Facts, epochs: Sequence[Epoch], causes: Sequence[str], ste
         step: optimizer steps so far.
     """
     yield from learning_rate_too_high(facts, [epoch.train_loss for epoch in epochs], step)
+    yield from validation_not_finite(epochs, causes, step)
     if not causes:
         yield from cannot_fit(facts, epochs, step)
     validated = [
         (number, epoch.train_acc, epoch.val_loss, epoch.val_acc)
         for number, epoch in enumerate(epochs)
-        if epoch.val_loss is not None and epoch.val_acc is not None
+        if epoch.val_loss is not None and epoch.val_acc is not None and math.isfinite(epoch.val_loss)
     ]
     if validated:
         accuracies = [(train, val) for _, train, _, val in validated]
         yield from labels_without_meaning(facts, accuracies, step)
         yield from validation_above_training(facts, accuracies, step)
         yield from over_fitting([(number, loss) for number, _, loss, _ in validated], epochs, step)
+
+
+def validation_not_finite(epochs: Sequence[Epoch], causes: Sequence[str], step: int) -> Iterator[Diagnosis]:
+    """A validation loss that is infinite or NaN, though training has not come to that yet."""
+    last = epochs[-1]
+    if last.val_loss is None or math.isfinite(last.val_loss):
+        return
+    evidence = f"in epoch {len(epochs)}, mean training loss {last.train_loss:.3g}, validation loss {last.val_loss}"
+    yield Diagnosis(
+        "not_finite",
+        Severity.FATAL,
+        "the validation loss is no finite number",
+        evidence,
+        "a smaller --model.optimizer.lr, or --trainer.precision 32-true",
+        epoch=len(epochs) - 1,
+        step=step,
+    )
+    if "activations_explode" not in causes:
+        yield too_high(evidence, step)
 
 
 def cannot_fit(facts: Facts, epochs: Sequence[Epoch], step: int) -> Iterator[Diagnosis]:

@@ -90,6 +90,13 @@ def test_a_first_loss_far_above_guessing_is_no_fault() -> None:
     assert codes(progress.learning_rate_too_high(facts(), [*losses, 7.0], 40)) == ["learning_rate_too_high"]
 
 
+def test_a_validation_loss_that_is_no_number_is_not_passed_over() -> None:
+    # Measured with AlexNet and SGD at 0.01: all eight training losses were finite.
+    rows = epochs((1.8e24, 0.09, math.nan, 0.11))
+    assert codes(progress.epochs_say(facts(), rows, (), 8)) == ["not_finite", "learning_rate_too_high"]
+    assert codes(progress.epochs_say(facts(), rows, ("activations_explode",), 8)) == ["not_finite"]
+
+
 OVERFIT = [  # of overfit.yaml on CIFAR-10
     (14.2440, 0.138, 4.1563, 0.172),
     (2.9542, 0.175, 2.5310, 0.192),
