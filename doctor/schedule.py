@@ -45,7 +45,7 @@ def schedule_cut_short(scheduler: object, interval: str, epochs: int, total: int
     name = type(scheduler).__name__
     shorter = f"a {name} of at most {steps:,} {interval}s"
     remedy = f"--trainer.max_epochs {needed}, or {shorter}" if interval == "epoch" else shorter
-    if interval == "epoch" and total / 2 <= needed <= total:  # its length was counted in optimizer steps
+    if interval == "epoch" and needed > 10 * epochs and total / 2 <= needed <= total:  # counted in optimizer steps
         remedy = "--model.lr_scheduler_interval step"
     yield Diagnosis(
         "schedule_cut_short",
