@@ -88,7 +88,8 @@ class Doctor(Callback):
         self._report(found, trainer)
         for config in trainer.lr_scheduler_configs:
             epochs, steps = trainer.max_epochs or 0, trainer.estimated_stepping_batches
-            if epochs > 0 and steps < float("inf") and not trainer.fast_dev_run:  # type: ignore[attr-defined]
+            counted = epochs > 0 or config.interval == "step"
+            if counted and steps < float("inf") and not trainer.fast_dev_run:  # type: ignore[attr-defined]
                 self._report(schedule_cut_short(config.scheduler, config.interval, epochs, int(steps)), trainer)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:

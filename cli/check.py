@@ -65,11 +65,12 @@ def check(cli: ExperimentCLI) -> None:
         else (configured["optimizer"], configured["lr_scheduler"])
     )
     steps = _steps_of_epoch(trainer, data)
-    total = steps * (trainer.max_epochs or 0)
-    total = min(total, trainer.max_steps) if trainer.max_steps > 0 else total
-    print(f"steps      {steps:,} an epoch, {total:,} in {trainer.max_epochs} epochs")
-    found += _schedule(schedule, total, trainer.max_epochs or 0)
-    _print_time(trainer, model, optimizer, (images, labels), steps, len(data.val_indices))
+    ends = [end for end in (steps * (trainer.max_epochs or 0), trainer.max_steps) if end > 0]  # -1 is no end
+    total = min(ends, default=0)
+    epochs = -(-total // steps)
+    print(f"steps      {steps:,} an epoch, {total:,} in {epochs} epochs")
+    found += _schedule(schedule, total, epochs)
+    _print_time(trainer, model, optimizer, (images, labels), steps, total, len(data.val_indices))
     problems = list(_room(Path(trainer.default_root_dir), model))
     for diagnosis in found:
         print(diagnosis)
@@ -122,6 +123,7 @@ def _print_time(
     optimizer: Optimizer,
     batch: tuple[Tensor, Tensor],
     steps: int,
+    total: int,
     val_size: int,
 ) -> None:
     images, labels = batch
@@ -146,7 +148,7 @@ def _print_time(
         fewer = max(1, number // 4)
         seconds += (seconds - _seconds(step, fewer, model.device)) * (len(images) - number) / (number - fewer)
     epoch = steps * seconds + _seconds(validate, number, model.device) * val_size / number
-    whole = timedelta(seconds=round(epoch * (trainer.max_epochs or 0)))
+    whole = timedelta(seconds=round(epoch * total / steps))
     print(
         f"time       {seconds:.3g} s a step, {epoch:.3g} s an epoch with validation, {whole} in all "
         f"(3 steps of {number} of {len(images)} images on {model.device.type.upper()})"

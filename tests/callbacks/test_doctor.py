@@ -123,6 +123,23 @@ def test_what_many_steps_show(
     assert outcome.out.count(f"doctor     {code} (") <= 3, "said more than once at a severity, and at the end"
 
 
+def test_labels_drawn_at_random_on_purpose_are_no_alarm(fit: Fit, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "EVERY", 10)
+    outcome, found = fit("--data.label_noise=1", "--model.width=512", "--trainer.max_epochs=14")
+    assert found["shuffled_labels"]["severity"] == "note", outcome.out
+    assert alarms(found) == set()
+
+
+def test_a_schedule_of_steps_in_a_run_of_steps(run_script: Callable[..., Outcome], tiny: tuple[str, ...]) -> None:
+    schedule = ("--model.lr_scheduler=torch.optim.lr_scheduler.StepLR", "--model.lr_scheduler.step_size=30")
+    steps = ("--model.lr_scheduler_interval=step", "--trainer.max_epochs=-1", "--trainer.max_steps=8")
+    outcome = run_script("fit", "--config=overfit", *tiny, *schedule, *steps)
+    assert "StepLR needs 31 steps, the run has 8" in outcome.out
+    outcome = run_script("fit", "--config=overfit", *tiny, *schedule, *steps, "--check")
+    assert "steps      5 an epoch, 8 in 2 epochs" in outcome.out
+    assert "StepLR needs 31 steps, the run has 8" in outcome.out
+
+
 def test_images_that_cannot_be_learned(fit: Fit) -> None:
     wrong = (f"{FAULT}WrongLabels", "--trainer.callbacks.share=0.5")
     outcome, found = fit(*wrong, "--model.width=1", "--model.optimizer.lr=0.01", "--trainer.max_epochs=25")
