@@ -238,7 +238,12 @@ def export(run: Run, checkpoint: Path, data: CIFAR10DataModule, formats: Sequenc
             continue
         with TemporaryDirectory(prefix=".export-", dir=run.folder) as scratch:
             new = Path(scratch) / path.name
-            _WRITERS[kind](checkpoint, classes, new)
+            try:
+                _WRITERS[kind](checkpoint, classes, new)
+            except RuntimeError as error:
+                reason = str(error.__cause__ or error).splitlines()[0]
+                others = " ".join(other for other in FORMATS if other != kind)
+                raise ModelError(f"{path} was not written: {reason}; the others are: --formats {others}") from error
             agrees, how = compare(read(new).probabilities(images), reference)
             if not agrees:
                 raise ModelError(

@@ -131,7 +131,7 @@ class CIFAR10DataModule(LightningDataModule):
     @property
     def classes(self) -> tuple[str, ...]:
         """Names of the classes, in the order of the labels; known before the data is there."""
-        return self.source.classes
+        return self.images.classes if hasattr(self, "images") else self.source.classes
 
     @property
     def num_classes(self) -> int:
@@ -266,12 +266,14 @@ class CIFAR10DataModule(LightningDataModule):
         Raises:
             DataError: if the checkpoint's classes are others, or it was trained on another split.
         """
+        if self.trainer is None:
+            return  # read for its settings alone, wherever the images are now
         if tuple(state_dict["classes"]) != self.classes:
             raise DataError(
                 f"the checkpoint tells apart {', '.join(state_dict['classes'])}; "
                 f"the data here has {', '.join(self.classes)}"
             )
-        if self.trainer is None or self.trainer.state.fn != TrainerFn.FITTING:
+        if self.trainer.state.fn != TrainerFn.FITTING:
             return  # a trained network may be tested on any images
         if state_dict["fingerprint"] != self.fingerprint:
             raise DataError(

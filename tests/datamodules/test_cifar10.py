@@ -1,3 +1,4 @@
+import shutil
 import socket
 from collections.abc import Iterator
 from functools import partial
@@ -202,6 +203,15 @@ def test_classes_are_those_of_the_source(image_folder: Path) -> None:
     data = CIFAR10DataModule(image_folder, "folder")
     assert data.classes == CLASSES
     assert data.num_classes == 3
+
+
+def test_classes_are_known_when_the_folder_is_gone(image_folder: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(image_folder, tmp_path / "stick"))
+    data = CIFAR10DataModule(folder, "folder", batch_size=20)
+    data.prepare_data()
+    data.setup("fit")
+    shutil.rmtree(folder)
+    assert data.state_dict()["classes"] == list(CLASSES)
 
 
 # Fingerprint and checkpoints

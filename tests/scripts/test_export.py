@@ -210,16 +210,48 @@ def test_onnx_is_left_out_where_the_extra_is_missing(
         assert sorted(path.name for path in (folder / "export").iterdir()) == FILES[1:]
 
 
-def test_data_that_moved_is_named_by_a_flag(
-    run_script: Callable[..., Outcome], finished_run: FinishedRun, image_folder: Path, tmp_path: Path
+def test_a_network_outlives_the_place_of_its_data(
+    run_script: Callable[..., Outcome], tiny: tuple[str, ...], image_folder: Path, tmp_path: Path
 ) -> None:
-    folder = copied(finished_run, tmp_path)
-    config = folder / "config.yaml"
-    config.write_text(config.read_text().replace(str(image_folder), str(tmp_path / "gone")))
+    there, moved = tmp_path / "images", tmp_path / "moved"
+    shutil.copytree(image_folder, there)
+    flags = (*tiny, "--data.root", there, "--trainer.max_epochs=1")
+    assert run_script("fit", "--config=overfit", *flags).status == 0
+    there.rename(moved)
+    folder = Path("lightning_logs/overfit/version_0")
+
+    picture = next(moved.rglob("*.png"))
+    answers = run_script("predict", folder, picture)
+    assert answers.status == 0, answers.err
     outcome = run_script("export", folder)
     check_one_message(outcome, 1)
     assert "--data.root FOLDER" in outcome.err
     assert not (folder / "export").exists()
-    outcome = run_script("export", folder, "--formats", "pth", "--data.root", image_folder)
+    outcome = run_script("export", folder, "--formats", "pth", "--data.root", moved)
     assert outcome.status == 0, outcome.err
     assert [path.name for path in (folder / "export").iterdir()] == ["model.pth"]
+    said = run_script("predict", folder / "export/model.pth", picture)
+    assert said.out == answers.out
+
+
+def with_a_branch(self: exported.Portable, images: Tensor) -> Tensor:
+    return self.network(images / 255 if images.sum() > 0 else images * 1.0)  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("kind", ["pt2", "onnx"])
+def test_a_network_that_a_format_cannot_hold_is_told(
+    kind: str,
+    run_script: Callable[..., Outcome],
+    finished_run: FinishedRun,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    folder = copied(finished_run, tmp_path)
+    monkeypatch.setattr(exported.Portable, "forward", with_a_branch)
+    outcome = run_script("export", folder, "--formats", kind)
+    assert outcome.status == 1
+    assert "Traceback" not in outcome.err
+    said = outcome.err.splitlines()[-1]  # torch has logged the network before
+    assert said.startswith(f"error: {folder}/export/model.{kind} was not written: Could not guard on data-dependent")
+    assert "; the others are: --formats pth " in said
+    assert contents(folder) == contents(finished_run.folder)
