@@ -1,6 +1,7 @@
 """Checkpoints that cannot be lost: written beside their place, flushed to the disk, then put there."""
 
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
 from callbacks.logger import RunLogger
+from reporting.files import replace_file
 
 
 class CheckpointError(Exception):
@@ -69,6 +71,18 @@ class BestCheckpoint(Checkpoint):
     def path(self) -> Path:
         """The file, which is there after the first validation."""
         return self._logger.folder / "checkpoints" / "best.ckpt"
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Takes along the best weights of another run that this one goes on from; without them, forgets their score."""
+        if self._score < 0:
+            return
+        if trainer.is_global_zero and not self.path.is_file():
+            before = Path(str(trainer.ckpt_path)).with_name(self.path.name)
+            if before.is_file():
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+                replace_file(self.path, lambda path: shutil.copyfile(before, path))
+        if not trainer.strategy.broadcast(self.path.is_file()):
+            self._score = -1.0
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Saves the weights where they are better than any before."""

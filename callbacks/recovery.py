@@ -132,7 +132,8 @@ class Recovery(Checkpoint):
 
     def _let_go(self) -> None:
         if self._lock is not None:
-            (self._logger.folder / ".lock").unlink(missing_ok=True)
+            if os.name == "posix":  # elsewhere a file that is open stays, and the lock removes it itself
+                (self._logger.folder / ".lock").unlink(missing_ok=True)
             self._lock.release()
             self._lock = None
         for number, handler in self._handlers.items():

@@ -23,7 +23,7 @@ from cli.experiment import ExperimentCLI
 from cli.provenance import masked
 from cli.runs import finished_run
 from reporting.ablation import Trial
-from reporting.runs import Run, RunError, flat, recipe
+from reporting.runs import Run, RunError, flat, recipe, runs_of
 
 FLAGS = {
     "dropout": "--model.dropout",
@@ -41,8 +41,8 @@ class Ablation:
     """A full grid of settings, each trained once, by whoever asks for the next.
 
     Which trial is whose, and what came of it, is in Optuna's storage: workers that share it share the work. A worker
-    that is stopped leaves its trial to the next one, which goes on with the run where that was. Of a trial's run all is
-    kept but the checkpoints.
+    that is stopped leaves its trial to the next one, which goes on with the run where that was. Of a run that a trial
+    makes all is kept but the checkpoints.
 
     Args:
         name: of the study in the storage.
@@ -181,6 +181,7 @@ class Ablation:
         log = self.folder / "logs" / f"{name.replace(', ', ',').replace(' ', '=')}.txt"
         log.parent.mkdir(exist_ok=True)
         flags = [f"{FLAGS[key]}={value}" for key, value in setting.items()]
+        there = [run.folder for run in runs_of(self.folder) if run.finished]
         print(f"begun      {name}", flush=True)
         with log.open("a") as output, self._alive(trial):
             try:
@@ -191,7 +192,7 @@ class Ablation:
                     raise
                 print(f"failed     {name}: {error}; what it said is in {log}", flush=True)
                 raise RunError(str(error)) from error
-        for path in (run.folder / "checkpoints").glob("*.ckpt"):
+        for path in (run.folder / "checkpoints").glob("*.ckpt") if run.folder not in there else ():
             path.unlink(missing_ok=True)  # most of a run's size; what came of it is in the folder, its weights among it
         trial.set_user_attr("result", result)
         print(

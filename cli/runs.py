@@ -37,6 +37,7 @@ def finished_run(arguments: Sequence[str], output: IO[str] | None = None) -> Run
     data = cli.datamodule.description()
     experiment = Path(cli.config.trainer.default_root_dir or ".") / "lightning_logs" / cli.config.experiment
     wanted = recipe(flat(yaml.safe_load(cli.complete_config)), data)
+    del cli  # with its network, which would take up memory while another process trains the same
 
     def started() -> list[Run]:
         runs = [run for run in runs_of(experiment) if run.status != "unknown"]

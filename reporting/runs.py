@@ -110,11 +110,15 @@ class Run:
         """The checkpoint that the run goes on from; none where it has not come to its first.
 
         Raises:
-            RunError: if it is damaged.
+            RunError: if it is damaged, or gone.
         """
         last, previous = (self.folder / "checkpoints" / f"{name}.ckpt" for name in ("last", "previous"))
         if not last.is_file():
-            return readable_checkpoint(previous, whole=True) if previous.is_file() else None
+            if previous.is_file():
+                return readable_checkpoint(previous, whole=True)
+            if self.status == "finished" or (self.status != "unknown" and self.summary.get("epochs", 0) > 1):
+                raise RunError(f"{last} is gone; begin a new run with the same settings: --config {self.config}")
+            return None
         try:
             return readable_checkpoint(last, whole=True)
         except RunError as error:
@@ -129,7 +133,9 @@ class Run:
         """
         path = self.folder / "checkpoints" / f"{name}.ckpt"
         if not path.is_file():
-            raise RunError(f"{path} is missing: the run has not come to its first checkpoint")
+            gone = f"it was removed; train it again: python scripts/fit.py --config {self.config}"
+            why = gone if self.status == "finished" else "the run has not come to its first checkpoint"
+            raise RunError(f"{path} is missing: {why}")
         return path
 
 

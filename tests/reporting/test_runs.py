@@ -43,6 +43,15 @@ def test_run_that_has_only_begun(folder: Path) -> None:
         run.checkpoint()
 
 
+def test_a_checkpoint_that_was_removed_is_told_from_one_that_is_to_come(folder: Path) -> None:
+    (folder / "summary.json").write_text(json.dumps({"status": "running"}))
+    with pytest.raises(RunError, match="has not come to its first"):
+        Run(folder).checkpoint()
+    (folder / "summary.json").write_text(json.dumps({"status": "finished"}))
+    with pytest.raises(RunError, match=r"was removed; train it again: .*config\.yaml"):
+        Run(folder).checkpoint()
+
+
 def test_readable_checkpoint(tmp_path: Path) -> None:
     path = tmp_path / "whole.ckpt"
     weights = {"weight": torch.ones(1000)}

@@ -79,6 +79,17 @@ def test_more_seeds_are_added_to_what_is_there(
     assert "| 40 | 2 |" in (FOLDER / "sizes.md").read_text()
 
 
+def test_a_run_that_was_there_keeps_its_checkpoints(
+    run_script: Callable[..., Outcome], small: tuple[str, ...], fitted: list[list[str]]
+) -> None:
+    assert run_script("fit", "--config=overfit", "--experiment=ablation", "--data.train_size=40", *small).status == 0
+    assert run_script("ablate", "--seeds=2", "--sizes", "40", *small).status == 0
+    assert len(fitted) == 1
+    first, second = (FOLDER / f"version_{number}" for number in (0, 1))
+    assert [*first.rglob("last.ckpt")]
+    assert not [*second.rglob("*.ckpt")]
+
+
 def test_a_run_that_fails_is_told_and_tried_again_later(
     run_script: Callable[..., Outcome], small: tuple[str, ...], fitted: list[list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:

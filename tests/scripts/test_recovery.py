@@ -12,7 +12,7 @@ from filelock import FileLock
 from callbacks import recovery
 from callbacks.checkpoints import AtomicCheckpointIO
 from reporting.runs import Run
-from tests.conftest import Outcome, execute
+from tests.conftest import FinishedRun, Outcome, execute
 
 FIRST = "lightning_logs/overfit/version_0"
 
@@ -63,6 +63,29 @@ def test_ckpt_path_starts_a_new_run_from_a_state(
     assert new.metrics[:2] == Run(finished).metrics
 
 
+@pytest.mark.parametrize("there", [True, False])
+def test_a_run_from_a_state_has_best_weights_of_its_own(
+    there: bool, run_script: Callable[..., Outcome], tiny: tuple[str, ...], finished_run: FinishedRun, tmp_path: Path
+) -> None:
+    before = Path(shutil.copytree(finished_run.folder / "checkpoints", tmp_path / "of another run"))
+    best = before / "best.ckpt"  # not of the last epoch, which is its worst
+    content = best.read_bytes()
+    if not there:
+        best.unlink()
+    state = f"--ckpt_path={before / 'last.ckpt'}"
+    schedule = [f"--model.lr_scheduler{setting}" for setting in ("=torch.optim.lr_scheduler.StepLR", ".step_size=2")]
+    outcome = run_script("fit", "--config=overfit", *tiny, *schedule, "--trainer.max_epochs=4", state)
+    assert outcome.status == 0, outcome.err
+    new = Run(tmp_path / FIRST)
+    if there:
+        assert new.checkpoint("best").read_bytes() == content
+        assert new.summary["best"]["epoch"] < 3
+        assert new.summary["test"]["acc"] == Run(finished_run.folder).summary["test"]["acc"]
+    else:
+        assert torch.load(new.checkpoint("best"), weights_only=True)["epoch"] == 3
+    assert (new.folder / "weights.pth").is_file()
+
+
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
@@ -105,6 +128,20 @@ def test_a_run_without_a_checkpoint_begins_anew_in_its_folder(
     (finished / "summary.json").unlink()
     assert run_script("fit", "--resume", FIRST).status == 0
     assert [{**row, "seconds": 0} for row in Run(finished).metrics] == rows
+
+
+@pytest.mark.parametrize("status", ["finished", "interrupted"])
+def test_a_run_whose_checkpoints_are_gone_is_left_alone(
+    status: str, run_script: Callable[..., Outcome], finished: Path
+) -> None:
+    shutil.rmtree(finished / "checkpoints")
+    summary = finished / "summary.json"
+    summary.write_text(json.dumps({**json.loads(summary.read_text()), "status": status}))
+    before = {path: path.stat().st_mtime_ns for path in finished.rglob("*")}
+    outcome = run_script("fit", "--resume", FIRST, "--trainer.max_epochs=3")
+    assert outcome.status == 1
+    assert f"last.ckpt is gone; begin a new run with the same settings: --config {FIRST}/config.yaml" in outcome.err
+    assert {path: path.stat().st_mtime_ns for path in finished.rglob("*")} == before
 
 
 def test_a_lost_loss_ends_the_run(run_script: Callable[..., Outcome], tiny: tuple[str, ...], tmp_path: Path) -> None:
