@@ -119,6 +119,6 @@ def class_imbalance(labels: Tensor, names: tuple[str, ...]) -> Iterator[Diagnosi
         "some classes have many more training images than others",
         f"{int(counts[most]):,} of {names[most]}, {int(counts[least]):,} of {names[least]}: always saying "
         f"{names[most]} is right for {int(counts[most]) / len(labels):.0%}",
-        "balance the folders, or --data.train_size so that the split has them alike; read the confusion matrix "
-        "(tensorboard --logdir lightning_logs) before the accuracy",
+        "balance the folders; --data.split full draws the images from all of them, --data.split overfit takes the "
+        "first; read the confusion matrix (tensorboard --logdir lightning_logs) before the accuracy",
     )

@@ -211,12 +211,11 @@ def labels_without_meaning(facts: Facts, accuracies: Sequence[tuple[float, float
         step: optimizer steps so far.
     """
     recent = accuracies[-PATIENCE:]
-    if facts.labels_fit or len(recent) < PATIENCE:
+    if facts.labels_fit is not False or len(recent) < PATIENCE:
         return
     guess = 1 / facts.classes
     noise = 3 * math.sqrt(guess * (1 - guess) / facts.val_size)
-    learned = guess + (0.1 if facts.labels_fit is False else (1 - guess) / 2)
-    if not all(train > learned and val <= guess + noise for train, val in recent):
+    if not all(train > guess + 0.1 and val <= guess + noise for train, val in recent):
         return
     train, val = recent[-1]
     if facts.label_noise:
@@ -229,10 +228,10 @@ def labels_without_meaning(facts: Facts, accuracies: Sequence[tuple[float, float
             step=step,
         )
         return
-    line = "" if facts.labels_fit is None else "; a straight line through the pixels does no better"
     yield shuffled_labels(
         f"training accuracy {train:.1%}, and validation accuracy {val:.1%} of {facts.val_size:,} images, where "
-        f"guessing has {guess:.1%}; so in {PATIENCE} epochs one after the other{line}",
+        f"guessing has {guess:.1%}; so in {PATIENCE} epochs one after the other; a straight line through the pixels "
+        "does no better",
         step,
     )
 

@@ -127,7 +127,7 @@ def test_over_fitting_is_seen_once_it_holds_and_says_since_when() -> None:
 
 def test_shuffled_labels_are_told_from_over_fitting() -> None:
     rows = epochs((1.0, 0.6, 2.5, 0.11), (0.5, 0.8, 3.0, 0.10), (0.2, 0.9, 3.5, 0.09))
-    for fit, found in ((False, True), (None, True), (True, False)):
+    for fit, found in ((False, True), (None, False), (True, False)):
         small = facts(train_size=1000, val_size=500, labels_fit=fit)
         assert ("shuffled_labels" in codes(progress.epochs_say(small, rows, (), 24))) is found
     asked_for = facts(train_size=1000, val_size=500, labels_fit=False, label_noise=1.0)
@@ -135,7 +135,7 @@ def test_shuffled_labels_are_told_from_over_fitting() -> None:
     assert said.severity is Severity.NOTE
     assert "100% of the training labels were drawn at random" in said.what
     better = epochs((1.0, 0.6, 2.5, 0.2), (0.5, 0.8, 3.0, 0.22), (0.2, 0.9, 3.5, 0.19))
-    small = facts(train_size=1000, val_size=500, labels_fit=None)
+    small = facts(train_size=1000, val_size=500, labels_fit=False)
     assert "shuffled_labels" not in codes(progress.epochs_say(small, better, (), 24))
 
 
