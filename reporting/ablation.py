@@ -140,8 +140,11 @@ def images_for(accuracy: float, sizes: Sequence[int], accuracies: Sequence[float
         return float("nan")
     if accuracy > curve[-1]:
         return float("inf")
-    rising = np.concatenate([[True], np.diff(curve) > 0])  # of equal accuracies the smallest size
-    return float(np.exp(np.interp(accuracy, curve[rising], np.log(np.array(sizes)[rising]))))
+    reached = int(np.searchsorted(curve, accuracy))  # the smallest size with that accuracy or more
+    if curve[reached] == accuracy:
+        return float(sizes[reached])
+    around = slice(reached - 1, reached + 1)
+    return float(np.exp(np.interp(accuracy, curve[around], np.log(sizes[around]))))
 
 
 def write_factorial(trials: Sequence[Trial], facts: Mapping[str, Any], folder: Path) -> list[Path]:

@@ -94,7 +94,15 @@ def test_a_missing_cell_is_named(factorial: list[Trial]) -> None:
 
 @pytest.mark.parametrize(
     ("accuracy", "images"),
-    [(0.4, 1000), (0.5, 2000), (0.45, 1000 * 2**0.5), (0.6, 8000), (0.39, float("nan")), (0.61, float("inf"))],
+    [
+        (0.4, 1000),
+        (0.5, 2000),
+        (0.45, 1000 * 2**0.5),
+        (0.55, 4000 * 2**0.5),
+        (0.6, 8000),
+        (0.39, float("nan")),
+        (0.61, float("inf")),
+    ],
 )
 def test_images_are_read_off_the_curve(accuracy: float, images: float) -> None:
     found = images_for(accuracy, (1000, 2000, 4000, 8000), (0.4, 0.5, 0.5, 0.6))
