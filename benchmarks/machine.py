@@ -31,10 +31,8 @@ class Rates:
 
 def synchronize(device: torch.device) -> None:
     """Waits until the device has done what it was given."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    elif device.type == "mps":
-        torch.mps.synchronize()
+    if device.type != "cpu":
+        torch.accelerator.synchronize(device)
 
 
 def describe(device: torch.device) -> dict[str, Any]:

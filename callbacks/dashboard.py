@@ -30,6 +30,7 @@ class Dashboard(Callback):
         self._step_interval = step_interval
         self._results: dict[str, float] = {}
         self._rate = 0.0
+        self._step = 0
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Remembers the step's learning rate: at the end of the step, its schedule has stepped already."""
@@ -39,15 +40,18 @@ class Dashboard(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Writes the step's loss and learning rate, and once the images."""
-        if not trainer.is_global_zero:
+        if not trainer.is_global_zero or trainer.global_step == self._step:  # gradients of more batches are to come
             return
-        if trainer.global_step == 1:
+        self._step = trainer.global_step
+        if self._step == 1:
             tag = f"training images of {_data_name(trainer)}, as the network sees them"
             self._logger.writer().add_image(tag, image_grid(batch[0]), 0)
-        interval = self._step_interval or max(1, int(trainer.num_training_batches) // 10)
-        if trainer.global_step % interval == 0:
-            self._logger.writer().add_scalar("steps/loss", outputs["loss"].item(), trainer.global_step)
-            self._logger.writer().add_scalar("steps/learning rate", self._rate, trainer.global_step)
+        batches = trainer.accumulate_grad_batches
+        interval = self._step_interval or max(1, int(trainer.num_training_batches) // batches // 10)
+        if self._step % interval == 0:
+            loss = batches * outputs["loss"].item()  # which Lightning has divided by their number
+            self._logger.writer().add_scalar("steps/loss", loss, self._step)
+            self._logger.writer().add_scalar("steps/learning rate", self._rate, self._step)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Draws the last validation's confusion matrix, and keeps the last epoch's metrics for the settings."""

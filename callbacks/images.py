@@ -78,7 +78,7 @@ class ImageRecord(Callback):
         self._count(trainer)
         if self._last_wrong is None:
             return None
-        last_wrong: Tensor = trainer.strategy.reduce(self._last_wrong, reduce_op="max")
+        last_wrong: Tensor = trainer.strategy.reduce(self._last_wrong.to(trainer.strategy.root_device), reduce_op="max")
         return last_wrong.cpu()
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:

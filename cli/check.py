@@ -1,5 +1,6 @@
 """A look at an experiment before it is trained: some seconds, on one device, and nothing is kept."""
 
+import os
 import shutil
 import sys
 import time
@@ -147,27 +148,32 @@ def _print_time(
     if number < len(images):  # what is left is the images' alone
         fewer = max(1, number // 4)
         seconds += (seconds - _seconds(step, fewer, model.device)) * (len(images) - number) / (number - fewer)
+    seconds *= trainer.accumulate_grad_batches
     epoch = steps * seconds + _seconds(validate, number, model.device) * val_size / number
     whole = timedelta(seconds=round(epoch * total / steps))
     print(
         f"time       {seconds:.3g} s a step, {epoch:.3g} s an epoch with validation, {whole} in all "
         f"(3 steps of {number} of {len(images)} images on {model.device.type.upper()})"
     )
-    print(f"memory     {_memory(model.device)} after steps of {number} of {len(images)} images")
+    if taken := _memory(model.device):
+        print(f"memory     {taken} after steps of {number} of {len(images)} images")
 
 
 def _seconds(work: Callable[[int], None], number: int, device: torch.device) -> float:
     started = time.perf_counter()
     work(number)
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+    if device.type != "cpu":
+        torch.accelerator.synchronize(device)
     return time.perf_counter() - started
 
 
-def _memory(device: torch.device) -> str:
+def _memory(device: torch.device) -> str | None:
+    """What was taken so far; none where the system does not tell."""
     if device.type == "cuda":
         taken, there = torch.cuda.max_memory_reserved(device), torch.cuda.mem_get_info(device)[1]
         return f"{taken / 1e9:.1f} of the GPU's {there / 1e9:.1f} GB"
+    if os.name != "posix":
+        return None
     import resource  # not at the top: Windows has none
 
     taken = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
