@@ -12,7 +12,7 @@ from torch import Tensor, nn
 import doctor.data as data_rules
 from callbacks.logger import RunLogger
 from callbacks.recovery import DivergedError
-from doctor import Diagnosis, Severity, gradients, initialization, progress
+from doctor import Diagnosis, Severity, activations, gradients, progress
 from doctor.layers import Look, is_weighted, look
 from doctor.schedule import schedule_cut_short
 
@@ -98,7 +98,7 @@ class Doctor(Callback):
         if trainer.global_step == 0 and self._looked < 0:
             self._looked = 0
             if self._images is not None:
-                self._report(initialization.diagnose(self._look(trainer, pl_module)), trainer)
+                self._report(activations.diagnose(self._look(trainer, pl_module)), trainer)
             self._heed(trainer)
 
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
@@ -174,7 +174,7 @@ class Doctor(Callback):
         yield from gradients.diagnose(self._gradients, self._gradients_before, step)
         self._gradients_before = self._gradients
         if self._images is not None:
-            yield from initialization.dead_relus(self._look(trainer, pl_module), step)
+            yield from activations.dead_relus(self._look(trainer, pl_module), step)
         changes = gradients.relative_changes(self._weights, gradients.sample(_network(pl_module)))
         self._change = median(changes)
         yield from self._not_learning(step)
@@ -192,11 +192,11 @@ class Doctor(Callback):
         lost = [name for name, parameter in _network(pl_module).named_parameters() if not parameter.isfinite().all()]
         if lost:
             names = tuple(dict.fromkeys(name.rpartition(".")[0] for name in lost))
-            found = initialization.weights_not_finite(names, step, where)
+            found = activations.weights_not_finite(names, step, where)
         elif self._images is not None and (layer := self._look(trainer, pl_module).first_not_finite) is not None:
-            found = initialization.not_finite(layer, step, where)
+            found = activations.not_finite(layer, step, where)
         else:
-            found = initialization.weights_not_finite((), step, where)
+            found = activations.weights_not_finite((), step, where)
         self._report([found], trainer)
         if "activations_explode" not in self._found and found.layers[:1] != ("input",):
             self._report([progress.too_high(f"the loss is no finite number at {where}", step)], trainer)

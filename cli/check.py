@@ -21,7 +21,7 @@ from callbacks.doctor import IMAGES, HopelessError, examine
 from callbacks.recovery import room
 from cli.experiment import ExperimentCLI
 from datamodules import CIFAR10DataModule
-from doctor import Diagnosis, Severity, initialization
+from doctor import Diagnosis, Severity, activations
 from doctor.layers import Look, look
 from doctor.schedule import length, schedule_cut_short
 from lightning_modules import ImageClassifier
@@ -54,7 +54,7 @@ def check(cli: ExperimentCLI) -> None:
         trainer.precision_plugin.forward_context(),
     )
     facts, found = examine(data, model)
-    found += initialization.diagnose(seen)
+    found += activations.diagnose(seen)
     _print_layers(seen)
     loss = float(F.cross_entropy(seen.logits, labels[: len(seen.logits)]))
     print(f"first loss {loss:.3f} on {len(seen.logits)} images; guessing has {facts.chance:.3f}")

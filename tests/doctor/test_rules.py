@@ -9,7 +9,7 @@ from torch import nn
 from torch.optim import SGD, Optimizer
 from torch.optim import lr_scheduler as schedules
 
-from doctor import Diagnosis, Severity, data, gradients, initialization, progress
+from doctor import Diagnosis, Severity, activations, data, gradients, progress
 from doctor.layers import look
 from doctor.progress import Epoch, Facts
 from doctor.schedule import length, schedule_cut_short
@@ -175,24 +175,24 @@ def images() -> torch.Tensor:
 
 def test_logits_that_sum_to_one_by_chance_are_no_softmax() -> None:
     logits = network(nn.Linear(192, 10))
-    assert codes(initialization.diagnose(look(logits, images()))) == []
-    assert codes(initialization.diagnose(look(logits.append(nn.Softmax(dim=1)), images()))) == [
+    assert codes(activations.diagnose(look(logits, images()))) == []
+    assert codes(activations.diagnose(look(logits.append(nn.Softmax(dim=1)), images()))) == [
         "softmax_before_cross_entropy"
     ]
-    assert codes(initialization.diagnose(look(logits[:-1].append(nn.LogSoftmax(dim=1)), images()))) == []
+    assert codes(activations.diagnose(look(logits[:-1].append(nn.LogSoftmax(dim=1)), images()))) == []
 
 
 def test_a_small_last_layer_is_no_fault() -> None:
     last = nn.Linear(64, 10, bias=False)
     nn.init.normal_(last.weight, std=1e-5)
     layers = network(nn.Linear(192, 64), nn.ReLU(), last)
-    assert codes(initialization.diagnose(look(layers, images()))) == []
+    assert codes(activations.diagnose(look(layers, images()))) == []
 
 
 def test_images_that_are_no_numbers() -> None:
     broken = images()
     broken[0, 0, 0, 0] = float("nan")
-    (found,) = initialization.diagnose(look(network(nn.Linear(192, 10)), broken))
+    (found,) = activations.diagnose(look(network(nn.Linear(192, 10)), broken))
     assert (found.code, found.layers) == ("not_finite", ("input",))
 
 

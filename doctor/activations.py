@@ -1,4 +1,4 @@
-"""What a network's layers say before the first step."""
+"""What leaves a network's layers: softmax, exploding, vanishing, dead ReLUs, no numbers."""
 
 from collections.abc import Iterator
 
