@@ -261,7 +261,8 @@ def _storage(place: str) -> optuna.storages.BaseStorage:
     try:
         if "://" in place:
             return RDBStorage(place)
-        return JournalStorage(JournalFileBackend(place, JournalFileOpenLock(place) if os.name == "nt" else None))
+        # Optuna's other lock, a symbolic link, is never taken from a dead worker where the path is a relative one.
+        return JournalStorage(JournalFileBackend(place, JournalFileOpenLock(place)))
     except Exception as error:  # of any driver
         remedy = "give a URL that SQLAlchemy takes" if "://" in place else "move it away: finished runs are found again"
         raise RunError(f"--storage {masked(place)} cannot be used ({type(error).__name__}); {remedy}") from error

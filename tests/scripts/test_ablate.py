@@ -3,11 +3,13 @@ import os
 import signal
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import optuna
 import pytest
+from optuna.storages.journal import JournalFileOpenLock
 
 from cli import ablation, runs
 from cli.ablation import Ablation
@@ -136,6 +138,17 @@ def test_what_a_trial_cannot_have_is_told(
     )
     assert blind.status == 1
     assert "had no validation, which an ablation needs" in blind.out
+
+
+def test_a_worker_that_was_killed_while_it_wrote_holds_nobody_up(
+    run_script: Callable[..., Outcome], small: tuple[str, ...], fitted: list[list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ablation, "JournalFileOpenLock", partial(JournalFileOpenLock, grace_period=3))
+    FOLDER.mkdir(parents=True)
+    (FOLDER / "optuna.journal.lock").touch()
+    outcome = run_script("ablate", "--seeds=1", "--sizes", "40", *small)
+    assert outcome.status == 0, outcome.err
+    assert len(fitted) == 1
 
 
 @pytest.mark.parametrize(
