@@ -224,21 +224,22 @@ def _epochs(trials: Sequence[Trial]) -> str:
     return f"{numbers[0]} epoch{'s' * (numbers[0] > 1)}"
 
 
-def _spread(values: Sequence[float]) -> str:
+def _spread(values: Sequence[float], unit: str = " %") -> str:
     spread = f" ± {100 * np.std(values, ddof=1):.1f}" if len(values) > 1 else ""
-    return f"{100 * np.mean(values):.1f}{spread} %"
+    return f"{100 * np.mean(values):.1f}{spread}{unit}"
 
 
 def _factorial_lines(
     trials: Sequence[Trial], found: Mapping[str, Sequence[Effect]], facts: Mapping[str, Any]
 ) -> Iterator[str]:
     yield f"## What each remedy does at {facts['train_size']:,} training images in {_epochs(trials)}\n"
-    yield "| remedies | n | training accuracy | validation accuracy | gap | test accuracy |"
+    yield "| remedies | n | training accuracy | validation accuracy | gap, points | test accuracy |"
     yield "| --- | --- | --- | --- | --- | --- |"
     for setting in cells():
         mine = [trial for trial in trials if trial.has(setting)]
         numbers = (
-            _spread([getattr(trial, key) for trial in mine]) for key in ("train_acc", "val_acc", "gap", "test_acc")
+            _spread([getattr(trial, key) for trial in mine], "" if key == "gap" else " %")
+            for key in ("train_acc", "val_acc", "gap", "test_acc")
         )
         yield f"| {called(remedies_of(setting))} | {len(mine)} | {' | '.join(numbers)} |"
     several = all(effect.estimate.known for effect in found["test_acc"])
@@ -301,12 +302,12 @@ def _size_lines(
     facts: Mapping[str, Any],
 ) -> Iterator[str]:
     yield "## How much data would have done the same\n"
-    yield "| training images, no remedy | n | test accuracy | gap |"
+    yield "| training images, no remedy | n | test accuracy | gap, points |"
     yield "| --- | --- | --- | --- |"
     for size in sizes:
         mine = [trial for trial in trials if trial.has({"size": size})]
         accuracies, gaps = ([getattr(trial, key) for trial in mine] for key in ("test_acc", "gap"))
-        yield f"| {size:,} | {len(mine)} | {_spread(accuracies)} | {_spread(gaps)} |"
+        yield f"| {size:,} | {len(mine)} | {_spread(accuracies)} | {_spread(gaps, '')} |"
     yield ""
     accuracies = [point.value for point in curve]
     for setting, accuracy in worth:

@@ -120,7 +120,8 @@ def test_the_factorial_is_written(factorial: list[Trial], tmp_path: Path) -> Non
     mean = 100 * np.mean(
         [t.test_acc for t in factorial if t.has({"augment": "flip_crop", "dropout": 0, "weight_decay": 0})]
     )
-    assert "| augmentation | 3 | " in said
+    (row,) = (line for line in said.splitlines() if line.startswith("| augmentation | 3 | "))
+    assert ["%" in cell for cell in row.split("|")[3:-1]] == [True, True, False, True], "a gap is in points"
     assert f" {mean:.1f} ± " in said
     assert "- Augmentation moves test accuracy by +4." in said
     assert said.count(": more than seeds do.") == 2
@@ -137,7 +138,7 @@ def test_the_curve_is_written_with_what_remedies_are_worth(factorial: list[Trial
     curve = [trial({"size": size, "seed": 0}, accuracy) for size, accuracy in sizes.items()]
     text, picture, _ = write_sizes(curve, factorial, FACTS, tmp_path)
     said = text.read_text()
-    assert "| 2,000 | 1 | 45.0 % | 50.0 % |" in said
+    assert "| 2,000 | 1 | 45.0 % | 50.0 |" in said
     accuracy = np.mean([t.test_acc for t in factorial if remedies_of(t.setting) == ("augment",)])
     more = images_for(float(accuracy), list(sizes), list(sizes.values())) - 1000
     assert f"- Augmentation at 1,000 images: worth as much as {more:+,.0f} images (+" in said
