@@ -60,7 +60,14 @@ def measure(arguments: list[str], rounds: int) -> dict[str, Spread]:
     ways: dict[str, Callable[[], Iterable[Any]]] = {"whole batches": whole_batches}
     loaders: dict[str, DataLoader[Any]] = {
         "PIL, in process": DataLoader(pil, data.batch_size, shuffle=True),
-        "PIL, 2 workers": DataLoader(pil, data.batch_size, shuffle=True, num_workers=2, persistent_workers=True),
+        "PIL, 2 workers": DataLoader(
+            pil,
+            data.batch_size,
+            shuffle=True,
+            num_workers=2,
+            persistent_workers=True,
+            multiprocessing_context="forkserver",  # a fork of this process, which has threads, may hang
+        ),
         "transforms.v2, in process": DataLoader(
             TensorImages(images.permute(0, 3, 1, 2), labels), data.batch_size, shuffle=True
         ),
