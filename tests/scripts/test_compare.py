@@ -98,23 +98,34 @@ def test_a_run_on_other_data_is_another_run(
 
 
 def test_a_run_that_another_process_trains_is_waited_for(
-    run_script: Callable[..., Outcome], tiny: tuple[str, ...], fitted: list[list[str]], tmp_path: Path
+    run_script: Callable[..., Outcome],
+    tiny: tuple[str, ...],
+    fitted: list[list[str]],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
 ) -> None:
     assert run_script("fit", "--config=overfit", *tiny).status == 0
     path = tmp_path / LOGS / "overfit/version_0/summary.json"
     complete = path.read_text()
     path.write_text(json.dumps({**json.loads(complete), "status": "running"}))
-    held = threading.Event()
+    held, asked = threading.Event(), threading.Event()
 
     def train() -> None:
         with FileLock(path.with_name(".lock")):
             held.set()
-            time.sleep(2)
+            asked.wait(60)
+            time.sleep(0.2)
             path.write_text(complete)
 
+    def wait_for(folder: Path) -> None:
+        asked.set()
+        wait(folder)
+
+    wait = runs._wait_for
+    monkeypatch.setattr(runs, "_wait_for", wait_for)
     other = threading.Thread(target=train)
     other.start()
-    held.wait()
+    assert held.wait(60)
     outcome = run_script("compare", "overfit", *tiny)
     other.join()
     assert outcome.status == 0, outcome.err
