@@ -23,6 +23,13 @@ CLASSES = ("airplane", "bird", "cat")
 TRAIN, TEST = 60, 15  # images of a class
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Lets the long tests take what they take."""
+    for item in items:
+        if item.get_closest_marker("long"):
+            item.add_marker(pytest.mark.timeout(0))
+
+
 class Outcome(NamedTuple):
     """What a script left: its exit status, and what it printed."""
 
