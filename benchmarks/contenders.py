@@ -98,8 +98,13 @@ def _prepared(arguments: list[str]) -> tuple[ExperimentCLI, torch.device, torch.
     cli.datamodule.setup("fit")
     device = cli.trainer.strategy.root_device
     cli.model.to(device)
+    return cli, device, optimizer_of(cli)
+
+
+def optimizer_of(cli: ExperimentCLI) -> torch.optim.Optimizer:
+    """An experiment's optimizer, without its schedule."""
     made: Any = cli.model.configure_optimizers()
-    return cli, device, made["optimizer"] if isinstance(made, dict) else made
+    return made["optimizer"] if isinstance(made, dict) else made  # type: ignore[no-any-return]
 
 
 def pil_transform(augment: str, image_size: int) -> Callable[[Any], torch.Tensor]:

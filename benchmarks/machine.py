@@ -1,4 +1,4 @@
-"""What a machine can do at most, and how long a training step must take on it at least."""
+"""What a machine can do at most, and about how long a training step must take on it at least."""
 
 import platform
 import time
@@ -76,7 +76,7 @@ def _fastest(work: Callable[[], object], device: torch.device) -> float:
 def step_floor(
     network: nn.Module, optimizer: torch.optim.Optimizer, image_size: int, batch_size: float, rates: Rates
 ) -> float:
-    """The seconds that a training step cannot fall below: its arithmetic, then the optimizer's memory traffic.
+    """An estimate of a training step's least seconds: its arithmetic, then the optimizer's memory traffic.
 
     The arithmetic is that of convolutions and matrix products, forward and backward, at the rate of the fastest
     product; the traffic is each weight, gradient and state read once, and each weight and state written once.

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.contenders import Contender, Process, fit, hand_written, plain_loop
+from benchmarks.contenders import Contender, Process, fit, hand_written, optimizer_of, plain_loop
 from benchmarks.machine import Rates, rates, step_floor
 from benchmarks.measuring import Spread, alternate
 from cli import ExperimentCLI
@@ -88,9 +88,7 @@ def _experiment(
     data.setup("fit")
     train_size = len(data.train_indices)
     step_images = train_size / -(-train_size // data.batch_size)  # on average: an epoch's last step has fewer
-    made: Any = cli.model.configure_optimizers()
-    optimizer = made["optimizer"] if isinstance(made, dict) else made
-    floor = step_floor(cli.model.network, optimizer, data.image_size, step_images, rates)
+    floor = step_floor(cli.model.network, optimizer_of(cli), data.image_size, step_images, rates)
     with ExitStack() as stack:
         processes: dict[str, Process] = {}
         for contender in contenders:

@@ -33,8 +33,8 @@ FLAGS = {
     "seed": "--seed_everything",
 }
 BEAT = 60  # seconds between two signs of life of a worker
-USAGE = 2  # exit status of settings that fit.py does not take
 GONE = 300  # seconds without one after which its trial is another's
+USAGE = 2  # exit status of settings that fit.py does not take
 
 
 class Ablation:

@@ -56,7 +56,7 @@ def uniforms(seed: int, epoch: int, indices: Tensor, first: int, number: int) ->
     """Random numbers in [0, 1), float64 [number, N] (float32 where the device has no float64), some for each image.
 
     Args:
-        seed: any integer of up to 31 bits.
+        seed: any integer of up to 64 bits.
         epoch: counted from 0.
         indices: int64 [N], each image's index.
         first: what the first number is for; see :class:`Draw`.

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from doctor.diagnosis import Diagnosis, Severity
 
-LEAK = 0.01  # share of the validation images; real CIFAR-10 has some that are the data's own: docs/doctor.md
+LEAK = 0.01  # share of the validation images
 IMBALANCE = 3  # images of the largest class to those of the smallest
 FEW = 200  # images, below which a share tells nothing
 PROBED = 5000  # images that the linear probe learns from, at most

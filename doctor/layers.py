@@ -123,7 +123,7 @@ def look(network: nn.Module, images: Tensor, context: AbstractContextManager[Any
 def _numbers(module: nn.Module, output: Tensor) -> Tensor:
     """Size, spread, whether finite, and share of dead channels: float32 [4]."""
     values = output.detach().float()
-    if values.dim() == 2 or isinstance(module, RECTIFIERS):
+    if isinstance(module, RECTIFIERS):
         alive = values.amax(dim=[0, *range(2, values.dim())]) > 0
         dead = 1 - alive.float().mean()
     else:

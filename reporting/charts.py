@@ -22,12 +22,17 @@ def colour(place: int) -> str:
     return RUNS[place % len(RUNS)]
 
 
+def marker(place: int) -> str:
+    """The marker of a run among others, by its place: none while there are colours."""
+    return MARKERS[place // len(RUNS) % len(MARKERS)]
+
+
 def style(place: int) -> dict[str, Any]:
     """How a run's line is drawn among others."""
     return {
         "color": colour(place),
         "linewidth": 1.8,
-        "marker": MARKERS[place // len(RUNS) % len(MARKERS)],
+        "marker": marker(place),
         "markersize": 4,
         "gid": f"run-{place}",
     }

@@ -18,7 +18,7 @@ from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 from PIL import Image
 
-from reporting.charts import MARKERS, RUNS, colour, draw_estimates, draw_gap, draw_learned, draw_metric, style
+from reporting.charts import colour, draw_estimates, draw_gap, draw_learned, draw_metric, marker, style
 from reporting.comparison import Compared, Comparison
 from reporting.files import replace_file
 
@@ -126,9 +126,8 @@ def _row(run: Compared, place: int) -> dict[str, Any]:
         "name": run.name,
         "place": place,
         "colour": colour(place),
-        "folder": run.run.folder.as_posix(),
         "data": summary["data"],
-        "symbol": MARKERS[place // len(RUNS) % len(MARKERS)],
+        "symbol": marker(place),
         "train_acc": last["train_acc"] if last else None,
         "val_acc": last["val_acc"] if last else None,
         "gap": last["train_acc"] - last["val_acc"] if last else None,

@@ -190,9 +190,10 @@ def readable_checkpoint(path: Path, *, whole: bool = False) -> Path:
     except FileNotFoundError:
         raise RunError(f"{path}: no such file") from None
     except (RuntimeError, OSError, ValueError, EOFError, pickle.UnpicklingError) as error:
+        others = "last.ckpt or previous.ckpt" if whole else "last.ckpt or best.ckpt"
         raise RunError(
             f"{path} is no checkpoint, or a damaged one, or one that would run code when loaded; "
-            "take another, as last.ckpt or best.ckpt of a run's checkpoints/"
+            f"take another, as {others} of a run's checkpoints/"
         ) from error
     if not (isinstance(content, dict) and content.keys() >= {"state_dict", "pytorch-lightning_version"}):
         raise RunError(f"{path} is no checkpoint of a run; give one such as best.ckpt or last.ckpt in its checkpoints/")
