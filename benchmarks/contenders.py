@@ -224,7 +224,7 @@ class Process:
         try:
             self._connection.send(steps)
             images, seconds, self.peak_memory = self._connection.recv()
-        except (BrokenPipeError, EOFError):
+        except (ConnectionError, EOFError):
             raise ChildProcessError("a contender of the benchmark has died; see above what it said") from None
         return float(images / seconds)
 

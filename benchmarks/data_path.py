@@ -66,7 +66,7 @@ def measure(arguments: list[str], rounds: int) -> dict[str, Spread]:
             shuffle=True,
             num_workers=2,
             persistent_workers=True,
-            multiprocessing_context="forkserver",  # a fork of this process, which has threads, may hang
+            multiprocessing_context="spawn",  # a fork of this process, which has threads, may hang
         ),
         "transforms.v2, in process": DataLoader(
             TensorImages(images.permute(0, 3, 1, 2), labels), data.batch_size, shuffle=True

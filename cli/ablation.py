@@ -231,7 +231,7 @@ class Ablation:
             yield
         finally:
             ended.set()
-            thread.join()
+            thread.join(BEAT)  # not for ever where the network to a database is gone
 
 
 def refuse_varied(flags: Sequence[str]) -> None:
@@ -260,7 +260,8 @@ def _storage(place: str) -> optuna.storages.BaseStorage:
     """
     try:
         if "://" in place:
-            return RDBStorage(place)
+            patient = {"connect_args": {"timeout": 60}} if place.startswith("sqlite") else None  # others write, too
+            return RDBStorage(place, engine_kwargs=patient)
         # Optuna's other lock, a symbolic link, is never taken from a dead worker where the path is a relative one.
         return JournalStorage(JournalFileBackend(place, JournalFileOpenLock(place)))
     except Exception as error:  # of any driver

@@ -13,24 +13,28 @@ Place = Literal["step", "validation", "saving"]
 
 
 class KillOnce(Callback):
-    """Kills its own process, as ``kill -9`` would, at a place after so many steps; where the mark is, it does nothing.
+    """Kills its own process, as ``kill`` would, at a place after so many steps; where the mark is, it does nothing.
 
     Args:
         place: after a training step, in the middle of a validation, or with half of a checkpoint written.
         step: the optimizer step after which that is.
         mark: a file that says that it has happened.
         rank: the process that is killed, of several; none kills all.
+        number: of the signal; SIGKILL if none is given.
     """
 
-    def __init__(self, place: Place, step: int, mark: str, rank: int | None = None) -> None:
+    def __init__(
+        self, place: Place, step: int, mark: str, rank: int | None = None, number: int = signal.SIGKILL
+    ) -> None:
         self.place = place
         self.step = step
         self.mark = Path(mark)
         self.rank = rank
+        self.number = number
 
     def _kill(self) -> None:
         self.mark.touch()
-        os.kill(os.getpid(), signal.SIGKILL)
+        os.kill(os.getpid(), self.number)
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Has half of a checkpoint written, where that is the place."""
@@ -59,11 +63,21 @@ class KillOnce(Callback):
 
 
 class SlowStep(Callback):
-    """Makes the first step last a minute, and leaves a file that says that it has begun."""
+    """Makes one step last a minute, once, and leaves a file that says that it has begun.
+
+    Args:
+        step: the optimizer steps before.
+    """
+
+    def __init__(self, step: int = 0) -> None:
+        self.step = step
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         """Begins the step."""
-        Path("in a step").touch()
+        mark = Path("in a step")
+        if trainer.global_step != self.step or mark.exists():
+            return
+        mark.touch()
         end = time.monotonic() + 60
         while time.monotonic() < end:
             time.sleep(0.01)

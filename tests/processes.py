@@ -1,8 +1,11 @@
 """The real scripts in processes of their own that a test can kill, without seconds of imports for each."""
 
+import atexit
+import contextlib
 import multiprocessing
 import os
 import runpy
+import signal
 import sys
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -17,6 +20,7 @@ def _run(name: str, arguments: list[str], folder: Path) -> None:
 
     os.setsid()  # so that a test can kill what the script starts as well
     os.chdir(folder)
+    os.environ["PYTHONPATH"] = str(ROOT)  # so that what it starts finds tests.faults
     with (folder / "output.txt").open("a") as output:
         os.dup2(output.fileno(), 1)
         os.dup2(output.fileno(), 2)
@@ -29,4 +33,11 @@ def start(name: str, arguments: list[str], folder: Path) -> BaseProcess:
     """Starts a script in ``folder``, where what it prints is added to ``output.txt``."""
     process = _context.Process(target=_run, args=(name, arguments, folder), daemon=False)
     process.start()
+    atexit.register(_kill, process)  # whose end a failed test no longer waits for, and Python would
     return process
+
+
+def _kill(process: BaseProcess) -> None:
+    if process.pid is not None and process.is_alive():
+        with contextlib.suppress(ProcessLookupError):  # it has no session of its own yet
+            os.killpg(process.pid, signal.SIGKILL)

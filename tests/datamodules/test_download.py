@@ -171,8 +171,8 @@ def test_another_mirror_goes_on_where_one_broke_off_or_stalled(
     first = serve(Mirror(sends=[HALF], stalls=stalls))
     second = serve(Mirror(only_ranges=True))
     begin = time.monotonic()
-    download([first.url, second.url], target, MD5, patience=1)
-    assert time.monotonic() - begin < 5
+    download([first.url, second.url], target, MD5, patience=3)
+    assert time.monotonic() - begin < 20
     assert target.read_bytes() == BODY
     assert first.asked == [None]
     assert second.asked == [None, f"bytes={HALF}-"]
@@ -267,7 +267,7 @@ def test_mirrors_that_refuse_are_given_up_at_once(refusing: str, target: Path) -
     begin = time.monotonic()
     with pytest.raises(UnreachableError, match="refused"):
         download([refusing, refusing.replace("file", "other")], target, MD5)
-    assert time.monotonic() - begin < 3
+    assert time.monotonic() - begin < 10
 
 
 def test_mirrors_without_the_file(serve: Callable[[Mirror], Mirror], target: Path) -> None:
@@ -291,19 +291,19 @@ def test_waits_for_silent_vanishing_and_dripping_mirrors_do_not_add_up(
     dripping = serve(Dripping()).url
     begin = time.monotonic()
     with pytest.raises(UnreachableError) as raised:
-        download([silent, vanishing, dripping, refusing, silent], target, MD5, patience=1)
-    assert 1 <= time.monotonic() - begin < 2
+        download([silent, vanishing, dripping, refusing, silent], target, MD5, patience=3)
+    assert 3 <= time.monotonic() - begin < 6
     for url in silent, vanishing, dripping:
-        assert re.search(f"{url}: .*(no answer within 1 s|timed out)", str(raised.value))
+        assert re.search(f"{url}: .*(no answer within 3 s|timed out)", str(raised.value))
 
 
 def test_good_mirror_does_not_wait_for_others(
     serve: Callable[[Mirror], Mirror], silent: str, vanishing: str, target: Path
 ) -> None:
     begin = time.monotonic()
-    download([silent, vanishing, serve(Mirror()).url], target, MD5, patience=10)
+    download([silent, vanishing, serve(Mirror()).url], target, MD5, patience=30)
     assert target.read_bytes() == BODY
-    assert time.monotonic() - begin < 5
+    assert time.monotonic() - begin < 15
 
 
 def test_second_process_waits_for_the_first(serve: Callable[[Mirror], Mirror], target: Path, tmp_path: Path) -> None:

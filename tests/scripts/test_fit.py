@@ -24,7 +24,7 @@ from tests.conftest import ROOT, FinishedRun, Outcome, events_of, scalars_of
 EXPERIMENTS = ("overfit", "random_labels", "regularized", "vgg11", "vgg16", "vgg16_32", "vgg16_bn_32", "vgg16_notebook")
 OPTIMIZER, SCHEDULER = "model.init_args.optimizer", "model.init_args.lr_scheduler"
 RUN = Path("lightning_logs/overfit/version_0")
-TIMEOUT = 120  # seconds for a training of two processes
+TIMEOUT = 240  # seconds for a training of two processes
 TOLERANCE = 1e-3  # of what two processes come to; measured: 9e-5
 
 

@@ -57,7 +57,7 @@ def through(tiny: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory) -> 
 
 def finish(process: BaseProcess, folder: Path, status: int = 0) -> str:
     """Waits for a script's end; returns all that was printed in that folder."""
-    process.join(120)
+    process.join(240)
     if process.is_alive():
         process.kill()
     output = (folder / "output.txt").read_text()
@@ -192,14 +192,10 @@ def test_killed_where_epochs_are_unusual(more: list[str], recipe: list[str], tmp
 def test_a_signal_saves_and_says_how_to_go_on(
     number: signal.Signals, status: int, recipe: list[str], through: Any, tmp_path: Path
 ) -> None:
-    process = start("fit", [*recipe, "--trainer.precision=32-true", "--checkpoint_steps=null"], tmp_path)
+    signalled = killer("step", STEPS + 3, tmp_path / "mark", f"number={int(number)}")
+    flags = [*recipe, *signalled, "--trainer.precision=32-true", "--checkpoint_steps=null"]
+    output = finish(start("fit", flags, tmp_path), tmp_path, status)
     run = tmp_path / FIRST
-    while len(rows_of(run) if (run / "metrics.csv").exists() else []) < 1:
-        assert process.is_alive(), (tmp_path / "output.txt").read_text()
-        time.sleep(0.01)
-    assert process.pid is not None
-    os.kill(process.pid, number)
-    output = finish(process, tmp_path, status)
     assert f"--resume {FIRST}" in output
     assert "Traceback" not in output
     assert Run(run).status == "interrupted"
@@ -217,7 +213,7 @@ def in_two_processes(folder: Path, *arguments: str) -> subprocess.CompletedProce
     command = [sys.executable, str(ROOT / "scripts" / "fit.py"), *arguments]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     return subprocess.run(
-        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=120, check=False
+        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=240, check=False
     )
 
 
@@ -248,7 +244,10 @@ def test_a_second_ctrl_c_stops_at_once(recipe: list[str], tmp_path: Path) -> Non
     os.kill(process.pid, signal.SIGINT)
     process.join(0.5)
     assert process.is_alive(), "the first one waits for the step's end"
-    os.kill(process.pid, signal.SIGINT)
+    deadline = time.monotonic() + 30
+    while process.is_alive() and time.monotonic() < deadline:  # two that come at once are one
+        os.kill(process.pid, signal.SIGINT)
+        process.join(0.5)
     finish(process, tmp_path, -signal.SIGINT)  # which a shell reports as 130
 
 
@@ -270,7 +269,7 @@ def test_two_nodes_on_loopback_train_as_one_process(recipe: list[str], tmp_path:
             settings: dict[str, Any] = {"cwd": tmp_path, "env": environment, "stdout": output, "stderr": output}
             nodes.append(subprocess.Popen([*command, *script], **settings))
     try:
-        statuses = [node.wait(timeout=120) for node in nodes]
+        statuses = [node.wait(timeout=240) for node in nodes]
     finally:
         for node in nodes:
             node.kill()
