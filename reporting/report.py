@@ -60,7 +60,7 @@ def overview(comparison: Comparison) -> Figure:
         Line2D([], [], color="grey", linestyle="--", label="training"),
     ]
     figure.legend(
-        handles=handles, loc="outside upper center", ncols=min(4 if len(runs) < 5 else 2, len(handles)), frameon=False
+        handles=handles, loc="outside upper center", ncols=min(5 if len(runs) < 5 else 2, len(handles)), frameon=False
     )
     return figure
 
