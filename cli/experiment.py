@@ -81,7 +81,7 @@ class ExperimentCLI(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """The experiment's name; what the model takes from the data."""
-        name = restricted_string_type("ExperimentName", r"\w[\w .-]*")
+        name = restricted_string_type("ExperimentName", r"\w[\w .-]*\Z")
         parser.add_argument("--experiment", type=name, default="unnamed", help="folder of the run in lightning_logs/")
         parser.add_argument("--resume", type=str | None, help="folder of a run to go on with, by its own configuration")
         parser.add_argument("--ckpt_path", type=str | None, help="checkpoint whose state training starts from")

@@ -35,6 +35,8 @@ def read_image(path: Path) -> NDArray[np.uint8]:
             image = image.convert("RGB")
     except FileNotFoundError:
         raise DataError(f"{path}: no such file") from None
+    except IsADirectoryError:
+        raise DataError(f"{path} is a folder; name the images in it") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise DataError(f"{path}: refused: {error}") from error
     except Exception as error:  # Pillow's readers raise almost anything for a damaged file

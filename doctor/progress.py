@@ -171,7 +171,8 @@ def cannot_fit(facts: Facts, epochs: Sequence[Epoch], step: int) -> Iterator[Dia
     """A thousand images that are not learned by heart, and a loss that has stopped falling."""
     if facts.train_size > SMALL or len(epochs) < LONG:
         return
-    last, before = (fmean(epoch.train_loss for epoch in part) for part in (epochs[-5:], epochs[-10:-5]))
+    half = LONG // 2
+    last, before = (fmean(epoch.train_loss for epoch in part) for part in (epochs[-half:], epochs[-LONG:-half]))
     best = max(epoch.train_acc for epoch in epochs)
     if best >= 0.9 or last < 0.98 * before:
         return
@@ -181,7 +182,7 @@ def cannot_fit(facts: Facts, epochs: Sequence[Epoch], step: int) -> Iterator[Dia
         Severity.FATAL,
         "the network cannot even learn a few images by heart",
         f"training accuracy {best:.1%} at best on {facts.train_size:,} images after {len(epochs)} epochs; mean loss of "
-        f"the last 5 epochs {last:.3f}, of the 5 before {before:.3f}{remedies}",
+        f"the last {half} epochs {last:.3f}, of the {half} before {before:.3f}{remedies}",
         "--model.dropout 0 --data.augment none --model.optimizer.weight_decay 0; then more --model.hidden_features, or "
         "another --model.optimizer.lr",
         epoch=len(epochs) - 1,

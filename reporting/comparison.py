@@ -69,8 +69,9 @@ class Compared:
 
     @property
     def epochs(self) -> list[Any]:
-        """The rows of ``metrics.csv`` that have a validation."""
-        return [row for row in self.run.metrics if row.get("val_loss") is not None]
+        """The rows of ``metrics.csv`` that have a validation, and are whole."""
+        names = ("train_loss", "train_acc", "val_loss", "val_acc")
+        return [row for row in self.run.metrics if all(row.get(name) is not None for name in names)]
 
     @property
     def over_fits_from(self) -> Any:
@@ -140,7 +141,7 @@ class Comparison:
 
     def __init__(self, runs: Sequence[Run]) -> None:
         for run in runs:
-            if not run.finished:
+            if run.summary and not run.finished:
                 raise RunError(
                     f"{run.folder} has not finished{_why(run)}; go on with: python scripts/fit.py --resume {run.folder}"
                 )

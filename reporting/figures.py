@@ -34,12 +34,13 @@ def curves(rows: Sequence[dict[str, float | None]], title: str) -> Figure:
             if points:
                 epochs, values = np.array(points, dtype=float).T
                 name = {"train": "training", "val": "validation"}[split]
-                axes.plot(epochs, factor * values, color=colour, label=name, marker="o", markersize=3)
+                axes.plot(epochs + 1, factor * values, color=colour, label=name, marker="o", markersize=3)
         axes.set_xlabel("epoch")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_ylabel(label)
         axes.grid(alpha=0.3)
-        axes.legend()
+    loss.legend(loc="upper right")
+    accuracy.legend(loc="lower right")  # where neither curve of a run that over-fits ends
     _limit_loss(loss, rows)
     accuracy.set_ylim(0, 100)
     return figure

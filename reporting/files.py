@@ -13,7 +13,11 @@ def replace_file(path: Path, write: Callable[[Path], object]) -> None:
         write: writes it to the path that it is given.
     """
     new = path.with_name(f".{path.name}.new")
-    write(new)
-    with new.open("rb+") as file:
-        os.fsync(file.fileno())
-    new.replace(path)
+    try:
+        write(new)
+        with new.open("rb+") as file:
+            os.fsync(file.fileno())
+        new.replace(path)
+    except OSError:
+        new.unlink(missing_ok=True)
+        raise

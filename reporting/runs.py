@@ -47,7 +47,10 @@ class Run:
     @cached_property
     def settings(self) -> dict[str, Any]:
         """The complete configuration in plain values, by the names that they have on the command line."""
-        content = yaml.load(self.config.read_text(), CSafeLoader)
+        try:
+            content = yaml.load(self.config.read_text(), CSafeLoader)
+        except yaml.YAMLError as error:
+            raise RunError(f"{self.config} is damaged: {' '.join(str(error).split())}") from error
         if not isinstance(content, dict):
             raise RunError(f"{self.config} holds no configuration")
         return flat(content)
@@ -65,12 +68,18 @@ class Run:
         """``summary.json``."""
         path = self.folder / "summary.json"
         if not path.is_file():
-            raise RunError(f"{path} is missing: the run ended before its first step")
+            raise RunError(f"{path} is missing: the run ended before its first step; begin a new one: {self._again}")
         try:
-            summary: dict[str, Any] = json.loads(path.read_text())
-        except json.JSONDecodeError as error:
-            raise RunError(f"{path} is damaged: {error}") from error
+            summary = json.loads(path.read_text())
+        except ValueError as error:
+            raise RunError(f"{path} is damaged ({error}); begin a new run: {self._again}") from error
+        if not isinstance(summary, dict):
+            raise RunError(f"{path} is damaged; begin a new run: {self._again}")
         return summary
+
+    @property
+    def _again(self) -> str:
+        return f"python scripts/fit.py --config {self.config}"
 
     @property
     def status(self) -> str:
@@ -116,7 +125,8 @@ class Run:
         if not last.is_file():
             if previous.is_file():
                 return readable_checkpoint(previous, whole=True)
-            if self.status == "finished" or (self.status != "unknown" and self.summary.get("epochs", 0) > 1):
+            epochs = len(self.metrics) if self.status == "unknown" else self.summary.get("epochs", 0)
+            if self.status == "finished" or epochs > 1:
                 raise RunError(f"{last} is gone; begin a new run with the same settings: --config {self.config}")
             return None
         try:
@@ -133,8 +143,12 @@ class Run:
         """
         path = self.folder / "checkpoints" / f"{name}.ckpt"
         if not path.is_file():
-            gone = f"it was removed; train it again: python scripts/fit.py --config {self.config}"
-            why = gone if self.status == "finished" else "the run has not come to its first checkpoint"
+            if self.status != "finished":
+                why = "the run has not come to its first checkpoint"
+            elif name == "best" and "best" not in self.summary:
+                why = "the run had no validation, which chooses it; train without --trainer.limit_val_batches 0"
+            else:
+                why = f"it was removed; train it again: {self._again}"
             raise RunError(f"{path} is missing: {why}")
         return path
 
@@ -190,10 +204,9 @@ def readable_checkpoint(path: Path, *, whole: bool = False) -> Path:
     except FileNotFoundError:
         raise RunError(f"{path}: no such file") from None
     except (RuntimeError, OSError, ValueError, EOFError, pickle.UnpicklingError) as error:
-        others = "last.ckpt or previous.ckpt" if whole else "last.ckpt or best.ckpt"
         raise RunError(
             f"{path} is no checkpoint, or a damaged one, or one that would run code when loaded; "
-            f"take another, as {others} of a run's checkpoints/"
+            "take another, or train the run again"
         ) from error
     if not (isinstance(content, dict) and content.keys() >= {"state_dict", "pytorch-lightning_version"}):
         raise RunError(f"{path} is no checkpoint of a run; give one such as best.ckpt or last.ckpt in its checkpoints/")

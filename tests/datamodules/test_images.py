@@ -144,7 +144,7 @@ def test_a_file_that_is_no_image_is_named(content: bytes, tmp_path: Path) -> Non
 
 
 def test_a_folder_is_no_image(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="cannot be read as an image"):
+    with pytest.raises(DataError, match="is a folder; name the images in it"):
         read_image(tmp_path)
 
 

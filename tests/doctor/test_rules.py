@@ -1,6 +1,7 @@
 """The rules alone: what they say, and above all what they leave in peace."""
 
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,8 +14,11 @@ from doctor import Diagnosis, Severity, activations, data, gradients, progress
 from doctor.layers import look
 from doctor.progress import Epoch, Facts
 from doctor.schedule import length, schedule_cut_short
+from reporting.runs import Run
 
 LN10 = math.log(10)
+CURVES = ("train_loss", "train_acc", "val_loss", "val_acc")
+REFERENCE = Path(__file__).parents[2] / "lightning_logs" / "reference"
 
 
 def facts(**other: Any) -> Facts:
@@ -145,8 +149,19 @@ def test_what_cannot_be_learned_by_heart() -> None:
     assert codes(progress.epochs_say(facts(train_size=1000), stalled[:19], (), 160)) == []
     assert codes(progress.epochs_say(facts(train_size=1000), stalled, ("learning_rate_too_low",), 160)) == []
     assert codes(progress.epochs_say(facts(), stalled, (), 160)) == []
-    falling = epochs(*[(2.0 - 0.05 * epoch, 0.45, None, None) for epoch in range(20)])
+    falling = epochs(*[(2.0 - 0.01 * epoch, 0.45, None, None) for epoch in range(20)])
     assert codes(progress.epochs_say(facts(train_size=1000), falling, (), 160)) == []
+
+
+@pytest.mark.parametrize("folder", sorted(REFERENCE.glob("*/version_0")), ids=lambda folder: folder.parent.name)
+def test_no_epoch_of_a_sound_run_raises_an_alarm(folder: Path) -> None:
+    run = Run(folder)
+    remedies = () if run.summary["data"]["augment"] == "none" else ("augmentation",)
+    data = {key: run.summary["data"][key] for key in ("train_size", "val_size", "label_noise")}
+    rows = [Epoch(*(row[key] for key in CURVES)) for row in run.metrics]  # type: ignore[arg-type]
+    for number in range(1, len(rows) + 1):
+        found = progress.epochs_say(facts(remedies=remedies, **data), rows[:number], (), number)
+        assert [diagnosis.code for diagnosis in found if diagnosis.severity is not Severity.NOTE] == []
 
 
 @pytest.mark.parametrize(

@@ -127,6 +127,19 @@ def test_a_run_twice_or_unfinished_is_refused(tmp_path: Path) -> None:
     path.write_text(json.dumps({**json.loads(path.read_text()), "status": "failed", "reason": "it guesses"}))
     with pytest.raises(RunError, match="has not finished: it guesses; go on with"):
         Comparison([Run(folder), Run(other)])
+    path.unlink()
+    with pytest.raises(RunError, match=r"summary\.json is missing"):
+        Comparison([Run(folder), Run(other)])
+
+
+def test_a_row_that_is_cut_off_is_left_out(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "a/version_0", GOOD)
+    rows = Run(folder).metrics
+    path = folder / "metrics.csv"
+    path.write_text(path.read_text().rstrip().rpartition(",")[0])
+    comparison = Comparison([Run(folder)])
+    assert comparison.runs[0].epochs == rows[:-1]
+    assert f"training ends at {rows[-2]['train_acc']:.1%}" in " ".join(comparison.conclusions())
 
 
 def test_settings_in_one_experiments_folder_are_told_apart(tmp_path: Path) -> None:

@@ -28,12 +28,12 @@ def test_curves_are_drawn_in_the_same_axes() -> None:
     loss, accuracy = figure.axes
     assert figure.get_suptitle() == "overfit: 1,000 training images"
     assert lines(loss) == {
-        "training": (TRAINING, [0, 1, 2], [2, 1, 0.5]),
-        "validation": (VALIDATION, [0, 2], [2.5, 3]),
+        "training": (TRAINING, [1, 2, 3], [2, 1, 0.5]),
+        "validation": (VALIDATION, [1, 3], [2.5, 3]),
     }
     assert lines(accuracy) == {
-        "training": (TRAINING, [0, 1, 2], [25, 50, 100]),
-        "validation": (VALIDATION, [0, 2], [20, 40]),
+        "training": (TRAINING, [1, 2, 3], [25, 50, 100]),
+        "validation": (VALIDATION, [1, 3], [20, 40]),
     }
     assert (loss.get_xlabel(), loss.get_ylabel()) == ("epoch", "cross-entropy (nats)")
     assert (accuracy.get_xlabel(), accuracy.get_ylabel()) == ("epoch", "accuracy (%)")

@@ -47,9 +47,29 @@ def test_a_checkpoint_that_was_removed_is_told_from_one_that_is_to_come(folder: 
     (folder / "summary.json").write_text(json.dumps({"status": "running"}))
     with pytest.raises(RunError, match="has not come to its first"):
         Run(folder).checkpoint()
-    (folder / "summary.json").write_text(json.dumps({"status": "finished"}))
+    (folder / "summary.json").write_text(json.dumps({"status": "finished", "best": {}}))
     with pytest.raises(RunError, match=r"was removed; train it again: .*config\.yaml"):
         Run(folder).checkpoint()
+    (folder / "summary.json").write_text(json.dumps({"status": "finished"}))
+    with pytest.raises(RunError, match="the run had no validation"):
+        Run(folder).checkpoint()
+
+
+@pytest.mark.parametrize("content", ["", '{"status": ', "[]"])
+def test_a_run_whose_summary_is_lost_keeps_its_curves(folder: Path, content: str) -> None:
+    (folder / "summary.json").write_text(content)
+    with pytest.raises(RunError, match=r"summary\.json is damaged.*begin a new run: .*config\.yaml"):
+        _ = Run(folder).summary
+    assert Run(folder).newest_checkpoint() is None
+    (folder / "metrics.csv").write_text("epoch,train_loss\n0,2.5\n1,1.25\n")
+    with pytest.raises(RunError, match=r"last\.ckpt is gone; begin a new run"):
+        Run(folder).newest_checkpoint()
+
+
+def test_a_damaged_configuration_is_named(folder: Path) -> None:
+    (folder / "config.yaml").write_text("data: [1,\nmodel: }\n")
+    with pytest.raises(RunError, match=r"config\.yaml is damaged: .* line 2"):
+        _ = Run(folder).settings
 
 
 def test_readable_checkpoint(tmp_path: Path) -> None:
