@@ -145,7 +145,7 @@ def epochs_say(facts: Facts, epochs: Sequence[Epoch], causes: Sequence[str], ste
         accuracies = [(train, val) for _, train, _, val in validated]
         yield from labels_without_meaning(facts, accuracies, step)
         yield from validation_above_training(facts, accuracies, step)
-        yield from over_fitting([(number, loss) for number, _, loss, _ in validated], epochs, step)
+        yield from over_fitting(facts, [(number, loss) for number, _, loss, _ in validated], epochs, step)
 
 
 def validation_not_finite(epochs: Sequence[Epoch], causes: Sequence[str], step: int) -> Iterator[Diagnosis]:
@@ -279,10 +279,13 @@ def validation_above_training(
         )
 
 
-def over_fitting(losses: Sequence[tuple[int, float]], epochs: Sequence[Epoch], step: int) -> Iterator[Diagnosis]:
+def over_fitting(
+    facts: Facts, losses: Sequence[tuple[int, float]], epochs: Sequence[Epoch], step: int
+) -> Iterator[Diagnosis]:
     """A validation loss that rises while that of training falls.
 
     Args:
+        facts: of the run.
         losses: epoch and validation loss of each validation.
         epochs: of the run so far.
         step: optimizer steps so far.
@@ -293,14 +296,15 @@ def over_fitting(losses: Sequence[tuple[int, float]], epochs: Sequence[Epoch], s
         return
     if epochs[-1].train_loss >= epochs[began].train_loss:
         return
+    flags = {"dropout": "--model.dropout 0.5, ", "augmentation": "--data.augment flip_crop, "}
+    untried = [flag for name, flag in flags.items() if not any(had.startswith(name) for had in facts.remedies)]
     yield Diagnosis(
         "over_fitting",
         Severity.NOTE,
         f"the network over-fits since epoch {began + 2}: it learns the training images by heart",
         f"validation loss {least:.3f} after epoch {began + 1} and {losses[-1][1]:.3f} after epoch {losses[-1][0] + 1}; "
         f"training loss {epochs[began].train_loss:.3f} and {epochs[-1].train_loss:.3f}",
-        "--model.dropout 0.5, --model.optimizer.weight_decay 1e-4, --data.augment flip_crop, or more images: "
-        "--config regularized.yaml",
+        f"{''.join(untried)}--model.optimizer.weight_decay 1e-4, or more images: --config regularized.yaml",
         epoch=began + 1,
         step=step,
     )

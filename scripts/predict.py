@@ -12,7 +12,7 @@ from pathlib import Path
 
 import rich
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
 
 from cli import reported_errors
 from cli.exported import read
@@ -38,7 +38,7 @@ def main() -> None:
         images = CIFAR10DataModule.read(arguments.images)
         best = predictor.best(images, TOP)
         names = [str(path) for path in arguments.images]
-        table = Table("image", *(f"{rank}." for rank, _ in enumerate(best[0], start=1)))
+        table = Table(Column("image", overflow="fold"), *(f"{rank}." for rank, _ in enumerate(best[0], start=1)))
         for name, row in zip(names, best, strict=True):
             table.add_row(escape(name), *(f"{escape(label)} {probability:.1%}" for label, probability in row))
         rich.print(table)

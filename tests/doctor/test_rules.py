@@ -127,6 +127,10 @@ def test_over_fitting_is_seen_once_it_holds_and_says_since_when() -> None:
     (found,) = progress.epochs_say(small, epochs(*OVERFIT), (), 120)
     assert (found.code, found.severity, found.epoch) == ("over_fitting", Severity.NOTE, 9)
     assert "since epoch 10" in found.what
+    assert "--model.dropout" in found.remedy
+    tried = facts(train_size=1000, val_size=500, depth=8, remedies=("dropout", "augmentation flip_crop"))
+    (found,) = progress.epochs_say(tried, epochs(*OVERFIT), (), 120)
+    assert found.remedy == "--model.optimizer.weight_decay 1e-4, or more images: --config regularized.yaml"
 
 
 def test_shuffled_labels_are_told_from_over_fitting() -> None:

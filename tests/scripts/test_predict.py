@@ -43,6 +43,19 @@ def test_names_classes_with_their_probabilities_in_the_order_of_the_images(
     assert [row[1].split()[0] for row in rows] == ["cat", "bird", "airplane", "cat"], "the fixture's run learns these"
 
 
+def test_images_with_long_names_are_told_apart(
+    run_script: Callable[..., Outcome], finished_run: FinishedRun, image_folder: Path, tmp_path: Path
+) -> None:
+    deep = tmp_path / ("long" * 20) / ("longer" * 20)
+    deep.mkdir(parents=True)
+    for name in ("one.png", "other.png"):
+        shutil.copy(next(image_folder.rglob("*.png")), deep / name)
+    outcome = run_script("predict", finished_run.folder, deep / "one.png", deep / "other.png")
+    said = "".join(line.split("│")[1].strip() for line in table(outcome.out))
+    assert "/one.png" in said
+    assert "/other.png" in said
+
+
 def table(out: str) -> list[str]:
     return [line for line in out.splitlines() if line.startswith("│")]
 
