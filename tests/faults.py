@@ -24,7 +24,7 @@ class KillOnce(Callback):
     """
 
     def __init__(
-        self, place: Place, step: int, mark: str, rank: int | None = None, number: int = signal.SIGKILL
+        self, place: Place, step: int, mark: str, rank: int | None = None, number: int = int(signal.SIGKILL)
     ) -> None:
         self.place = place
         self.step = step
