@@ -124,8 +124,8 @@ class Pair:
 
 
 def _why(run: Run) -> str:
-    """What the run says of its end."""
-    reason = run.summary.get("reason") if run.status == "failed" else None
+    """What the run says of its end; raises RunError where its summary is lost."""
+    reason = run.summary.get("reason") if run.summary["status"] == "failed" else None
     return f": {reason}" if reason else f" (its status is {run.status})"
 
 
@@ -141,7 +141,7 @@ class Comparison:
 
     def __init__(self, runs: Sequence[Run]) -> None:
         for run in runs:
-            if run.summary and not run.finished:
+            if not run.finished:
                 raise RunError(
                     f"{run.folder} has not finished{_why(run)}; go on with: python scripts/fit.py --resume {run.folder}"
                 )

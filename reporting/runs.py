@@ -73,7 +73,7 @@ class Run:
             summary = json.loads(path.read_text())
         except ValueError as error:
             raise RunError(f"{path} is damaged ({error}); begin a new run: {self._again}") from error
-        if not isinstance(summary, dict):
+        if not isinstance(summary, dict) or "status" not in summary:
             raise RunError(f"{path} is damaged; begin a new run: {self._again}")
         return summary
 

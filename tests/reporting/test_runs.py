@@ -55,7 +55,7 @@ def test_a_checkpoint_that_was_removed_is_told_from_one_that_is_to_come(folder: 
         Run(folder).checkpoint()
 
 
-@pytest.mark.parametrize("content", ["", '{"status": ', "[]"])
+@pytest.mark.parametrize("content", ["", '{"status": ', "[]", "{}"])
 def test_a_run_whose_summary_is_lost_keeps_its_curves(folder: Path, content: str) -> None:
     (folder / "summary.json").write_text(content)
     with pytest.raises(RunError, match=r"summary\.json is damaged.*begin a new run: .*config\.yaml"):
