@@ -19,8 +19,8 @@ from torchvision import transforms
 
 from benchmarks.machine import synchronize
 from benchmarks.plain_loop import PILImages, to_tensor, train_epoch
-from cli import ExperimentCLI
-from cli.memory import keep_freed_memory
+from overfitting_lab.cli import ExperimentCLI
+from overfitting_lab.cli.memory import keep_freed_memory
 
 
 class Gate:

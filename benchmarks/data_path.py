@@ -12,8 +12,8 @@ from torchvision.transforms import v2
 from benchmarks.contenders import pil_transform
 from benchmarks.measuring import Spread, alternate
 from benchmarks.plain_loop import MEAN, STD, PILImages
-from cli import ExperimentCLI
-from cli.memory import keep_freed_memory
+from overfitting_lab.cli import ExperimentCLI
+from overfitting_lab.cli.memory import keep_freed_memory
 
 BATCHES = 256
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from benchmarks.commands import FIT, run
 from benchmarks.measuring import alternate
-from cli import ExperimentCLI
+from overfitting_lab.cli import ExperimentCLI
 
 
 def measure(arguments: list[str], rounds: int) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import torch
 
 from benchmarks.commands import FIT, run
 from benchmarks.measuring import alternate
-from reporting.runs import Run
+from overfitting_lab.runs.run import Run
 
 BATCH_SIZES = (32, 64, 128, 256, 512, 1024)
 TRAIN_SIZES = (1000, 5000, 15_000, 49_500)

@@ -13,7 +13,7 @@ import torch
 from benchmarks.contenders import Contender, Process, fit, hand_written, optimizer_of, plain_loop
 from benchmarks.machine import Rates, rates, step_floor
 from benchmarks.measuring import Spread, alternate
-from cli import ExperimentCLI
+from overfitting_lab.cli import ExperimentCLI
 
 CONTENDERS = (
     Contender("plain loop", plain_loop),

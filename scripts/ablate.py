@@ -11,11 +11,11 @@ share the storage, the trials are shared out. Flags that it does not know go to 
 
 import argparse
 
-from cli import reported_errors
-from cli.ablation import Ablation, refuse_varied
-from cli.parser import positive
-from cli.provenance import command_line
-from reporting.ablation import REMEDIES, write_factorial, write_sizes
+from overfitting_lab.cli import reported_errors
+from overfitting_lab.cli.parser import positive
+from overfitting_lab.runs.provenance import command_line
+from overfitting_lab.sweeps.factorial import REMEDIES, write_factorial, write_sizes
+from overfitting_lab.sweeps.study import Ablation, refuse_varied
 
 SIZES = (500, 1000, 2000, 5000, 10000, 20000, 45000)
 

@@ -15,9 +15,9 @@ from typing import Any
 from benchmarks import data_path, end_to_end, scaling, start_up, steps
 from benchmarks.machine import describe
 from benchmarks.report import tables, write
-from cli import ExperimentCLI, reported_errors
-from cli.parser import positive
-from cli.provenance import command_line, git_commit, versions
+from overfitting_lab.cli import ExperimentCLI, reported_errors
+from overfitting_lab.cli.parser import positive
+from overfitting_lab.runs.provenance import command_line, git_commit, versions
 
 ROUNDS = {"steps": 5, "data_path": 5, "start_up": 5, "scaling": 2, "end_to_end": 2}  # half an hour on two cores
 

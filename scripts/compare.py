@@ -9,12 +9,12 @@ of a configuration may stand: it is trained where it has no finished run yet. Fl
 import argparse
 from pathlib import Path
 
-from cli import reported_errors
-from cli.parser import available_configs, find_config
-from cli.runs import finished_run
-from reporting.comparison import Comparison
-from reporting.report import write_report
-from reporting.runs import Run, RunError
+from overfitting_lab.cli import reported_errors
+from overfitting_lab.cli.finished import finished_run
+from overfitting_lab.cli.parser import available_configs, find_config
+from overfitting_lab.comparison.comparison import Comparison
+from overfitting_lab.comparison.report import write_report
+from overfitting_lab.runs.run import Run, RunError
 
 
 def run_named(name: str, flags: list[str]) -> Run:

@@ -9,9 +9,9 @@ override the run's configuration, as --data.root FOLDER where the data moved.
 import argparse
 from pathlib import Path
 
-from cli import ExperimentCLI, reported_errors
-from cli.exported import FORMATS, export
-from reporting.runs import Run, readable_checkpoint
+from overfitting_lab.cli import ExperimentCLI, reported_errors
+from overfitting_lab.export import FORMATS, export
+from overfitting_lab.runs.run import Run, readable_checkpoint
 
 
 def main() -> None:

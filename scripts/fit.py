@@ -8,8 +8,9 @@ With --check it looks at the experiment for some seconds and trains nothing. Wit
 cannot succeed. A run that was stopped, however, goes on with --resume lightning_logs/overfit/version_0.
 """
 
-from cli import ExperimentCLI, check, reported_errors
-from cli.memory import keep_freed_memory
+from overfitting_lab.cli import ExperimentCLI, reported_errors
+from overfitting_lab.cli.memory import keep_freed_memory
+from overfitting_lab.doctor.check import check
 
 
 def main() -> None:

@@ -14,11 +14,11 @@ import rich
 from rich.markup import escape
 from rich.table import Column, Table
 
-from cli import reported_errors
-from cli.exported import read
 from datamodules import CIFAR10DataModule
-from reporting.figures import answers
-from reporting.files import replace_file
+from overfitting_lab.cli import reported_errors
+from overfitting_lab.export import read
+from overfitting_lab.runs.figures import answers
+from overfitting_lab.runs.files import replace_file
 
 TOP = 3
 DRAWN = 50  # images in the picture

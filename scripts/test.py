@@ -8,8 +8,8 @@ import argparse
 import warnings
 from pathlib import Path
 
-from cli import ExperimentCLI, reported_errors
-from reporting.runs import Run, readable_checkpoint
+from overfitting_lab.cli import ExperimentCLI, reported_errors
+from overfitting_lab.runs.run import Run, readable_checkpoint
 
 
 def main() -> None:

@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # type: ignore[import-untyped]
 
-import cli.runs
+from overfitting_lab.cli import finished
 
 ROOT = Path(__file__).parents[1]
 CLASSES = ("airplane", "bird", "cat")
@@ -123,7 +123,7 @@ def fitted(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
         with pytest.MonkeyPatch.context() as inner, redirect_stdout(output) if output else nullcontext():
             return execute(inner, "fit", *command[2:])
 
-    monkeypatch.setattr(cli.runs, "_run", run)
+    monkeypatch.setattr(finished, "_run", run)
     return commands
 
 

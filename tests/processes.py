@@ -12,7 +12,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 _context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(["cli", "torch.utils.tensorboard", "torchvision"])
+_context.set_forkserver_preload(["overfitting_lab.cli", "torch.utils.tensorboard", "torchvision"])
 
 
 def _run(name: str, arguments: list[str], folder: Path) -> None:

@@ -7,10 +7,10 @@ import pytest
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from cli import ExperimentCLI
 from datamodules import CIFAR10DataModule
 from lightning_modules import ImageClassifier
-from reporting.runs import Run, RunError
+from overfitting_lab.cli import ExperimentCLI
+from overfitting_lab.runs.run import Run, RunError
 from tests.conftest import FinishedRun, Outcome
 
 RUN = "lightning_logs/overfit/version_0"

@@ -9,7 +9,7 @@ import pytest
 from lightning.pytorch.strategies import Strategy
 from lightning_utilities.core.rank_zero import rank_zero_only
 
-from callbacks.logger import RunLogger
+from overfitting_lab.callbacks.logger import RunLogger
 from tests.conftest import scalars_of
 
 

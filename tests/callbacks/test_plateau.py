@@ -11,9 +11,9 @@ from torch import nn
 from torch.optim import SGD
 from torch.optim.lr_scheduler import StepLR
 
-from callbacks.plateau import StopAfterPlateaus
 from datamodules import CIFAR10DataModule
 from lightning_modules import ImageClassifier
+from overfitting_lab.callbacks.plateau import StopAfterPlateaus
 
 NEVER_BETTER = partial(ReduceLROnPlateau, monitor="val_loss", factor=0.1, threshold=1e9)
 

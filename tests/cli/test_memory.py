@@ -7,7 +7,7 @@ import pytest
 FAULTS_OF_A_TENSOR_TAKEN_ANEW = """
 import resource
 import torch
-from cli.memory import keep_freed_memory
+from overfitting_lab.cli.memory import keep_freed_memory
 
 def faults():
     for _ in range(4):

@@ -3,8 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from cli import ExperimentCLI
-from cli.parser import CONFIGS, available_configs, clear, find_config
+from overfitting_lab.cli import ExperimentCLI
+from overfitting_lab.cli.parser import CONFIGS, available_configs, clear, find_config
 from tests.conftest import ROOT
 
 

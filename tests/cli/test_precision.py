@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from cli.precision import default_precision
+from overfitting_lab.cli.precision import default_precision
 
 
 class Machine:

@@ -14,13 +14,13 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.cli import LightningCLI
 from torch import Tensor, nn
 
-from callbacks.checkpoints import BestCheckpoint
-from cli import ExperimentCLI
 from datamodules import CIFAR10DataModule
 from datamodules.augmentation import random_crop_flip
 from datamodules.sampling import Batch
 from datamodules.sources import Images, Source
 from lightning_modules import VGG
+from overfitting_lab.callbacks.checkpoints import BestCheckpoint
+from overfitting_lab.cli import ExperimentCLI
 from tests.conftest import ROOT
 
 EXPERIMENTS = ("vgg16_notebook", "vgg16", "vgg16_32")  # in the order of their columns

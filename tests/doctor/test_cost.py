@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from callbacks.doctor import EVERY, Doctor
-from callbacks.summary import RunSummary
+from overfitting_lab.callbacks.summary import RunSummary
+from overfitting_lab.doctor.callback import EVERY, Doctor
 from tests.conftest import execute
 
 HOOKS = ("on_train_batch_start", "on_before_backward", "on_before_optimizer_step", "on_train_batch_end")

@@ -10,11 +10,11 @@ from torch import nn
 from torch.optim import SGD, Optimizer
 from torch.optim import lr_scheduler as schedules
 
-from doctor import Diagnosis, Severity, activations, data, gradients, progress
-from doctor.layers import look
-from doctor.progress import Epoch, Facts
-from doctor.schedule import length, schedule_cut_short
-from reporting.runs import Run
+from overfitting_lab.doctor import Diagnosis, Severity, activations, data, gradients, progress
+from overfitting_lab.doctor.layers import look
+from overfitting_lab.doctor.progress import Epoch, Facts
+from overfitting_lab.doctor.schedule import length, schedule_cut_short
+from overfitting_lab.runs.run import Run
 
 LN10 = math.log(10)
 CURVES = ("train_loss", "train_acc", "val_loss", "val_acc")

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from lightning_modules import VGG, AlexNet
 from lightning_modules.errors import ModelError
-from reporting.runs import Run
+from overfitting_lab.runs.run import Run
 from tests.conftest import Outcome
 
 SMALL: dict[str, Any] = {"hidden_features": 8, "num_classes": 3}

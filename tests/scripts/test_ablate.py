@@ -11,9 +11,10 @@ import optuna
 import pytest
 from optuna.storages.journal import JournalFileOpenLock
 
-from cli import ablation, runs
-from cli.ablation import Ablation
-from reporting.runs import Run, RunError, runs_of
+from overfitting_lab.cli import finished as runs
+from overfitting_lab.runs.run import Run, RunError, runs_of
+from overfitting_lab.sweeps import study as ablation
+from overfitting_lab.sweeps.study import Ablation
 from tests.conftest import Outcome
 from tests.processes import start
 

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from filelock import FileLock
 
-from cli import runs
-from reporting.runs import Run
+from overfitting_lab.cli import finished as runs
+from overfitting_lab.runs.run import Run
 from tests.conftest import FinishedRun, Outcome
-from tests.runs import make_run
+from tests.made_runs import make_run
 
 LOGS = Path("lightning_logs")
 

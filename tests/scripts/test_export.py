@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
-from cli import exported
 from lightning_modules import VGG, AlexNet
+from overfitting_lab import export as exported
 from tests.conftest import CLASSES, FinishedRun, Outcome, execute
 from tests.scripts.test_errors import check_one_message
 

@@ -14,11 +14,11 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData  # type: ignore[import-untyped]
 
-from cli import ExperimentCLI
-from cli.provenance import git_commit, versions
 from datamodules import CIFAR10DataModule
 from lightning_modules import AlexNet
-from reporting.runs import Run
+from overfitting_lab.cli import ExperimentCLI
+from overfitting_lab.runs.provenance import git_commit, versions
+from overfitting_lab.runs.run import Run
 from tests.conftest import ROOT, FinishedRun, Outcome, events_of, scalars_of
 
 EXPERIMENTS = ("overfit", "random_labels", "regularized", "vgg11", "vgg16", "vgg16_32", "vgg16_bn_32", "vgg16_notebook")
@@ -316,7 +316,9 @@ def test_recipe(name: str) -> None:
     assert {key: settings.get(key) for key in RECIPES[name]} == RECIPES[name]
     callbacks = settings["trainer.callbacks"] or []
     assert [(callback.class_path, callback.init_args.reductions) for callback in callbacks] == (
-        [("callbacks.plateau.StopAfterPlateaus", 3)] if name in ("vgg11", "vgg16", "vgg16_32", "vgg16_bn_32") else []
+        [("overfitting_lab.callbacks.plateau.StopAfterPlateaus", 3)]
+        if name in ("vgg11", "vgg16", "vgg16_32", "vgg16_bn_32")
+        else []
     )
 
 

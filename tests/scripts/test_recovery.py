@@ -9,9 +9,9 @@ import pytest
 import torch
 from filelock import FileLock
 
-from callbacks import recovery
-from callbacks.checkpoints import AtomicCheckpointIO
-from reporting.runs import Run
+from overfitting_lab.callbacks import recovery
+from overfitting_lab.callbacks.checkpoints import AtomicCheckpointIO
+from overfitting_lab.runs.run import Run
 from tests.conftest import FinishedRun, Outcome, execute
 
 FIRST = "lightning_logs/overfit/version_0"

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 
-from reporting.runs import Run
+from overfitting_lab.runs.run import Run
 from tests.conftest import scalars_of
 from tests.processes import ROOT, start
 

@@ -2,7 +2,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-from reporting.runs import Run
+from overfitting_lab.runs.run import Run
 from tests.conftest import FinishedRun, Outcome
 
 

@@ -1,5 +1,0 @@
-"""What goes wrong with a training, by its numbers: measurements, and rules from them to a diagnosis."""
-
-from doctor.diagnosis import Diagnosis, Severity
-
-__all__ = ["Diagnosis", "Severity"]

@@ -1,0 +1,1 @@
+"""Experiments that show what over-fitting is, and what regularization and data augmentation buy."""

@@ -1,0 +1,98 @@
+"""What TensorBoard shows beside the curves: learning rate, images, confusion matrices, settings with results."""
+
+from typing import Any, cast
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor
+
+from overfitting_lab.callbacks.logger import RunLogger
+from overfitting_lab.runs.figures import confusion_matrix
+
+IMAGES = 32
+
+
+class Dashboard(Callback):
+    """Adds to a run's TensorBoard what is no metric.
+
+    Loss and learning rate of single steps at an interval that fits the epoch, a grid of training images as the network
+    sees them, the confusion matrices of the last validation and of the test, and the settings with the final metrics.
+
+    Args:
+        logger: the run's logger.
+        settings: the settings for the hparams tab, by name.
+        step_interval: steps between two points of the loss of single steps; none takes a tenth of an epoch.
+    """
+
+    def __init__(self, logger: RunLogger, settings: dict[str, Any], step_interval: int | None = None) -> None:
+        self._logger = logger
+        self._settings = settings
+        self._step_interval = step_interval
+        self._results: dict[str, float] = {}
+        self._rate = 0.0
+        self._step = 0
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Remembers the step's learning rate: at the end of the step, its schedule has stepped already."""
+        self._rate = trainer.optimizers[0].param_groups[0]["lr"]
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Writes the step's loss and learning rate, and once the images."""
+        if not trainer.is_global_zero or trainer.global_step == self._step:  # gradients of more batches are to come
+            return
+        self._step = trainer.global_step
+        if self._step == 1:
+            tag = f"training images of {_data_name(trainer)}, as the network sees them"
+            self._logger.writer().add_image(tag, image_grid(batch[0]), 0)
+        batches = trainer.accumulate_grad_batches
+        interval = self._step_interval or max(1, int(trainer.num_training_batches) // batches // 10)
+        if self._step % interval == 0:
+            loss = batches * outputs["loss"].item()  # which Lightning has divided by their number
+            self._logger.writer().add_scalar("steps/loss", loss, self._step)
+            self._logger.writer().add_scalar("steps/learning rate", self._rate, self._step)
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Draws the last validation's confusion matrix, and keeps the last epoch's metrics for the settings."""
+        self._draw_confusion(trainer, "validation", pl_module.val_confusion)
+        self._results = {name: float(value) for name, value in trainer.callback_metrics.items()}
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Draws the test's confusion matrix, and writes the settings with the results."""
+        self._draw_confusion(trainer, "test", pl_module.test_confusion)
+        if trainer.is_global_zero:
+            self._results |= {name: float(value) for name, value in trainer.callback_metrics.items()}
+            self._write_settings(self._results)
+
+    def _draw_confusion(self, trainer: Trainer, split: str, confusion: Any) -> None:
+        if not confusion.update_called:
+            return
+        counts = cast(Tensor, confusion.compute()).cpu().numpy()  # adds up over processes: every one must ask
+        if trainer.is_global_zero:
+            classes = trainer.datamodule.classes  # type: ignore[attr-defined]
+            figure = confusion_matrix(counts, classes, f"{split} images of {_data_name(trainer)}")
+            self._logger.writer().add_figure(f"predictions/confusion, {split} images", figure, trainer.current_epoch)
+
+    def _write_settings(self, results: dict[str, float]) -> None:
+        writer = self._logger.writer()
+        writer.flush()  # TensorBoard reads a folder's event files one after the other, and this adds one
+        writer.add_hparams(self._settings, {f"result/{name}": value for name, value in results.items()}, run_name=".")
+
+
+def _data_name(trainer: Trainer) -> str:
+    return str(trainer.datamodule.images.name)  # type: ignore[attr-defined]
+
+
+def image_grid(images: Tensor) -> Tensor:
+    """Up to 32 images as one picture, their values stretched to [0, 1] over all of them.
+
+    Args:
+        images: float [N, 3, H, W], normalized.
+
+    Returns:
+        float [3, height, width] in [0, 1].
+    """
+    from torchvision.utils import make_grid  # not at the top: slow to import
+
+    return cast(Tensor, make_grid(images[:IMAGES].detach().to("cpu", torch.float32), normalize=True))

@@ -1,0 +1,155 @@
+"""What became of single images: when a training image was learned, and what a test image was taken for."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from numpy.typing import NDArray
+from torch import Tensor
+
+from overfitting_lab.callbacks.logger import RunLogger
+from overfitting_lab.runs.files import replace_file
+
+SHOWN = 24  # pictures of each kind that are kept
+UNSEEN, NEVER_WRONG = -2, -1  # in place of an epoch
+
+
+class ImageRecord(Callback):
+    """Keeps ``images.npz``, arrays by name.
+
+    Of the N training images, written when training ends:
+
+    - ``train_indices`` int64 [N], ``train_labels`` int16 [N]: place in the training set, and class;
+    - ``train_learned`` int32 [N]: the epoch, counted from 0, from which on the network named the label at every visit;
+      the number of epochs where it did not in the last one, -1 where the image was never visited. As the network saw
+      it: with dropout and augmentation on, before the step that it was part of (after Toneva et al. 2019, sec. 3);
+    - ``train_shown`` int64 [n], ``train_pictures`` uint8 [n, 32, 32, 3]: those learned last, as places in the arrays
+      above, and what they look like.
+
+    Of the M test images, written after the test:
+
+    - ``test_labels`` int16 [M], ``test_predictions`` int16 [M], ``test_probabilities`` float16 [M, classes], in the
+      order of the test set;
+    - ``test_shown`` int64 [m], ``test_pictures`` uint8 [m, 32, 32, 3]: the most confident mistakes, likewise.
+
+    Where a run goes on from a checkpoint without the count, nothing is said of its training images.
+
+    Args:
+        logger: the run's logger, which owns the folder.
+    """
+
+    def __init__(self, logger: RunLogger) -> None:
+        self._logger = logger
+        self._visits: list[tuple[Tensor, Tensor]] = []  # indices, and whether they were taken for another class
+        self._last_wrong: Tensor | None = None  # the epoch, by place in the training set
+        self._answers: list[tuple[NDArray[Any], NDArray[Any], NDArray[Any]]] = []
+        self._arrays: dict[str, NDArray[Any]] = {}
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Begins to count, unless what came before is not known."""
+        if trainer.global_step == 0:
+            labels = trainer.datamodule.images.train_labels  # type: ignore[attr-defined]
+            self._last_wrong = torch.full((len(labels),), UNSEEN, dtype=torch.int32)
+        if self._last_wrong is not None:
+            self._last_wrong = self._last_wrong.to(pl_module.device)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Notes which images were taken for another class; nothing is read back here."""
+        _, labels, _, indices = batch
+        self._visits.append((indices, outputs["logits"].argmax(dim=1) != labels))
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Counts the epoch."""
+        self._count(trainer)
+
+    def _count(self, trainer: Trainer) -> None:
+        if self._last_wrong is not None and self._visits:
+            indices, wrong = map(torch.cat, zip(*self._visits, strict=True))
+            before = self._last_wrong[indices].clamp(min=NEVER_WRONG)
+            self._last_wrong[indices] = torch.where(wrong, trainer.current_epoch, before)
+        self._visits.clear()
+
+    def _counted(self, trainer: Trainer) -> Tensor | None:
+        """The last epoch at which each image was wrong, over all processes."""
+        self._count(trainer)
+        if self._last_wrong is None:
+            return None
+        last_wrong: Tensor = trainer.strategy.reduce(self._last_wrong.to(trainer.strategy.root_device), reduce_op="max")
+        return last_wrong.cpu()
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Adds the count."""
+        checkpoint["last_wrong"] = self._counted(trainer)
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Goes on from there."""
+        self._last_wrong = checkpoint.get("last_wrong")
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Writes what became of the training images."""
+        last_wrong = self._counted(trainer)
+        if last_wrong is None or not trainer.is_global_zero:
+            return
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        indices = data.train_indices
+        learned = (last_wrong[indices] + 1).numpy()
+        shown = np.argsort(-learned, kind="stable")[:SHOWN]
+        self._arrays |= {
+            "train_indices": indices.numpy(),
+            "train_labels": data.images.train_labels[indices].numpy().astype(np.int16),
+            "train_learned": learned,
+            "train_shown": shown,
+            "train_pictures": data.images.train_images[indices[shown]].numpy(),
+        }
+        self._write()
+
+    def on_test_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Keeps what the images were taken for."""
+        _, labels, _, indices = batch
+        probabilities: Tensor = pl_module.probabilities(outputs)  # type: ignore[operator]
+        self._answers.append((indices.cpu().numpy(), labels.cpu().numpy(), probabilities.cpu().numpy()))
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Writes what became of the test images."""
+        parts: list[Any] = [self._answers]
+        if trainer.world_size > 1:
+            parts = [None] * trainer.world_size
+            torch.distributed.all_gather_object(parts, self._answers)
+        if not trainer.is_global_zero:
+            return
+        indices, labels, probabilities = (
+            np.concatenate(kind) for kind in zip(*(answer for part in parts for answer in part), strict=True)
+        )
+        order = np.argsort(indices)
+        labels, probabilities = labels[order], probabilities[order]
+        predictions = probabilities.argmax(axis=1)
+        confidence = np.where(predictions == labels, -1, probabilities.max(axis=1))
+        shown = np.argsort(-confidence, kind="stable")[: min(SHOWN, int((confidence >= 0).sum()))]
+        images = trainer.datamodule.images.test_images  # type: ignore[attr-defined]
+        self._arrays |= {
+            "test_labels": labels.astype(np.int16),
+            "test_predictions": predictions.astype(np.int16),
+            "test_probabilities": probabilities.astype(np.float16),
+            "test_shown": shown,
+            "test_pictures": images[indices[order][shown]].numpy(),
+        }
+        self._write()
+
+    def _write(self) -> None:
+        def save(path: Path) -> None:
+            with path.open("wb") as file:  # by its name, NumPy would add an ending
+                np.savez_compressed(file, allow_pickle=False, **self._arrays)
+
+        replace_file(self._logger.folder / "images.npz", save)

@@ -1,0 +1,293 @@
+"""From a configuration to a model, its data and a Trainer that keeps the run's folder."""
+
+import argparse
+import logging
+import os
+import sys
+import warnings
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from jsonargparse import ArgumentError, Namespace
+from jsonargparse.typing import PositiveFloat, PositiveInt, restricted_string_type
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning_utilities.core.rank_zero import rank_zero_only
+
+from datamodules import CIFAR10DataModule
+from lightning_modules import ImageClassifier
+from overfitting_lab.callbacks.checkpoints import AtomicCheckpointIO, BestCheckpoint
+from overfitting_lab.callbacks.console import Console, LayerTable, ProgressBar
+from overfitting_lab.callbacks.dashboard import Dashboard
+from overfitting_lab.callbacks.images import ImageRecord
+from overfitting_lab.callbacks.logger import RunLogger
+from overfitting_lab.callbacks.recovery import Recovery
+from overfitting_lab.callbacks.summary import RunSummary
+from overfitting_lab.cli.parser import ExperimentParser
+from overfitting_lab.cli.precision import default_precision
+from overfitting_lab.doctor.callback import Advice, Doctor
+from overfitting_lab.runs.files import replace_file
+from overfitting_lab.runs.provenance import git_commit, versions
+from overfitting_lab.runs.run import Run, readable_checkpoint
+
+CompileMode = Literal["default", "reduce-overhead", "max-autotune"]
+
+
+class ExperimentCLI(LightningCLI):
+    """Parses ``--config`` and flags, and builds ``model``, ``datamodule`` and ``trainer``; runs nothing.
+
+    Args:
+        args: the command line; none takes that of the process.
+        description: what ``--help`` says of the script.
+        keep: whether the Trainer keeps a run's folder. ``--trainer.fast_dev_run`` and ``--trainer.logger false`` keep
+            nothing either.
+    """
+
+    model: ImageClassifier
+    datamodule: CIFAR10DataModule
+
+    def __init__(self, args: list[str] | None = None, *, description: str | None = None, keep: bool = True) -> None:
+        for package in ("lightning.pytorch", "lightning.fabric"):
+            logging.getLogger(package).setLevel(logging.WARNING)
+        # But for what it says when one of several processes dies and it ends the others.
+        logging.getLogger("lightning.fabric.strategies.launchers.subprocess_script").setLevel(logging.INFO)
+        # Lightning 2.6 asks torch's pytree in a way that torch 2.14 deprecates.
+        warnings.filterwarnings("ignore", module="lightning.pytorch.utilities._pytree")
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")  # names of classes in any script
+        self._keep = keep
+        self._resumed: Run | None = None
+        self.best: BestCheckpoint | None = None
+        self.logger: RunLogger | None = None
+        super().__init__(
+            ImageClassifier,
+            CIFAR10DataModule,
+            save_config_callback=None,
+            trainer_defaults={"devices": 1},
+            seed_everything_default=0,
+            subclass_mode_model=True,
+            auto_configure_optimizers=False,
+            run=False,
+            parser_kwargs={"description": description, "usage": "%(prog)s --config NAME [--SETTING VALUE ...]"},
+            args=args,
+        )
+
+    def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
+        """A parser that finds configurations by name and has readable errors."""
+        parser = ExperimentParser(allow_abbrev=False, **kwargs)
+        parser.add_argument("-c", "--config", action="config", help="a name in configs/ or a path; may be repeated")
+        return parser
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """The experiment's name; what the model takes from the data."""
+        name = restricted_string_type("ExperimentName", r"\w[\w .-]*\Z")
+        parser.add_argument("--experiment", type=name, default="unnamed", help="folder of the run in lightning_logs/")
+        parser.add_argument("--resume", type=str | None, help="folder of a run to go on with, by its own configuration")
+        parser.add_argument("--ckpt_path", type=str | None, help="checkpoint whose state training starts from")
+        parser.add_argument("--checkpoint_minutes", type=PositiveFloat, default=5.0, help="between two within an epoch")
+        parser.add_argument("--checkpoint_steps", type=PositiveInt | None, help="between two within an epoch")
+        parser.add_argument("--compile", type=CompileMode | None, help="torch.compile's mode; none: not compiled")
+        advice = "whether to look for what is wrong with the run, and to end one that cannot succeed"
+        parser.add_argument("--doctor", type=Advice, default="advise", help=advice)
+        parser.add_argument(
+            "--check", action="store_true", help="look at the experiment for some seconds; train nothing"
+        )
+        parser.link_arguments("data.image_size", "model.init_args.image_size")
+        parser.link_arguments("data.num_classes", "model.init_args.num_classes", apply_on="instantiate")
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parses; where a run is resumed, on top of its own configuration.
+
+        Raises:
+            RunError: if the run that is to be resumed is none.
+        """
+        given = list(sys.argv[1:] if args is None else args)
+        finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+        finder.add_argument("--resume", type=Path)
+        resumed, others = finder.parse_known_args(given)
+        if resumed.resume is None:
+            self.config = parser.parse_args(given)
+            return
+        self._resumed = Run(resumed.resume)
+        own = ["--config", str(self._resumed.config)]
+        self.config = parser.parse_args([*own, *others])
+        before, after = (vars(config.as_flat()) for config in (parser.parse_args(own), self.config))
+        self._changes = {key: (before.get(key), after[key]) for key in after if after[key] != before.get(key)}
+
+    def before_instantiate_classes(self) -> None:
+        """Says what a resumed run changes; chooses the precision where none was asked for."""
+        if self._resumed is not None:
+            self._look_at_changes(self._resumed)
+        trainer = self.config.trainer
+        if self.config.check:
+            self._keep = False
+            trainer.devices, trainer.num_nodes, trainer.strategy = 1, 1, "auto"
+        self._precision_reason = "as asked for"
+        if trainer.precision is None:
+            trainer.precision, self._precision_reason = default_precision(trainer.accelerator)
+
+    def _set_seed(self) -> None:
+        """Seeds everything; what torch does not take as a seed is a mistake of usage."""
+        try:
+            super()._set_seed()
+        except ValueError as error:
+            self.parser.error(f"--seed_everything: {error}", error)
+
+    def instantiate_classes(self) -> None:
+        """Builds everything; what the configuration gets wrong is a mistake of usage."""
+        try:
+            super().instantiate_classes()
+            if self.trainer.max_epochs == 0:
+                raise ValueError("trainer.max_epochs must be at least 1, or -1 with --trainer.max_steps; it is 0")
+            self.datamodule.share_of_batch(self.trainer.world_size)
+            if self.config.compile is not None:
+                self.model.network.compile(mode=self.config.compile)
+            self.model.configure_optimizers()  # on trial: what is wrong with it is to be known before any work
+            if self.logger is not None and self.resume_from is None:
+                self.model.pretrained()  # likewise, and before the run has its folder
+        except (ArgumentError, MisconfigurationException, ValueError) as error:
+            message = str(error)
+            if "No supported gpu backend" in message or "CUDAAccelerator" in message:
+                message += "\nthis machine has no GPU that torch can use: leave --trainer.accelerator out, or say cpu"
+            self.parser.error(message, error)
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """A Trainer with the project's callbacks beside those of the configuration."""
+        config = self.config_init.trainer
+        terminal = sys.stdout.isatty() if config.enable_progress_bar is None else config.enable_progress_bar
+        loggers = config.logger if isinstance(config.logger, list) else [config.logger] if config.logger else []
+        keep = self._keep and not config.fast_dev_run and config.logger is not False
+        given = config.callbacks or []
+        callbacks: list[Callback] = [*given] if isinstance(given, list) else [given]
+        if keep:
+            if self._resumed is None:
+                root = Path(config.default_root_dir or ".") / "lightning_logs"
+                folder = root / self.config.experiment
+                self.logger = RunLogger(root, self.config.experiment)
+            else:
+                folder = Path(os.path.relpath(self._resumed.folder))
+                self.logger = RunLogger(folder.parent.parent, folder.parent.name, folder.name)
+            _check_writable(folder)
+        doctor = Doctor(self.logger, stop=self.config.doctor == "stop") if self.config.doctor != "off" else None
+        if doctor is not None:
+            callbacks.append(doctor)
+        if self.logger is not None:
+            callbacks += self._keepers(self.logger, doctor, checkpoints=config.enable_checkpointing is not False)
+        if config.enable_model_summary is not False:
+            callbacks.append(LayerTable())
+        if terminal:
+            callbacks.append(ProgressBar())
+        callbacks.append(Console(self.logger, lines=not terminal, precision_reason=self._precision_reason))
+        return super().instantiate_trainer(
+            callbacks=callbacks,
+            logger=[self.logger, *loggers] if self.logger else False,
+            enable_progress_bar=terminal,
+            enable_checkpointing=keep and config.enable_checkpointing is not False,
+            enable_model_summary=False,
+            plugins=[*(config.plugins or []), AtomicCheckpointIO()],
+            log_every_n_steps=config.log_every_n_steps or 1,
+            **kwargs,
+        )
+
+    def _keepers(self, logger: RunLogger, doctor: Doctor | None, checkpoints: bool) -> list[Callback]:
+        """What writes the run's folder."""
+        self.best = BestCheckpoint(logger)
+        seed = self.config.seed_everything
+        recovery = Recovery(logger, seed, self.config.checkpoint_minutes, self.config.checkpoint_steps)
+        facts = {
+            "experiment": self.config.experiment,
+            "model": {"class_path": self.config.model.class_path},
+            "seed": seed,
+            "versions": versions(),
+            "git_commit": git_commit(),
+        }
+        return [
+            SaveConfig(self, logger),
+            RunSummary(logger, self.best, facts, doctor),
+            ImageRecord(logger),
+            Dashboard(logger, settings(self.config), self.config.trainer.log_every_n_steps),
+            *([self.best, recovery] if checkpoints else []),
+        ]
+
+    def _look_at_changes(self, run: Run) -> None:
+        """Prints how the configuration differs from the run's own; ends here if nothing is left to do."""
+        changes = self._changes
+        if not changes and run.finished:
+            rank_zero_only(print)(f"{run.folder} is already complete")
+            sys.exit(0)
+        for key, (before, after) in changes.items():
+            rank_zero_only(print)(f"changed    {key}: {before} -> {after}")
+
+    @property
+    def complete_config(self) -> str:
+        """All that is needed to run the experiment again, as YAML, with the source that the data does come from."""
+        config = self.config.clone()
+        config.data.source = self.datamodule.source_name
+        config.data.stand_in = False  # decided; and the folder is to be found from anywhere
+        config.data.root = str(Path(config.data.root).resolve())
+        if config.model.init_args.get("init_from") is not None:
+            config.model.init_args.init_from = str(Path(config.model.init_args.init_from).resolve())
+        config.ckpt_path = None
+        return str(self.parser.dump(config))
+
+    @staticmethod
+    def leave_together() -> None:
+        """Waits for all processes and ends their group, so that none finds another gone; nothing where there is one."""
+        if torch.distributed.is_initialized():
+            torch.distributed.barrier()
+            torch.distributed.destroy_process_group()
+
+    @property
+    def resume_from(self) -> str | None:
+        """The checkpoint whose state training starts from; none begins anew."""
+        if self.config.ckpt_path is not None:
+            return str(readable_checkpoint(Path(self.config.ckpt_path), whole=True))
+        return str(self._resumed.newest_checkpoint() or "") or None if self._resumed else None
+
+    @property
+    def best_checkpoint(self) -> str | None:
+        """The path of the best checkpoint of the run that was fitted; none where none was kept."""
+        return str(self.best.path) if self.best is not None and self.best.path.is_file() else None
+
+
+class SaveConfig(Callback):
+    """Writes ``config.yaml``: all that is needed to run the experiment again.
+
+    Args:
+        cli: has the parser and the configuration.
+        logger: the run's logger, which owns the folder.
+    """
+
+    def __init__(self, cli: ExperimentCLI, logger: RunLogger) -> None:
+        self._cli = cli
+        self._logger = logger
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Writes the file."""
+        if trainer.is_global_zero:
+            replace_file(self._logger.folder / "config.yaml", lambda path: path.write_text(self._cli.complete_config))
+
+
+def settings(config: Namespace) -> dict[str, Any]:
+    """The settings that are plain values, by the names that they have on the command line."""
+    return {
+        key.replace(".init_args", "").removesuffix(".class_path"): value
+        for key, value in vars(config.as_flat()).items()
+        if isinstance(value, str | int | float)
+        and key != "model.init_args.num_classes"  # the data's, not known yet
+        and (not key.startswith("trainer.") or key == "trainer.max_epochs")
+    }
+
+
+def _check_writable(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / f".writable-{os.getpid()}"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise MisconfigurationException(
+            f"cannot write to {folder}: {error.strerror}; "
+            "make it writable, or keep runs elsewhere with --trainer.default_root_dir FOLDER"
+        ) from error

@@ -1,0 +1,188 @@
+"""A look at an experiment before it is trained: some seconds, on one device, and nothing is kept."""
+
+import os
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from lightning.pytorch import Trainer
+from torch import Tensor
+from torch.optim import Optimizer
+
+from datamodules import CIFAR10DataModule
+from lightning_modules import ImageClassifier
+from overfitting_lab.callbacks.console import data_lines
+from overfitting_lab.callbacks.recovery import room
+from overfitting_lab.cli.experiment import ExperimentCLI
+from overfitting_lab.doctor import Diagnosis, Severity, activations
+from overfitting_lab.doctor.callback import IMAGES, HopelessError, examine
+from overfitting_lab.doctor.layers import Look, look
+from overfitting_lab.doctor.schedule import length, schedule_cut_short
+
+SECONDS = 6  # that the steps may take, roughly
+FEW = 8  # images that a look takes of large ones
+
+
+def check(cli: ExperimentCLI) -> None:
+    """Prints what can be known before training: data, shapes, first loss, schedule, time, memory, disk, diagnosis.
+
+    A few steps are made to take their time; the weights are not kept.
+
+    Raises:
+        HopelessError: if the run cannot succeed.
+        DataError: if the data cannot be had.
+    """
+    trainer, model, data = cli.trainer, cli.model, cli.datamodule
+    data.trainer = trainer
+    data.prepare_data()
+    data.setup("fit")
+    print(data_lines(data.description()))
+    model.network.load_state_dict(model.pretrained(), strict=False)
+    trainer.precision_plugin.convert_module(model)
+    model.to(trainer.strategy.root_device)
+    images, labels = _first_batch(data, model)
+    seen = look(
+        model.network,
+        images[: IMAGES if data.image_size <= 64 else FEW].to(next(model.parameters()).dtype),
+        trainer.precision_plugin.forward_context(),
+    )
+    facts, found = examine(data, model)
+    found += activations.diagnose(seen)
+    _print_layers(seen)
+    loss = float(F.cross_entropy(seen.logits, labels[: len(seen.logits)]))
+    print(f"first loss {loss:.3f} on {len(seen.logits)} images; guessing has {facts.chance:.3f}")
+
+    configured: Any = model.configure_optimizers()
+    optimizer, schedule = (
+        (configured, None)
+        if isinstance(configured, Optimizer)
+        else (configured["optimizer"], configured["lr_scheduler"])
+    )
+    steps = _steps_of_epoch(trainer, data)
+    ends = [end for end in (steps * (trainer.max_epochs or 0), trainer.max_steps) if end > 0]  # -1 is no end
+    total = min(ends, default=0)
+    epochs = -(-total // steps)
+    print(f"steps      {steps:,} an epoch, {total:,} in {epochs} epochs")
+    found += _schedule(schedule, total, epochs)
+    _print_time(trainer, model, optimizer, (images, labels), steps, total, len(data.val_indices))
+    problems = list(_room(Path(trainer.default_root_dir), model))
+    for diagnosis in found:
+        print(diagnosis)
+    problems += [diagnosis.code for diagnosis in found if diagnosis.severity is Severity.FATAL]
+    sys.stdout.flush()
+    if problems:
+        raise HopelessError(f"this run cannot succeed: {', '.join(problems)}")
+    print("check      " + ("nothing that would keep it from learning" if found else "nothing to report"), flush=True)
+
+
+def _first_batch(data: CIFAR10DataModule, model: ImageClassifier) -> tuple[Tensor, Tensor]:
+    """Images and labels of the first step, as the network gets them."""
+    batch = next(iter(data.train_dataloader()))
+    device = model.device
+    images = data.augmented(batch.images.to(device).permute(0, 3, 1, 2), batch.indices.to(device))
+    return data.normalized(images), batch.labels.to(device)
+
+
+def _print_layers(seen: Look) -> None:
+    print(f"shapes     {_shape(seen.input.shape)} into {len(seen.layers)} layers; root mean square of what leaves them")
+    for layer in seen.weighted:
+        print(f"           {layer!s:16} {_shape(layer.shape):>16} {layer.size:9.3g}")
+
+
+def _shape(shape: tuple[int, ...]) -> str:
+    return " x ".join(str(extent) for extent in shape)
+
+
+def _steps_of_epoch(trainer: Trainer, data: CIFAR10DataModule) -> int:
+    batches, limit = len(data.train_dataloader()), trainer.limit_train_batches
+    batches = min(batches, limit) if isinstance(limit, int) else int(batches * (1.0 if limit is None else limit))
+    return -(-batches // trainer.accumulate_grad_batches)
+
+
+def _schedule(schedule: dict[str, Any] | None, total: int, epochs: int) -> Iterator[Diagnosis]:
+    if schedule is None:
+        print("schedule   none: the learning rate stays")
+        return
+    scheduler, interval = schedule["scheduler"], schedule.get("interval", "epoch")
+    needed = length(scheduler)
+    steps = epochs if interval == "epoch" else total
+    end = "has no end of its own" if needed is None else f"is at its end after {needed:,} {interval}s of {steps:,}"
+    print(f"schedule   {type(scheduler).__name__} {end}")
+    yield from schedule_cut_short(scheduler, interval, epochs, total)
+
+
+def _print_time(
+    trainer: Trainer,
+    model: ImageClassifier,
+    optimizer: Optimizer,
+    batch: tuple[Tensor, Tensor],
+    steps: int,
+    total: int,
+    val_size: int,
+) -> None:
+    images, labels = batch
+
+    def step(number: int) -> None:
+        optimizer.zero_grad()
+        with trainer.precision_plugin.forward_context():
+            loss = F.cross_entropy(model(images[:number]).float(), labels[:number])
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+
+    def validate(number: int) -> None:
+        with torch.no_grad(), trainer.precision_plugin.forward_context():
+            model(images[:number])
+
+    number = min(4, len(images))
+    step(number)  # the first one takes memory
+    while 12 * _seconds(step, number, model.device) < SECONDS and number < len(images):
+        number = min(4 * number, len(images))
+    seconds = median(_seconds(step, number, model.device) for _ in range(3))
+    if number < len(images):  # what is left is the images' alone
+        fewer = max(1, number // 4)
+        seconds += (seconds - _seconds(step, fewer, model.device)) * (len(images) - number) / (number - fewer)
+    seconds *= trainer.accumulate_grad_batches
+    epoch = steps * seconds + _seconds(validate, number, model.device) * val_size / number
+    whole = timedelta(seconds=round(epoch * total / steps))
+    print(
+        f"time       {seconds:.3g} s a step, {epoch:.3g} s an epoch with validation, {whole} in all "
+        f"(3 steps of {number} of {len(images)} images on {model.device.type.upper()})"
+    )
+    if taken := _memory(model.device):
+        print(f"memory     {taken} after steps of {number} of {len(images)} images")
+
+
+def _seconds(work: Callable[[int], None], number: int, device: torch.device) -> float:
+    started = time.perf_counter()
+    work(number)
+    if device.type != "cpu":
+        torch.accelerator.synchronize(device)
+    return time.perf_counter() - started
+
+
+def _memory(device: torch.device) -> str | None:
+    """What was taken so far; none where the system does not tell."""
+    if device.type == "cuda":
+        taken, there = torch.cuda.max_memory_reserved(device), torch.cuda.mem_get_info(device)[1]
+        return f"{taken / 1e9:.1f} of the GPU's {there / 1e9:.1f} GB"
+    if os.name != "posix":
+        return None
+    import resource  # not at the top: Windows has none
+
+    taken = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return f"{taken / 1e9:.1f} GB"
+
+
+def _room(root: Path, model: ImageClassifier) -> Iterator[str]:
+    folder = next(path for path in (root, *root.resolve().parents) if path.is_dir())
+    needed, free = room(model), shutil.disk_usage(folder).free
+    print(f"disk       up to {needed / 1e9:.1f} GB for checkpoints; {free / 1e9:.1f} GB are free")
+    if free < needed:
+        yield f"{folder} has too little room; --trainer.default_root_dir FOLDER"

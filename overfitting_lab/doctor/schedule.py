@@ -1,0 +1,56 @@
+"""Whether a learning-rate schedule comes to its end within the run."""
+
+from collections.abc import Iterator
+
+from torch.optim import lr_scheduler as schedules
+
+from overfitting_lab.doctor.diagnosis import Diagnosis, Severity
+
+
+def length(scheduler: object) -> int | None:
+    """The number of its own steps in which a schedule does all that it is set to do; none where it has no end."""
+    match scheduler:
+        case schedules.OneCycleLR():
+            return int(scheduler.total_steps) - 1
+        case schedules.MultiStepLR():
+            return max(scheduler.milestones, default=0) + 1
+        case schedules.StepLR():
+            return int(scheduler.step_size) + 1
+        case schedules.CosineAnnealingLR():
+            return int(scheduler.T_max)
+        case schedules.CosineAnnealingWarmRestarts():
+            return int(scheduler.T_0)
+        case schedules.LinearLR() | schedules.ConstantLR() | schedules.PolynomialLR():
+            return int(scheduler.total_iters)
+        case schedules.SequentialLR():
+            begins = int(scheduler._milestones[-1])
+            last = length(scheduler._schedulers[-1])
+            return begins + 1 if last is None else begins + last
+        case _:
+            return None
+
+
+def schedule_cut_short(scheduler: object, interval: str, epochs: int, total: int) -> Iterator[Diagnosis]:
+    """A schedule whose last change comes after the run's end.
+
+    Args:
+        scheduler: of ``torch.optim.lr_scheduler``.
+        interval: ``epoch`` or ``step``: when the run steps it.
+        epochs: of the run.
+        total: optimizer steps of the run.
+    """
+    needed, steps = length(scheduler), epochs if interval == "epoch" else total
+    if needed is None or needed <= steps:
+        return
+    name = type(scheduler).__name__
+    shorter = f"a {name} of at most {steps:,} {interval}s"
+    remedy = f"--trainer.max_epochs {needed}, or {shorter}" if interval == "epoch" else shorter
+    if interval == "epoch" and needed > 10 * epochs and total / 2 <= needed <= total:  # counted in optimizer steps
+        remedy = "--model.lr_scheduler_interval step"
+    yield Diagnosis(
+        "schedule_cut_short",
+        Severity.WARNING,
+        "the learning-rate schedule does not come to its end",
+        f"{name} needs {needed:,} {interval}s, the run has {steps:,}",
+        remedy,
+    )

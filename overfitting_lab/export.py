@@ -1,0 +1,273 @@
+"""A trained network as one file for use elsewhere, with normalization inside: written, compared and read again."""
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import NamedTuple
+from zipfile import ZipFile
+
+import torch
+from torch import Tensor, nn
+
+from datamodules import CIFAR10DataModule
+from datamodules.images import SIZE, normalize
+from lightning_modules import ImageClassifier
+from lightning_modules.errors import ModelError
+from overfitting_lab.runs.files import replace_file
+from overfitting_lab.runs.run import Run, RunError, readable_checkpoint
+
+IMAGES = 1000  # that a file is compared on
+TOLERANCE = 1e-4  # of a probability; other orders of float32 sums moved none by more than 2e-6
+BATCH = 64  # images at a time: VGG16 at 224x224 keeps about 2 GiB of them
+ONNX = ("onnx", "onnxscript", "onnxruntime")
+ONNX_REMEDY = "pip install -e '.[onnx]'"
+
+
+class Predictor(NamedTuple):
+    """A trained network, whatever it was read from.
+
+    Attributes:
+        classes: their names, in the order of the probabilities.
+        answer: from uint8 images [N, 3, 32, 32], RGB in [0, 255], to probabilities, float32 [N, classes].
+    """
+
+    classes: Sequence[str]
+    answer: Callable[[Tensor], Tensor]
+
+    def probabilities(self, images: Tensor) -> Tensor:
+        """Probabilities, float32 [N, classes], of any number of images; see ``answer``."""
+        with torch.inference_mode():
+            return torch.cat([self.answer(part) for part in torch.split(images, BATCH)])
+
+    def best(self, images: Tensor, number: int) -> list[list[tuple[str, float]]]:
+        """For each image the most probable classes with their probabilities, most probable first."""
+        values, places = self.probabilities(images).topk(min(number, len(self.classes)))
+        return [
+            [(self.classes[place], value) for value, place in zip(*row, strict=True)]
+            for row in zip(values.tolist(), places.tolist(), strict=True)
+        ]
+
+
+class Portable(nn.Module):
+    """A network that takes images as they are: uint8 [N, 3, 32, 32] to probabilities, float32 [N, classes].
+
+    Resizing, the window that ``vgg`` cuts and normalization are inside.
+
+    Args:
+        model: the trained network, in evaluation mode.
+        data: what it was trained on; says how images are prepared.
+    """
+
+    def __init__(self, model: ImageClassifier, data: CIFAR10DataModule) -> None:
+        super().__init__()
+        self.network = model.network.to(memory_format=torch.contiguous_format)  # torch warns of saving others
+        self.register_buffer("mean", torch.tensor(data.mean))
+        self.register_buffer("std", torch.tensor(data.std))
+        self._as_evaluated = data.as_evaluated
+        self._probabilities = model.probabilities
+
+    def forward(self, images: Tensor) -> Tensor:
+        """See the class."""
+        logits = self.network(normalize(self._as_evaluated(images), self.get_buffer("mean"), self.get_buffer("std")))
+        return self._probabilities(logits)
+
+
+def _load(checkpoint: Path) -> tuple[ImageClassifier, CIFAR10DataModule]:
+    """The network in float32 on the CPU, and the data module that it was trained with."""
+    data = CIFAR10DataModule.load_from_checkpoint(checkpoint, weights_only=True)
+    return ImageClassifier.of_checkpoint(checkpoint), data
+
+
+def _of_checkpoint(path: Path, classes: Sequence[str]) -> Predictor:
+    model, data = _load(path)
+    return Predictor(classes, lambda images: model.predict_step(data.normalized(data.as_evaluated(images))))
+
+
+def read(path: Path) -> Predictor:
+    """A run's best checkpoint, or a file that :func:`export` wrote.
+
+    A ``.pt2`` can run code when it is loaded, as torch says of the format: take only those you trust.
+
+    Args:
+        path: the folder of a run, or a file that ends in ``.pth``, ``.pt2`` or ``.onnx``.
+
+    Raises:
+        ModelError: if the file is damaged or foreign, or ONNX Runtime is not there.
+        RunError: if it is no run, or one without a checkpoint.
+    """
+    kind = path.suffix.removeprefix(".")
+    if kind not in _READERS or path.is_dir():
+        run = Run(path)
+        return _of_checkpoint(readable_checkpoint(run.checkpoint("best")), run.summary["data"]["classes"])
+    if not path.is_file():
+        raise ModelError(f"{path}: no such file; make it from a run: python scripts/export.py RUN")
+    return _READERS[kind](path)
+
+
+def _unusable(path: Path) -> ModelError:
+    return ModelError(
+        f"{path} is damaged, or was not written by scripts/export.py; make it again: python scripts/export.py RUN"
+    )
+
+
+def _read_pth(path: Path) -> Predictor:
+    try:
+        classes = torch.load(readable_checkpoint(path), map_location="cpu", weights_only=True, mmap=True)["classes"]
+    except (RunError, KeyError) as error:
+        raise _unusable(path) from error
+    return _of_checkpoint(path, classes)
+
+
+def _read_pt2(path: Path) -> Predictor:
+    extra = {"classes": ""}
+    try:
+        with ZipFile(path) as archive:  # torch would take changed bytes for weights, and log what else it does not like
+            ours = any(name.endswith("/extra/classes") for name in archive.namelist())
+            if not ours or archive.testzip() is not None:
+                raise _unusable(path)
+        network = torch.export.load(path, extra_files=extra).module()
+        classes = json.loads(extra["classes"])
+    except Exception as error:  # the readers raise almost anything for a damaged file
+        raise _unusable(path) from error
+    return Predictor(classes, network)
+
+
+def _read_onnx(path: Path) -> Predictor:
+    if find_spec("onnxruntime") is None:
+        raise ModelError(f"{path} needs ONNX Runtime: {ONNX_REMEDY}; or give model.pth or model.pt2")
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()  # left to itself it takes all cores, whatever was set
+    try:
+        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        classes = json.loads(session.get_modelmeta().custom_metadata_map["classes"])
+    except Exception as error:  # likewise
+        raise _unusable(path) from error
+    return Predictor(classes, lambda images: torch.from_numpy(session.run(None, {"images": images.numpy()})[0]))
+
+
+_READERS: dict[str, Callable[[Path], Predictor]] = {"pth": _read_pth, "pt2": _read_pt2, "onnx": _read_onnx}
+
+
+def _write_pth(checkpoint: Path, classes: Sequence[str], path: Path) -> None:
+    """What of a checkpoint is needed to build the network again and to prepare its images, and no more."""
+    model, data = _load(checkpoint)
+    content = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
+    settings = {"augment": data.augment, "image_size": data.image_size, "mean": data.mean, "std": data.std}
+    kept = ("hparams_name", "hyper_parameters", "pytorch-lightning_version")
+    torch.save(
+        {
+            **{name: content[name] for name in kept},
+            "datamodule_hyper_parameters": settings,  # without the folder of the data
+            "classes": list(classes),
+            "state_dict": model.state_dict(),
+        },
+        path,
+    )
+
+
+def _example() -> tuple[Tensor]:
+    return (torch.zeros(2, 3, SIZE, SIZE, dtype=torch.uint8),)  # of one, the number would be taken for fixed
+
+
+def _write_pt2(checkpoint: Path, classes: Sequence[str], path: Path) -> None:
+    network = Portable(*_load(checkpoint)).eval()
+    batch = torch.export.Dim("batch", min=1)
+    with torch.no_grad():
+        program = torch.export.export(network, _example(), dynamic_shapes=({0: batch},))
+    torch.export.save(program, path, extra_files={"classes": json.dumps(list(classes))})
+
+
+def _write_onnx(checkpoint: Path, classes: Sequence[str], path: Path) -> None:
+    program = torch.onnx.export(
+        Portable(*_load(checkpoint)).eval(),
+        _example(),
+        dynamo=True,
+        input_names=["images"],
+        output_names=["probabilities"],
+        dynamic_shapes=({0: "batch"},),
+        verbose=False,
+    )
+    assert program is not None
+    program.model.metadata_props["classes"] = json.dumps(list(classes))
+    program.save(path, external_data=False)
+
+
+_WRITERS: dict[str, Callable[[Path, Sequence[str], Path], None]] = {
+    "pth": _write_pth,
+    "pt2": _write_pt2,
+    "onnx": _write_onnx,
+}
+FORMATS = tuple(_WRITERS)
+
+
+def export(run: Run, checkpoint: Path, data: CIFAR10DataModule, formats: Sequence[str] | None) -> Iterator[str]:
+    """Writes a run's checkpoint into ``export/`` in its folder; compares each file before it gets its name.
+
+    Args:
+        run: the run.
+        checkpoint: one of its checkpoints.
+        data: its data; the files are compared on 1,000 test images spread over it, or on all where there are fewer.
+        formats: of :data:`FORMATS`; none takes all that can be written here.
+
+    Yields:
+        A line a file for people to read: how well it agrees with the checkpoint, or why it is not there.
+
+    Raises:
+        ModelError: if a format cannot be written, or its file disagrees with the checkpoint.
+        DataError: if the data cannot be had.
+    """
+    without_onnx = any(find_spec(package) is None for package in ONNX)
+    if without_onnx and formats and "onnx" in formats:
+        raise ModelError(f"ONNX needs more packages: {ONNX_REMEDY}")
+    classes = run.summary["data"]["classes"]
+    data.prepare_data()
+    data.setup("test")
+    number = len(data.test_indices)
+    places = torch.arange(min(IMAGES, number)) * number // min(IMAGES, number)
+    images = data.images.test_images[places].permute(0, 3, 1, 2)
+    reference = _of_checkpoint(checkpoint, classes).probabilities(images)
+    folder = run.folder / "export"
+    for kind in formats or FORMATS:
+        path = folder / f"model.{kind}"
+        if kind == "onnx" and without_onnx:
+            yield f"{path}: not written, it needs more packages: {ONNX_REMEDY}"
+            continue
+        with TemporaryDirectory(prefix=".export-", dir=run.folder) as scratch:
+            new = Path(scratch) / path.name
+            try:
+                _WRITERS[kind](checkpoint, classes, new)
+            except RuntimeError as error:
+                reason = str(error.__cause__ or error).splitlines()[0]
+                others = " ".join(other for other in FORMATS if other != kind)
+                raise ModelError(f"{path} was not written: {reason}; the others are: --formats {others}") from error
+            agrees, how = compare(read(new).probabilities(images), reference)
+            if not agrees:
+                raise ModelError(
+                    f"{path} was not written, it disagrees with the checkpoint: {how}; "
+                    "try other versions of torch and of what writes and reads the format, or another of --formats"
+                )
+            folder.mkdir(exist_ok=True)
+            replace_file(path, new.replace)
+        yield f"{path}: {how}"
+
+
+def compare(answers: Tensor, reference: Tensor) -> tuple[bool, str]:
+    """Whether two networks agree, and how well, in words.
+
+    They do if no probability differs by more than ``TOLERANCE`` and each image has the same class, but for classes
+    whose probabilities are that close to each other.
+
+    Args:
+        answers: probabilities, float32 [N, classes].
+        reference: likewise, those to agree with.
+    """
+    difference = (answers - reference).abs().max()
+    named = answers.argmax(dim=1, keepdim=True)
+    lost = reference.max(dim=1).values - reference.gather(1, named)[:, 0]
+    equal = int((named[:, 0] == reference.argmax(dim=1)).sum())
+    how = f"{len(answers):,} images, largest difference of a probability {difference:.1e}, the same class for {equal:,}"
+    return bool(difference <= TOLERANCE) and bool((lost <= TOLERANCE).all()), how  # false where one is not a number

@@ -1,0 +1,1 @@
+"""Grids of settings: trials shared out to workers, and their effects."""

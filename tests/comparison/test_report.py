@@ -1,0 +1,190 @@
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from selenium import webdriver
+from selenium.webdriver.chrome.service import Service
+from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
+
+from overfitting_lab.comparison.comparison import Comparison
+from overfitting_lab.comparison.report import write_report
+from overfitting_lab.runs.run import Run
+from tests.made_runs import CLASSES, make_run
+
+RANDOM = np.random.default_rng(0)
+GOOD, POOR = RANDOM.random(120) < 0.8, RANDOM.random(120) < 0.4
+FOUND = {
+    "code": "over_fitting",
+    "severity": "note",
+    "what": "it over-fits | from here",
+    "evidence": "see <b>there</b>",
+    "remedy": "--model.dropout 0.5",
+    "layers": [],
+    "epoch": 2,
+    "step": 6,
+}
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The report on two made runs."""
+    folder = tmp_path_factory.mktemp("report")
+    runs = [
+        make_run(folder / "logs/plain <b>/version_0", POOR, diagnosis=[FOUND]),
+        make_run(folder / "logs/dropout/version_0", GOOD, dropout=0.5, seconds=600.0),
+    ]
+    write_report(Comparison([Run(run) for run in runs]), folder / "out")
+    return folder / "out"
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """Chromium or Chrome, without a window."""
+    program = next(filter(None, map(shutil.which, ("chromium", "google-chrome", "chromium-browser"))), None)
+    driver = shutil.which("chromedriver")
+    if program is None or driver is None:
+        pytest.skip("there is no Chromium with its chromedriver")
+    options = webdriver.ChromeOptions()
+    options.binary_location = program
+    for flag in ("headless=new", "no-sandbox", "disable-gpu", "disable-background-networking", "disable-sync",
+                 "disable-component-update", "no-first-run", "disable-dev-shm-usage"):  # fmt: skip
+        options.add_argument(f"--{flag}")
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    chrome = webdriver.Chrome(options=options, service=Service(driver))
+    chrome.set_page_load_timeout(60)
+    yield chrome
+    chrome.quit()
+
+
+@pytest.fixture
+def page(browser: Any, report: Path) -> Any:
+    """The report in a wide window with light colours."""
+    show(browser, report, width=1200, dark=False)
+    return browser
+
+
+def show(browser: Any, report: Path, *, width: int, dark: bool) -> None:
+    metrics = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 500}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+    scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "", "features": [scheme]})
+    browser.get((report / "report.html").as_uri())
+
+
+def test_the_page_needs_nothing_else_and_has_no_errors(page: Any) -> None:
+    asked = [
+        entry["message"] for entry in page.get_log("performance") if '"Network.requestWillBeSent"' in entry["message"]
+    ]
+    addresses = {match for message in asked for match in re.findall(r'"url":"(\w+):', message)}
+    assert addresses <= {"file", "data"}
+    assert page.get_log("browser") == []
+    assert page.execute_script("return [...document.images].every(image => image.naturalWidth === 32)")
+    assert page.execute_script("return document.images.length") == 4 * 24
+    names = page.execute_script("return [...document.querySelectorAll('[id]')].map(element => element.id)")
+    assert len(names) == len(set(names))
+
+
+def test_what_the_page_says(page: Any) -> None:
+    text = page.find_element(By.TAG_NAME, "main").text
+    for words in (
+        f"By test accuracy: dropout {GOOD.mean():.1%}, plain <b> {POOR.mean():.1%}.",
+        "dropout took 10.0 times as long as plain <b>.",
+        "model.dropout",
+        "over_fitting (note, step 6): it over-fits | from here",
+        "see <b>there</b>",
+        "McNemar, exact",
+        "not learned",
+        "made <by hand>",
+    ):
+        assert words in text
+    table = page.find_element(By.CSS_SELECTOR, "[aria-label='test accuracy by class'] table").text
+    share = POOR[np.arange(120) % 3 == 0].mean()
+    assert f"{CLASSES[0]} {share:.1%}" in table
+    first = int(np.flatnonzero(~POOR)[0])
+    mistake = page.find_element(By.CSS_SELECTOR, "#mistakes ~ details .pictures li").text
+    assert mistake == f"{CLASSES[(first + 1) % 3]} 90.0%\nis {CLASSES[first % 3]}"
+
+
+def test_runs_are_hidden_and_shown_by_the_keyboard_alone(page: Any) -> None:
+    def visible(run: int) -> int:
+        lines = page.find_elements(By.CSS_SELECTOR, f"svg .run-{run}")
+        assert len(lines) >= 6  # training and validation of loss and accuracy, the gap, memorization
+        return sum(line.is_displayed() for line in lines)
+
+    both = visible(0), visible(1)
+    body = page.find_element(By.TAG_NAME, "body")
+    body.send_keys(Keys.TAB)
+    assert page.switch_to.active_element.text == "to the results"
+    assert page.switch_to.active_element.is_displayed()
+    reached = []
+    for _ in range(60):
+        page.switch_to.active_element.send_keys(Keys.TAB)
+        reached.append(page.switch_to.active_element.get_attribute("id"))
+        if reached[-1] == "show-1":
+            break
+    assert "show-0" in reached
+    page.switch_to.active_element.send_keys(Keys.SPACE)
+    assert (visible(0), visible(1)) == (both[0], 0)
+    page.switch_to.active_element.send_keys(Keys.SPACE)
+    assert (visible(0), visible(1)) == both
+    regions = page.find_elements(By.CSS_SELECTOR, ".scroll")
+    assert regions
+    assert all(region.get_attribute("tabindex") == "0" and region.get_attribute("aria-label") for region in regions)
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_it_fits_a_phone_and_follows_the_colours_of_the_system(dark: bool, browser: Any, report: Path) -> None:
+    show(browser, report, width=360, dark=dark)
+    assert browser.execute_script("return document.documentElement.scrollWidth") == 360
+    shades = browser.execute_script(
+        "const style = getComputedStyle(document.body), ink = document.querySelector('svg text');"
+        "return [style.backgroundColor, style.color, getComputedStyle(ink).fill]"
+    )
+    paper, ink, chart = (sum(map(int, re.findall(r"\d+", shade)[:3])) / 3 for shade in shades)
+    assert (paper < 50, ink > 200) == (dark, dark)
+    assert chart == ink
+
+
+def test_it_prints(browser: Any, report: Path) -> None:
+    show(browser, report, width=1200, dark=False)
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
+    assert not browser.find_element(By.TAG_NAME, "nav").is_displayed()
+    assert all(region.value_of_css_property("overflow") == "visible"
+               for region in browser.find_elements(By.CSS_SELECTOR, ".scroll"))  # fmt: skip
+
+
+def test_the_text_has_the_same_tables(report: Path) -> None:
+    text = (report / "report.md").read_text()
+    assert "![Loss, accuracy, gap and test accuracy](report.png)" in text
+    assert f"| dropout | {GOOD.mean():.1%} (" in text
+    assert ") | 100.0% | 40.0% | 60.0 | 30 | 3 | AlexNet |" in text
+    assert "| `model.dropout` | 0.0 | 0.5 |" in text
+    tables = re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE)
+    assert len(tables) == 5
+    for table in tables:
+        assert len({line.replace("\\|", "").count("|") for line in table.splitlines()}) == 1
+
+
+def test_the_picture_is_drawn(report: Path) -> None:
+    with Image.open(report / "report.png") as picture:
+        assert picture.width > 1000
+        assert len(picture.convert("RGB").getcolors(1 << 20) or []) > 100
+
+
+def test_runs_without_single_images_or_of_other_classes(tmp_path: Path) -> None:
+    runs = [
+        make_run(tmp_path / "a/version_0", GOOD, images=False),
+        make_run(
+            tmp_path / "b/version_0", GOOD, data={"classes": ["x", "y", "z"], "identity": "y", "fingerprint": "z"}
+        ),
+    ]
+    write_report(Comparison([Run(run) for run in runs]), tmp_path)
+    page = (tmp_path / "report.html").read_text()
+    assert "Not ranked" in page
+    assert "test accuracy by class" not in page

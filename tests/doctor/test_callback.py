@@ -1,0 +1,263 @@
+"""Each fault, planted in a real short run, is named; sound runs are left in peace; looking changes nothing."""
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from overfitting_lab.doctor import callback as doctor
+from overfitting_lab.runs.run import Run
+from tests.conftest import Outcome, events_of
+
+RUN = Path("lightning_logs/unnamed/version_0")
+FAULT = "--trainer.callbacks=tests.faults."
+
+
+@pytest.fixture(scope="session")
+def bright(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, ...]:
+    """Flags for 600 training and 300 validation images of three classes that differ in brightness, and a small net."""
+    root = tmp_path_factory.mktemp("data") / "bright"
+    random = np.random.default_rng(0)
+    for split, number in (("train", 900), ("test", 30)):
+        for index in range(number):
+            folder = root / split / f"class {index % 3}"
+            folder.mkdir(parents=True, exist_ok=True)
+            pixels = random.integers(0, 128, (32, 32, 3)) + 60 * (index % 3)
+            Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{index}.png")
+    return (
+        "--model=tests.networks.Small",
+        "--model.optimizer=torch.optim.Adam",
+        "--model.optimizer.lr=1e-3",
+        "--data.source=folder",
+        f"--data.root={root}",
+        "--data.split=overfit",
+        "--data.train_size=600",
+        "--data.val_size=300",
+        "--data.batch_size=100",
+        "--trainer.max_epochs=1",
+        "--trainer.accelerator=cpu",
+        "--trainer.precision=32-true",
+        "--trainer.enable_model_summary=false",
+    )
+
+
+Fit = Callable[..., tuple[Outcome, dict[str, dict[str, Any]]]]
+
+
+@pytest.fixture
+def fit(run_script: Callable[..., Outcome], bright: tuple[str, ...], tmp_path: Path) -> Fit:
+    """Fits, and gives what the script left and what was found, by code."""
+
+    def run(*flags: str) -> tuple[Outcome, dict[str, dict[str, Any]]]:
+        outcome = run_script("fit", *bright, *flags)
+        path = tmp_path / RUN / "summary.json"
+        assert path.exists(), outcome.err
+        summary = json.loads(path.read_text())
+        return outcome, {found["code"]: found for found in summary["diagnosis"]}
+
+    return run
+
+
+def alarms(found: dict[str, dict[str, Any]]) -> set[str]:
+    return {code for code, diagnosis in found.items() if diagnosis["severity"] != "note"}
+
+
+@pytest.mark.parametrize(
+    ("flags", "code", "layers", "severity"),
+    [
+        (["--model.softmax=true"], "softmax_before_cross_entropy", ["8"], "fatal"),
+        (["--model.weight_std=3"], "activations_explode", ["4", "6"], "warning"),
+        (["--model.weight_std=100"], "activations_explode", ["2", "4", "6"], "fatal"),
+        (["--model.weight_std=1e-3"], "activations_vanish", ["4"], "warning"),
+        (["--model.weight_std=1e-5"], "activations_vanish", ["2", "4"], "fatal"),
+        (["--model.bias=-100"], "dead_relus", ["3", "5"], "fatal"),
+        ([f"{FAULT}Poison", "--trainer.callbacks.layer=4", "--trainer.callbacks.step=3"], "not_finite", ["4"], "fatal"),
+        ([f"{FAULT}LeakedImages", "--trainer.callbacks.number=30"], "duplicate_images", [], "warning"),
+        ([f"{FAULT}LeakedImages", "--trainer.callbacks.number=2"], "duplicate_images", [], "note"),
+        ([f"{FAULT}RareClass", "--trainer.callbacks.label=1"], "class_imbalance", [], "warning"),
+    ],
+)
+def test_what_the_first_steps_show(fit: Fit, flags: list[str], code: str, layers: list[str], severity: str) -> None:
+    outcome, found = fit(*flags)
+    assert code in found, outcome.out
+    assert found[code]["layers"] == layers
+    assert found[code]["severity"] == severity
+    assert len(re.findall(rf"^doctor     {code} \({severity}, step", outcome.out, re.MULTILINE)) == 1
+
+
+@pytest.mark.parametrize(
+    ("flags", "code", "layers"),
+    [
+        (["--model.factor=1e6", "--model.optimizer.lr=1e-6"], "gradients_explode", "2"),
+        (["--model.layers=9", "--model.sigmoid=true", "--model.weight_std=0.05"], "gradients_vanish", "2"),
+        (["--model.optimizer.lr=1e-9", "--model.weight_std=0.1"], "learning_rate_too_low", ""),
+        (["--model.optimizer.lr=10"], "learning_rate_too_high", ""),
+        (["--model.optimizer=torch.optim.SGD", "--model.optimizer.lr=1e6"], "learning_rate_too_high", ""),
+        (
+            ["--model.weight_std=1e-5", "--model.optimizer=torch.optim.SGD", "--model.optimizer.lr=1e-3"],
+            "stuck_at_chance",
+            "",
+        ),
+        ([f"{FAULT}WrongLabels", "--model.width=512"], "shuffled_labels", ""),
+        (
+            [f"{FAULT}WrongLabels", "--trainer.callbacks.share=0.4", "--trainer.callbacks.val=false"],
+            "validation_above_training",
+            "",
+        ),
+    ],
+)
+def test_what_many_steps_show(
+    fit: Fit, monkeypatch: pytest.MonkeyPatch, flags: list[str], code: str, layers: str
+) -> None:
+    monkeypatch.setattr(doctor, "EVERY", 10)
+    outcome, found = fit("--trainer.max_epochs=14", *flags)
+    assert code in found, outcome.out
+    assert found[code]["layers"][:1] == [layers] * bool(layers)
+    assert found[code]["severity"] != "note"
+    assert outcome.out.count(f"doctor     {code} (") <= 3, "said more than once at a severity, and at the end"
+
+
+def test_labels_drawn_at_random_on_purpose_are_no_alarm(fit: Fit, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "EVERY", 10)
+    outcome, found = fit("--data.label_noise=1", "--model.width=512", "--trainer.max_epochs=14")
+    assert found["shuffled_labels"]["severity"] == "note", outcome.out
+    assert alarms(found) == set()
+
+
+def test_a_schedule_of_steps_in_a_run_of_steps(run_script: Callable[..., Outcome], tiny: tuple[str, ...]) -> None:
+    schedule = ("--model.lr_scheduler=torch.optim.lr_scheduler.StepLR", "--model.lr_scheduler.step_size=30")
+    steps = ("--model.lr_scheduler_interval=step", "--trainer.max_epochs=-1", "--trainer.max_steps=8")
+    outcome = run_script("fit", "--config=overfit", *tiny, *schedule, *steps)
+    assert "StepLR needs 31 steps, the run has 8" in outcome.out
+    outcome = run_script("fit", "--config=overfit", *tiny, *schedule, *steps, "--check")
+    assert "steps      5 an epoch, 8 in 2 epochs" in outcome.out
+    assert "StepLR needs 31 steps, the run has 8" in outcome.out
+
+
+def test_images_that_cannot_be_learned(fit: Fit) -> None:
+    wrong = (f"{FAULT}WrongLabels", "--trainer.callbacks.share=0.5")
+    outcome, found = fit(*wrong, "--model.width=1", "--model.optimizer.lr=0.01", "--trainer.max_epochs=25")
+    assert "cannot_fit" in found, outcome.out
+    assert "shuffled_labels" not in found
+
+
+def test_over_fitting_is_a_note_with_its_epoch(fit: Fit) -> None:
+    wrong = (f"{FAULT}WrongLabels", "--trainer.callbacks.share=0.5")
+    outcome, found = fit(*wrong, "--model.width=1024", "--model.optimizer.lr=3e-3", "--trainer.max_epochs=20")
+    assert "over_fitting" in found, outcome.out
+    losses = [row["val_loss"] or 0 for row in Run(Path(RUN)).metrics]
+    began = found["over_fitting"]["epoch"]
+    assert losses[began - 1] < min(losses[began : began + 3])
+    assert alarms(found) == set()
+
+
+def test_a_schedule_that_never_ends(fit: Fit) -> None:
+    schedule = ("--model.lr_scheduler=torch.optim.lr_scheduler.MultiStepLR", "--model.lr_scheduler.milestones=[1,9]")
+    _, found = fit(*schedule, "--trainer.max_epochs=2")
+    assert "MultiStepLR needs 10 epochs, the run has 2" in found["schedule_cut_short"]["evidence"]
+    assert "--trainer.max_epochs 10" in found["schedule_cut_short"]["remedy"]
+
+
+@pytest.mark.parametrize("flags", [[], ["--model.layers=6"], ["--model.optimizer.lr=0.01"]])
+def test_sound_runs_are_left_in_peace(fit: Fit, monkeypatch: pytest.MonkeyPatch, flags: list[str]) -> None:
+    monkeypatch.setattr(doctor, "EVERY", 10)
+    outcome, found = fit("--trainer.max_epochs=15", *flags)
+    assert outcome.status == 0
+    assert alarms(found) == set(), outcome.out
+    assert found or outcome.out.count("doctor     nothing to report") == 1
+
+
+def test_verdicts_are_in_tensorboard(fit: Fit, tmp_path: Path) -> None:
+    fit("--model.softmax=true")
+    assert "doctor/text_summary" in events_of(tmp_path / RUN).Tags()["tensors"]
+
+
+def test_a_run_that_cannot_succeed_is_stopped_where_asked(fit: Fit) -> None:
+    outcome, found = fit("--doctor=stop", "--model.softmax=true")
+    assert outcome.status == 1
+    assert outcome.err.strip().startswith("error: this run cannot succeed: softmax_before_cross_entropy: the network")
+    assert "Traceback" not in outcome.err
+    run = Run(Path(RUN))
+    assert run.status == "failed"
+    assert "softmax_before_cross_entropy" in run.summary["reason"]
+    assert (run.summary["global_step"], run.metrics) == (0, [])
+    assert "softmax_before_cross_entropy" in found
+
+
+def test_a_doctor_that_is_off_says_nothing(fit: Fit) -> None:
+    outcome, found = fit("--doctor=off", "--model.softmax=true")
+    assert (outcome.status, found) == (0, {})
+    assert "doctor" not in outcome.out
+
+
+@pytest.mark.parametrize("checkpoints", ["true", "false"])
+def test_looking_changes_nothing(
+    run_script: Callable[..., Outcome],
+    tiny: tuple[str, ...],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    checkpoints: str,
+) -> None:
+    monkeypatch.setattr(doctor, "EVERY", 2)
+    vgg = ("--model.configuration=A", "--model.batch_norm=true", "--data.train_size=40", "--data.val_size=20")
+    flags = ("--config=vgg16_32", *tiny, *vgg, f"--trainer.enable_checkpointing={checkpoints}")
+    for mode in ("off", "advise"):
+        assert run_script("fit", *flags, f"--doctor={mode}").status == 0
+    off, on = (Run(tmp_path / "lightning_logs" / "vgg16_32" / f"version_{number}") for number in (0, 1))
+    assert [{**row, "seconds": 0} for row in off.metrics] == [{**row, "seconds": 0} for row in on.metrics]
+    if checkpoints == "true":
+        one, other = (torch.load(run.folder / "weights.pth", weights_only=True) for run in (off, on))
+        assert all(torch.equal(one[name], other[name]) for name in one)
+        assert any("running_mean" in name for name in one)
+
+
+def test_a_resumed_run_says_the_same_once(
+    fit: Fit, run_script: Callable[..., Outcome], bright: tuple[str, ...], tmp_path: Path
+) -> None:
+    wrong = (f"{FAULT}WrongLabels", "--trainer.callbacks.share=0.4", "--trainer.callbacks.val=false")
+    assert run_script("fit", *bright, *wrong, "--trainer.max_epochs=8", "--experiment=through").status == 0
+    through = json.loads((tmp_path / "lightning_logs/through/version_0/summary.json").read_text())["diagnosis"]
+    first, _ = fit(*wrong, "--trainer.max_epochs=7")
+    second = run_script("fit", f"--resume={RUN}", "--trainer.max_epochs=8")
+    assert second.status == 0, second.err
+    assert json.loads((tmp_path / RUN / "summary.json").read_text())["diagnosis"] == through
+    assert through
+    said = "doctor     validation_above_training (warning, step"
+    assert (first.out + second.out).count(said) == 1
+
+
+def test_check_of_a_sound_experiment(
+    run_script: Callable[..., Outcome], bright: tuple[str, ...], tmp_path: Path
+) -> None:
+    outcome = run_script("fit", *bright, "--check")
+    assert outcome.status == 0, outcome.err
+    assert list(tmp_path.iterdir()) == []
+    for words in (
+        "data       bright, split overfit: 600 training",
+        "3 x 32 x 32",
+        "first loss ",
+        "guessing has 1.099",
+        "steps      6 an epoch, 6 in 1 epochs",
+        "schedule   none",
+        "s an epoch with validation",
+        "memory     ",
+        "GB for checkpoints",
+        "check      nothing to report",
+    ):
+        assert words in outcome.out
+
+
+def test_check_of_one_that_cannot_succeed(
+    run_script: Callable[..., Outcome], bright: tuple[str, ...], tmp_path: Path
+) -> None:
+    outcome = run_script("fit", *bright, "--check", "--model.softmax=true")
+    assert outcome.status == 1
+    assert "doctor     softmax_before_cross_entropy (fatal, step 0)" in outcome.out
+    assert "error: this run cannot succeed: softmax_before_cross_entropy" in outcome.err
+    assert list(tmp_path.iterdir()) == []

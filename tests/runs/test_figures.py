@@ -1,0 +1,107 @@
+import sys
+from typing import Any
+
+import numpy as np
+import pytest
+from matplotlib.axes import Axes
+from matplotlib.colors import to_hex
+from matplotlib.patches import Rectangle
+
+from overfitting_lab.runs.figures import TRAINING, VALIDATION, answers, confusion_matrix, curves
+
+ROWS: list[dict[str, float | None]] = [
+    {"epoch": 0, "train_loss": 2.0, "train_acc": 0.25, "val_loss": 2.5, "val_acc": 0.2},
+    {"epoch": 1, "train_loss": 1.0, "train_acc": 0.5, "val_loss": None, "val_acc": None},
+    {"epoch": 2, "train_loss": 0.5, "train_acc": 1.0, "val_loss": 3.0, "val_acc": 0.4},
+]
+
+
+def lines(axes: Axes) -> dict[str, tuple[str, Any, Any]]:
+    return {
+        str(line.get_label()): (to_hex(line.get_color()).upper(), *np.asarray(line.get_data()).tolist())
+        for line in axes.get_lines()
+    }
+
+
+def test_curves_are_drawn_in_the_same_axes() -> None:
+    figure = curves(ROWS, "overfit: 1,000 training images")
+    loss, accuracy = figure.axes
+    assert figure.get_suptitle() == "overfit: 1,000 training images"
+    assert lines(loss) == {
+        "training": (TRAINING, [1, 2, 3], [2, 1, 0.5]),
+        "validation": (VALIDATION, [1, 3], [2.5, 3]),
+    }
+    assert lines(accuracy) == {
+        "training": (TRAINING, [1, 2, 3], [25, 50, 100]),
+        "validation": (VALIDATION, [1, 3], [20, 40]),
+    }
+    assert (loss.get_xlabel(), loss.get_ylabel()) == ("epoch", "cross-entropy (nats)")
+    assert (accuracy.get_xlabel(), accuracy.get_ylabel()) == ("epoch", "accuracy (%)")
+    assert accuracy.get_ylim() == (0, 100)
+    assert loss.get_ylim()[0] == 0
+    for axes in figure.axes:
+        legend = axes.get_legend()
+        assert legend is not None
+        assert [text.get_text() for text in legend.get_texts()] == ["training", "validation"]
+
+
+def test_curves_without_validation() -> None:
+    rows = [{**row, "val_loss": None, "val_acc": None} for row in ROWS]
+    assert [list(lines(axes)) for axes in curves(rows, "").axes] == [["training"], ["training"]]
+
+
+def test_confusion_matrix_is_in_per_cent_of_the_row() -> None:
+    figure = confusion_matrix(np.array([[3, 1], [0, 0]]), ("cat", "dog"), "test images")
+    (axes,) = figure.axes
+    assert axes.get_title() == "test images: 3 of 4 right"
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("predicted", "true")
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["cat", "dog"]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["cat", "dog"]
+    assert {text.get_position(): text.get_text() for text in axes.texts} == {
+        (0, 0): "75",
+        (1, 0): "25",
+        (0, 1): "0",
+        (1, 1): "0",
+    }
+    (image,) = axes.get_images()
+    assert np.asarray(image.get_array()).tolist() == [[75, 25], [0, 0]]
+    assert image.get_clim() == (0, 100)
+
+
+@pytest.mark.parametrize(("classes", "texts"), [(20, 400), (21, 0)])
+def test_large_confusion_matrix_has_no_numbers(classes: int, texts: int) -> None:
+    counts = np.eye(classes, dtype=np.int64)
+    (axes,) = confusion_matrix(counts, [str(number) for number in range(classes)], "").axes
+    assert len(axes.texts) == texts
+
+
+def test_answers_stand_beside_their_images() -> None:
+    pictures = np.arange(2 * 32 * 32 * 3, dtype=np.uint8).reshape(2, 32, 32, 3)
+    best = [[("cat", 0.75), ("a $dog", 0.25)], [("a $dog", 0.995), ("cat", 0.005)]]
+    figure = answers(pictures, ["one.png", "x" * 100 + "two.png"], best, "a/model.onnx")
+    assert figure.get_suptitle() == "a/model.onnx"
+    rows = [figure.axes[:2], figure.axes[2:]]
+    for (left, right), picture, title, texts in zip(
+        rows,
+        pictures,
+        ("one.png", "…" + "x" * 67 + "two.png"),
+        (["cat", "75.0 %", "a $dog", "25.0 %"], ["a $dog", "99.5 %", "cat", "0.5 %"]),
+        strict=True,
+    ):
+        (image,) = left.get_images()
+        assert np.asarray(image.get_array()).tolist() == picture.tolist()
+        assert image.get_interpolation() == "nearest"
+        assert right.get_title(loc="left") == title
+        assert [text.get_text() for text in right.texts] == texts
+        widths = [bar.get_width() for bar in right.patches if isinstance(bar, Rectangle)]
+        shares = [float(text.removesuffix(" %")) for text in texts[1::2]]
+        assert widths == pytest.approx([0.6 * share for share in shares])
+    figure.draw_without_rendering()
+
+
+def test_figures_touch_no_global_state() -> None:
+    curves(ROWS, "")
+    answers(np.zeros((1, 32, 32, 3), dtype=np.uint8), [""], [[("cat", 1)]], "")
+    confusion_matrix(np.eye(2), ("cat", "dog"), "")
+    pyplot = sys.modules.get("matplotlib.pyplot")
+    assert pyplot is None or pyplot.get_fignums() == []

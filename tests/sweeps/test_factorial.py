@@ -1,0 +1,188 @@
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from overfitting_lab.sweeps.factorial import (
+    Trial,
+    called,
+    cells,
+    effects,
+    images_for,
+    remedies_of,
+    write_factorial,
+    write_sizes,
+)
+
+ORIGIN = {"data": "made", "device": "1 x cpu", "commit": "c"}
+EVEN = "worth as much as +1,000 images"
+FACTS = {"train_size": 1000, "command": "python scripts/ablate.py"}
+
+
+def trial(setting: dict[str, Any], accuracy: float, gap: float = 0.5) -> Trial:
+    return Trial(setting, accuracy, accuracy + gap, accuracy, gap, 60.0, 40, ORIGIN)
+
+
+def truth(setting: dict[str, Any]) -> float:
+    """Augmentation buys 4 points, dropout 2, decay nothing, and dropout 1 more with augmentation than without."""
+    on = remedies_of(setting)
+    return 0.4 + 0.04 * ("augment" in on) + 0.02 * ("dropout" in on) + 0.01 * ({"augment", "dropout"} <= set(on))
+
+
+@pytest.fixture
+def factorial() -> list[Trial]:
+    noise = np.random.default_rng(1).normal(0, 0.004, (3, 8))
+    return [
+        trial({**setting, "seed": seed}, truth(setting) + noise[seed, place], gap=0.5 - 2 * truth(setting) + 0.8)
+        for seed in range(3)
+        for place, setting in enumerate(cells())
+    ]
+
+
+def test_the_grid_is_the_full_factorial() -> None:
+    settings = list(cells())
+    assert len(settings) == 8
+    assert settings[0] == {"dropout": 0.0, "weight_decay": 0.0, "augment": "none"}
+    assert len({remedies_of(setting) for setting in settings}) == 8
+
+
+def test_effects_are_differences_of_means() -> None:
+    found = {effect.remedies: effect.estimate for effect in effects([trial(s, truth(s)) for s in cells()], "test_acc")}
+    assert len(found) == 7
+    assert found["augment",].value == pytest.approx(0.04 + 0.01 / 2)
+    assert found["dropout",].value == pytest.approx(0.02 + 0.01 / 2)
+    assert found["weight_decay",].value == pytest.approx(0, abs=1e-12)
+    assert found["dropout", "augment"].value == pytest.approx(0.01 / 2)
+    assert found["dropout", "weight_decay", "augment"].value == pytest.approx(0, abs=1e-12)
+    assert not any(estimate.known for estimate in found.values()), "one run a cell says nothing of noise"
+
+
+def test_intervals_are_students_of_the_spread_within_cells(factorial: list[Trial]) -> None:
+    (dropout, *_) = effects(factorial, "test_acc")
+    groups = [[t.test_acc for t in factorial if t.has(setting)] for setting in cells()]
+    variance = np.mean([np.var(group, ddof=1) for group in groups])
+    half = 2.119905 * 2 * np.sqrt(variance / 24)  # t for 24 - 8 = 16 degrees of freedom
+    on = np.mean([t.test_acc for t in factorial if t.has({"dropout": 0.5})])
+    off = np.mean([t.test_acc for t in factorial if t.has({"dropout": 0.0})])
+    assert dropout.estimate.value == pytest.approx(on - off)
+    assert (dropout.estimate.low, dropout.estimate.high) == pytest.approx((on - off - half, on - off + half))
+
+
+def test_intervals_hold_the_truth_as_often_as_they_say() -> None:
+    random = np.random.default_rng(0)
+    hits = 0
+    for _ in range(400):
+        trials = [trial({**s, "seed": seed}, truth(s) + random.normal(0, 0.01)) for seed in range(2) for s in cells()]
+        estimate = next(effect.estimate for effect in effects(trials, "test_acc") if effect.remedies == ("augment",))
+        hits += estimate.low <= 0.045 <= estimate.high
+    assert 0.92 <= hits / 400 <= 0.98
+
+
+def test_more_seeds_of_some_cells_are_no_obstacle(factorial: list[Trial]) -> None:
+    more = [*factorial, factorial[0], factorial[5]]
+    assert [e.estimate.value for e in effects(more, "gap")] == pytest.approx(
+        [e.estimate.value for e in effects(factorial, "gap")]
+    )
+
+
+def test_a_missing_cell_is_named(factorial: list[Trial]) -> None:
+    with pytest.raises(ValueError, match=r"no trial has .*'augment': 'none'"):
+        effects([t for t in factorial if remedies_of(t.setting) != ("dropout",)], "test_acc")
+
+
+@pytest.mark.parametrize(
+    ("accuracy", "images"),
+    [
+        (0.4, 1000),
+        (0.5, 2000),
+        (0.45, 1000 * 2**0.5),
+        (0.55, 4000 * 2**0.5),
+        (0.6, 8000),
+        (0.39, float("nan")),
+        (0.61, float("inf")),
+    ],
+)
+def test_images_are_read_off_the_curve(accuracy: float, images: float) -> None:
+    found = images_for(accuracy, (1000, 2000, 4000, 8000), (0.4, 0.5, 0.5, 0.6))
+    assert found == pytest.approx(images, nan_ok=True)
+
+
+def test_a_curve_that_falls_by_chance_is_made_monotone() -> None:
+    assert images_for(0.45, (1000, 2000, 4000), (0.4, 0.5, 0.48)) == pytest.approx(1000 * 2 ** (0.05 / 0.09))
+
+
+def test_the_factorial_is_written(factorial: list[Trial], tmp_path: Path) -> None:
+    text, picture, numbers = write_factorial(factorial, FACTS, tmp_path)
+    said = text.read_text()
+    assert said.startswith("## What each remedy does at 1,000 training images in 40 epochs\n")
+    mean = 100 * np.mean(
+        [t.test_acc for t in factorial if t.has({"augment": "flip_crop", "dropout": 0, "weight_decay": 0})]
+    )
+    (row,) = (line for line in said.splitlines() if line.startswith("| augmentation | 3 | "))
+    assert ["%" in cell for cell in row.split("|")[3:-1]] == [True, True, False, True], "a gap is in points"
+    assert f" {mean:.1f} ± " in said
+    assert "- Augmentation moves test accuracy by +4." in said
+    assert said.count(": more than seeds do.") == 2
+    assert "- Weight decay moves test accuracy by" in said
+    assert "which seeds alone may do" in said
+    assert "python scripts/ablate.py" in said
+    assert '"test_acc"' in numbers.read_text()
+    with Image.open(picture) as image:
+        assert image.width > 1000
+
+
+def test_the_curve_is_written_with_what_remedies_are_worth(factorial: list[Trial], tmp_path: Path) -> None:
+    sizes = {500: 0.35, 1000: 0.4, 2000: 0.45, 4000: 0.6}
+    curve = [trial({"size": size, "seed": 0}, accuracy) for size, accuracy in sizes.items()]
+    text, picture, _ = write_sizes(curve, factorial, FACTS, tmp_path)
+    said = text.read_text()
+    assert "| 2,000 | 1 | 45.0 % | 50.0 |" in said
+    accuracy = np.mean([t.test_acc for t in factorial if remedies_of(t.setting) == ("augment",)])
+    more = images_for(float(accuracy), list(sizes), list(sizes.values())) - 1000
+    assert f"- Augmentation at 1,000 images: worth as much as {more:+,.0f} images (+" in said
+    assert picture.stat().st_size > 10_000
+    assert "Every size was trained for 40 epochs" in said
+    alone = write_sizes(curve, [], FACTS, tmp_path)[0].read_text()
+    assert "worth" not in alone
+
+
+@pytest.mark.parametrize(
+    ("accuracies", "words"),
+    [
+        ((0.45,), EVEN),
+        (
+            (0.44, 0.46),
+            "worth as much as +1,000 images (fewer than 500 images in all to more than 4,000 images in all)",
+        ),
+        ((0.2,), "worth fewer than 500 images in all"),
+        ((0.9,), "worth more than 4,000 images in all"),
+    ],
+)
+def test_the_range_of_what_a_remedy_is_worth_is_told_in_full(
+    accuracies: tuple[float, ...], words: str, tmp_path: Path
+) -> None:
+    curve = [
+        trial({"size": size}, accuracy) for size, accuracy in ((500, 0.35), (1000, 0.4), (2000, 0.45), (4000, 0.5))
+    ]
+    setting = {"dropout": 0.5, "weight_decay": 0.0, "augment": "none"}
+    remedied = [trial({**setting, "seed": seed}, accuracy) for seed, accuracy in enumerate(accuracies)]
+    assert f"- Dropout at 1,000 images: {words}.\n" in write_sizes(curve, remedied, FACTS, tmp_path)[0].read_text()
+
+
+def test_an_interaction_beyond_noise_is_told(tmp_path: Path) -> None:
+    def either(setting: dict[str, Any]) -> float:
+        return 0.4 + 0.05 * bool({"dropout", "augment"} & set(remedies_of(setting)))
+
+    random = np.random.default_rng(0)
+    trials = [trial({**s, "seed": seed}, either(s) + random.normal(0, 0.002)) for seed in range(3) for s in cells()]
+    said = write_factorial(trials, FACTS, tmp_path)[0].read_text()
+    assert "- Dropout x augmentation: together they do less than each for itself (-2." in said
+    assert "- Dropout alone, against none: +" in said
+    assert "| dropout x augmentation | -2." in said
+
+
+def test_remedies_are_named_for_people() -> None:
+    assert called(()) == "none"
+    assert called(("dropout", "weight_decay", "augment")) == "dropout, weight decay and augmentation"
