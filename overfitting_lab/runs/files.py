@@ -1,23 +1,82 @@
-"""Files that are whole or not there."""
+"""The files of a run: their names, how they are written, and the lock that a training process holds."""
 
 import os
 from collections.abc import Callable
 from pathlib import Path
 
+from filelock import FileLock, Timeout
 
-def replace_file(path: Path, write: Callable[[Path], object]) -> None:
-    """Has a file written beside its place and flushed to the disk, then puts it there: no reader sees half of it.
+
+class RunError(Exception):
+    """A folder is no run, or lacks something. The message names the remedy."""
+
+
+class RunFiles:
+    """Name the files of a run.
 
     Args:
-        path: where it is to be.
-        write: writes it to the path that it is given.
+        folder: ``lightning_logs/<experiment>/version_N``.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.config = folder / "config.yaml"
+        self.summary = folder / "summary.json"
+        self.metrics = folder / "metrics.csv"
+        self.curves = folder / "curves.png"
+        self.weights = folder / "weights.pth"
+        self.images = folder / "images.npz"
+        self.export = folder / "export"
+        self.checkpoints = folder / "checkpoints"
+        self.best = self.checkpoints / "best.ckpt"
+        self.last = self.checkpoints / "last.ckpt"
+        self.previous = self.checkpoints / "previous.ckpt"
+        self.lock = folder / ".lock"
+
+    @property
+    def results(self) -> list[Path]:
+        """List the files for people that are there."""
+        files = (self.curves, self.summary, self.metrics, self.checkpoints, self.weights)
+        return [path for path in files if path.exists()]
+
+    def wait_for_training(self) -> None:
+        """Wait until no other process trains the run."""
+        lock = FileLock(self.lock)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            print(f"waiting for the process that trains {self.folder}", flush=True)
+            lock.acquire()
+        lock.release()
+
+
+def replace_file(path: Path, write: Callable[[Path], object]) -> None:
+    """Replace a file as a whole: whenever the process or the machine dies, the old file or the new one is there.
+
+    The new file is written beside the old one, flushed to the disk, and renamed.
+
+    Args:
+        path: file to replace or to create.
+        write: writes the new content to the path that it gets.
     """
     new = path.with_name(f".{path.name}.new")
+    new.unlink(missing_ok=True)
     try:
         write(new)
         with new.open("rb+") as file:
             os.fsync(file.fileno())
         new.replace(path)
-    except OSError:
+        if os.name == "posix":  # elsewhere a folder cannot be opened
+            folder = os.open(path.parent, os.O_RDONLY)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
+    except BaseException:
         new.unlink(missing_ok=True)
         raise
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace a text file as a whole, in UTF-8."""
+    replace_file(path, lambda new: new.write_text(text, encoding="utf-8"))

@@ -1,0 +1,54 @@
+"""Checkpoints and other files of torch, loaded without running code from them."""
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from overfitting_lab.runs.files import RunError
+
+
+def load_saved(path: Path, kind: str = "file of torch") -> Any:
+    """Return what ``torch.save`` wrote, on the CPU, with tensors mapped into memory.
+
+    Args:
+        path: file to load.
+        kind: name of what the file should be, for the message.
+
+    Raises:
+        RunError: if there is no such file, or it is damaged or would run code when loaded.
+    """
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except FileNotFoundError:
+        raise RunError(f"{path}: no such file") from None
+    except (RuntimeError, OSError, ValueError, EOFError, pickle.UnpicklingError) as error:
+        raise RunError(
+            f"{path} is no {kind}, or a damaged one, or one that would run code when loaded; "
+            "use another one, or train the run again"
+        ) from error
+
+
+def load_checkpoint(path: Path, *, with_state: bool = False) -> dict[str, Any]:
+    """Return the content of a Lightning checkpoint; see :func:`load_saved`.
+
+    Args:
+        path: file to load.
+        with_state: require the state of training besides the weights.
+
+    Raises:
+        RunError: if the file cannot be used.
+    """
+    content = load_saved(path, "checkpoint")
+    if not (isinstance(content, dict) and content.keys() >= {"state_dict", "pytorch-lightning_version"}):
+        raise RunError(f"{path} is no checkpoint of a run; give best.ckpt or last.ckpt from a run's checkpoints/")
+    if with_state and "optimizer_states" not in content:
+        raise RunError(f"{path} holds weights only and no state to resume from; give a last.ckpt or previous.ckpt")
+    return content
+
+
+def checked_checkpoint(path: Path, *, with_state: bool = False) -> Path:
+    """Return the path of a checkpoint that :func:`load_checkpoint` can load; it raises otherwise."""
+    load_checkpoint(path, with_state=with_state)
+    return path
