@@ -56,25 +56,30 @@ def make_run(
         {"epoch": epoch, **dict(zip(names, values, strict=True))} for epoch, values in enumerate(curves)
     ]
     with (folder / "metrics.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, rows[0].keys())
+        more = {"step": 5, "learning_rate": 1e-4, "seconds": 1.0}
+        writer = csv.DictWriter(file, [*rows[0], *more])
         writer.writeheader()
-        writer.writerows(rows)
+        writer.writerows({**row, **more} for row in rows)
     made = {
         "experiment": folder.parent.name,
         "status": "finished",
         "diagnosis": [],
         "seed": seed,
         "data": {
+            "source": "folder",
             "name": "made <by hand>",
             "identity": "a",
             "fingerprint": "b" * 64,
             "split": "overfit",
             "train_size": 30,
+            "val_size": 15,
+            "augment": "none",
             "test_size": len(right),
             "classes": CLASSES,
             **(data or {}),
         },
         "model": {"class_path": "lightning_modules.AlexNet", "parameters": 1234567},
+        "optimizer": {"class_path": "torch.optim.Adam", "lr": 1e-4},
         "epochs": len(rows),
         "best": max(rows, key=lambda row: row["val_acc"]),
         "last": rows[-1],

@@ -11,7 +11,8 @@ import yaml
 from filelock import FileLock, Timeout
 
 from overfitting_lab.cli.experiment import ExperimentCLI
-from overfitting_lab.runs.run import Run, RunError, flat, recipe, runs_of
+from overfitting_lab.runs import Run, RunError, runs_of
+from overfitting_lab.runs.recipe import flat, recipe
 
 FIT = Path(__file__).resolve().parents[2] / "scripts" / "fit.py"
 
@@ -41,7 +42,7 @@ def finished_run(arguments: Sequence[str], output: IO[str] | None = None) -> Run
 
     def started() -> list[Run]:
         runs = [run for run in runs_of(experiment) if run.status != "unknown"]
-        return [run for run in runs if run.summary.get("data", {}).get("fingerprint") == data["fingerprint"]
+        return [run for run in runs if run.summary.data.fingerprint == data["fingerprint"]
                 and run.recipe == wanted]  # fmt: skip
 
     def finished() -> Run | None:

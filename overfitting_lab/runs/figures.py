@@ -1,6 +1,7 @@
 """Figures of runs. Each function returns a matplotlib Figure that belongs to no window and no global state."""
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -9,17 +10,20 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
+from overfitting_lab.runs.epochs import EpochRecord
+
 TRAINING, VALIDATION = "#0072B2", "#D55E00"  # told apart by colour-blind eyes (Okabe & Ito 2008)
 
 
-def curves(rows: Sequence[dict[str, float | None]], title: str) -> Figure:
+def curves(records: Sequence[EpochRecord], title: str) -> Figure:
     """Loss and accuracy over epochs, training and validation in the same axes.
 
     Args:
-        rows: one an epoch, with ``epoch``, ``train_loss``, ``train_acc``, ``val_loss`` and ``val_acc``; none where
+        records: one an epoch, with ``epoch``, ``train_loss``, ``train_acc``, ``val_loss`` and ``val_acc``; none where
             there was no validation. Losses are in nats, accuracies fractions of 1.
         title: what the run is.
     """
+    rows = [asdict(record) for record in records]
     figure = Figure(figsize=(11, 4.2), layout="constrained")
     figure.suptitle(title)
     loss, accuracy = figure.subplots(1, 2)
