@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from datamodules import CIFAR10DataModule, DataError, sources, synthetic
-from datamodules.augmentation import Draw, principal_components, uniform
+from datamodules import Batch, CIFAR10DataModule, DataError
+from datamodules.augmentation import Draw, principal_components
 from datamodules.images import SIZE, normalize, resize, scale
-from datamodules.sampling import Batch
-from datamodules.sources import CIFAR10_ARCHIVE
+from datamodules.sampling import epoch_draws
+from datamodules.sources import CIFAR10, synthetic
 from tests.conftest import CLASSES, TEST, TRAIN
 
 AVAILABLE = len(CLASSES) * TRAIN
@@ -68,11 +68,13 @@ def plain(images: Tensor) -> Tensor:
 
 
 def taken(data: CIFAR10DataModule, batch: Batch) -> Tensor:
-    images, labels, total, indices = data.on_after_batch_transfer(batch, 0)
-    assert total == batch.total
-    assert torch.equal(cast(Tensor, indices), batch.indices)
-    assert torch.equal(cast(Tensor, labels), batch.labels)
-    return cast(Tensor, images)
+    """The images as the network takes them; the rest of the batch stays as it is."""
+    result = cast(Batch, data.on_after_batch_transfer(batch, 0))
+    assert type(result) is Batch
+    assert result.total == batch.total
+    assert torch.equal(result.indices, batch.indices)
+    assert torch.equal(result.labels, batch.labels)
+    return result.images
 
 
 # The split
@@ -378,17 +380,24 @@ def test_flip_crop_takes_a_window_of_the_image_padded_with_black(module: Any, pi
     assert rows == columns == set(range(9))
 
 
-def test_augmentation_depends_on_seed_epoch_and_index_alone(module: Any) -> None:
-    def augmented(seed: int = 0, epoch: int = 0, chosen: Tensor | None = None) -> Tensor:
-        data = attach(module(seed=seed, augment="vgg"), current_epoch=epoch)
-        indices = torch.arange(20) if chosen is None else chosen
-        return data.augmented(data.images.train_images[indices].permute(0, 3, 1, 2), indices)
+@pytest.mark.parametrize("augment", ["flip_crop", "vgg", "notebook"])
+def test_augmentation_depends_on_seed_epoch_and_index_alone(augment: str, module: Any) -> None:
+    def augmented(seed: int = 0, epoch: int = 0, world_size: int = 1, batch_size: int = 20) -> Tensor:
+        """The training images in the order of the set, whatever the epoch's order."""
+        data = module(seed=seed, augment=augment, batch_size=batch_size, train_size=150)
+        images = torch.empty(AVAILABLE, 3, 32, 32)
+        for rank in range(world_size):
+            attach(data, current_epoch=epoch, world_size=world_size, global_rank=rank)
+            for batch in data.train_dataloader():
+                images[batch.indices] = taken(data, batch)
+        return images[data.train_indices.sort()[0]]
 
-    assert torch.equal(augmented(), augmented())
-    assert not torch.equal(augmented(), augmented(seed=1))
-    assert not torch.equal(augmented(), augmented(epoch=1))
-    back = torch.arange(19, -1, -1)
-    assert torch.allclose(augmented(chosen=back).flip(0), augmented(), atol=1e-6)
+    first = augmented()
+    assert torch.equal(augmented(), first)
+    assert torch.allclose(augmented(world_size=2), first, atol=1e-6)
+    assert torch.allclose(augmented(world_size=3, batch_size=36), first, atol=1e-6)
+    for other in (augmented(seed=1), augmented(epoch=1)):
+        assert (other != first).flatten(1).any(1).float().mean() > 0.9
 
 
 def test_vgg_takes_windows_of_the_rescaled_image(module: Any, pixels: Tensor) -> None:
@@ -415,26 +424,21 @@ def test_vgg_evaluates_the_window_in_the_middle(module: Any, pixels: Tensor) -> 
     assert torch.allclose(taken(data, batch), normalize(expected, torch.tensor(MEAN), torch.tensor(STD)), atol=1e-5)
 
 
-def test_components_are_made_once_for_the_same_images_and_split(module: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    made: list[int] = []
-
-    def counted(images: Tensor) -> Tensor:
-        made.append(len(images))
-        return principal_components(images)
-
-    monkeypatch.setattr("datamodules.cifar10.principal_components", counted)
-    components = [
-        module(augment="vgg", train_size=size, split_seed=seed)._constants["components"]
-        for size, seed in ((150, 5), (151, 5), (150, 6), (150, 5), (151, 5), (150, 6))
-    ]
-    assert made == [150, 151, 150]
-    for first, again in zip(components[:3], components[3:], strict=True):
-        assert torch.equal(first, again)
-    assert len({tuple(each.flatten().tolist()) for each in components}) == 3
-    images = module(train_size=150, split_seed=5)
-    assert torch.equal(components[0], principal_components(images.images.train_images[images.train_indices]))
-    module(augment="flip_crop")
-    assert len(made) == 3
+def test_components_are_computed_once_for_the_same_images_and_split(module: Any) -> None:
+    cache = module().source.cache
+    known = set(cache.iterdir())
+    for size, seed in ((150, 5), (151, 5), (150, 6)):
+        settings = {"train_size": size, "split_seed": seed}
+        module(augment="flip_crop", **settings)
+        assert set(cache.iterdir()) == known
+        data = module(augment="vgg", **settings)
+        (path,) = set(cache.iterdir()) - known
+        components = principal_components(data.images.train_images[data.train_indices])
+        assert np.array_equal(np.load(path), components.numpy())
+        np.save(path, 100 * components.numpy())  # what is there is used
+        batch = next(iter(attach(module(augment="vgg", **settings)).train_dataloader()))
+        assert taken(attach(module(augment="vgg", **settings)), batch).std() > 5
+        path.unlink()
 
 
 @pytest.mark.parametrize("image_size", [32, 64])
@@ -444,11 +448,10 @@ def test_notebook_takes_windows_of_the_resized_image_padded_with_black_and_turns
     data = attach(module(augment="notebook", image_size=image_size), current_epoch=3)
     batch = next(iter(data.train_dataloader()))
     turned = set()
-    for index, image, original in zip(batch.indices, taken(data, batch), pixels[batch.indices], strict=True):
-        top, left, flipped, upside_down = (
-            float(uniform(data.seed, 3, index[None], draw))
-            for draw in (Draw.TOP, Draw.LEFT, Draw.FLIP, Draw.UPSIDE_DOWN)
-        )
+    purposes = (Draw.TOP, Draw.LEFT, Draw.FLIP, Draw.UPSIDE_DOWN)
+    draws = epoch_draws(AVAILABLE, data.seed, 3, purposes, torch.device("cpu"))[:, batch.indices].T.tolist()
+    images = zip(taken(data, batch), pixels[batch.indices], draws, strict=True)
+    for image, original, (top, left, flipped, upside_down) in images:
         resized = resize(scale(original[None]), image_size)[0]
         expected = tv.crop(tv.pad(resized, [4]), int(top * 9), int(left * 9), image_size, image_size)
         expected = tv.hflip(expected) if flipped < 0.5 else expected
@@ -507,7 +510,7 @@ def draws(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
     monkeypatch.setenv("no_proxy", "*")
     with socket.socket() as bound:  # nobody listens there
         bound.bind(("127.0.0.1", 0))
-        monkeypatch.setattr(sources, "CIFAR10_MIRRORS", (f"http://127.0.0.1:{bound.getsockname()[1]}/x",))
+        monkeypatch.setattr(CIFAR10, "MIRRORS", (f"http://127.0.0.1:{bound.getsockname()[1]}/x",))
         yield counts
 
 
@@ -542,8 +545,8 @@ def test_every_process_takes_the_stand_in_not_only_the_one_that_prepared(draws: 
 
 @pytest.mark.parametrize("stand_in", [False, True])
 def test_a_wrong_archive_is_not_taken_for_none(stand_in: bool, draws: list[int], tmp_path: Path) -> None:
-    (tmp_path / CIFAR10_ARCHIVE).write_bytes(b"something else")
-    with pytest.raises(DataError, match=f"{CIFAR10_ARCHIVE} has the MD5 sum") as caught:
+    (tmp_path / CIFAR10.ARCHIVE).write_bytes(b"something else")
+    with pytest.raises(DataError, match=f"{CIFAR10.ARCHIVE} has the MD5 sum") as caught:
         unreached(tmp_path, stand_in=stand_in).prepare_data()
     assert "could not be downloaded" not in str(caught.value)
     assert not draws

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from datamodules.download import download
 from datamodules.errors import DataError, UnreachableError
+from datamodules.sources.download import download
 
 BODY = random.Random(0).randbytes(300_000)
 WRONG = BODY[:-1] + bytes([BODY[-1] ^ 1])
@@ -310,7 +310,7 @@ def test_second_process_waits_for_the_first(serve: Callable[[Mirror], Mirror], t
     mirror = serve(Mirror(gate=threading.Event()))
     assert mirror.gate
     program = (
-        "import sys; from pathlib import Path; from datamodules.download import download;"
+        "import sys; from pathlib import Path; from datamodules.sources.download import download;"
         "download([sys.argv[1]], Path(sys.argv[2]), sys.argv[3], patience=60)"
     )
 

@@ -17,10 +17,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from datamodules import sources, synthetic
 from datamodules.errors import DataError, UnreachableError
 from datamodules.images import read_image
-from datamodules.sources import CIFAR10, Folder, Images, Synthetic
+from datamodules.sources import CIFAR10, Folder, Images, Synthetic, base, folder, synthetic
 
 NAMES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
@@ -57,7 +56,7 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         names.append(path.name)
         return read_image(path)
 
-    monkeypatch.setattr(sources, "read_image", read)
+    monkeypatch.setattr(folder, "read_image", read)
     return names
 
 
@@ -224,7 +223,7 @@ def test_arrays_that_are_up_to_date_need_no_leave_to_write(root: Path, monkeypat
     def refuse(path: str) -> None:
         raise PermissionError(13, "Permission denied", path)
 
-    monkeypatch.setattr(sources, "FileLock", refuse)
+    monkeypatch.setattr(base, "FileLock", refuse)
     assert colours(prepared(root).train_images) == [1, 2, 3]
 
 
@@ -253,11 +252,11 @@ def test_what_was_made_of_the_arrays_is_kept_by_its_name(root: Path) -> None:
     prepared(root)
     made: list[int] = []
     for _ in range(2):
-        kept = Folder(root).kept("one", counting(made))
+        kept = Folder(root).load_or_compute("one", counting(made))
         assert torch.equal(kept, torch.arange(9.0).reshape(3, 3) / 7)
         assert kept.dtype == torch.float32
     assert len(made) == 1
-    Folder(root).kept("other", counting(made))
+    Folder(root).load_or_compute("other", counting(made))
     assert len(made) == 2
     names = {path.name for path in Folder(root).cache.iterdir()}
     assert {"one.npy", "other.npy"} <= names
@@ -265,7 +264,7 @@ def test_what_was_made_of_the_arrays_is_kept_by_its_name(root: Path) -> None:
     assert prepared(root).identity, "the arrays themselves are still up to date"
     change(root)
     prepared(root)
-    Folder(root).kept("one", counting(made))
+    Folder(root).load_or_compute("one", counting(made))
     assert len(made) == 3, "it is of arrays that are no longer there"
 
 
@@ -274,10 +273,10 @@ def test_what_is_damaged_is_made_again(content: bytes | str, root: Path) -> None
     prepared(root)
     made: list[int] = []
     path = Folder(root).cache / "one.npy"
-    Folder(root).kept("one", counting(made))
+    Folder(root).load_or_compute("one", counting(made))
     path.write_bytes(path.read_bytes()[:-9] if isinstance(content, str) else content)
     for _ in range(2):
-        assert torch.equal(Folder(root).kept("one", counting(made)), torch.arange(9.0).reshape(3, 3) / 7)
+        assert torch.equal(Folder(root).load_or_compute("one", counting(made)), torch.arange(9.0).reshape(3, 3) / 7)
     assert len(made) == 2
 
 
@@ -290,11 +289,11 @@ def test_what_cannot_be_kept_is_made_every_time(root: Path, monkeypatch: pytest.
     made: list[int] = []
     monkeypatch.setattr("tempfile.mkdtemp", refuse)  # root may write anywhere
     for _ in range(2):
-        Folder(root).kept("one", counting(made))
+        Folder(root).load_or_compute("one", counting(made))
     assert len(made) == 2
     monkeypatch.undo()
     monkeypatch.setattr(np, "save", refuse)
-    Folder(root).kept("one", counting(made))
+    Folder(root).load_or_compute("one", counting(made))
     assert not [path for path in Folder(root).cache.iterdir() if "one" in path.name]
 
 
@@ -309,7 +308,7 @@ def test_a_process_that_dies_while_it_keeps_leaves_no_half_of_a_file(
 
     monkeypatch.setattr(np, "save", die)
     with pytest.raises(KeyboardInterrupt):
-        Folder(root).kept("one", counting([]))
+        Folder(root).load_or_compute("one", counting([]))
     assert not (Folder(root).cache / "one.npy").exists()
 
 
@@ -318,7 +317,7 @@ def test_several_processes_that_keep_at_once_leave_a_whole_file(root: Path) -> N
     seen: list[bool] = []
 
     def keep(_: int) -> None:
-        seen.append(torch.equal(Folder(root).kept("one", counting([])), counting([])()))
+        seen.append(torch.equal(Folder(root).load_or_compute("one", counting([])), counting([])()))
 
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(keep, range(200)))
@@ -441,7 +440,7 @@ def genuine(contents: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> bytes:
     monkeypatch.setattr(dataset, "test_list", [["test_batch", sums["test_batch"]]])
     monkeypatch.setattr(dataset, "meta", {**dataset.meta, "md5": sums["batches.meta"]})
     body = archive(contents)
-    monkeypatch.setattr(sources, "CIFAR10_MD5", md5(body))
+    monkeypatch.setattr(CIFAR10, "MD5", md5(body))
     return body
 
 
@@ -451,7 +450,7 @@ def no_mirror(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv("no_proxy", "*")
     with socket.socket() as bound:
         bound.bind(("127.0.0.1", 0))
-        monkeypatch.setattr(sources, "CIFAR10_MIRRORS", (f"http://127.0.0.1:{bound.getsockname()[1]}/x",))
+        monkeypatch.setattr(CIFAR10, "MIRRORS", (f"http://127.0.0.1:{bound.getsockname()[1]}/x",))
         yield
 
 
@@ -516,7 +515,7 @@ def test_an_archive_cannot_write_outside_its_folder(kind: str, tmp_path: Path, m
         info.size = 3
         tar.addfile(info, io.BytesIO(b"bad"))
     (root / "cifar-10-python.tar.gz").write_bytes(buffer.getvalue())
-    monkeypatch.setattr(sources, "CIFAR10_MD5", md5(buffer.getvalue()))
+    monkeypatch.setattr(CIFAR10, "MD5", md5(buffer.getvalue()))
     with pytest.raises(DataError, match=r"cannot be unpacked|cannot keep"):
         CIFAR10(root).prepare()
     assert not outside.exists()

@@ -14,9 +14,8 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.cli import LightningCLI
 from torch import Tensor, nn
 
-from datamodules import CIFAR10DataModule
-from datamodules.augmentation import random_crop_flip
-from datamodules.sampling import Batch
+from datamodules import Batch, CIFAR10DataModule
+from datamodules.augmentation import crop_flip
 from datamodules.sources import Images, Source
 from lightning_modules import VGG
 from overfitting_lab.callbacks.checkpoints import BestCheckpoint
@@ -75,7 +74,7 @@ class Experiment:
         images = torch.zeros((), dtype=torch.uint8).expand(50_000, 32, 32, 3)
         labels = torch.zeros((), dtype=torch.int64).expand(50_000)
         content = Images("", self.data.classes, images, labels, images[:10_000], labels[:10_000], identity="")
-        stand_in = SimpleNamespace(load=lambda: content, kept=lambda name, make: torch.eye(3))
+        stand_in = SimpleNamespace(load=lambda: content, load_or_compute=lambda name, compute: torch.eye(3))
         self.data._source = cast(Source, stand_in)
         self.data.setup("fit")
         self.data.trainer = self.trainer(training=True)
@@ -86,8 +85,9 @@ class Experiment:
         return cast(Trainer, SimpleNamespace(**facts))
 
     def augmented(self, image: Tensor, number: int = 32) -> Tensor:
-        """As many training images, all of them uint8 [3, 32, 32], as the first epoch changes them."""
-        return self.data.augmented(image.expand(number, 3, 32, 32), torch.arange(number))
+        """As many training images, all of them uint8 [3, 32, 32], as an epoch may change them."""
+        augmentation = self.data.augmentation
+        return augmentation.train(image.expand(number, 3, 32, 32), torch.rand(len(augmentation.DRAWS), number))
 
     @cached_property
     def layers(self) -> list[nn.Module]:
@@ -97,8 +97,8 @@ class Experiment:
     def cropped(self) -> dict[str, int]:
         """What the crop is asked for."""
         with pytest.MonkeyPatch.context() as monkeypatch:
-            crop = MagicMock(side_effect=random_crop_flip)
-            monkeypatch.setattr("datamodules.cifar10.random_crop_flip", crop)
+            crop = MagicMock(side_effect=crop_flip)
+            monkeypatch.setattr("datamodules.augmentation.crop_flip", crop)
             self.augmented(torch.zeros(3, 32, 32, dtype=torch.uint8), 2)
         (call,) = crop.call_args_list
         return {"side": call.args[0].shape[-1], "padding": 0, **call.kwargs}
@@ -113,7 +113,7 @@ def objective(experiment: Experiment) -> str:
     output, labels = torch.randn(5, 10), torch.arange(5)
     with pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.setattr(VGG, "forward", lambda self, images: output)
-        loss, _ = experiment.model._losses((output, labels, 5, labels), MagicMock())
+        loss, _ = experiment.model._losses(Batch(output, labels, labels, 5), MagicMock())
     return "cross-entropy" if torch.allclose(loss, -output.log_softmax(1)[labels, labels]) else "another"
 
 
@@ -139,11 +139,11 @@ def colour_shift(experiment: Experiment) -> float:
 
 def validation_augmented(experiment: Experiment) -> bool:
     data, images = experiment.data, torch.randint(256, (8, 32, 32, 3), dtype=torch.uint8)
-    expected = data.normalized(data.as_evaluated(images.permute(0, 3, 1, 2)))
+    expected = data.network_input(images.permute(0, 3, 1, 2))
     data.trainer = experiment.trainer(training=False)
-    taken, *_ = data.on_after_batch_transfer(Batch(images, torch.zeros(8).long(), torch.arange(8), 8), 0)
+    batch = data.on_after_batch_transfer(Batch(images, torch.zeros(8).long(), torch.arange(8), 8), 0)
     data.trainer = experiment.trainer(training=True)
-    return not torch.equal(cast(Tensor, taken), expected)
+    return not torch.equal(cast(Batch, batch).images, expected)
 
 
 FACTS: dict[str, Callable[[Experiment], object]] = {
