@@ -35,16 +35,8 @@ class Draw(IntEnum):
 def crop_flip(images: Tensor, flip: Tensor, top: Tensor, left: Tensor, *, size: int, padding: int = 0) -> Tensor:
     """Cut a window out of each image at a uniform place, and mirror it left to right with probability 1/2.
 
-    Args:
-        images: [N, C, H, W], any dtype.
-        flip: drawn numbers.
-        top: drawn numbers.
-        left: drawn numbers.
-        size: height and width of the window.
-        padding: rows and columns of zeros added on every side before the window is cut.
-
-    Returns:
-        The windows [N, C, size, size].
+    The images are [N, C, H, W] of any dtype, the windows [N, C, size, size]. The window may reach over ``padding`` rows
+    and columns of zeros on every side of the image.
     """
     images = images.contiguous()  # F.pad would keep the layout of a view
     if padding:
@@ -62,13 +54,9 @@ def flip_vertically(images: Tensor, flip: Tensor) -> Tensor:
 
 
 def principal_components(images: Tensor) -> Tensor:
-    """Return the principal components of the RGB values of all pixels, each scaled by its standard deviation.
+    """Return the principal components of all pixels' RGB values in [0, 1], each scaled by its standard deviation.
 
-    Args:
-        images: uint8 [N, H, W, 3].
-
-    Returns:
-        float32 [3, 3]; the columns are the components, for pixel values in [0, 1].
+    The images are uint8 [N, H, W, 3]. The columns of the result, float32 [3, 3], are the components.
     """
     total, outer, pixels = torch.zeros(3, dtype=torch.float64), torch.zeros(3, 3, dtype=torch.float64), 0
     for chunk in torch.split(images, 1024):
@@ -83,7 +71,7 @@ def principal_components(images: Tensor) -> Tensor:
 
 
 def shift_colour(images: Tensor, draws: Tensor, components: Tensor, std: float = 0.1) -> Tensor:
-    """Add a random mixture of principal components to all pixels of an image.
+    """Add a random mixture of principal components to all pixels of an image; the result is not clipped.
 
     Krizhevsky et al. (2012, sec. 4.1): each component times a normal draw of standard deviation 0.1. Their text scales
     the components by eigenvalues, which would depend on the unit of the pixels. Their code and this function scale them
@@ -94,9 +82,6 @@ def shift_colour(images: Tensor, draws: Tensor, components: Tensor, std: float =
         draws: drawn numbers, [3, N].
         components: float [3, 3], see :func:`principal_components`.
         std: standard deviation of the normal draws.
-
-    Returns:
-        float [N, 3, H, W], not clipped.
     """
     normal = torch.special.ndtri(draws.T.clamp(min=2**-25)).to(images.dtype)
     shift: Tensor = std * normal @ components.to(images).T
@@ -104,10 +89,10 @@ def shift_colour(images: Tensor, draws: Tensor, components: Tensor, std: float =
 
 
 class Augmentation(ABC):
-    """Policy for the images of training and of evaluation.
+    """What a policy does to images, from uint8 [N, 3, 32, 32] to float32 [N, 3, image_size, image_size], about [0, 1].
 
-    Args:
-        image_size: height and width, in pixels, of the network's images.
+    Attributes:
+        DRAWS: purposes of the numbers that training needs for each image.
     """
 
     DRAWS: ClassVar[tuple[Draw, ...]] = ()
@@ -116,28 +101,20 @@ class Augmentation(ABC):
         self.image_size = image_size
 
     def fit(self, source: Source, images: Images, train_indices: Tensor) -> None:  # noqa: B027
-        """Compute the training set's statistics, if the policy needs any."""
+        """Compute the statistics of the training images that the policy needs, if any."""
 
     @abstractmethod
     def train(self, images: Tensor, draws: Tensor) -> Tensor:
-        """Augment training images.
-
-        Args:
-            images: uint8 [N, 3, 32, 32].
-            draws: float32 [len(DRAWS), N], uniform in [0, 1).
-
-        Returns:
-            float32 [N, 3, image_size, image_size], values of about [0, 1].
-        """
+        """Augment training images by drawn numbers, [len(DRAWS), N]."""
 
     def evaluate(self, images: Tensor) -> Tensor:
-        """Return images for validation, test and prediction; shapes as in :meth:`train`."""
+        """Prepare images for validation, test and prediction."""
         return resize(scale(images), self.image_size)
 
 
 @final
 class NoAugmentation(Augmentation):
-    """The image, resized."""
+    """The resized image."""
 
     def train(self, images: Tensor, draws: Tensor) -> Tensor:
         """See the base class."""
@@ -163,10 +140,8 @@ class NotebookAugmentation(Augmentation):
 
     def train(self, images: Tensor, draws: Tensor) -> Tensor:
         """See the base class."""
-        *cropping, upside_down = draws
-        return flip_vertically(
-            crop_flip(self.evaluate(images), *cropping, size=self.image_size, padding=4), upside_down
-        )
+        windows = crop_flip(self.evaluate(images), *draws[:3], size=self.image_size, padding=4)
+        return flip_vertically(windows, draws[3])
 
 
 @final
@@ -188,9 +163,8 @@ class VGGAugmentation(Augmentation):
     def train(self, images: Tensor, draws: Tensor) -> Tensor:
         """See the base class."""
         self._components = self._components.to(images.device)  # copied once
-        return shift_colour(
-            crop_flip(self._rescale(images), *draws[:3], size=self.image_size), draws[3:], self._components
-        )
+        windows = crop_flip(self._rescale(images), *draws[:3], size=self.image_size)
+        return shift_colour(windows, draws[3:], self._components)
 
     def evaluate(self, images: Tensor) -> Tensor:
         """See the base class."""

@@ -10,19 +10,12 @@ from datamodules.images import normalize
 
 
 class Batch(NamedTuple):
-    """A process's share of a step, from the loader to the loss.
+    """A process's share of a step, from the loader to the loss."""
 
-    Attributes:
-        images: uint8 [N, 32, 32, 3] from the loader; for the network float32 [N, 3, image_size, image_size].
-        labels: int64 [N], in [0, num_classes).
-        indices: int64 [N], each image's index in its set.
-        total: number of images in the whole step, over all processes.
-    """
-
-    images: Tensor
-    labels: Tensor
-    indices: Tensor
-    total: int
+    images: Tensor  # from the loader uint8 [N, 32, 32, 3], for the network float32 [N, 3, image_size, image_size]
+    labels: Tensor  # int64 [N], in [0, num_classes)
+    indices: Tensor  # int64 [N], each image's index in its set
+    total: int  # number of images in the whole step, over all processes
 
     def to(self, device: torch.device, non_blocking: bool = False) -> "Batch":
         """Return the batch on a device; Lightning calls this too."""
@@ -31,16 +24,13 @@ class Batch(NamedTuple):
 
 
 def to_network(images: Tensor, augmentation: Augmentation, mean_std: Tensor, draws: Tensor | None = None) -> Tensor:
-    """Augment or only resize images, then normalize them.
+    """Prepare uint8 images [N, 3, 32, 32] for the network: float32 [N, 3, image_size, image_size], normalized.
 
     Args:
-        images: uint8 [N, 3, 32, 32].
-        augmentation: policy that training uses.
+        images: see above.
+        augmentation: changes them as in training, or as in evaluation if there are no draws.
         mean_std: float32 [2, 3], mean and standard deviation of the channels' values in [0, 1].
-        draws: random numbers of a training step, see :meth:`Augmentation.train`; ``None`` evaluates.
-
-    Returns:
-        float32 [N, 3, image_size, image_size].
+        draws: see :meth:`Augmentation.train`.
     """
     changed = augmentation.evaluate(images) if draws is None else augmentation.train(images, draws)
     return normalize(changed, mean_std[0], mean_std[1])

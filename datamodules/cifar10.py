@@ -52,8 +52,7 @@ class CIFAR10DataModule(LightningDataModule):
             one split.
 
     Attributes:
-        augmentation: the policy that ``augment`` names.
-        images: data set, with label noise; from ``setup`` on, as the attributes that follow.
+        images: data set, with label noise; it and the following exist from ``setup`` on.
         train_indices: int64 [train_size], indices in the training set.
         val_indices: int64 [val_size], indices in the training set.
         test_indices: int64, indices in the test set.
@@ -62,12 +61,6 @@ class CIFAR10DataModule(LightningDataModule):
     Raises:
         ValueError: if an argument is out of its range.
     """
-
-    images: Images
-    train_indices: Tensor
-    val_indices: Tensor
-    test_indices: Tensor
-    fingerprint: str
 
     def __init__(
         self,
@@ -102,15 +95,10 @@ class CIFAR10DataModule(LightningDataModule):
         self._val_size = 500 if overfit and val_size is None else val_size
         self._stand_in = stand_in
         self._source: Source = SOURCES[source](Path(root))
-        sizes = {
-            "batch_size": batch_size,
-            "image_size": image_size,
-            "train_size": self._train_size,
-            "val_size": self._val_size,
-        }
-        for name, value in sizes.items():
-            if value is not None and value < 1:
-                raise ValueError(f"data.{name} must be at least 1, not {value}")
+        sizes = {"batch_size": batch_size, "image_size": image_size, "train_size": train_size, "val_size": val_size}
+        for name, size in sizes.items():
+            if size is not None and size < 1:
+                raise ValueError(f"data.{name} must be at least 1, not {size}")
         for name, value in {"seed": self.seed, "split_seed": split_seed}.items():
             if not 0 <= value < 2**32:
                 raise ValueError(f"data.{name} must be at least 0 and below 2^32, not {value}")
@@ -194,16 +182,9 @@ class CIFAR10DataModule(LightningDataModule):
         # Decided once: CIFAR-10 that arrives while a run on the stand-in is under way must not replace it.
         self._source, self._stand_in = self.source, False
         images = self._source.load()
-        split = split_images(
-            images,
-            self.split,
-            train_size=self._train_size,
-            val_size=self._val_size,
-            seed=self.split_seed,
-            label_noise=self.label_noise,
-        )
+        split = split_images(images, self.split, self._train_size, self._val_size, self.split_seed, self.label_noise)
         self._check_batch_fits(len(split.train_indices), DataError)
-        self.images = replace(images, train_labels=split.train_labels)
+        self.images: Images = replace(images, train_labels=split.train_labels)
         self.train_indices, self.val_indices = split.train_indices, split.val_indices
         self.test_indices = torch.arange(len(images.test_labels))
         self.fingerprint = split.fingerprint
@@ -259,16 +240,8 @@ class CIFAR10DataModule(LightningDataModule):
         assert self.trainer is not None
         trainer = self.trainer
         self.share_of_batch(trainer.world_size)
-        return BatchLoader(
-            images,
-            labels,
-            indices,
-            batch_size=self.batch_size,
-            rank=trainer.global_rank,
-            world_size=trainer.world_size,
-            epoch=lambda: trainer.current_epoch,
-            seed=seed,
-        )
+        process = trainer.global_rank, trainer.world_size
+        return BatchLoader(images, labels, indices, self.batch_size, *process, lambda: trainer.current_epoch, seed)
 
     def train_dataloader(self) -> BatchLoader:
         """Return the training images, in an order of each epoch's own."""
@@ -290,12 +263,7 @@ class CIFAR10DataModule(LightningDataModule):
         return self.to_network(batch, training=self.trainer.training)
 
     def to_network(self, batch: Batch, *, training: bool) -> Batch:
-        """Prepare a loader's batch for the network, on the device that it lies on.
-
-        Args:
-            batch: see :class:`Batch`.
-            training: augment the images as the running epoch does.
-        """
+        """Prepare a loader's batch for the network, on the batch's device; ``training`` augments the images."""
         draws = None
         if training:
             assert self.trainer is not None

@@ -15,10 +15,7 @@ SIZE = 32  # height and width, in pixels, of every image in memory
 
 
 def read_image(path: Path) -> NDArray[np.uint8]:
-    """Read an image file, cut it to a centred square and resize it.
-
-    Returns:
-        uint8 [32, 32, 3], RGB.
+    """Read an image file, cut it to a centred square and resize it: uint8 [32, 32, 3], RGB.
 
     Raises:
         DataError: if the file is missing, is no image, is damaged, or is so large that it may be an attack.
@@ -53,11 +50,8 @@ def scale(images: Tensor) -> Tensor:
 
 def resize(images: Tensor, size: int) -> Tensor:
     """Resize float images [N, 3, H, W] to [N, 3, size, size], bilinearly."""
-    if images.shape[-1] == size:
-        return images
-    return F.interpolate(
-        images, size=(size, size), mode="bilinear", align_corners=False, antialias=size < images.shape[-1]
-    )
+    side = images.shape[-1]
+    return images if side == size else F.interpolate(images, (size, size), mode="bilinear", antialias=size < side)
 
 
 def normalize(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:

@@ -20,17 +20,9 @@ def epoch_order(size: int, seed: int, epoch: int) -> Tensor:
 
 @lru_cache(maxsize=1)  # the running epoch's
 def epoch_draws(size: int, seed: int, epoch: int, purposes: tuple[Draw, ...], device: torch.device) -> Tensor:
-    """Return an epoch's random numbers for every image of a set: a pure function of its arguments.
+    """Return an epoch's random numbers in [0, 1), a row for each purpose: float32 [len(purposes), size].
 
-    Args:
-        size: number of images in the set.
-        seed: in [0, 2^32).
-        epoch: counted from 0.
-        purposes: one row of numbers for each.
-        device: device of the result.
-
-    Returns:
-        float32 [len(purposes), size], in [0, 1); column i belongs to image i.
+    Column i belongs to image i of a set of ``size`` images. A pure function of its arguments, for any seed below 2^32.
     """
     table = np.empty((len(purposes), size), dtype=np.float32)
     for row, purpose in zip(table, purposes, strict=True):
@@ -45,26 +37,16 @@ class BatchLoader:
     Every process walks over the batches of the whole step and takes its share of each, so that the batches do not
     depend on the number of processes. Shares differ by one image at most; the last are empty if a batch has fewer
     images than there are processes. A loader that loads another's state resumes its epoch at the next batch.
-
-    Args:
-        images: uint8 [M, height, width, 3].
-        labels: int64 [M].
-        indices: int64 [N], the images of this split, in their order.
-        batch_size: images in a whole step, over all processes.
-        rank: this process.
-        world_size: number of processes.
-        epoch: returns the running epoch, counted from 0.
-        seed: shuffles every epoch anew; ``None`` keeps the order.
     """
 
-    images: Tensor
-    labels: Tensor
-    indices: Tensor
-    batch_size: int
-    rank: int
-    world_size: int
-    epoch: Callable[[], int]
-    seed: int | None = None
+    images: Tensor  # uint8 [M, height, width, 3]
+    labels: Tensor  # int64 [M]
+    indices: Tensor  # int64 [N], the images of this split, in their order
+    batch_size: int  # images in a whole step, over all processes
+    rank: int  # of this process
+    world_size: int  # number of processes
+    epoch: Callable[[], int]  # returns the running epoch, counted from 0
+    seed: int | None = None  # shuffles every epoch anew; None keeps the order
     _state: dict[str, int] = field(default_factory=lambda: {"epoch": 0, "batches": 0}, init=False)
     _loaded_state: dict[str, int] | None = field(default=None, init=False)
 

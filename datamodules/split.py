@@ -15,36 +15,27 @@ from datamodules.sources import Images
 
 @dataclass(frozen=True)
 class Split:
-    """Division of a data set's training images, with their labels.
+    """Division of a data set's training images into training and validation."""
 
-    Attributes:
-        train_indices: int64 [train_size].
-        val_indices: int64 [val_size].
-        train_labels: int64, the label of every image in the training set, with label noise.
-        fingerprint: sha256, in hexadecimal, of the images' identity, both index lists, and labels drawn anew.
-    """
-
-    train_indices: Tensor
-    val_indices: Tensor
-    train_labels: Tensor
-    fingerprint: str
+    train_indices: Tensor  # int64 [train_size]
+    val_indices: Tensor  # int64 [val_size]
+    train_labels: Tensor  # int64, of every image in the training set, with label noise
+    fingerprint: str  # sha256, in hexadecimal, of the images' identity, both lists of indices, and labels drawn anew
 
 
 def split_images(
     images: Images,
     kind: Literal["overfit", "full"],
-    *,
     train_size: int | None,
     val_size: int | None,
     seed: int,
-    label_noise: float = 0.0,
+    label_noise: float,
 ) -> Split:
     """Divide a training set: a pure function of its arguments.
 
     Args:
-        images: data set.
-        kind: ``overfit`` keeps the set's order, ``full`` shuffles it. Training takes the first images, validation the
-            next.
+        images: data set. Training takes the first images, validation the next.
+        kind: ``overfit`` keeps the set's order, ``full`` shuffles it before.
         train_size: ``None`` takes all that validation leaves.
         val_size: ``None`` takes a tenth.
         seed: of the shuffling and the label noise.

@@ -24,25 +24,15 @@ Arrays = dict[str, NDArray[Any]]
 
 @dataclass(frozen=True)
 class Images:
-    """A labelled data set in memory.
+    """A labelled data set in memory."""
 
-    Attributes:
-        name: what people call it.
-        classes: names, in the order of the labels.
-        train_images: uint8 [N, 32, 32, 3].
-        train_labels: int64 [N], in [0, len(classes)).
-        test_images: uint8 [M, 32, 32, 3].
-        test_labels: int64 [M].
-        identity: sha256 of the arrays, in hexadecimal.
-    """
-
-    name: str
-    classes: tuple[str, ...]
-    train_images: Tensor
-    train_labels: Tensor
-    test_images: Tensor
-    test_labels: Tensor
-    identity: str
+    name: str  # that people call it by
+    classes: tuple[str, ...]  # names, in the order of the labels
+    train_images: Tensor  # uint8 [N, 32, 32, 3]
+    train_labels: Tensor  # int64 [N], in [0, len(classes))
+    test_images: Tensor  # uint8 [M, 32, 32, 3]
+    test_labels: Tensor  # int64 [M], in [0, len(classes))
+    identity: str  # sha256 of the arrays, in hexadecimal
 
 
 class Source(ABC):
@@ -53,16 +43,10 @@ class Source(ABC):
 
     Args:
         root: folder that holds the data.
-
-    Attributes:
-        KEY: the source's name on the command line.
-        name: what people call the data.
-        classes: names of the classes, in the order of the labels; known before anything is downloaded or decoded.
-        cache: folder of the prepared arrays.
     """
 
     ARRAYS = ("train_images", "train_labels", "test_images", "test_labels")
-    KEY: ClassVar[str]
+    KEY: ClassVar[str]  # the source's name on the command line
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -70,16 +54,16 @@ class Source(ABC):
     @property
     @abstractmethod
     def name(self) -> str:
-        """See the class."""
+        """Name that people call the data by."""
 
     @property
     @abstractmethod
     def classes(self) -> tuple[str, ...]:
-        """See the class."""
+        """Names of the classes, in the order of the labels; known before anything is downloaded or decoded."""
 
     @property
     def cache(self) -> Path:
-        """See the class."""
+        """Folder of the prepared arrays."""
         return self.root / "prepared" / self.KEY
 
     @abstractmethod
@@ -130,12 +114,8 @@ class Source(ABC):
     def load_or_compute(self, name: str, compute: Callable[[], Tensor]) -> Tensor:
         """Load a tensor that was once computed from the prepared arrays, or compute it and write it beside them.
 
-        A damaged file is computed again. A file that cannot be written is computed every time. Processes that compute
-        at once each write a whole file. New arrays discard the file.
-
-        Args:
-            name: names the tensor and the arrays that it comes from, by their identity: :attr:`cache` may hold others.
-            compute: computes it.
+        The name says what it is computed from, by the arrays' identity: by now :attr:`cache` may hold other arrays. New
+        arrays discard the file. A damaged file is replaced. A tensor that cannot be written is computed each time.
         """
         path = self.cache / f"{name}.npy"
         with contextlib.suppress(OSError, ValueError, EOFError):  # missing or damaged

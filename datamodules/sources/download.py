@@ -146,10 +146,9 @@ class _Download:
         return self.part.stat().st_size if self.part.exists() else 0
 
     def _fill(self, mirrors: list[str]) -> set[str]:
-        """Complete the part, asking a mirror again only if the part has grown by it.
+        """Complete the part, and return the mirrors of its bytes; no mirrors if it stays incomplete.
 
-        Returns:
-            The mirrors that sent the part's bytes; none if the part stays incomplete.
+        A mirror is asked again only if the part has grown by it.
         """
         sources = {_EARLIER} if self._size() else set()
         waiting, grew = list(mirrors), list[str]()
@@ -261,13 +260,10 @@ def _broke_off(position: int, total: int) -> str:
 
 def _span(response: HTTPResponse) -> tuple[int, int | None]:
     """Return the index in the file of a response's first byte, -1 if unclear, and the file's size, if told."""
-    if response.status == 200:
-        return 0, response.length
-    content_range = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", response.headers.get("Content-Range", ""))
-    if response.status != 206 or content_range is None:
-        return -1, None
-    start, total = content_range.groups()
-    return int(start), None if total == "*" else int(total)
+    found = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", response.headers.get("Content-Range", ""))
+    if response.status == 206 and found:
+        return int(found[1]), None if found[2] == "*" else int(found[2])
+    return (0, response.length) if response.status == 200 else (-1, None)
 
 
 @contextmanager

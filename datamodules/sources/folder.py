@@ -51,9 +51,8 @@ class Folder(Source):
         """See the base class."""
         root = self.root.resolve()
         beside = root.with_name(f".{root.name}.prepared")
-        if beside.exists() or os.access(root.parent, os.W_OK):
-            return beside
-        return Path("data") / "prepared" / f"{root.name}-{hashlib.sha256(str(root).encode()).hexdigest()[:8]}"
+        elsewhere = Path("data/prepared") / f"{root.name}-{hashlib.sha256(str(root).encode()).hexdigest()[:8]}"
+        return beside if beside.exists() or os.access(root.parent, os.W_OK) else elsewhere
 
     def version(self) -> str:
         """Return a digest of every file's name, size and time of change."""

@@ -33,9 +33,7 @@ _STROKES = 2  # of clutter, behind the shape
 _CONTRAST = (0.6, 1)
 _NOISE = 0.1  # standard deviation, at most
 
-_Y, _X = (
-    np.mgrid[:SIZE, :SIZE].astype(np.float32) - (SIZE - 1) / 2
-)  # each pixel's offset from the middle; y points down
+_Y, _X = np.mgrid[:SIZE, :SIZE].astype(np.float32) - (SIZE - 1) / 2  # pixels' offsets from the middle; y points down
 
 # A texture mixes waves along two axes: amounts of the one, the other, their product, and the second colour.
 # These are plain, stripes, checks and spots.
