@@ -1,6 +1,4 @@
 import shutil
-import socket
-from collections.abc import Iterator
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -498,7 +496,7 @@ def test_files_are_read_as_the_network_takes_them(image_folder: Path, pixels: Te
 
 
 @pytest.fixture
-def draws(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
+def draws(monkeypatch: pytest.MonkeyPatch, no_mirror: None) -> list[int]:
     """The numbers of images that were drawn, as it goes; no mirror can be reached."""
     counts: list[int] = []
 
@@ -507,11 +505,7 @@ def draws(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
         return np.zeros((100, 32, 32, 3), dtype=np.uint8), np.arange(100) % 10
 
     monkeypatch.setattr(synthetic, "draw", draw)
-    monkeypatch.setenv("no_proxy", "*")
-    with socket.socket() as bound:  # nobody listens there
-        bound.bind(("127.0.0.1", 0))
-        monkeypatch.setattr(CIFAR10, "MIRRORS", (f"http://127.0.0.1:{bound.getsockname()[1]}/x",))
-        yield counts
+    return counts
 
 
 unreached = partial(CIFAR10DataModule, batch_size=10)

@@ -1,4 +1,3 @@
-import hashlib
 import os
 import random
 import re
@@ -8,7 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -17,10 +16,11 @@ import pytest
 
 from datamodules.errors import DataError, UnreachableError
 from datamodules.sources.download import download
+from tests.datamodules.conftest import md5
 
 BODY = random.Random(0).randbytes(300_000)
 WRONG = BODY[:-1] + bytes([BODY[-1] ^ 1])
-MD5 = hashlib.md5(BODY, usedforsecurity=False).hexdigest()
+MD5 = md5(BODY)
 HALF = len(BODY) // 2
 ROOT = Path(__file__).parents[2]
 
@@ -102,13 +102,6 @@ def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Mirror], Mirror
             return mirror
 
         yield start
-
-
-@pytest.fixture
-def refusing() -> Iterator[str]:
-    with socket.socket() as bound:
-        bound.bind(("127.0.0.1", 0))  # taken, but nobody listens
-        yield f"http://127.0.0.1:{bound.getsockname()[1]}/file"
 
 
 @pytest.fixture
@@ -343,8 +336,7 @@ def test_right_file_laid_by_hand_needs_no_mirror(target: Path) -> None:
 def test_wrong_file_laid_by_hand_is_kept(serve: Callable[[Mirror], Mirror], target: Path) -> None:
     lay(target, b"mine")
     mirror = serve(Mirror())
-    found = hashlib.md5(b"mine", usedforsecurity=False).hexdigest()
-    with pytest.raises(DataError, match=rf"file has the MD5 sum {found} instead of {MD5}\. Delete it"):
+    with pytest.raises(DataError, match=rf"file has the MD5 sum {md5(b'mine')} instead of {MD5}\. Delete it"):
         download([mirror.url], target, MD5)
     assert target.read_bytes() == b"mine"
     assert mirror.asked == []
@@ -369,20 +361,11 @@ def test_folder_that_cannot_be_written(serve: Callable[[Mirror], Mirror], tmp_pa
     assert mirror.asked == []
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="needs a limit on the size of files")
-def test_disk_that_fills_up_keeps_the_part(serve: Callable[[Mirror], Mirror], target: Path) -> None:
-    import resource
-    import signal
-
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (HALF, before[1]))
-    try:
-        with pytest.raises(DataError, match="Make room") as raised:
-            download([serve(Mirror()).url], target, MD5)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-        signal.signal(signal.SIGXFSZ, ignored)
+def test_disk_that_fills_up_keeps_the_part(
+    serve: Callable[[Mirror], Mirror], target: Path, full_disk: Callable[[int], AbstractContextManager[None]]
+) -> None:
+    with full_disk(HALF), pytest.raises(DataError, match="Make room") as raised:
+        download([serve(Mirror()).url], target, MD5)
     assert not isinstance(raised.value, UnreachableError)
     assert part_of(target).read_bytes() == BODY[:HALF]
 
