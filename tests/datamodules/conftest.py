@@ -11,6 +11,8 @@ import pytest
 
 from datamodules.sources import CIFAR10
 
+FullDisk = Callable[[int], AbstractContextManager[None]]
+
 
 def md5(content: bytes) -> str:
     return hashlib.md5(content, usedforsecurity=False).hexdigest()
@@ -32,7 +34,7 @@ def no_mirror(refusing: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def full_disk() -> Callable[[int], AbstractContextManager[None]]:
+def full_disk() -> FullDisk:
     """Makes files of more bytes than the given number fail."""
     if sys.platform == "win32":
         pytest.skip("needs a limit on the size of files")

@@ -40,24 +40,31 @@ def attach(data: CIFAR10DataModule, **facts: Any) -> CIFAR10DataModule:
     return data
 
 
+def ready(data: CIFAR10DataModule) -> CIFAR10DataModule:
+    data.prepare_data()
+    data.setup("fit")
+    return data
+
+
 @pytest.fixture
 def module(image_folder: Path) -> Any:
     """Makes a data module of the tiny folder, set up."""
 
     def make(**settings: Any) -> CIFAR10DataModule:
-        data = CIFAR10DataModule(image_folder, "folder", **{"batch_size": 20, **settings})
-        data.prepare_data()
-        data.setup("fit")
-        return data
+        return ready(CIFAR10DataModule(image_folder, "folder", **{"batch_size": 20, **settings}))
 
     return make
 
 
+def pixels_of(folder: Path) -> Tensor:
+    """The images as they lie on the disk, in the order of their names: uint8 [N, 3, 32, 32]."""
+    paths = sorted(folder.rglob("*.png"), key=lambda path: path.name)
+    return torch.from_numpy(np.stack([np.asarray(Image.open(path)) for path in paths])).permute(0, 3, 1, 2)
+
+
 @pytest.fixture
 def pixels(image_folder: Path) -> Tensor:
-    """The training images as they lie on the disk, in the order of their names: uint8 [N, 3, 32, 32]."""
-    paths = sorted((image_folder / "train").rglob("*.png"), key=lambda path: path.name)
-    return torch.from_numpy(np.stack([np.asarray(Image.open(path)) for path in paths])).permute(0, 3, 1, 2)
+    return pixels_of(image_folder / "train")
 
 
 def plain(images: Tensor) -> Tensor:
@@ -183,20 +190,14 @@ def test_a_batch_larger_than_what_the_split_leaves_is_refused(module: Any) -> No
 
 
 @pytest.mark.parametrize(("batch_size", "world_size", "share"), [(128, 1, 128), (128, 2, 64), (12, 3, 4), (8, 8, 1)])
-def test_the_batch_is_divided_among_the_processes(
-    batch_size: int, world_size: int, share: int, image_folder: Path
-) -> None:
-    data = CIFAR10DataModule(image_folder, "folder", batch_size=batch_size)
-    assert data.share_of_batch(world_size) == share
+def test_the_batch_is_divided_among_the_processes(batch_size: int, world_size: int, share: int) -> None:
+    assert CIFAR10DataModule(batch_size=batch_size).share_of_batch(world_size) == share
 
 
 @pytest.mark.parametrize(("batch_size", "world_size", "remedy"), [(128, 3, 129), (1, 2, 2), (100, 8, 96)])
-def test_a_batch_that_does_not_divide_is_refused(
-    batch_size: int, world_size: int, remedy: int, image_folder: Path
-) -> None:
-    data = CIFAR10DataModule(image_folder, "folder", batch_size=batch_size)
+def test_a_batch_that_does_not_divide_is_refused(batch_size: int, world_size: int, remedy: int) -> None:
     with pytest.raises(ValueError, match=f"try --data.batch_size {remedy}$"):
-        data.share_of_batch(world_size)
+        CIFAR10DataModule(batch_size=batch_size).share_of_batch(world_size)
 
 
 def test_classes_are_those_of_the_source(image_folder: Path) -> None:
@@ -207,9 +208,7 @@ def test_classes_are_those_of_the_source(image_folder: Path) -> None:
 
 def test_classes_are_known_when_the_folder_is_gone(image_folder: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(image_folder, tmp_path / "stick"))
-    data = CIFAR10DataModule(folder, "folder", batch_size=20)
-    data.prepare_data()
-    data.setup("fit")
+    data = ready(CIFAR10DataModule(folder, "folder", batch_size=20))
     shutil.rmtree(folder)
     assert data.state_dict()["classes"] == list(CLASSES)
 
@@ -238,10 +237,7 @@ def test_another_split_or_other_data_has_another_fingerprint(module: Any, image_
         target.symlink_to(path)
 
     def fingerprint() -> str:
-        data = CIFAR10DataModule(copy, "folder", batch_size=20)
-        data.prepare_data()
-        data.setup("fit")
-        return data.fingerprint
+        return ready(CIFAR10DataModule(copy, "folder", batch_size=20)).fingerprint
 
     assert fingerprint() in fingerprints
     (copy / "test" / "cat" / "00002.png").unlink()
@@ -347,19 +343,19 @@ def test_a_batch_that_does_not_divide_among_the_processes_gets_no_loader(module:
         attach(module(), world_size=3).train_dataloader()
 
 
-@pytest.mark.parametrize("augment", ["none", "flip_crop"])
-def test_validation_images_are_scaled_and_normalized_and_no_more(augment: str, module: Any, pixels: Tensor) -> None:
-    data = attach(module(augment=augment), training=False)
-    for batch in data.val_dataloader():
+@pytest.mark.parametrize(
+    ("augment", "split"),
+    [("none", "train"), ("none", "val"), ("flip_crop", "val"), ("notebook", "val"), ("none", "test")],
+)
+def test_images_without_augmentation_are_scaled_and_normalized_and_no_more(
+    augment: str, split: str, module: Any, image_folder: Path
+) -> None:
+    data = attach(module(augment=augment), training=split == "train")
+    expected = plain(pixels_of(image_folder / ("test" if split == "test" else "train")))
+    for batch in getattr(data, f"{split}_dataloader")():
         images = taken(data, batch)
         assert images.dtype == torch.float32
-        assert torch.allclose(images, plain(pixels[batch.indices]), atol=1e-5)
-
-
-def test_training_images_without_augmentation_are_as_in_validation(module: Any, pixels: Tensor) -> None:
-    data = attach(module(augment="none"))
-    for batch in data.train_dataloader():
-        assert torch.allclose(taken(data, batch), plain(pixels[batch.indices]), atol=1e-5)
+        assert torch.allclose(images, expected[batch.indices], atol=1e-5)
 
 
 def test_flip_crop_takes_a_window_of_the_image_padded_with_black(module: Any, pixels: Tensor) -> None:
@@ -459,12 +455,6 @@ def test_notebook_takes_windows_of_the_resized_image_padded_with_black_and_turns
     assert len(turned) == 4
 
 
-def test_notebook_leaves_validation_images_alone(module: Any, pixels: Tensor) -> None:
-    data = attach(module(augment="notebook"), training=False)
-    batch = next(iter(data.val_dataloader()))
-    assert torch.allclose(taken(data, batch), plain(pixels[batch.indices]), atol=1e-5)
-
-
 @pytest.mark.parametrize("image_size", [16, 64])
 @pytest.mark.parametrize("training", [False, True])
 def test_images_are_resized_on_the_device(image_size: int, training: bool, module: Any, pixels: Tensor) -> None:
@@ -522,9 +512,7 @@ def test_where_cifar10_is_unreachable_the_error_names_three_ways_on(draws: list[
 
 
 def test_the_stand_in_is_taken_where_cifar10_is_unreachable(draws: list[int], tmp_path: Path) -> None:
-    data = unreached(tmp_path, stand_in=True)
-    data.prepare_data()
-    data.setup("fit")
+    data = ready(unreached(tmp_path, stand_in=True))
     assert draws == [50_000, 10_000]
     assert data.description()["source"] == "synthetic"
     assert data.classes == synthetic.CLASSES
@@ -546,14 +534,13 @@ def test_a_wrong_archive_is_not_taken_for_none(stand_in: bool, draws: list[int],
     assert not draws
 
 
-def test_the_stand_in_is_not_taken_for_a_damaged_folder(draws: list[int], tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("source", "message"), [("cifar10", "incomplete or damaged"), ("folder", "holds no folder of images")]
+)
+def test_the_stand_in_is_not_taken_for_a_damaged_or_missing_folder(
+    source: Any, message: str, draws: list[int], tmp_path: Path
+) -> None:
     (tmp_path / "cifar-10-batches-py").mkdir()
-    with pytest.raises(DataError, match="incomplete or damaged"):
-        unreached(tmp_path, stand_in=True).prepare_data()
-    assert not draws
-
-
-def test_the_stand_in_is_not_taken_for_a_folder_that_is_missing(draws: list[int], tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="holds no folder of images"):
-        unreached(tmp_path / "nowhere", "folder", stand_in=True).prepare_data()
+    with pytest.raises(DataError, match=message):
+        unreached(tmp_path, source, stand_in=True).prepare_data()
     assert not draws
