@@ -75,7 +75,7 @@ class GateCallback(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """See :class:`Gate`."""
-        self._gate.step(batch[2])
+        self._gate.step(batch.total)
         if batch_idx + 1 == trainer.num_training_batches:
             self._gate.stop()
 
@@ -147,16 +147,15 @@ def hand_written(arguments: list[str], gate: Callable[[torch.device], Gate]) -> 
     while True:
         turns.start()
         for batch in data.train_dataloader():
-            images, labels = batch.images.to(device).permute(0, 3, 1, 2), batch.labels.to(device)
-            images = data.normalized(data.augmented(images, batch.indices.to(device)))
+            batch = data.to_network(batch.to(device), training=True)
             optimizer.zero_grad()
             with autocast:
-                logits = network(images)
-            loss = F.cross_entropy(logits.float(), labels)
+                logits = network(batch.images)
+            loss = F.cross_entropy(logits.float(), batch.labels)
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             total_loss += loss.detach()
-            correct += (logits.argmax(1) == labels).sum()
+            correct += (logits.argmax(1) == batch.labels).sum()
             turns.step(batch.total)
         turns.stop()
 

@@ -53,8 +53,7 @@ def measure(arguments: list[str], rounds: int) -> dict[str, Spread]:
 
     def whole_batches() -> Iterator[Any]:
         for batch in data.train_dataloader():
-            images = batch.images.permute(0, 3, 1, 2)
-            yield data.normalized(data.augmented(images, batch.indices)), batch.labels
+            yield data.to_network(batch, training=True)
 
     pil = PILImages(images.numpy(), labels.numpy(), pil_transform("flip_crop", 32))
     ways: dict[str, Callable[[], Iterable[Any]]] = {"whole batches": whole_batches}
@@ -77,7 +76,7 @@ def measure(arguments: list[str], rounds: int) -> dict[str, Spread]:
     def turn(way: Callable[[], Iterable[Any]]) -> Callable[[], float]:
         def images_per_second() -> float:
             started = time.perf_counter()
-            images = sum(len(labels) for _, labels in itertools.islice(way(), BATCHES))
+            images = sum(len(labels) for _, labels, *_ in itertools.islice(way(), BATCHES))
             return images / (time.perf_counter() - started)
 
         return images_per_second

@@ -91,7 +91,7 @@ class Doctor(Callback):
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Probe the layers before the first step."""
-        self._images = batch[0] if trainer.is_global_zero and len(batch[0]) else None
+        self._images = batch.images if trainer.is_global_zero and len(batch.images) else None
         if trainer.global_step == 0 and self._probed_step < 0:
             self._probed_step = 0
             if self._images is not None:

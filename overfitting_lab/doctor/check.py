@@ -13,10 +13,9 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from lightning.pytorch import Trainer
-from torch import Tensor
 from torch.optim import Optimizer
 
-from datamodules import CIFAR10DataModule
+from datamodules import Batch, CIFAR10DataModule
 from lightning_modules import ImageClassifier
 from overfitting_lab.callbacks.console import data_lines
 from overfitting_lab.callbacks.recovery import checkpoint_bytes
@@ -45,16 +44,16 @@ def check(trainer: Trainer, model: ImageClassifier, data: CIFAR10DataModule) -> 
     model.network.load_state_dict(model.pretrained(), strict=False)
     trainer.precision_plugin.convert_module(model)
     model.to(trainer.strategy.root_device)
-    images, labels = _first_batch(data, model)
+    batch = _first_batch(data, model)
     seen = look(
         model.network,
-        images[: IMAGES if data.image_size <= 64 else FEW].to(next(model.parameters()).dtype),
+        batch.images[: IMAGES if data.image_size <= 64 else FEW].to(next(model.parameters()).dtype),
         trainer.precision_plugin.forward_context(),
     )
     facts, found = examine(data, model)
     found += activations.diagnose(seen)
     _print_layers(seen)
-    loss = float(F.cross_entropy(seen.logits, labels[: len(seen.logits)]))
+    loss = float(F.cross_entropy(seen.logits, batch.labels[: len(seen.logits)]))
     print(f"first loss {loss:.3f} on {len(seen.logits)} images; guessing has {facts.chance:.3f}")
 
     configured: Any = model.configure_optimizers()
@@ -69,7 +68,7 @@ def check(trainer: Trainer, model: ImageClassifier, data: CIFAR10DataModule) -> 
     epochs = -(-total // steps)
     print(f"steps      {steps:,} an epoch, {total:,} in {epochs} epochs")
     found += _schedule(schedule, total, epochs)
-    _print_time(trainer, model, optimizer, (images, labels), steps, total, len(data.val_indices))
+    _print_time(trainer, model, optimizer, batch, steps, total, len(data.val_indices))
     problems = list(_room(Path(trainer.default_root_dir), model))
     for diagnosis in found:
         print(diagnosis)
@@ -80,12 +79,9 @@ def check(trainer: Trainer, model: ImageClassifier, data: CIFAR10DataModule) -> 
     print("check      " + ("nothing that would keep it from learning" if found else "nothing to report"), flush=True)
 
 
-def _first_batch(data: CIFAR10DataModule, model: ImageClassifier) -> tuple[Tensor, Tensor]:
-    """Return images and labels of the first step, as the network gets them."""
-    batch = next(iter(data.train_dataloader()))
-    device = model.device
-    images = data.augmented(batch.images.to(device).permute(0, 3, 1, 2), batch.indices.to(device))
-    return data.normalized(images), batch.labels.to(device)
+def _first_batch(data: CIFAR10DataModule, model: ImageClassifier) -> Batch:
+    """Return the first step's batch, as the network gets it."""
+    return data.to_network(next(iter(data.train_dataloader())).to(model.device), training=True)
 
 
 def _print_layers(seen: Look) -> None:
@@ -120,12 +116,12 @@ def _print_time(
     trainer: Trainer,
     model: ImageClassifier,
     optimizer: Optimizer,
-    batch: tuple[Tensor, Tensor],
+    batch: Batch,
     steps: int,
     total: int,
     val_size: int,
 ) -> None:
-    images, labels = batch
+    images, labels = batch.images, batch.labels
 
     def step(number: int) -> None:
         optimizer.zero_grad()
