@@ -23,7 +23,7 @@ from overfitting_lab.callbacks.recovery import room
 from overfitting_lab.cli.experiment import ExperimentCLI
 from overfitting_lab.doctor import Diagnosis, Severity, activations
 from overfitting_lab.doctor.callback import IMAGES, HopelessError, examine
-from overfitting_lab.doctor.layers import Look, look
+from overfitting_lab.doctor.layers import Measurement, measure_layers
 from overfitting_lab.doctor.schedule import length, schedule_cut_short
 
 SECONDS = 6  # that the steps may take, roughly
@@ -48,7 +48,7 @@ def check(cli: ExperimentCLI) -> None:
     trainer.precision_plugin.convert_module(model)
     model.to(trainer.strategy.root_device)
     images, labels = _first_batch(data, model)
-    seen = look(
+    seen = measure_layers(
         model.network,
         images[: IMAGES if data.image_size <= 64 else FEW].to(next(model.parameters()).dtype),
         trainer.precision_plugin.forward_context(),
@@ -90,7 +90,7 @@ def _first_batch(data: CIFAR10DataModule, model: ImageClassifier) -> tuple[Tenso
     return data.normalized(images), batch.labels.to(device)
 
 
-def _print_layers(seen: Look) -> None:
+def _print_layers(seen: Measurement) -> None:
     print(f"shapes     {_shape(seen.input.shape)} into {len(seen.layers)} layers; root mean square of what leaves them")
     for layer in seen.weighted:
         print(f"           {layer!s:16} {_shape(layer.shape):>16} {layer.size:9.3g}")
