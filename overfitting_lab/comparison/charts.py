@@ -1,4 +1,4 @@
-"""Charts of several runs in the same axes, drawn where they are asked to."""
+"""Draw charts of several runs in the same axes."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -13,40 +13,32 @@ from overfitting_lab.comparison.statistics import Estimate
 from overfitting_lab.runs.run import Run
 
 RUNS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # on white and on black (Okabe & Ito 2008)
-
-MARKERS = ("", "o", "s", "^", "v", "D")  # one of them more each time the colours are used up
+MARKERS = ("", "o", "s", "^", "v", "D")  # the next one each time the colours are used up
 
 
 def colour(place: int) -> str:
-    """The colour of a run among others, by its place."""
+    """Return the colour of the run at a place among others."""
     return RUNS[place % len(RUNS)]
 
 
 def marker(place: int) -> str:
-    """The marker of a run among others, by its place: none while there are colours."""
+    """Return the marker of the run at a place among others; the first runs have none."""
     return MARKERS[place // len(RUNS) % len(MARKERS)]
 
 
 def style(place: int) -> dict[str, Any]:
-    """How a run's line is drawn among others."""
-    return {
-        "color": colour(place),
-        "linewidth": 1.8,
-        "marker": marker(place),
-        "markersize": 4,
-        "gid": f"run-{place}",
-    }
+    """Return the line style of the run at a place among others."""
+    line = {"linewidth": 1.8, "markersize": 4, "gid": f"run-{place}"}
+    return {"color": colour(place), "marker": marker(place), **line}
 
 
 def draw_metric(axes: Axes, runs: Sequence[Run], metric: str) -> None:
-    """One metric of several runs over epochs: validation a line, training dashes, each run its colour.
-
-    A first training loss may lie above the axis.
+    """Draw a metric of several runs over epochs: validation solid, training dashed, a colour for each run.
 
     Args:
         axes: to draw in.
         runs: in the order of their colours.
-        metric: ``loss`` in nats, ``acc`` in per cent.
+        metric: ``loss`` in nats, or ``acc`` in per cent.
     """
     factor = 100 if metric == "acc" else 1
     highest = 0.0
@@ -54,30 +46,26 @@ def draw_metric(axes: Axes, runs: Sequence[Run], metric: str) -> None:
         for split, dashes in (("train", "--"), ("val", "-")):
             epochs, values = _points(run, lambda row, key=f"{split}_{metric}": row[key])  # type: ignore[misc]
             axes.plot(epochs + 1, factor * values, dashes, **style(place))
-            # The first loss of training is of weights just drawn, and may lie far above all others.
+            # The first training loss comes from the initial weights and may lie far above the others, off the chart.
             usual = values[1:] if split == "train" and len(values) > 2 else values
             highest = max(highest, *usual[np.isfinite(usual)], 0.0)
-    axes.set_xlabel("epoch")
-    axes.set_ylabel("accuracy (%)" if metric == "acc" else "cross-entropy (nats)")
     axes.set_ylim(0, 100 if metric == "acc" else 1.05 * highest or None)
-    _grid(axes)
+    _label(axes, "accuracy (%)" if metric == "acc" else "cross-entropy (nats)")
 
 
 def draw_gap(axes: Axes, runs: Sequence[Run]) -> None:
-    """Training minus validation accuracy of several runs over epochs, in points."""
+    """Draw training minus validation accuracy of several runs over epochs, in points."""
     for place, run in enumerate(runs):
         epochs, gaps = _points(
             run, lambda row: None if None in (row["val_acc"], row["train_acc"]) else row["train_acc"] - row["val_acc"]
         )
         axes.plot(epochs + 1, 100 * gaps, **style(place))
     axes.axhline(0, color=rcParams["axes.edgecolor"], linewidth=0.8)
-    axes.set_xlabel("epoch")
-    axes.set_ylabel("training minus validation accuracy (points)")
-    _grid(axes)
+    _label(axes, "training minus validation accuracy (points)")
 
 
 def draw_estimates(axes: Axes, names: Sequence[str], estimates: Sequence[Estimate]) -> None:
-    """Accuracies as points with their intervals, a line each from the top, in per cent."""
+    """Draw accuracies as points with their intervals, in per cent, one below the other."""
     for place, estimate in enumerate(estimates):
         low, high = (estimate.low, estimate.high) if estimate.known else (estimate.value, estimate.value)
         x, mine = 100 * estimate.value, f"run-{place}"
@@ -87,12 +75,11 @@ def draw_estimates(axes: Axes, names: Sequence[str], estimates: Sequence[Estimat
     axes.set_yticks(range(len(names)), names)
     axes.set_ylim(len(names) - 0.5, -0.6)
     axes.margins(x=0.15)
-    axes.set_xlabel("test accuracy (%), 95 % interval")
-    _grid(axes)
+    _label(axes, x="test accuracy (%), 95 % interval")
 
 
 def draw_learned(axes: Axes, runs: Sequence[Run]) -> None:
-    """The share of training images learned for good by each epoch, in per cent; see ``callbacks.images``."""
+    """Draw the share of training images learned for good by each epoch, in per cent; see ``callbacks.images``."""
     for place, run in enumerate(runs):
         learned = run.images.get("train_learned")
         if learned is None or not (learned >= 0).any():
@@ -101,19 +88,18 @@ def draw_learned(axes: Axes, runs: Sequence[Run]) -> None:
         shares = 100 * np.cumsum(counts) / (learned >= 0).sum()
         axes.plot(np.arange(1, len(shares) + 1), shares, **style(place))
     axes.set_ylim(0, 100)
-    axes.set_xlabel("epoch")
-    axes.set_ylabel("training images learned for good (%)")
-    _grid(axes)
+    _label(axes, "training images learned for good (%)")
 
 
 def _points(run: Run, value: Callable[[Any], float | None]) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Epochs and values, where there are any."""
+    """Return the epochs that have a value, and the values."""
     points = [(row["epoch"], value(row)) for row in run.metrics if value(row) is not None]
     epochs, values = np.array(points, dtype=float).reshape(-1, 2).T
     return epochs, values
 
 
-def _grid(axes: Axes) -> None:
+def _label(axes: Axes, y: str = "", x: str = "epoch") -> None:
+    axes.set(xlabel=x, ylabel=y)
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))

@@ -21,7 +21,7 @@ from overfitting_lab.callbacks.console import data_lines
 from overfitting_lab.callbacks.recovery import checkpoint_bytes
 from overfitting_lab.doctor import Diagnosis, Severity, activations
 from overfitting_lab.doctor.callback import IMAGES, HopelessError, examine
-from overfitting_lab.doctor.layers import Look, look
+from overfitting_lab.doctor.layers import Measurement, measure_layers
 from overfitting_lab.doctor.schedule import length, schedule_cut_short
 
 SECONDS = 6  # about as long as the steps may take
@@ -45,7 +45,7 @@ def check(trainer: Trainer, model: ImageClassifier, data: CIFAR10DataModule) -> 
     trainer.precision_plugin.convert_module(model)
     model.to(trainer.strategy.root_device)
     batch = _first_batch(data, model)
-    seen = look(
+    seen = measure_layers(
         model.network,
         batch.images[: IMAGES if data.image_size <= 64 else FEW].to(next(model.parameters()).dtype),
         trainer.precision_plugin.forward_context(),
@@ -84,7 +84,7 @@ def _first_batch(data: CIFAR10DataModule, model: ImageClassifier) -> Batch:
     return data.to_network(next(iter(data.train_dataloader())).to(model.device), training=True)
 
 
-def _print_layers(seen: Look) -> None:
+def _print_layers(seen: Measurement) -> None:
     print(f"shapes     {_shape(seen.input.shape)} into {len(seen.layers)} layers; root mean square of what leaves them")
     for layer in seen.weighted:
         print(f"           {layer!s:16} {_shape(layer.shape):>16} {layer.size:9.3g}")

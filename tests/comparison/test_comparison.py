@@ -190,7 +190,7 @@ def test_seeds_without_spread_are_not_judged(tmp_path: Path) -> None:
         for seed in range(2)
         for name, right, dropout in (("a", GOOD, 0.0), ("b", POOR, 0.5))
     ]
-    assert "whether that is noise cannot be told (none, for want of spread over seeds)" in sentences(*folders)
+    assert "whether that is noise cannot be told (none, because the seeds do not differ)" in sentences(*folders)
 
 
 def test_a_run_without_validation_is_compared(tmp_path: Path) -> None:
