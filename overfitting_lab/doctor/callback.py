@@ -95,8 +95,8 @@ class Doctor(Callback):
         if trainer.global_step == 0 and self._probed_step < 0:
             self._probed_step = 0
             if self._images is not None:
-                self._report(activations.diagnose(self._look(trainer, pl_module)), trainer)
-            self._heed(trainer)
+                self._report(activations.diagnose(self._measure(trainer, pl_module)), trainer)
+            self._stop_if_hopeless(trainer)
 
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
         """Find the layer where a loss became NaN or infinite, while the weights that gave it are there.
@@ -108,14 +108,13 @@ class Doctor(Callback):
             return
         self._report_not_finite(trainer, pl_module)
         if trainer.world_size == 1:
-            self._heed(trainer)
+            self._stop_if_hopeless(trainer)
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Any) -> None:
         """Measure the gradients if a probe is due."""
         if trainer.is_global_zero and (trainer.global_step + 1) % EVERY == 0:
-            network = _network(pl_module)
-            self._gradients = gradients.measure(network)
-            self._weights = gradients.sample(network)
+            self._gradients = gradients.measure(_network(pl_module))
+            self._weights = gradients.sample(_network(pl_module))
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -127,8 +126,8 @@ class Doctor(Callback):
         if step and step % EVERY == 0 and step != self._probed_step:
             self._probed_step = step
             if trainer.is_global_zero:
-                self._report(self._looks(trainer, pl_module, step), trainer)
-            self._heed(trainer)
+                self._report(self._probe(trainer, pl_module, step), trainer)
+            self._stop_if_hopeless(trainer)
         self._images = None
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -136,9 +135,8 @@ class Doctor(Callback):
         if trainer.is_global_zero and self._facts is not None:
             self._report(self._not_learning(trainer.global_step), trainer)
             causes = [code for code in self._found if code in (*EXPLAIN, *EXPLAINED)]
-            records = recorder_of(trainer).records
-            self._report(progress.epochs_say(self._facts, records, causes), trainer)
-        self._heed(trainer)
+            self._report(progress.epochs_say(self._facts, recorder_of(trainer).records, causes), trainer)
+        self._stop_if_hopeless(trainer)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Print the findings in one line."""
@@ -151,22 +149,21 @@ class Doctor(Callback):
         if isinstance(exception, DivergedError) and trainer.is_global_zero and "not_finite" not in self._found:
             self._report_not_finite(trainer, pl_module)
 
-    def _look(self, trainer: Trainer, pl_module: LightningModule) -> Measurement:
+    def _measure(self, trainer: Trainer, pl_module: LightningModule) -> Measurement:
         assert self._images is not None
         images = self._images[:IMAGES].to(next(pl_module.parameters()).dtype)
         with torch.random.fork_rng([images.device] if images.is_cuda else []):
             return measure_layers(_network(pl_module), images, trainer.precision_plugin.forward_context())
 
-    def _looks(self, trainer: Trainer, pl_module: LightningModule, step: int) -> Iterable[Diagnosis]:
+    def _probe(self, trainer: Trainer, pl_module: LightningModule, step: int) -> Iterable[Diagnosis]:
         if self._losses:
             self._means.append(fmean(torch.stack(self._losses).tolist()))
             self._losses.clear()
         yield from gradients.diagnose(self._gradients, self._gradients_before)
         self._gradients_before = self._gradients
         if self._images is not None:
-            yield from activations.dead_relus(self._look(trainer, pl_module), step)
-        changes = gradients.relative_changes(self._weights, gradients.sample(_network(pl_module)))
-        self._change = median(changes)
+            yield from activations.dead_relus(self._measure(trainer, pl_module), step)
+        self._change = median(gradients.relative_changes(self._weights, gradients.sample(_network(pl_module))))
         yield from self._not_learning(step)
         if self._facts is not None:
             yield from progress.learning_rate_too_high(self._facts, self._means)
@@ -182,7 +179,7 @@ class Doctor(Callback):
         if lost:
             names = tuple(dict.fromkeys(name.rpartition(".")[0] for name in lost))
             found = activations.weights_not_finite(names, where)
-        elif self._images is not None and (layer := self._look(trainer, pl_module).first_not_finite) is not None:
+        elif self._images is not None and (layer := self._measure(trainer, pl_module).first_not_finite) is not None:
             found = activations.not_finite(layer, where)
         else:
             found = activations.weights_not_finite((), where)
@@ -201,7 +198,7 @@ class Doctor(Callback):
             if self._logger is not None:
                 self._logger.writer().add_text("doctor", str(diagnosis).replace("\n", "  \n"), trainer.global_step)
 
-    def _heed(self, trainer: Trainer) -> None:
+    def _stop_if_hopeless(self, trainer: Trainer) -> None:
         """End a run that cannot succeed, in all processes at the same step."""
         if not self._stop:
             return

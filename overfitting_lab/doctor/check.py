@@ -44,32 +44,28 @@ def check(trainer: Trainer, model: ImageClassifier, data: CIFAR10DataModule) -> 
     model.network.load_state_dict(model.pretrained(), strict=False)
     trainer.precision_plugin.convert_module(model)
     model.to(trainer.strategy.root_device)
-    batch = _first_batch(data, model)
-    seen = measure_layers(
+    batch = data.to_network(next(iter(data.train_dataloader())).to(model.device), training=True)
+    measured = measure_layers(
         model.network,
         batch.images[: IMAGES if data.image_size <= 64 else FEW].to(next(model.parameters()).dtype),
         trainer.precision_plugin.forward_context(),
     )
     facts, found = examine(data, model)
-    found += activations.diagnose(seen)
-    _print_layers(seen)
-    loss = float(F.cross_entropy(seen.logits, batch.labels[: len(seen.logits)]))
-    print(f"first loss {loss:.3f} on {len(seen.logits)} images; guessing has {facts.chance:.3f}")
+    found += activations.diagnose(measured)
+    _print_layers(measured)
+    loss = float(F.cross_entropy(measured.logits, batch.labels[: len(measured.logits)]))
+    print(f"first loss {loss:.3f} on {len(measured.logits)} images; chance level is {facts.chance:.3f}")
 
     configured: Any = model.configure_optimizers()
-    optimizer, schedule = (
-        (configured, None)
-        if isinstance(configured, Optimizer)
-        else (configured["optimizer"], configured["lr_scheduler"])
-    )
+    made = {"optimizer": configured} if isinstance(configured, Optimizer) else configured
     steps = _steps_of_epoch(trainer, data)
     ends = [end for end in (steps * (trainer.max_epochs or 0), trainer.max_steps) if end > 0]  # -1 is no end
     total = min(ends, default=0)
     epochs = -(-total // steps)
     print(f"steps      {steps:,} an epoch, {total:,} in {epochs} epochs")
-    found += _schedule(schedule, total, epochs)
-    _print_time(trainer, model, optimizer, batch, steps, total, len(data.val_indices))
-    problems = list(_room(Path(trainer.default_root_dir), model))
+    found += _schedule(made.get("lr_scheduler"), total, epochs)
+    _print_time(trainer, model, made["optimizer"], batch, steps, total, len(data.val_indices))
+    problems = list(_disk(Path(trainer.default_root_dir), model))
     for diagnosis in found:
         print(diagnosis)
     problems += [diagnosis.code for diagnosis in found if diagnosis.severity is Severity.FATAL]
@@ -79,14 +75,11 @@ def check(trainer: Trainer, model: ImageClassifier, data: CIFAR10DataModule) -> 
     print("check      " + ("nothing that would keep it from learning" if found else "nothing to report"), flush=True)
 
 
-def _first_batch(data: CIFAR10DataModule, model: ImageClassifier) -> Batch:
-    """Return the first step's batch, as the network gets it."""
-    return data.to_network(next(iter(data.train_dataloader())).to(model.device), training=True)
-
-
-def _print_layers(seen: Measurement) -> None:
-    print(f"shapes     {_shape(seen.input.shape)} into {len(seen.layers)} layers; root mean square of what leaves them")
-    for layer in seen.weighted:
+def _print_layers(measured: Measurement) -> None:
+    print(
+        f"shapes     {_shape(measured.input.shape)} into {len(measured.layers)} layers; root mean square of their outputs"
+    )
+    for layer in measured.weighted:
         print(f"           {layer!s:16} {_shape(layer.shape):>16} {layer.size:9.3g}")
 
 
@@ -113,13 +106,7 @@ def _schedule(schedule: dict[str, Any] | None, total: int, epochs: int) -> Itera
 
 
 def _print_time(
-    trainer: Trainer,
-    model: ImageClassifier,
-    optimizer: Optimizer,
-    batch: Batch,
-    steps: int,
-    total: int,
-    val_size: int,
+    trainer: Trainer, model: ImageClassifier, optimizer: Optimizer, batch: Batch, steps: int, total: int, val_size: int
 ) -> None:
     images, labels = batch.images, batch.labels
 
@@ -174,7 +161,7 @@ def _memory(device: torch.device) -> str | None:
     return f"{taken / 1e9:.1f} GB"
 
 
-def _room(root: Path, model: ImageClassifier) -> Iterator[str]:
+def _disk(root: Path, model: ImageClassifier) -> Iterator[str]:
     folder = next(path for path in (root, *root.resolve().parents) if path.is_dir())
     needed, free = checkpoint_bytes(model), shutil.disk_usage(folder).free
     print(f"disk       up to {needed / 1e9:.1f} GB for checkpoints; {free / 1e9:.1f} GB are free")
