@@ -57,7 +57,7 @@ def check(trainer: Trainer, model: ImageClassifier, data: CIFAR10DataModule) -> 
     print(f"first loss {loss:.3f} on {len(measured.logits)} images; chance level is {facts.chance:.3f}")
 
     configured: Any = model.configure_optimizers()
-    made = {"optimizer": configured} if isinstance(configured, Optimizer) else configured
+    made: dict[str, Any] = {"optimizer": configured} if isinstance(configured, Optimizer) else configured
     steps = _steps_of_epoch(trainer, data)
     ends = [end for end in (steps * (trainer.max_epochs or 0), trainer.max_steps) if end > 0]  # -1 is no end
     total = min(ends, default=0)
@@ -77,7 +77,7 @@ def check(trainer: Trainer, model: ImageClassifier, data: CIFAR10DataModule) -> 
 
 def _print_layers(measured: Measurement) -> None:
     print(
-        f"shapes     {_shape(measured.input.shape)} into {len(measured.layers)} layers; root mean square of their outputs"
+        f"shapes     {_shape(measured.input.shape)} into {len(measured.layers)} layers; their outputs' root mean square"
     )
     for layer in measured.weighted:
         print(f"           {layer!s:16} {_shape(layer.shape):>16} {layer.size:9.3g}")
