@@ -50,5 +50,5 @@ def speed(arguments: list[str], steps: int, batch_size: int) -> float:
     short = [f"--trainer.limit_{split}_batches={batches}" for split, batches in limits.items()]
     with tempfile.TemporaryDirectory() as folder:
         run([FIT, *arguments, *short, f"--trainer.max_epochs={EPOCHS}"], Path(folder))
-        rows = Run(Path(folder) / "lightning_logs" / "overfit" / "version_0").metrics
-    return steps * batch_size * (EPOCHS - 1) / sum(float(row["seconds"] or 0) for row in rows[1:])
+        rows = Run(Path(folder) / "lightning_logs" / "overfit" / "version_0").records
+    return steps * batch_size * (EPOCHS - 1) / sum(row.seconds for row in rows[1:])

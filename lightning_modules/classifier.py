@@ -1,7 +1,6 @@
-"""What every image classifier shares: loss, metrics, optimizer and learning-rate schedule."""
+"""The common base of image classifiers: loss, metrics, optimizer and learning-rate schedule."""
 
 import importlib
-import sys
 from abc import ABC
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -16,6 +15,8 @@ from torchmetrics import MeanMetric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix
 
 from lightning_modules.errors import ModelError
+from overfitting_lab.runs.checkpoints import load_checkpoint
+from overfitting_lab.runs.epochs import METRICS
 
 LoadedBatch = tuple[Tensor, Tensor, int, Tensor]
 
@@ -42,8 +43,6 @@ class ImageClassifier(LightningModule, ABC):
         test_confusion: the same of the test.
     """
 
-    METRICS = tuple(f"{split}_{metric}" for split in ("train", "val") for metric in ("loss", "acc"))
-
     def __init__(
         self,
         network: nn.Module,
@@ -64,7 +63,6 @@ class ImageClassifier(LightningModule, ABC):
         self._optimizer = optimizer
         self._lr_scheduler = lr_scheduler
         self._lr_scheduler_interval = lr_scheduler_interval
-        self._validated = False  # since the last epoch ended
 
         metrics = MetricCollection(
             {
@@ -79,47 +77,40 @@ class ImageClassifier(LightningModule, ABC):
         self.test_confusion = MulticlassConfusionMatrix(num_classes, validate_args=False)
 
     def pretrained(self) -> dict[str, Tensor]:
-        """Weights that training begins with instead of those drawn, by their names in ``network``: here, none.
+        """Return weights to begin training with instead of random ones, by their names in ``network``: here, none.
 
         Raises:
-            ModelError: if they cannot be had.
+            ModelError: if the weights cannot be used.
         """
         return {}
 
     def on_fit_start(self) -> None:
-        """Takes pretrained weights, unless a checkpoint was loaded; looks whether a plateau schedule has its metric.
+        """Load pretrained weights, unless a checkpoint was loaded.
 
         Raises:
-            ModelError: if the weights cannot be had, or the schedule wants a validation's metric and there is none.
+            ModelError: if the weights cannot be used.
         """
         if self.trainer.ckpt_path is None:
             self.network.load_state_dict(self.pretrained(), strict=False)
-        for config in self.trainer.lr_scheduler_configs:
-            monitor = getattr(config.scheduler, "monitor", "")
-            if monitor.startswith("val_") and not self.trainer.enable_validation:
-                raise ModelError(
-                    f"the learning-rate schedule monitors {monitor!r}, but the run has no validation; "
-                    "set its monitor to train_loss or train_acc, or leave --trainer.limit_val_batches out"
-                )
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits [N, num_classes] of normalized images [N, 3, image_size, image_size]."""
+        """Return logits [N, num_classes] of normalized images [N, 3, image_size, image_size]."""
         return cast(Tensor, self.network(images.to(next(self.parameters()).dtype)))
 
     def _losses(self, batch: LoadedBatch, metrics: MetricCollection) -> tuple[Tensor, Tensor]:
-        """The cross-entropy [N] of each image in nats and its logits [N, num_classes], counted in the metrics."""
+        """Return each image's cross-entropy in nats [N] and logits [N, num_classes], and update the metrics."""
         images, labels, *_ = batch
         logits = self(images)
         losses = F.cross_entropy(logits.float(), labels, reduction="none")
-        if len(labels):  # a step of fewer images than processes leaves some without any
+        if len(labels):  # with fewer images than processes, some get none
             metrics.update(value=losses.detach(), preds=logits.detach(), target=labels)
         return losses, logits
 
     def training_step(self, batch: LoadedBatch, batch_idx: int) -> dict[str, Tensor]:
-        """The ``loss`` of the step, see the class for how it adds up over processes, and the ``logits``."""
+        """Return the ``loss`` of the step and the ``logits``. The class says how losses add up over processes."""
         losses, logits = self._losses(batch, self.train_metrics)
         if self.train_metrics["acc"].update_count <= 1:
-            # Logging a metric registers it for the whole epoch: doing so once spares a millisecond a step.
+            # Logging registers a metric for the whole epoch: doing it once saves a millisecond a step.
             self.log_dict(self.train_metrics, on_step=False, on_epoch=True, prog_bar=True, batch_size=batch[2])
         return {"loss": losses.sum() * (self.trainer.world_size / batch[2]), "logits": logits}
 
@@ -132,50 +123,40 @@ class ImageClassifier(LightningModule, ABC):
         return logits
 
     def on_validation_epoch_start(self) -> None:
-        """Forgets the previous validation's confusion."""
+        """Reset the confusion matrix."""
         self.val_confusion.reset()
 
     def validation_step(self, batch: LoadedBatch, batch_idx: int) -> None:
-        """Counts a batch of validation images."""
+        """Update the metrics with a batch of validation images."""
         self._evaluation_step(batch, self.val_metrics, self.val_confusion)
 
     def on_validation_epoch_end(self) -> None:
-        """Logs the epoch's validation metrics."""
+        """Log the epoch's validation metrics."""
         self.log_dict(self.val_metrics, prog_bar=True)
-        self._validated = not self.trainer.sanity_checking
 
     def on_test_epoch_start(self) -> None:
-        """Forgets the previous test's confusion."""
+        """Reset the confusion matrix."""
         self.test_confusion.reset()
 
     def test_step(self, batch: LoadedBatch, batch_idx: int) -> Tensor:
-        """Counts a batch of test images, and gives their logits."""
+        """Update the metrics with a batch of test images, and return their logits [N, num_classes]."""
         return self._evaluation_step(batch, self.test_metrics, self.test_confusion)
 
     def on_test_epoch_end(self) -> None:
-        """Logs the test metrics."""
+        """Log the test metrics."""
         self.log_dict(self.test_metrics)
 
     def predict_step(self, batch: Tensor, batch_idx: int = 0) -> Tensor:
-        """Probabilities [N, num_classes], float32, of normalized images [N, 3, image_size, image_size]."""
+        """Return probabilities, float32 [N, num_classes], of normalized images [N, 3, image_size, image_size]."""
         return self.probabilities(self(batch))
 
     def probabilities(self, logits: Tensor) -> Tensor:
-        """Probabilities [N, num_classes], float32, of what the network gave."""
+        """Return probabilities, float32 [N, num_classes], of the network's outputs."""
         return logits.float().softmax(dim=1)
 
-    def on_train_epoch_end(self) -> None:
-        """Steps a plateau schedule, where its metric is new: here, before the epoch's checkpoint is written."""
-        for config in self.trainer.lr_scheduler_configs:
-            if isinstance(config.scheduler, ReduceLROnPlateau) and (
-                self._validated or config.scheduler.monitor.startswith("train_")
-            ):
-                config.scheduler.step(self.trainer.callback_metrics[config.scheduler.monitor])
-        self._validated = False
-
     @classmethod
-    def of_checkpoint(cls, path: Path) -> "ImageClassifier":
-        """A trained network, of whatever class it is, on the CPU and in evaluation mode.
+    def from_checkpoint(cls, path: Path) -> "ImageClassifier":
+        """Return a trained network of whatever class, on the CPU and in evaluation mode.
 
         Args:
             path: a checkpoint that a run on the command line wrote.
@@ -183,7 +164,7 @@ class ImageClassifier(LightningModule, ABC):
         Raises:
             ModelError: if the checkpoint names no image classifier.
         """
-        settings = torch.load(path, map_location="cpu", weights_only=True, mmap=True).get("hyper_parameters", {})
+        settings = load_checkpoint(path).get("hyper_parameters", {})
         module, _, name = str(settings.get("_class_path", "")).rpartition(".")
         try:
             kind = getattr(importlib.import_module(module), name, None) if module else None
@@ -194,7 +175,7 @@ class ImageClassifier(LightningModule, ABC):
         return kind.load_from_checkpoint(path, map_location="cpu", weights_only=True).eval()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuses a checkpoint of another network.
+        """Refuse a checkpoint of another network.
 
         Raises:
             ModelError: if its weights do not fit.
@@ -211,7 +192,7 @@ class ImageClassifier(LightningModule, ABC):
             )
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """Optimizer and, where one is set, learning-rate schedule.
+        """Return the optimizer and, if one is set, the learning-rate schedule.
 
         Raises:
             ModelError: if a plateau schedule monitors a metric that no epoch logs.
@@ -225,14 +206,9 @@ class ImageClassifier(LightningModule, ABC):
                 "optimizer": optimizer,
                 "lr_scheduler": {"scheduler": scheduler, "interval": self._lr_scheduler_interval},
             }
-        if scheduler.monitor not in self.METRICS:
+        if scheduler.monitor not in METRICS:
             raise ModelError(
                 f"the learning-rate schedule monitors {scheduler.monitor!r}, which no epoch logs; "
-                f"set its monitor to one of {', '.join(self.METRICS)}"
+                f"set its monitor to one of {', '.join(METRICS)}"
             )
-        # Lightning would step it after the epoch's checkpoint is written; see on_train_epoch_end.
-        never = sys.maxsize
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": scheduler, "monitor": scheduler.monitor, "frequency": never},
-        }
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "monitor": scheduler.monitor}}

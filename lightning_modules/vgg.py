@@ -1,7 +1,6 @@
 """The VGG networks."""
 
 import os
-import pickle
 from functools import partial
 from pathlib import Path
 from typing import Literal, final
@@ -13,6 +12,8 @@ from torch import Tensor, nn
 from lightning_modules.classifier import ImageClassifier
 from lightning_modules.errors import ModelError
 from lightning_modules.initialization import He, Initialization, SmallOutput
+from overfitting_lab.runs.checkpoints import load_saved
+from overfitting_lab.runs.files import RunError, RunFiles
 
 Configuration = Literal["A", "B", "C", "D", "E"]
 
@@ -85,15 +86,15 @@ def _read_weights(folder: Path) -> dict[str, Tensor]:
     Raises:
         ModelError: if there is none, or a damaged one.
     """
-    path = folder / "weights.pth"
+    path = RunFiles(folder).weights
     example = "give model.init_from the run of a trained configuration A, as lightning_logs/vgg11/version_0"
     if not folder.is_dir():
         raise ModelError(f"{folder} is no folder; {example}")
+    if not path.is_file():
+        raise ModelError(f"{folder} has no weights.pth: it is no run, or one that has not ended; {example}")
     try:
-        weights = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except FileNotFoundError:
-        raise ModelError(f"{folder} has no weights.pth: it is no run, or one that has not ended; {example}") from None
-    except (RuntimeError, OSError, ValueError, EOFError, pickle.UnpicklingError) as error:
+        weights = load_saved(path)
+    except RunError as error:
         raise ModelError(f"{path} is damaged, or would run code when loaded; {example}") from error
     return weights if isinstance(weights, dict) else {}
 

@@ -78,7 +78,7 @@ class Portable(nn.Module):
 def _load(checkpoint: Path) -> tuple[ImageClassifier, CIFAR10DataModule]:
     """Return the network in float32 on the CPU, and the data module that it was trained with."""
     data = CIFAR10DataModule.load_from_checkpoint(checkpoint, weights_only=True)
-    return ImageClassifier.of_checkpoint(checkpoint), data
+    return ImageClassifier.from_checkpoint(checkpoint), data
 
 
 def _from_checkpoint(path: Path, classes: Sequence[str]) -> Predictor:

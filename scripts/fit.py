@@ -19,7 +19,7 @@ def main() -> None:
     with reported_errors():
         cli = ExperimentCLI(description=__doc__)
         if cli.config.check:
-            check(cli)
+            check(cli.trainer, cli.model, cli.datamodule)
             return
         cli.trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=cli.resume_from, weights_only=True)
         cli.trainer.test(

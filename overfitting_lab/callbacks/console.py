@@ -1,10 +1,8 @@
-"""What a person sees of a run in the terminal."""
+"""The lines, the progress bar and the table that a terminal shows of a run."""
 
 import sys
-import time
 import warnings
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 import rich
@@ -14,28 +12,27 @@ from lightning.pytorch.callbacks import RichProgressBar
 from lightning.pytorch.utilities.model_summary.model_summary import ModelSummary
 from rich.table import Table
 
+from overfitting_lab.callbacks.epochs import recorder_of
 from overfitting_lab.callbacks.logger import RunLogger
 
 
 class Console(Callback):
-    """Says what is trained on what, where it goes, and how it ended; where there is no terminal, a line an epoch.
+    """Print what is trained on which data, where the run's folder is, and how the run ended.
 
     Args:
-        logger: the run's logger; none where nothing is kept.
-        lines: whether to print a line an epoch, as befits a log file; a terminal has a progress bar instead.
-        precision_reason: why the precision is what it is.
+        logger: the run's logger; ``None`` if nothing is kept.
+        lines: print a line every epoch, for a log file; a terminal has a progress bar instead.
+        precision_reason: why the precision was chosen.
     """
 
     def __init__(self, logger: RunLogger | None, lines: bool, precision_reason: str) -> None:
         self._logger = logger
         self._lines = lines
         self._precision_reason = precision_reason
-        self._epoch_started = 0.0
         self._ending = ""
-        self._validated = False
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Describes the run."""
+        """Describe the run."""
         if not trainer.is_global_zero:
             return
         print(data_lines(trainer.datamodule.description()))  # type: ignore[attr-defined]
@@ -44,39 +41,27 @@ class Console(Callback):
         print(f"run        {self._logger.folder if self._logger else 'nothing is kept'}", flush=True)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Starts the clock, and says where a run goes on."""
-        self._epoch_started = time.perf_counter()
+        """Print where a resumed run continues."""
         if trainer.is_global_zero and trainer.global_step:
             print(f"resumed    in epoch {trainer.current_epoch + 1} after step {trainer.global_step}", flush=True)
 
-    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Starts the epoch's clock."""
-        self._epoch_started = time.perf_counter()
-
-    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Notes that the epoch has validation metrics of its own."""
-        self._validated = not trainer.sanity_checking
-
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Prints the epoch's line."""
-        metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}  # every process must ask
+        """Print the epoch's line."""
         if not (trainer.is_global_zero and self._lines):
             return
-        shown = {"train": "training", "val": "validation"} if self._validated else {"train": "training"}
-        self._validated = False
-        seconds = time.perf_counter() - self._epoch_started
+        record = recorder_of(trainer).records[-1]
         last = trainer.max_epochs or -1
-        line = f"epoch {trainer.current_epoch + 1:>3}" + (f"/{last}" if last > 0 else "")
-        for split, name in shown.items():
-            line += f"  {name} loss {metrics[f'{split}_loss']:.4f} accuracy {metrics[f'{split}_acc']:6.1%}"
-        line += f"  {seconds:.1f} s"
+        line = f"epoch {record.epoch + 1:>3}" + (f"/{last}" if last > 0 else "")
+        line += f"  training loss {record.train_loss:.4f} accuracy {record.train_acc:6.1%}"
+        if record.val_acc is not None:
+            line += f"  validation loss {record.val_loss:.4f} accuracy {record.val_acc:6.1%}"
+        line += f"  {record.seconds:.1f} s"
         if last > 0:
-            left = timedelta(seconds=round(seconds * (last - trainer.current_epoch - 1)))
-            line += f", {left} left"
+            line += f", {timedelta(seconds=round(record.seconds * (last - record.epoch - 1)))} left"
         print(line, flush=True)
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Finds what came of it."""
+        """Prepare the closing lines."""
         images = int(pl_module.test_confusion.compute().sum())  # type: ignore[operator, union-attr]
         if not trainer.is_global_zero:
             return
@@ -88,18 +73,18 @@ class Console(Callback):
         )
         if self._logger:
             self._ending += (
-                f"\nkept       {self._logger.folder}: {', '.join(_kept(self._logger.folder))}"
+                f"\nkept       {self._logger.folder}: {', '.join(path.name for path in self._logger.files.results)}"
                 f"\n           tensorboard --logdir {self._logger.save_dir} --host localhost"
             )
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Says what came of it, below where the progress bar was."""
+        """Print the closing lines, below the progress bar."""
         if self._ending:
             print(self._ending, flush=True)
             self._ending = ""
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Says where a run is that Ctrl-C ended at once."""
+        """Print where the run is if Ctrl-C ended it at once."""
         if trainer.is_global_zero and isinstance(exception, KeyboardInterrupt) and self._logger:
             print(f"interrupted; what there is so far is in {self._logger.folder}", file=sys.stderr)
 
@@ -110,15 +95,15 @@ class ProgressBar(RichProgressBar):
     def get_metrics(
         self, trainer: Trainer, pl_module: LightningModule
     ) -> dict[str, int | str | float | dict[str, float]]:
-        """What stands behind the bar."""
+        """Return what stands behind the bar."""
         return {name: value for name, value in super().get_metrics(trainer, pl_module).items() if name != "v_num"}
 
 
 class LayerTable(Callback):
-    """Prints the network as a table of layers: what leaves each for one image, and its parameters."""
+    """Print the network as a table of layers, each with its output for one image and its parameters."""
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Prints the table."""
+        """Print the table."""
         if not trainer.is_global_zero:
             return
         with warnings.catch_warnings():
@@ -139,7 +124,7 @@ class LayerTable(Callback):
 
 
 def data_lines(data: dict[str, Any]) -> str:
-    """What is said of the data: of a ``CIFAR10DataModule``'s description."""
+    """Return the lines about the data, from a ``CIFAR10DataModule``'s description."""
     warning = (
         "NOT CIFAR-10: this run is on the stand-in, drawn images, because it was asked for or because\n"
         "CIFAR-10 is neither there nor reachable. Its accuracies say nothing about CIFAR-10.\n"
@@ -152,11 +137,6 @@ def data_lines(data: dict[str, Any]) -> str:
         f"{noise}\n"
         f"           fingerprint {data['fingerprint'][:16]}"
     )
-
-
-def _kept(folder: Path) -> list[str]:
-    names = ("curves.png", "summary.json", "metrics.csv", "checkpoints", "weights.pth")
-    return [name for name in names if (folder / name).exists()]
 
 
 def _device(trainer: Trainer, pl_module: LightningModule) -> str:

@@ -1,4 +1,4 @@
-"""What TensorBoard shows beside the curves: learning rate, images, confusion matrices, settings with results."""
+"""TensorBoard's content beside the curves: learning rate, images, confusion matrices, settings with results."""
 
 from typing import Any, cast
 
@@ -6,6 +6,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
+from overfitting_lab.callbacks.epochs import recorder_of
 from overfitting_lab.callbacks.logger import RunLogger
 from overfitting_lab.runs.figures import confusion_matrix
 
@@ -13,15 +14,15 @@ IMAGES = 32
 
 
 class Dashboard(Callback):
-    """Adds to a run's TensorBoard what is no metric.
+    """Add to a run's TensorBoard what the epoch metrics lack.
 
-    Loss and learning rate of single steps at an interval that fits the epoch, a grid of training images as the network
-    sees them, the confusion matrices of the last validation and of the test, and the settings with the final metrics.
+    These are the loss and learning rate of single steps, a grid of training images as the network sees them, the
+    confusion matrices of the last validation and of the test, and the settings with the final metrics.
 
     Args:
         logger: the run's logger.
-        settings: the settings for the hparams tab, by name.
-        step_interval: steps between two points of the loss of single steps; none takes a tenth of an epoch.
+        settings: settings for the hparams tab, by name.
+        step_interval: steps between two points of the loss of single steps; ``None`` is a tenth of an epoch.
     """
 
     def __init__(self, logger: RunLogger, settings: dict[str, Any], step_interval: int | None = None) -> None:
@@ -29,17 +30,12 @@ class Dashboard(Callback):
         self._settings = settings
         self._step_interval = step_interval
         self._results: dict[str, float] = {}
-        self._rate = 0.0
         self._step = 0
-
-    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """Remembers the step's learning rate: at the end of the step, its schedule has stepped already."""
-        self._rate = trainer.optimizers[0].param_groups[0]["lr"]
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Writes the step's loss and learning rate, and once the images."""
+        """Write the step's loss and learning rate, and once the images."""
         if not trainer.is_global_zero or trainer.global_step == self._step:  # gradients of more batches are to come
             return
         self._step = trainer.global_step
@@ -51,15 +47,15 @@ class Dashboard(Callback):
         if self._step % interval == 0:
             loss = batches * outputs["loss"].item()  # which Lightning has divided by their number
             self._logger.writer().add_scalar("steps/loss", loss, self._step)
-            self._logger.writer().add_scalar("steps/learning rate", self._rate, self._step)
+            self._logger.writer().add_scalar("steps/learning rate", recorder_of(trainer).learning_rate, self._step)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Draws the last validation's confusion matrix, and keeps the last epoch's metrics for the settings."""
+        """Draw the last validation's confusion matrix, and remember the last epoch's metrics."""
         self._draw_confusion(trainer, "validation", pl_module.val_confusion)
         self._results = {name: float(value) for name, value in trainer.callback_metrics.items()}
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Draws the test's confusion matrix, and writes the settings with the results."""
+        """Draw the test's confusion matrix, and write the settings with the results."""
         self._draw_confusion(trainer, "test", pl_module.test_confusion)
         if trainer.is_global_zero:
             self._results |= {name: float(value) for name, value in trainer.callback_metrics.items()}
@@ -68,7 +64,7 @@ class Dashboard(Callback):
     def _draw_confusion(self, trainer: Trainer, split: str, confusion: Any) -> None:
         if not confusion.update_called:
             return
-        counts = cast(Tensor, confusion.compute()).cpu().numpy()  # adds up over processes: every one must ask
+        counts = cast(Tensor, confusion.compute()).cpu().numpy()  # adds up over processes: each must call it
         if trainer.is_global_zero:
             classes = trainer.datamodule.classes  # type: ignore[attr-defined]
             figure = confusion_matrix(counts, classes, f"{split} images of {_data_name(trainer)}")
@@ -85,7 +81,7 @@ def _data_name(trainer: Trainer) -> str:
 
 
 def image_grid(images: Tensor) -> Tensor:
-    """Up to 32 images as one picture, their values stretched to [0, 1] over all of them.
+    """Return up to 32 images as one picture, their common range of values stretched to [0, 1].
 
     Args:
         images: float [N, 3, H, W], normalized.

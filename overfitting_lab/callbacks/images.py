@@ -1,4 +1,4 @@
-"""What became of single images: when a training image was learned, and what a test image was taken for."""
+"""The record of single images: when a training image was learned, and how a test image was classified."""
 
 from pathlib import Path
 from typing import Any
@@ -12,29 +12,30 @@ from torch import Tensor
 from overfitting_lab.callbacks.logger import RunLogger
 from overfitting_lab.runs.files import replace_file
 
-SHOWN = 24  # pictures of each kind that are kept
+SHOWN = 24  # pictures kept of each kind
 UNSEEN, NEVER_WRONG = -2, -1  # in place of an epoch
 
 
 class ImageRecord(Callback):
-    """Keeps ``images.npz``, arrays by name.
+    """Write ``images.npz``, arrays by name.
 
     Of the N training images, written when training ends:
 
     - ``train_indices`` int64 [N], ``train_labels`` int16 [N]: place in the training set, and class;
-    - ``train_learned`` int32 [N]: the epoch, counted from 0, from which on the network named the label at every visit;
-      the number of epochs where it did not in the last one, -1 where the image was never visited. As the network saw
-      it: with dropout and augmentation on, before the step that it was part of (after Toneva et al. 2019, sec. 3);
-    - ``train_shown`` int64 [n], ``train_pictures`` uint8 [n, 32, 32, 3]: those learned last, as places in the arrays
-      above, and what they look like.
+    - ``train_learned`` int32 [N]: the epoch, counted from 0, from which on every prediction was right; the number of
+      epochs if the last prediction was wrong; -1 if the image was never visited. Predictions are made with dropout and
+      augmentation on, before the step that the image is part of (after Toneva et al. 2019, sec. 3);
+    - ``train_shown`` int64 [n], ``train_pictures`` uint8 [n, 32, 32, 3]: the images learned last, as indices into the
+      arrays above, and their pixels.
 
     Of the M test images, written after the test:
 
     - ``test_labels`` int16 [M], ``test_predictions`` int16 [M], ``test_probabilities`` float16 [M, classes], in the
       order of the test set;
-    - ``test_shown`` int64 [m], ``test_pictures`` uint8 [m, 32, 32, 3]: the most confident mistakes, likewise.
+    - ``test_shown`` int64 [m], ``test_pictures`` uint8 [m, 32, 32, 3]: the most confident mistakes, as indices and
+      pixels.
 
-    Where a run goes on from a checkpoint without the count, nothing is said of its training images.
+    A run that starts from a checkpoint without these counts has no arrays of training images.
 
     Args:
         logger: the run's logger, which owns the folder.
@@ -42,13 +43,13 @@ class ImageRecord(Callback):
 
     def __init__(self, logger: RunLogger) -> None:
         self._logger = logger
-        self._visits: list[tuple[Tensor, Tensor]] = []  # indices, and whether they were taken for another class
-        self._last_wrong: Tensor | None = None  # the epoch, by place in the training set
+        self._visits: list[tuple[Tensor, Tensor]] = []  # indices, and if the prediction was wrong
+        self._last_wrong: Tensor | None = None  # the epoch, by index in the training set
         self._answers: list[tuple[NDArray[Any], NDArray[Any], NDArray[Any]]] = []
         self._arrays: dict[str, NDArray[Any]] = {}
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begins to count, unless what came before is not known."""
+        """Begin to count, unless the epochs before are unknown."""
         if trainer.global_step == 0:
             labels = trainer.datamodule.images.train_labels  # type: ignore[attr-defined]
             self._last_wrong = torch.full((len(labels),), UNSEEN, dtype=torch.int32)
@@ -58,12 +59,12 @@ class ImageRecord(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Notes which images were taken for another class; nothing is read back here."""
+        """Note which predictions were wrong, without waiting for the device."""
         _, labels, _, indices = batch
         self._visits.append((indices, outputs["logits"].argmax(dim=1) != labels))
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Counts the epoch."""
+        """Count the epoch."""
         self._count(trainer)
 
     def _count(self, trainer: Trainer) -> None:
@@ -74,7 +75,7 @@ class ImageRecord(Callback):
         self._visits.clear()
 
     def _counted(self, trainer: Trainer) -> Tensor | None:
-        """The last epoch at which each image was wrong, over all processes."""
+        """Return the last epoch at which each image was wrong, over all processes."""
         self._count(trainer)
         if self._last_wrong is None:
             return None
@@ -82,15 +83,15 @@ class ImageRecord(Callback):
         return last_wrong.cpu()
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Adds the count."""
+        """Add the counts."""
         checkpoint["last_wrong"] = self._counted(trainer)
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Goes on from there."""
+        """Load the counts."""
         self._last_wrong = checkpoint.get("last_wrong")
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Writes what became of the training images."""
+        """Write the arrays of the training images."""
         last_wrong = self._counted(trainer)
         if last_wrong is None or not trainer.is_global_zero:
             return
@@ -116,13 +117,13 @@ class ImageRecord(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Keeps what the images were taken for."""
+        """Keep the predictions."""
         _, labels, _, indices = batch
         probabilities: Tensor = pl_module.probabilities(outputs)  # type: ignore[operator]
         self._answers.append((indices.cpu().numpy(), labels.cpu().numpy(), probabilities.cpu().numpy()))
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Writes what became of the test images."""
+        """Write the arrays of the test images."""
         parts: list[Any] = [self._answers]
         if trainer.world_size > 1:
             parts = [None] * trainer.world_size
@@ -149,7 +150,7 @@ class ImageRecord(Callback):
 
     def _write(self) -> None:
         def save(path: Path) -> None:
-            with path.open("wb") as file:  # by its name, NumPy would add an ending
+            with path.open("wb") as file:  # NumPy would append .npz to a path
                 np.savez_compressed(file, allow_pickle=False, **self._arrays)
 
-        replace_file(self._logger.folder / "images.npz", save)
+        replace_file(self._logger.files.images, save)

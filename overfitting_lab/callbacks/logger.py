@@ -1,8 +1,9 @@
-"""The run's folder and what TensorBoard shows of its numbers."""
+"""The run's folder, and its metrics as TensorBoard events."""
 
 import re
 from argparse import Namespace
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,24 +11,25 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.strategies import Strategy
 from lightning_utilities.core.rank_zero import rank_zero_only
 
+from overfitting_lab.runs.epochs import METRICS, EpochRecord
+from overfitting_lab.runs.files import RunFiles
+
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
-
-TAGS = {"acc": "accuracy"}
-CURVES = ("epoch", "train_loss", "train_acc", "val_loss", "val_acc")
+TAGS = {"loss": "loss", "acc": "accuracy"}
 
 
 class RunLogger(Logger):
-    """Claims ``<root>/<experiment>/version_N`` and writes metrics there as TensorBoard events.
+    """Claim ``<root>/<experiment>/version_N`` and write metrics there as TensorBoard events.
 
     Metrics named ``train_*`` and ``val_*`` go to two sub-folders under one tag, so that TensorBoard draws both curves
-    in one chart; their x is the epoch. All others go to the run's folder itself, at the optimizer step.
+    in one chart. Their x is the epoch. All other metrics go to the run's folder itself, at the optimizer step.
 
     Args:
-        root: the folder of all experiments.
-        experiment: the folder of this one's runs.
-        version: the folder of a run that goes on; none claims a new one.
+        root: folder of all experiments.
+        experiment: name of the folder of this experiment's runs.
+        version: name of the folder of a resumed run; ``None`` claims a new one.
     """
 
     def __init__(self, root: Path, experiment: str, version: str | None = None) -> None:
@@ -40,18 +42,18 @@ class RunLogger(Logger):
 
     @property
     def name(self) -> str:
-        """The experiment."""
+        """Name of the experiment."""
         return self._experiment
 
     @property
     def version(self) -> str:
-        """``version_N`` with the next free N; claimed on first use, so that a run that fails early leaves none."""
+        """``version_N`` with the next free N, claimed on first use: a run that fails early leaves no folder."""
         if self._version is None:
             self._version = self._claim()
         return self._version
 
     def share(self, strategy: Strategy) -> None:
-        """Tells all processes the version that process 0 has, before any of the others asks for it."""
+        """Give the version of process 0 to all processes."""
         self._version = strategy.broadcast(self.version if strategy.is_global_zero else "")
 
     def _claim(self) -> str:
@@ -69,7 +71,7 @@ class RunLogger(Logger):
 
     @property
     def save_dir(self) -> str:
-        """The folder of all experiments."""
+        """Folder of all experiments."""
         return str(self._root)
 
     @property
@@ -77,34 +79,41 @@ class RunLogger(Logger):
         """The run's folder."""
         return self._root / self._experiment / self.version
 
+    @property
+    def files(self) -> RunFiles:
+        """The files in the run's folder."""
+        return RunFiles(self.folder)
+
     def writer(self, sub_run: str = "") -> "SummaryWriter":
-        """The event file of the run, or of its sub-folder ``train`` or ``val``; process 0 alone may ask."""
+        """Return the event file of the run, or of its sub-folder ``train`` or ``val``. Only process 0 may call this."""
         if sub_run not in self._writers:
             from torch.utils.tensorboard import SummaryWriter  # not at the top: slow to import
 
             self._writers[sub_run] = SummaryWriter(str(self.folder / sub_run), purge_step=self._purge.get(sub_run))
         return self._writers[sub_run]
 
-    def go_on_from(self, step: int, rows: Sequence[Mapping[str, float | None]]) -> None:
-        """Has TensorBoard forget what a run that goes on wrote behind its checkpoint.
+    def discard_events_after(self, step: int, records: Sequence[EpochRecord]) -> None:
+        """Discard the events that a resumed run wrote after its checkpoint.
 
         Args:
-            step: the optimizer step of the checkpoint.
-            rows: the metrics of all epochs before it; their curves are written anew, since what was written last may
-                not have come to the disk.
+            step: optimizer step of the checkpoint.
+            records: all epochs before it. Their curves are written again, because the last events may not have reached
+                the disk.
         """
         self._purge = {"": step + 1, "train": 0, "val": 0}
-        for row in rows:
-            self.log_metrics({name: value for name, value in row.items() if value is not None and name in CURVES})
+        for record in records:
+            values = asdict(record)
+            metrics = {name: values[name] for name in METRICS if values[name] is not None}
+            self.log_metrics({"epoch": record.epoch, **metrics})
 
     def flush(self) -> None:
-        """Has all that was written on its way to the disk."""
+        """Hand all events to the operating system."""
         for writer in self._writers.values():
             writer.flush()
 
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
-        """Writes scalars; see the class for where they go."""
+        """Write scalars. The class says where they go."""
         metrics = dict(metrics)
         epoch = metrics.pop("epoch", None)
         for name, value in metrics.items():
@@ -115,11 +124,11 @@ class RunLogger(Logger):
                 self.writer().add_scalar(name, value, step)
 
     def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
-        """Nothing at the start of a run: the dashboard writes them at the end, together with what came of them."""
+        """Do nothing: the dashboard writes the settings at the end, together with the results."""
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
-        """Closes the event files."""
+        """Close the event files."""
         for writer in self._writers.values():
             writer.close()
         self._writers.clear()

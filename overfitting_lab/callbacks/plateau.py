@@ -1,52 +1,73 @@
-"""The end of a plateau schedule."""
+"""The schedule that reduces the learning rate on a plateau."""
+
+import sys
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import EarlyStopping
+from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.cli import ReduceLROnPlateau
 
+from lightning_modules.errors import ModelError
+from overfitting_lab.callbacks.epochs import recorder_of
 
-class StopAfterPlateaus(EarlyStopping):
-    """Ends training when the learning rate has been reduced once more than it may be.
 
-    With ``lightning.pytorch.cli.ReduceLROnPlateau(factor=0.1)`` and 3 reductions this is the rule of Simonyan &
-    Zisserman (2014, sec. 3.1): divide by 10 when validation accuracy stops improving, three times in all, then stop.
+class PlateauSchedule(Callback):
+    """Step ``lightning.pytorch.cli.ReduceLROnPlateau`` in place of Lightning, and stop after its last reduction.
 
-    It is an ``EarlyStopping`` because Lightning calls those at the end of an epoch after the module, which steps the
-    schedule there; it has no patience of its own.
+    Lightning steps it after the epoch's checkpoint is written, so that a resumed run would lose a step. This callback
+    steps it at the end of an epoch, before the checkpoint callbacks, if the epoch measured the schedule's metric.
+
+    With ``factor=0.1`` and 3 reductions this is the rule of Simonyan & Zisserman (2014, sec. 3.1): divide the rate by
+    10 when validation accuracy stops improving, three times in all, then stop.
 
     Args:
-        reductions: how often the rate may be reduced.
+        reductions: number of reductions that are allowed; the next one ends training. ``None`` never ends it.
 
     Raises:
         ValueError: if ``reductions`` is negative.
     """
 
-    def __init__(self, reductions: int = 3) -> None:
-        if reductions < 0:
+    def __init__(self, reductions: int | None = None) -> None:
+        if reductions is not None and reductions < 0:
             raise ValueError(f"reductions must be at least 0, not {reductions}")
-        super().__init__(monitor="the learning rate")
         self.reductions = reductions
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Looks whether there is a plateau schedule to watch: here, before the run has its folder."""
-        if stage != "fit":
+        """Refuse to count the reductions of another schedule, before the run has its folder."""
+        if stage != "fit" or self.reductions is None:
             return
         configured = pl_module.configure_optimizers()
         schedule = configured.get("lr_scheduler") if isinstance(configured, dict) else None
         if not (isinstance(schedule, dict) and isinstance(schedule["scheduler"], ReduceLROnPlateau)):
             raise MisconfigurationException(
-                "StopAfterPlateaus needs lightning.pytorch.cli.ReduceLROnPlateau as model.lr_scheduler"
+                "PlateauSchedule.reductions needs lightning.pytorch.cli.ReduceLROnPlateau as model.lr_scheduler"
             )
 
-    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Nothing here: the schedule steps at the end of the epoch."""
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Take the schedule over from Lightning.
+
+        Raises:
+            ModelError: if the schedule monitors a metric of validation and the run has none.
+        """
+        for config in trainer.lr_scheduler_configs:
+            if not isinstance(config.scheduler, ReduceLROnPlateau):
+                continue
+            config.frequency = sys.maxsize
+            monitor = config.scheduler.monitor
+            if monitor.startswith("val_") and not trainer.enable_validation:
+                raise ModelError(
+                    f"the learning-rate schedule monitors {monitor!r}, but the run has no validation; "
+                    "set its monitor to train_loss or train_acc, or leave --trainer.limit_val_batches out"
+                )
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Stops where the rate stands below the last one allowed."""
-        (scheduler,) = (config.scheduler for config in trainer.lr_scheduler_configs)
-        assert isinstance(scheduler, ReduceLROnPlateau)
+        """Step the schedule, and stop if the rate was reduced once too often."""
         optimizer = trainer.optimizers[0]
-        last = optimizer.defaults["lr"] * scheduler.factor**self.reductions
-        if optimizer.param_groups[0]["lr"] < 0.999 * last:
-            trainer.should_stop = True
+        for scheduler in (config.scheduler for config in trainer.lr_scheduler_configs):
+            if not isinstance(scheduler, ReduceLROnPlateau):
+                continue
+            value = getattr(recorder_of(trainer).records[-1], scheduler.monitor)
+            if value is not None:
+                scheduler.step(value)
+            last = optimizer.defaults["lr"] * scheduler.factor ** (self.reductions or 0)
+            if self.reductions is not None and optimizer.param_groups[0]["lr"] < 0.999 * last:
+                trainer.should_stop = True

@@ -1,4 +1,4 @@
-"""A run that can be stopped anywhere and goes on as if it had not been."""
+"""The state of training: saved often enough, restored exactly, and stopped by signals at a whole step."""
 
 import hashlib
 import os
@@ -16,46 +16,50 @@ from lightning.pytorch.callbacks import Checkpoint
 from torch import Tensor
 
 from overfitting_lab.callbacks.checkpoints import CheckpointError
+from overfitting_lab.callbacks.epochs import recorder_of
 from overfitting_lab.callbacks.logger import RunLogger
+from overfitting_lab.runs.files import replace_file
 
-CHECK_EVERY = 20  # steps between two looks at the loss, and between two agreements of several processes
-PAUSE = 20  # times as long as the last checkpoint took to write goes by before the end of an epoch writes another
+CHECK_EVERY = 20  # steps between two checks of the loss, at which several processes also agree
+PAUSE = 20  # times the duration of the last save must pass before the end of an epoch saves again
 
 
 class StoppedError(Exception):
-    """A signal asked the run to stop, and it has; its state is saved.
+    """A signal stopped the run, whose state is saved.
 
     Attributes:
-        status: exit status for the process: 128 and the signal's number.
+        status: exit status for the process, 128 plus the signal's number.
     """
 
     def __init__(self, number: int, folder: Path) -> None:
         self.status = 128 + number
         name = "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
-        super().__init__(f"stopped by {name}; go on with: python scripts/fit.py --resume {folder}")
+        super().__init__(f"stopped by {name}; resume with: python scripts/fit.py --resume {folder}")
 
 
 class DivergedError(Exception):
-    """The loss is no longer a number; the message names the step and the learning rate."""
+    """The loss is NaN or infinite. The message names the step and the learning rate."""
 
 
 class Recovery(Checkpoint):
-    """Saves the state of training, heeds signals, notices a loss that is no number, and makes each step repeatable.
+    """Save the state of training, obey signals, stop at a loss that is not finite, and make each step repeatable.
 
-    ``last.ckpt`` is written at the end of an epoch; of epochs so short that this would take more than a twentieth
-    of the time, at the end of some, the first and the last among them. Within an epoch it is written every so many
-    minutes or steps. The one before is kept as ``previous.ckpt``. SIGTERM and Ctrl-C let the step end, save and stop; a
-    second Ctrl-C stops at once. On an epoch's last step the epoch ends first: a state saved there would skip its
-    validation; and where the Trainer validates within epochs, states are saved at their ends alone.
+    ``last.ckpt`` is written at the end of an epoch, and within an epoch every so many minutes or steps. Short epochs
+    are skipped, except the first and the last, so that saving takes at most a twentieth of the time. The checkpoint
+    before the last is kept as ``previous.ckpt``.
 
-    Dropout is seeded anew for each batch from seed, epoch, batch and process, so that no generator's state has to be
-    saved. What the training metrics have counted so far is saved with the state, process by process.
+    SIGTERM and Ctrl-C let the step end, save and stop. A second Ctrl-C stops at once. On an epoch's last step the epoch
+    ends first, because a state that was saved there would skip the validation. If the Trainer validates within epochs,
+    states are saved at the ends of epochs only.
+
+    Dropout is seeded for each batch from seed, epoch, batch and process, so that no generator's state has to be saved.
+    The counts of the training metrics are saved with the state, process by process.
 
     Args:
-        logger: the run's logger, which owns the folder; its ``checkpoints`` get the files.
-        seed: of the run.
+        logger: the run's logger, which owns the folder.
+        seed: seed of the run.
         minutes: time between two checkpoints within an epoch.
-        steps: optimizer steps between two checkpoints within an epoch; none leaves it to the time.
+        steps: optimizer steps between two checkpoints within an epoch; ``None`` leaves it to ``minutes``.
     """
 
     def __init__(self, logger: RunLogger, seed: int, minutes: float, steps: int | None) -> None:
@@ -74,20 +78,15 @@ class Recovery(Checkpoint):
         self._handlers: dict[int, Any] = {}
         self._lock: BaseFileLock | None = None
 
-    @property
-    def last(self) -> Path:
-        """The newest checkpoint."""
-        return self._logger.folder / "checkpoints" / "last.ckpt"
-
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Takes the folder for this run alone: here, before any other callback writes to it.
+        """Lock the folder, before any other callback writes to it.
 
         Raises:
             CheckpointError: if another process trains the run.
         """
         if stage != "fit" or not trainer.is_global_zero:
             return
-        lock = FileLock(self._logger.folder / ".lock", timeout=0)
+        lock = FileLock(self._logger.files.lock, timeout=0)
         try:
             lock.acquire()
         except Timeout:
@@ -95,26 +94,27 @@ class Recovery(Checkpoint):
         self._lock = lock
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Looks whether there is room for the checkpoints.
+        """Check that the disk has room for the checkpoints.
 
         Raises:
-            CheckpointError: if there is not.
+            CheckpointError: if it has not.
         """
         if not trainer.is_global_zero:
             return
-        self.last.parent.mkdir(parents=True, exist_ok=True)
-        needed = room(pl_module)
-        there = sum(path.stat().st_size for path in self.last.parent.glob("*.ckpt"))
-        free = shutil.disk_usage(self.last.parent).free
+        folder = self._logger.files.checkpoints
+        folder.mkdir(parents=True, exist_ok=True)
+        needed = checkpoint_bytes(pl_module)
+        there = sum(path.stat().st_size for path in folder.glob("*.ckpt"))
+        free = shutil.disk_usage(folder).free
         if free + there < needed:
             raise CheckpointError(
-                f"{self.last.parent} has {free / 1e9:.1f} GB left, and checkpoints of this network need up to "
+                f"{folder} has {free / 1e9:.1f} GB left, and checkpoints of this network need up to "
                 f"{(needed - there) / 1e9:.1f} GB; make room, or keep runs elsewhere: "
                 "--trainer.default_root_dir FOLDER"
             )
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Restores what the training metrics had counted, and takes over the signals."""
+        """Restore the counts of the training metrics, and handle the signals."""
         self._saved_at = time.monotonic()
         self._saved_step = trainer.global_step
         if self._counted is not None:
@@ -123,17 +123,17 @@ class Recovery(Checkpoint):
             self._handlers[number] = signal.signal(number, self._on_signal)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Gives the signals back, and the folder free."""
-        self._let_go()
+        """Release the signals and the folder."""
+        self._release()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Does the same where the run ends early; Lightning does not tear callbacks down then."""
-        self._let_go()
+        """Release them if the run fails; Lightning does not call ``teardown`` then."""
+        self._release()
 
-    def _let_go(self) -> None:
+    def _release(self) -> None:
         if self._lock is not None:
-            if os.name == "posix":  # elsewhere a file that is open stays, and the lock removes it itself
-                (self._logger.folder / ".lock").unlink(missing_ok=True)
+            if os.name == "posix":  # elsewhere an open file cannot be removed, and the lock removes it itself
+                self._logger.files.lock.unlink(missing_ok=True)
             self._lock.release()
             self._lock = None
         for number, handler in self._handlers.items():
@@ -147,15 +147,15 @@ class Recovery(Checkpoint):
         self._signal = number
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """Seeds what is random in the step."""
+        """Seed dropout for the step."""
         place = f"{self._seed} {trainer.current_epoch} {batch_idx} {trainer.global_rank}"
         torch.manual_seed(int.from_bytes(hashlib.sha256(place.encode()).digest()[:4], "big"))
-        self._rates.append(trainer.optimizers[0].param_groups[0]["lr"])
+        self._rates.append(recorder_of(trainer).learning_rate)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Looks at the loss every so often; saves where it is time to, or where a signal asked for it."""
+        """Check the loss every 20 steps; save if it is time, or if a signal arrived."""
         self._losses.append(outputs["loss"].detach())
         if (batch_idx + 1) % trainer.accumulate_grad_batches:
             return
@@ -172,7 +172,7 @@ class Recovery(Checkpoint):
             raise StoppedError(stop, self._logger.folder)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Saves the epoch's end, where it is time to."""
+        """Save the epoch's end if it is time."""
         paused = time.monotonic() - self._saved_at >= PAUSE * self._save_seconds
         stop, due = self._agree(trainer, due=paused or self._is_due(trainer))
         ends = trainer.should_stop or trainer.current_epoch + 1 == trainer.max_epochs
@@ -183,7 +183,7 @@ class Recovery(Checkpoint):
 
     @staticmethod
     def _validates_at_epoch_ends(trainer: Trainer) -> bool:
-        """Whether no validation is within an epoch; a state saved there would forget those before it."""
+        """Tell if no validation is within an epoch; a state saved within would lose the validations before it."""
         return trainer.val_check_batch is not None and trainer.val_check_batch >= trainer.num_training_batches
 
     def _is_due(self, trainer: Trainer) -> bool:
@@ -192,14 +192,14 @@ class Recovery(Checkpoint):
         return time.monotonic() - self._saved_at >= self._seconds
 
     def _agree(self, trainer: Trainer, *, due: bool) -> tuple[int, bool]:
-        """What all processes know together: the signal that asks to stop (0: none), and whether a checkpoint is due.
+        """Return what all processes know together: the signal that asks to stop, or 0; and if a checkpoint is due.
 
         Args:
-            trainer: of the run.
-            due: whether this process finds that one is.
+            trainer: the run's Trainer.
+            due: a checkpoint is due by this process's clock.
 
         Raises:
-            DivergedError: if a loss since the last agreement is no finite number.
+            DivergedError: if a loss since the last agreement is NaN or infinite.
         """
         finite = torch.stack(self._losses).isfinite().tolist() if self._losses else []
         first = trainer.global_step - len(finite) + 1 if trainer.accumulate_grad_batches == 1 else trainer.global_step
@@ -210,28 +210,29 @@ class Recovery(Checkpoint):
         stop, anyone_due, bad = known.tolist()
         if bad:
             raise DivergedError(
-                f"the loss is not a finite number at step {first + bad - 1} (learning rate {self._rates[bad - 1]:g}); "
-                "checkpoints are of before. Try a smaller --model.optimizer.lr"
+                f"the loss is NaN or infinite at step {first + bad - 1} (learning rate {self._rates[bad - 1]:g}); "
+                "the checkpoints are older. Try a smaller --model.optimizer.lr"
             )
         self._losses.clear()
         self._rates.clear()
         return stop, bool(anyone_due)
 
     def _save(self, trainer: Trainer, *, within_epoch: bool) -> None:
-        if trainer.is_global_zero and self.last.exists():
-            _put_link(self.last, self.last.with_name("previous.ckpt"))
+        files = self._logger.files
+        if trainer.is_global_zero and files.last.exists():
+            replace_file(files.previous, lambda new: _link_or_copy(files.last, new))
         self._within_epoch = within_epoch
         self._logger.flush()
         started = time.monotonic()
-        trainer.save_checkpoint(self.last)
+        trainer.save_checkpoint(files.last)
         self._saved_at = time.monotonic()
         self._save_seconds = self._saved_at - started
         self._saved_step = trainer.global_step
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Adds what the training metrics have counted within the epoch or, at its end, whether it is the last."""
+        """Add the counts of the training metrics within an epoch, or at its end if a callback stopped training."""
         if not self._within_epoch:
-            checkpoint["stopped"] = trainer.should_stop  # by a callback at this epoch's end
+            checkpoint["stopped"] = trainer.should_stop
             return
         mine = {
             name: {key: value.cpu() for key, value in metric.metric_state.items()}
@@ -243,7 +244,7 @@ class Recovery(Checkpoint):
         checkpoint["counted"] = counted
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Takes what the training metrics had counted, and whether training had ended."""
+        """Load the counts of the training metrics, and whether a callback had stopped training."""
         self._counted = checkpoint.get("counted")
         trainer.should_stop = checkpoint.get("stopped", False)
 
@@ -251,7 +252,7 @@ class Recovery(Checkpoint):
         assert self._counted is not None
         if len(self._counted) == trainer.world_size:
             mine = [self._counted[trainer.global_rank]]
-        else:  # another number of processes: the first takes all
+        else:  # another number of processes: the first one gets all counts
             mine = self._counted if trainer.is_global_zero else []
         for name, metric in pl_module.train_metrics.items(keep_base=True):  # type: ignore[operator, union-attr]
             for counts in mine:
@@ -259,19 +260,16 @@ class Recovery(Checkpoint):
                     setattr(metric, key, getattr(metric, key) + value.to(metric.device))
 
 
-def room(pl_module: LightningModule) -> int:
-    """The bytes that a run's checkpoints take up, at most."""
+def checkpoint_bytes(pl_module: LightningModule) -> int:
+    """Return the bytes that a run's checkpoints take up at most."""
     network = sum(parameter.numel() * parameter.element_size() for parameter in pl_module.parameters())
-    # Last, previous and the one being written, with the two numbers a weight that Adam keeps; best twice; weights.
+    # Last, previous and the one being written, each with Adam's two numbers per weight; best twice; weights.pth.
     return (3 * 3 + 2 + 1) * network
 
 
-def _put_link(path: Path, link: Path) -> None:
-    """Makes ``link`` another name of the file at ``path``, in place of what it was; a copy where that cannot be had."""
-    new = link.with_name(f".{link.name}.new")
-    new.unlink(missing_ok=True)
+def _link_or_copy(path: Path, new: Path) -> None:
+    """Make ``new`` a second name of a file, or a copy if the file system has no such links."""
     try:
         os.link(path, new)
     except OSError:
         shutil.copyfile(path, new)
-    new.replace(link)

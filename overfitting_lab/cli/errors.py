@@ -14,7 +14,7 @@ from lightning_modules.errors import ModelError
 from overfitting_lab.callbacks.checkpoints import CheckpointError
 from overfitting_lab.callbacks.recovery import DivergedError, StoppedError
 from overfitting_lab.doctor.callback import HopelessError
-from overfitting_lab.runs.run import RunError
+from overfitting_lab.runs import RunError
 
 INTERRUPTED, TERMINATED = 130, 143  # what a shell reports of a process that Ctrl-C or SIGTERM ended
 

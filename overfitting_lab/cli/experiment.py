@@ -12,7 +12,7 @@ import torch
 from jsonargparse import ArgumentError, Namespace
 from jsonargparse.typing import PositiveFloat, PositiveInt, restricted_string_type
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning_utilities.core.rank_zero import rank_zero_only
 
@@ -21,16 +21,18 @@ from lightning_modules import ImageClassifier
 from overfitting_lab.callbacks.checkpoints import AtomicCheckpointIO, BestCheckpoint
 from overfitting_lab.callbacks.console import Console, LayerTable, ProgressBar
 from overfitting_lab.callbacks.dashboard import Dashboard
+from overfitting_lab.callbacks.epochs import EpochRecorder
 from overfitting_lab.callbacks.images import ImageRecord
 from overfitting_lab.callbacks.logger import RunLogger
+from overfitting_lab.callbacks.plateau import PlateauSchedule
 from overfitting_lab.callbacks.recovery import Recovery
 from overfitting_lab.callbacks.summary import RunSummary
 from overfitting_lab.cli.parser import ExperimentParser
 from overfitting_lab.cli.precision import default_precision
 from overfitting_lab.doctor.callback import Advice, Doctor
-from overfitting_lab.runs.files import replace_file
+from overfitting_lab.runs.checkpoints import checked_checkpoint
 from overfitting_lab.runs.provenance import git_commit, versions
-from overfitting_lab.runs.run import Run, readable_checkpoint
+from overfitting_lab.runs.run import Run
 
 CompileMode = Literal["default", "reduce-overhead", "max-autotune"]
 
@@ -110,7 +112,7 @@ class ExperimentCLI(LightningCLI):
             self.config = parser.parse_args(given)
             return
         self._resumed = Run(resumed.resume)
-        own = ["--config", str(self._resumed.config)]
+        own = ["--config", str(self._resumed.files.config)]
         self.config = parser.parse_args([*own, *others])
         before, after = (vars(config.as_flat()) for config in (parser.parse_args(own), self.config))
         self._changes = {key: (before.get(key), after[key]) for key in after if after[key] != before.get(key)}
@@ -159,7 +161,9 @@ class ExperimentCLI(LightningCLI):
         loggers = config.logger if isinstance(config.logger, list) else [config.logger] if config.logger else []
         keep = self._keep and not config.fast_dev_run and config.logger is not False
         given = config.callbacks or []
-        callbacks: list[Callback] = [*given] if isinstance(given, list) else [given]
+        callbacks: list[Callback] = [EpochRecorder(), *(given if isinstance(given, list) else [given])]
+        if not any(isinstance(callback, PlateauSchedule) for callback in callbacks):
+            callbacks.append(PlateauSchedule())
         if keep:
             if self._resumed is None:
                 root = Path(config.default_root_dir or ".") / "lightning_logs"
@@ -197,14 +201,12 @@ class ExperimentCLI(LightningCLI):
         recovery = Recovery(logger, seed, self.config.checkpoint_minutes, self.config.checkpoint_steps)
         facts = {
             "experiment": self.config.experiment,
-            "model": {"class_path": self.config.model.class_path},
             "seed": seed,
             "versions": versions(),
             "git_commit": git_commit(),
         }
         return [
-            SaveConfig(self, logger),
-            RunSummary(logger, self.best, facts, doctor),
+            RunSummary(logger, lambda: self.complete_config, facts, lambda: doctor.diagnosis if doctor else []),
             ImageRecord(logger),
             Dashboard(logger, settings(self.config), self.config.trainer.log_every_n_steps),
             *([self.best, recovery] if checkpoints else []),
@@ -242,31 +244,13 @@ class ExperimentCLI(LightningCLI):
     def resume_from(self) -> str | None:
         """The checkpoint whose state training starts from; none begins anew."""
         if self.config.ckpt_path is not None:
-            return str(readable_checkpoint(Path(self.config.ckpt_path), whole=True))
+            return str(checked_checkpoint(Path(self.config.ckpt_path), with_state=True))
         return str(self._resumed.newest_checkpoint() or "") or None if self._resumed else None
 
     @property
     def best_checkpoint(self) -> str | None:
         """The path of the best checkpoint of the run that was fitted; none where none was kept."""
         return str(self.best.path) if self.best is not None and self.best.path.is_file() else None
-
-
-class SaveConfig(Callback):
-    """Writes ``config.yaml``: all that is needed to run the experiment again.
-
-    Args:
-        cli: has the parser and the configuration.
-        logger: the run's logger, which owns the folder.
-    """
-
-    def __init__(self, cli: ExperimentCLI, logger: RunLogger) -> None:
-        self._cli = cli
-        self._logger = logger
-
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Writes the file."""
-        if trainer.is_global_zero:
-            replace_file(self._logger.folder / "config.yaml", lambda path: path.write_text(self._cli.complete_config))
 
 
 def settings(config: Namespace) -> dict[str, Any]:

@@ -10,7 +10,10 @@ from typing import Any, NoReturn
 
 from lightning.pytorch.cli import LightningArgumentParser
 
-CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+from overfitting_lab.runs.recipe import read_config
+
+PACKAGE = Path(__file__).resolve().parents[1]
+CONFIGS = PACKAGE / "configs" if (PACKAGE / "configs").is_dir() else PACKAGE.parent / "configs"  # of a wheel, a clone
 
 
 def available_configs() -> list[str]:
@@ -24,6 +27,15 @@ def find_config(name: str) -> str:
         if path.is_file():
             return str(path)
     return name
+
+
+def _of_today(argument: str) -> str:
+    """Return the content in place of the path of a configuration that an earlier version wrote."""
+    option, _, path = argument.rpartition("=")
+    if not path.endswith(".yaml") or option not in ("", "--config") or not Path(path).is_file():
+        return argument
+    text = read_config(Path(path))
+    return argument if text == Path(path).read_text(encoding="utf-8") else f"{option}{'=' * bool(option)}{text}"
 
 
 def positive(text: str) -> int:
@@ -49,7 +61,7 @@ class ExperimentParser(LightningArgumentParser):
             elif index and found[index - 1] in ("--config", "-c"):
                 found[index] = find_config(argument)
         self._configs = [argument.removeprefix("--config=") for argument in found if argument.endswith(".yaml")]
-        return super().parse_args(found, *rest, **settings)
+        return super().parse_args([_of_today(argument) for argument in found], *rest, **settings)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Prints what is wrong, and what may have been meant; exits with status 2."""

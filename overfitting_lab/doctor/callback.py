@@ -1,4 +1,4 @@
-"""The run doctor: looks at a run every so often, and says what is wrong with it and what to do."""
+"""The run doctor as a callback: probes a run, and says what is wrong with it and what to do."""
 
 from collections.abc import Iterable
 from dataclasses import replace
@@ -10,33 +10,34 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 
 import overfitting_lab.doctor.data as data_rules
+from overfitting_lab.callbacks.epochs import recorder_of
 from overfitting_lab.callbacks.logger import RunLogger
 from overfitting_lab.callbacks.recovery import DivergedError
 from overfitting_lab.doctor import Diagnosis, Severity, activations, gradients, progress
 from overfitting_lab.doctor.layers import Look, is_weighted, look
 from overfitting_lab.doctor.schedule import schedule_cut_short
 
-EVERY = 50  # optimizer steps between two looks
-IMAGES = 32  # of a batch that a look takes
+EVERY = 50  # optimizer steps between two probes
+IMAGES = 32  # images of a batch that a probe uses
 
 Advice = Literal["off", "advise", "stop"]
 
 
 class HopelessError(Exception):
-    """The doctor found that the run cannot succeed; the message is its diagnosis."""
+    """The doctor found that the run cannot succeed. The message is its diagnosis."""
 
 
 class Doctor(Callback):
-    """Gives a verdict that names the cause, the evidence and what to do; each code once in a run.
+    """Report what is wrong with a run: the cause, the evidence and the remedy. Each code is reported once.
 
-    Before the first step it looks at the data, the schedule and the layers' outputs for the first batch, then every 50
-    steps at loss, gradients, size of the step and ReLUs, and after each epoch at its metrics. It draws no random
-    number, counts in no metric and leaves the network as it is: weights are bit for bit those of a run without it.
-    Process 0 looks at its share of a step and reports.
+    Before the first step the doctor probes the data, the schedule and the layers' outputs for the first batch. Every 50
+    steps it probes the loss, the gradients, the size of the step and the ReLUs, after each epoch the metrics. It draws
+    no random number, updates no metric and leaves the network unchanged, so that the weights are bit for bit equal to
+    the weights of a run without it. Process 0 probes its share of a step and reports.
 
     Args:
-        logger: the run's logger, for TensorBoard; none where nothing is kept.
-        stop: whether to end a run that cannot succeed.
+        logger: the run's logger, for TensorBoard; ``None`` if nothing is kept.
+        stop: end a run that cannot succeed.
     """
 
     def __init__(self, logger: RunLogger | None, stop: bool = False) -> None:
@@ -46,42 +47,38 @@ class Doctor(Callback):
         self._facts: progress.Facts | None = None
         self._losses: list[Tensor] = []
         self._means: list[float] = []
-        self._epochs: list[progress.Epoch] = []
         self._gradients: tuple[gradients.Gradient, ...] = ()
         self._gradients_before: tuple[gradients.Gradient, ...] = ()
         self._weights: dict[str, Tensor] = {}
-        self._change = float("nan")  # of a layer's weights at the last look, against their norm
+        self._change = float("nan")  # of a layer's weights at the last probe, relative to their norm
         self._images: Tensor | None = None
-        self._looked = -1
-        self._validated = False  # since the last epoch ended
+        self._probed_step = -1
 
     @property
     def diagnosis(self) -> list[dict[str, Any]]:
-        """What was found so far, as plain values."""
+        """The findings so far, as plain values."""
         return [diagnosis.as_dict() for diagnosis in self._found.values()]
 
     def state_dict(self) -> dict[str, Any]:
-        """What a run that goes on needs of the one before."""
+        """Return the state of a checkpoint."""
         return {
             "found": self.diagnosis,
             "losses": [float(loss) for loss in self._losses],
             "means": self._means,
-            "epochs": [vars(epoch) for epoch in self._epochs],
             "change": self._change,
             "gradients": [vars(layer) for layer in self._gradients_before],
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Goes on from there."""
+        """Restore the state from a checkpoint."""
         self._found = {found["code"]: Diagnosis.of_dict(found) for found in state_dict["found"]}
         self._losses = [torch.tensor(loss) for loss in state_dict["losses"]]
         self._means = state_dict["means"]
-        self._epochs = [progress.Epoch(**epoch) for epoch in state_dict["epochs"]]
         self._change = state_dict["change"]
         self._gradients_before = tuple(gradients.Gradient(**layer) for layer in state_dict["gradients"])
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Looks at the data and the schedule."""
+        """Probe the data and the schedule."""
         if not trainer.is_global_zero:
             return
         self._facts, found = examine(trainer.datamodule, pl_module)  # type: ignore[attr-defined]
@@ -93,18 +90,18 @@ class Doctor(Callback):
                 self._report(schedule_cut_short(config.scheduler, config.interval, epochs, int(steps)), trainer)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """Looks at the layers before the first step."""
+        """Probe the layers before the first step."""
         self._images = batch[0] if trainer.is_global_zero and len(batch[0]) else None
-        if trainer.global_step == 0 and self._looked < 0:
-            self._looked = 0
+        if trainer.global_step == 0 and self._probed_step < 0:
+            self._probed_step = 0
             if self._images is not None:
                 self._report(activations.diagnose(self._look(trainer, pl_module)), trainer)
             self._heed(trainer)
 
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
-        """Finds where a loss that is no number began, while the weights that gave it are there.
+        """Find the layer where a loss became NaN or infinite, while the weights that gave it are there.
 
-        A look at the loss makes a GPU wait; there it is left to the looks that are due.
+        Reading the loss makes a GPU wait, so that it is read there only if a probe is due.
         """
         due = trainer.global_step < 2 or (trainer.global_step + 1) % EVERY == 0 or loss.device.type == "cpu"
         if self._images is None or not due or "not_finite" in self._found or bool(loss.isfinite()):
@@ -114,7 +111,7 @@ class Doctor(Callback):
             self._heed(trainer)
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Any) -> None:
-        """Takes the gradients' norms where a look is due."""
+        """Measure the gradients if a probe is due."""
         if trainer.is_global_zero and (trainer.global_step + 1) % EVERY == 0:
             network = _network(pl_module)
             self._gradients = gradients.measure(network)
@@ -123,41 +120,34 @@ class Doctor(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Keeps the loss; looks where that is due."""
+        """Keep the loss; probe if that is due."""
         if self._images is not None:
             self._losses.append(outputs["loss"].detach() * trainer.accumulate_grad_batches)
         step = trainer.global_step
-        if step and step % EVERY == 0 and step != self._looked:
-            self._looked = step
+        if step and step % EVERY == 0 and step != self._probed_step:
+            self._probed_step = step
             if trainer.is_global_zero:
                 self._report(self._looks(trainer, pl_module, step), trainer)
             self._heed(trainer)
         self._images = None
 
-    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Notes that the epoch has validation metrics of its own."""
-        self._validated = not trainer.sanity_checking
-
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Looks at the epoch's metrics."""
-        metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}  # every process must ask
+        """Probe the epoch's metrics."""
         if trainer.is_global_zero and self._facts is not None:
-            val = [metrics[name] if self._validated else None for name in ("val_loss", "val_acc")]
-            self._validated = False
-            self._epochs.append(progress.Epoch(metrics["train_loss"], metrics["train_acc"], *val))
             self._report(self._not_learning(trainer.global_step), trainer)
             causes = [code for code in self._found if code in (*EXPLAIN, *EXPLAINED)]
-            self._report(progress.epochs_say(self._facts, self._epochs, causes, trainer.global_step), trainer)
+            records = recorder_of(trainer).records
+            self._report(progress.epochs_say(self._facts, records, causes, trainer.global_step), trainer)
         self._heed(trainer)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Says in one line what was found."""
+        """Print the findings in one line."""
         if trainer.is_global_zero:
             codes = ", ".join(f"{found.code} ({found.severity.value})" for found in self._found.values())
             print(f"doctor     {codes or 'nothing to report'}", flush=True)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Says what is known of a loss that was no number and that nobody looked at in time."""
+        """Report a loss that became NaN or infinite between two probes."""
         if isinstance(exception, DivergedError) and trainer.is_global_zero and "not_finite" not in self._found:
             self._report_not_finite(trainer, pl_module)
 
@@ -202,7 +192,7 @@ class Doctor(Callback):
             self._report([progress.too_high(f"the loss is no finite number at {where}", step)], trainer)
 
     def _report(self, diagnoses: Iterable[Diagnosis], trainer: Trainer) -> None:
-        """Says what is new, or graver than before."""
+        """Report what is new, or more severe than before."""
         for diagnosis in diagnoses:
             known = self._found.get(diagnosis.code)
             if known is not None and (known.severity is Severity.FATAL or diagnosis.severity is not Severity.FATAL):
@@ -213,7 +203,7 @@ class Doctor(Callback):
                 self._logger.writer().add_text("doctor", str(diagnosis).replace("\n", "  \n"), trainer.global_step)
 
     def _heed(self, trainer: Trainer) -> None:
-        """Ends a run that cannot succeed, in all processes at the same step."""
+        """End a run that cannot succeed, in all processes at the same step."""
         if not self._stop:
             return
         causes = [found for found in self._found.values() if found.severity is Severity.FATAL]
@@ -221,10 +211,10 @@ class Doctor(Callback):
         if trainer.world_size > 1:
             fatal = trainer.strategy.broadcast(fatal)
         if fatal:
-            raise HopelessError(f"this run cannot succeed: {fatal}; --doctor advise goes on all the same")
+            raise HopelessError(f"this run cannot succeed: {fatal}; --doctor advise trains it all the same")
 
 
-# What explains a loss that does not fall.
+# Codes that explain a loss that does not fall.
 EXPLAIN = (
     "softmax_before_cross_entropy",
     "activations_explode",
@@ -232,12 +222,12 @@ EXPLAIN = (
     "dead_relus",
     "gradients_vanish",
 )
-# What says so already.
+# Codes that report such a loss.
 EXPLAINED = ("stuck_at_chance", "learning_rate_too_high", "learning_rate_too_low", "shuffled_labels")
 
 
 def examine(datamodule: Any, pl_module: LightningModule) -> tuple[progress.Facts, list[Diagnosis]]:
-    """What data and network say before the first step.
+    """Return the facts and the findings that data and network show before the first step.
 
     Args:
         datamodule: a ``CIFAR10DataModule`` that is set up.

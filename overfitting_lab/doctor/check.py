@@ -1,4 +1,4 @@
-"""A look at an experiment before it is trained: some seconds, on one device, and nothing is kept."""
+"""``--check``: examine an experiment before it is trained, in some seconds, on one device, and keep nothing."""
 
 import os
 import shutil
@@ -19,27 +19,25 @@ from torch.optim import Optimizer
 from datamodules import CIFAR10DataModule
 from lightning_modules import ImageClassifier
 from overfitting_lab.callbacks.console import data_lines
-from overfitting_lab.callbacks.recovery import room
-from overfitting_lab.cli.experiment import ExperimentCLI
+from overfitting_lab.callbacks.recovery import checkpoint_bytes
 from overfitting_lab.doctor import Diagnosis, Severity, activations
 from overfitting_lab.doctor.callback import IMAGES, HopelessError, examine
 from overfitting_lab.doctor.layers import Look, look
 from overfitting_lab.doctor.schedule import length, schedule_cut_short
 
-SECONDS = 6  # that the steps may take, roughly
-FEW = 8  # images that a look takes of large ones
+SECONDS = 6  # about as long as the steps may take
+FEW = 8  # images that are probed if they are large
 
 
-def check(cli: ExperimentCLI) -> None:
-    """Prints what can be known before training: data, shapes, first loss, schedule, time, memory, disk, diagnosis.
+def check(trainer: Trainer, model: ImageClassifier, data: CIFAR10DataModule) -> None:
+    """Print data, shapes, first loss, schedule, time, memory, disk space and diagnosis of an experiment.
 
-    A few steps are made to take their time; the weights are not kept.
+    A few steps are trained to measure their time. The weights are not kept.
 
     Raises:
         HopelessError: if the run cannot succeed.
         DataError: if the data cannot be had.
     """
-    trainer, model, data = cli.trainer, cli.model, cli.datamodule
     data.trainer = trainer
     data.prepare_data()
     data.setup("fit")
@@ -83,7 +81,7 @@ def check(cli: ExperimentCLI) -> None:
 
 
 def _first_batch(data: CIFAR10DataModule, model: ImageClassifier) -> tuple[Tensor, Tensor]:
-    """Images and labels of the first step, as the network gets them."""
+    """Return images and labels of the first step, as the network gets them."""
     batch = next(iter(data.train_dataloader()))
     device = model.device
     images = data.augmented(batch.images.to(device).permute(0, 3, 1, 2), batch.indices.to(device))
@@ -168,7 +166,7 @@ def _seconds(work: Callable[[int], None], number: int, device: torch.device) -> 
 
 
 def _memory(device: torch.device) -> str | None:
-    """What was taken so far; none where the system does not tell."""
+    """Return the memory used so far; ``None`` if the system does not tell."""
     if device.type == "cuda":
         taken, there = torch.cuda.max_memory_reserved(device), torch.cuda.mem_get_info(device)[1]
         return f"{taken / 1e9:.1f} of the GPU's {there / 1e9:.1f} GB"
@@ -182,7 +180,7 @@ def _memory(device: torch.device) -> str | None:
 
 def _room(root: Path, model: ImageClassifier) -> Iterator[str]:
     folder = next(path for path in (root, *root.resolve().parents) if path.is_dir())
-    needed, free = room(model), shutil.disk_usage(folder).free
+    needed, free = checkpoint_bytes(model), shutil.disk_usage(folder).free
     print(f"disk       up to {needed / 1e9:.1f} GB for checkpoints; {free / 1e9:.1f} GB are free")
     if free < needed:
         yield f"{folder} has too little room; --trainer.default_root_dir FOLDER"

@@ -7,6 +7,7 @@ from itertools import pairwise
 from statistics import fmean
 
 from overfitting_lab.doctor.diagnosis import Diagnosis, Severity
+from overfitting_lab.runs.epochs import EpochRecord, over_fits_since
 
 PLATEAU = 20  # optimizer steps a weight layer in which a sound network leaves the loss of guessing: docs/doctor.md
 HOPELESS = 3  # times as many after which the run cannot succeed
@@ -46,16 +47,6 @@ class Facts:
     def plateau(self) -> int:
         """Optimizer steps that may go by before the loss leaves that of guessing."""
         return PLATEAU * self.depth
-
-
-@dataclass(frozen=True)
-class Epoch:
-    """One epoch's metrics, with losses in nats and accuracies as fractions; none where there was no validation."""
-
-    train_loss: float
-    train_acc: float
-    val_loss: float | None
-    val_acc: float | None
 
 
 def not_learning(
@@ -123,7 +114,7 @@ def too_high(evidence: str, step: int) -> Diagnosis:
     )
 
 
-def epochs_say(facts: Facts, epochs: Sequence[Epoch], causes: Sequence[str], step: int) -> Iterator[Diagnosis]:
+def epochs_say(facts: Facts, epochs: Sequence[EpochRecord], causes: Sequence[str], step: int) -> Iterator[Diagnosis]:
     """All that the epochs so far show.
 
     Args:
@@ -136,19 +127,18 @@ def epochs_say(facts: Facts, epochs: Sequence[Epoch], causes: Sequence[str], ste
     yield from validation_not_finite(epochs, causes, step)
     if not causes:
         yield from cannot_fit(facts, epochs, step)
-    validated = [
-        (number, epoch.train_acc, epoch.val_loss, epoch.val_acc)
-        for number, epoch in enumerate(epochs)
+    accuracies = [
+        (epoch.train_acc, epoch.val_acc)
+        for epoch in epochs
         if epoch.val_loss is not None and epoch.val_acc is not None and math.isfinite(epoch.val_loss)
     ]
-    if validated:
-        accuracies = [(train, val) for _, train, _, val in validated]
+    if accuracies:
         yield from labels_without_meaning(facts, accuracies, step)
         yield from validation_above_training(facts, accuracies, step)
-        yield from over_fitting(facts, [(number, loss) for number, _, loss, _ in validated], epochs, step)
+        yield from over_fitting(facts, epochs, step)
 
 
-def validation_not_finite(epochs: Sequence[Epoch], causes: Sequence[str], step: int) -> Iterator[Diagnosis]:
+def validation_not_finite(epochs: Sequence[EpochRecord], causes: Sequence[str], step: int) -> Iterator[Diagnosis]:
     """A validation loss that is infinite or NaN, though training has not come to that yet."""
     last = epochs[-1]
     if last.val_loss is None or math.isfinite(last.val_loss):
@@ -167,7 +157,7 @@ def validation_not_finite(epochs: Sequence[Epoch], causes: Sequence[str], step: 
         yield too_high(evidence, step)
 
 
-def cannot_fit(facts: Facts, epochs: Sequence[Epoch], step: int) -> Iterator[Diagnosis]:
+def cannot_fit(facts: Facts, epochs: Sequence[EpochRecord], step: int) -> Iterator[Diagnosis]:
     """A thousand images that are not learned by heart, and a loss that has stopped falling."""
     if facts.train_size > SMALL or len(epochs) < LONG:
         return
@@ -279,32 +269,21 @@ def validation_above_training(
         )
 
 
-def over_fitting(
-    facts: Facts, losses: Sequence[tuple[int, float]], epochs: Sequence[Epoch], step: int
-) -> Iterator[Diagnosis]:
-    """A validation loss that rises while that of training falls.
-
-    Args:
-        facts: of the run.
-        losses: epoch and validation loss of each validation.
-        epochs: of the run so far.
-        step: optimizer steps so far.
-    """
-    began, least = min(losses, key=lambda pair: pair[1])
-    since = [loss for epoch, loss in losses if epoch > began]
-    if len(since) < PATIENCE or min(since[-PATIENCE:]) < 1.05 * least:
+def over_fitting(facts: Facts, epochs: Sequence[EpochRecord], step: int) -> Iterator[Diagnosis]:
+    """Note a validation loss that rises while the training loss falls; :func:`over_fits_since` has the rule."""
+    lowest = over_fits_since(epochs)
+    if lowest is None:
         return
-    if epochs[-1].train_loss >= epochs[began].train_loss:
-        return
+    last = next(epoch for epoch in reversed(epochs) if epoch.val_loss is not None)
     flags = {"dropout": "--model.dropout 0.5, ", "augmentation": "--data.augment flip_crop, "}
     untried = [flag for name, flag in flags.items() if not any(had.startswith(name) for had in facts.remedies)]
     yield Diagnosis(
         "over_fitting",
         Severity.NOTE,
-        f"the network over-fits since epoch {began + 2}: it learns the training images by heart",
-        f"validation loss {least:.3f} after epoch {began + 1} and {losses[-1][1]:.3f} after epoch {losses[-1][0] + 1}; "
-        f"training loss {epochs[began].train_loss:.3f} and {epochs[-1].train_loss:.3f}",
+        f"the network over-fits since epoch {lowest.epoch + 2}: it memorizes the training images",
+        f"validation loss {lowest.val_loss:.3f} after epoch {lowest.epoch + 1} and {last.val_loss:.3f} after epoch "
+        f"{last.epoch + 1}; training loss {lowest.train_loss:.3f} and {epochs[-1].train_loss:.3f}",
         f"{''.join(untried)}--model.optimizer.weight_decay 1e-4, or more images: --config regularized.yaml",
-        epoch=began + 1,
+        epoch=lowest.epoch + 1,
         step=step,
     )

@@ -99,8 +99,8 @@ def over_fits_since(records: Sequence[EpochRecord]) -> EpochRecord | None:
     loss while the training loss is below that epoch's.
 
     A tenth in three validations is the mildest rule that never contradicts itself on the runs in
-    ``lightning_logs/reference``: once it names an epoch, it names the same epoch to the end. With a twentieth it names
-    epoch 54 of ``long_all_remedies`` at first and epoch 81 in the end; with a single validation it accuses
+    ``lightning_logs/reference``: whatever epoch it names while a run trains, it also names in the end. With a twentieth
+    it names epoch 53 of ``long_all_remedies`` at first and epoch 80 in the end. With a single validation it accuses
     ``regularized`` for one epoch.
     """
     validated = [record for record in records if record.val_loss is not None and math.isfinite(record.val_loss)]

@@ -9,8 +9,8 @@ from yaml import CSafeLoader
 
 from overfitting_lab.runs.files import RunError
 
-# Every setting of fit.py: does it decide the result, up to rounding? A setting that does not says where, on what and how
-# often saved a run is made, or what is shown of it. Settings within a class (model.init_args.*) follow the class.
+# Every setting of fit.py: does it decide the result, up to rounding? The others say where and on what a run is made,
+# how often it is saved, or what is shown of it. The settings of a class, such as model.dropout, follow the class.
 DECIDES = {
     "config": False,
     "experiment": False,
@@ -92,7 +92,7 @@ def decides(setting: str) -> bool:
 
 
 def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Flatten a nested configuration to flags, such as ``model.optimizer.lr``. A class stands under its parent's name."""
+    """Flatten a nested configuration to flags, such as ``model.optimizer.lr``; a class stands under its parent's."""
     settings: dict[str, Any] = {}
     for key, value in config.items():
         name = prefix.removesuffix(".") if key == "class_path" else prefix if key == "init_args" else f"{prefix}{key}"

@@ -57,9 +57,7 @@ class Run:
         """
         path = self.files.summary
         if not path.is_file():
-            raise RunError(
-                f"{path} is missing: the run ended before its first step; begin a new run: {self._new_run}"
-            )
+            raise RunError(f"{path} is missing: the run ended before its first step; begin a new run: {self._new_run}")
         try:
             return Summary.from_json(path.read_text(encoding="utf-8"))
         except ValueError as error:

@@ -10,7 +10,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from datamodules import CIFAR10DataModule
 from lightning_modules import ImageClassifier
 from overfitting_lab.cli import ExperimentCLI
-from overfitting_lab.runs.run import Run, RunError
+from overfitting_lab.runs import Run, RunError
 from tests.conftest import FinishedRun, Outcome
 
 RUN = "lightning_logs/overfit/version_0"
@@ -47,14 +47,15 @@ def learned(
 def test_test_answers_are_those_of_the_best_checkpoint(learned: tuple[Answers, Run, CIFAR10DataModule]) -> None:
     _, run, data = learned
     images = run.images
-    model = ImageClassifier.of_checkpoint(run.checkpoint("best"))
+    model = ImageClassifier.from_checkpoint(run.best_checkpoint)
     pixels = data.images.test_images.permute(0, 3, 1, 2)
     with torch.inference_mode():
         expected = model.predict_step(data.normalized(data.as_evaluated(pixels))).numpy()
     assert np.array_equal(images["test_labels"], data.images.test_labels.numpy())
     assert np.allclose(images["test_probabilities"], expected, atol=0.03), "beyond what bf16 explains"
     assert np.array_equal(images["test_predictions"], images["test_probabilities"].argmax(axis=1))
-    assert (images["test_predictions"] == images["test_labels"]).mean() == pytest.approx(run.summary["test"]["acc"])
+    assert run.summary.test
+    assert (images["test_predictions"] == images["test_labels"]).mean() == pytest.approx(run.summary.test.acc)
 
     shown = images["test_shown"]
     wrong = np.flatnonzero(images["test_predictions"] != images["test_labels"])

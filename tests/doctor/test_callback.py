@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ import torch
 from PIL import Image
 
 from overfitting_lab.doctor import callback as doctor
-from overfitting_lab.runs.run import Run
+from overfitting_lab.runs import Run
+from overfitting_lab.runs.epochs import over_fits_since
 from tests.conftest import Outcome, events_of
 
 RUN = Path("lightning_logs/unnamed/version_0")
@@ -151,9 +153,11 @@ def test_over_fitting_is_a_note_with_its_epoch(fit: Fit) -> None:
     wrong = (f"{FAULT}WrongLabels", "--trainer.callbacks.share=0.5")
     outcome, found = fit(*wrong, "--model.width=1024", "--model.optimizer.lr=3e-3", "--trainer.max_epochs=20")
     assert "over_fitting" in found, outcome.out
-    losses = [row["val_loss"] or 0 for row in Run(Path(RUN)).metrics]
-    began = found["over_fitting"]["epoch"]
-    assert losses[began - 1] < min(losses[began : began + 3])
+    records = Run(Path(RUN)).records
+    since = over_fits_since(records)
+    assert since
+    assert found["over_fitting"]["epoch"] == since.epoch + 1
+    assert f"since epoch {since.epoch + 2}:" in outcome.out
     assert alarms(found) == set()
 
 
@@ -185,8 +189,8 @@ def test_a_run_that_cannot_succeed_is_stopped_where_asked(fit: Fit) -> None:
     assert "Traceback" not in outcome.err
     run = Run(Path(RUN))
     assert run.status == "failed"
-    assert "softmax_before_cross_entropy" in run.summary["reason"]
-    assert (run.summary["global_step"], run.metrics) == (0, [])
+    assert "softmax_before_cross_entropy" in str(run.summary.reason)
+    assert (run.summary.global_step, run.records) == (0, [])
     assert "softmax_before_cross_entropy" in found
 
 
@@ -210,7 +214,7 @@ def test_looking_changes_nothing(
     for mode in ("off", "advise"):
         assert run_script("fit", *flags, f"--doctor={mode}").status == 0
     off, on = (Run(tmp_path / "lightning_logs" / "vgg16_32" / f"version_{number}") for number in (0, 1))
-    assert [{**row, "seconds": 0} for row in off.metrics] == [{**row, "seconds": 0} for row in on.metrics]
+    assert [replace(row, seconds=0) for row in off.records] == [replace(row, seconds=0) for row in on.records]
     if checkpoints == "true":
         one, other = (torch.load(run.folder / "weights.pth", weights_only=True) for run in (off, on))
         assert all(torch.equal(one[name], other[name]) for name in one)

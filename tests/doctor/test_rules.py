@@ -12,9 +12,10 @@ from torch.optim import lr_scheduler as schedules
 
 from overfitting_lab.doctor import Diagnosis, Severity, activations, data, gradients, progress
 from overfitting_lab.doctor.layers import look
-from overfitting_lab.doctor.progress import Epoch, Facts
+from overfitting_lab.doctor.progress import Facts
 from overfitting_lab.doctor.schedule import length, schedule_cut_short
-from overfitting_lab.runs.run import Run
+from overfitting_lab.runs import Run
+from overfitting_lab.runs.epochs import EpochRecord
 
 LN10 = math.log(10)
 CURVES = ("train_loss", "train_acc", "val_loss", "val_acc")
@@ -84,8 +85,8 @@ def test_unequal_classes_make_guessing_better() -> None:
     assert codes(progress.not_learning(facts(chance=guessing), [guessing] * 7, 1e-3, (), 350)) == ["stuck_at_chance"]
 
 
-def epochs(*rows: tuple[float, float, float | None, float | None]) -> list[Epoch]:
-    return [Epoch(*row) for row in rows]
+def epochs(*rows: tuple[float, float, float | None, float | None]) -> list[EpochRecord]:
+    return [EpochRecord(number, *row, 0, 0, 0) for number, row in enumerate(rows)]
 
 
 def test_a_first_loss_far_above_guessing_is_no_fault() -> None:
@@ -160,9 +161,9 @@ def test_what_cannot_be_learned_by_heart() -> None:
 @pytest.mark.parametrize("folder", sorted(REFERENCE.glob("*/version_0")), ids=lambda folder: folder.parent.name)
 def test_no_epoch_of_a_sound_run_raises_an_alarm(folder: Path) -> None:
     run = Run(folder)
-    remedies = () if run.summary["data"]["augment"] == "none" else ("augmentation",)
-    data = {key: run.summary["data"][key] for key in ("train_size", "val_size", "label_noise")}
-    rows = [Epoch(*(row[key] for key in CURVES)) for row in run.metrics]  # type: ignore[arg-type]
+    remedies = () if run.summary.data.augment == "none" else ("augmentation",)
+    data = {key: getattr(run.summary.data, key) for key in ("train_size", "val_size", "label_noise")}
+    rows = run.records
     for number in range(1, len(rows) + 1):
         found = progress.epochs_say(facts(remedies=remedies, **data), rows[:number], (), number)
         assert [diagnosis.code for diagnosis in found if diagnosis.severity is not Severity.NOTE] == []

@@ -191,36 +191,6 @@ def test_a_schedule_steps_every_epoch_or_every_step(
     assert rate_after(model, data) == pytest.approx(0.1 * 0.5**steps)
 
 
-@pytest.mark.parametrize("monitor", ImageClassifier.METRICS)
-def test_a_plateau_schedule_steps_once_an_epoch(monitor: str, data: CIFAR10DataModule) -> None:
-    assert rate_after(classifier(0.1, partial(HALVED, monitor=monitor)), data) == pytest.approx(0.1 / 4)
-
-
-def test_a_plateau_schedule_sees_the_epochs_own_metric(data: CIFAR10DataModule) -> None:
-    model = classifier(0.1, partial(HALVED, monitor="val_loss", threshold=0, mode="min"))
-    trainer = quiet_trainer(max_epochs=1)
-    trainer.fit(model, datamodule=data)
-    assert trainer.lr_scheduler_configs[0].scheduler.best == pytest.approx(  # type: ignore[union-attr]
-        float(trainer.callback_metrics["val_loss"])
-    )
-
-
-def test_a_plateau_schedule_steps_before_the_checkpoint_is_written(data: CIFAR10DataModule, tmp_path: Path) -> None:
-    last = ModelCheckpoint(tmp_path, filename="last", save_on_train_epoch_end=True, enable_version_counter=False)
-    model = classifier(0.1, partial(HALVED, monitor="val_acc"))
-    rate_after(model, data, enable_checkpointing=True, callbacks=last)
-    checkpoint = torch.load(tmp_path / "last.ckpt", weights_only=True)
-    (schedule,) = checkpoint["lr_schedulers"]
-    assert schedule["last_epoch"] == 2
-    assert schedule["_last_lr"] == pytest.approx([0.1 / 4])
-    assert checkpoint["optimizer_states"][0]["param_groups"][0]["lr"] == pytest.approx(0.1 / 4)
-
-
-def test_a_plateau_schedule_waits_for_a_validation(data: CIFAR10DataModule) -> None:
-    model = classifier(0.1, partial(HALVED, monitor="val_loss"))
-    assert rate_after(model, data, max_epochs=5, check_val_every_n_epoch=2) == pytest.approx(0.1 / 4)
-
-
 def refused_before_the_first_step(model: ImageClassifier, data: CIFAR10DataModule, **settings: Any) -> str:
     trainer = quiet_trainer(**settings)
     with pytest.raises(ModelError) as caught:
@@ -234,11 +204,6 @@ def test_a_metric_that_does_not_exist_is_refused_before_the_first_step(monitor: 
     message = refused_before_the_first_step(classifier(0.1, partial(HALVED, monitor=monitor)), data)
     assert f"monitors {monitor!r}, which no epoch logs" in message
     assert "train_loss, train_acc, val_loss, val_acc" in message
-
-
-def test_a_validation_metric_without_validation_is_refused_before_the_first_step(data: CIFAR10DataModule) -> None:
-    model = classifier(0.1, partial(HALVED, monitor="val_loss"))
-    assert "val_loss" in refused_before_the_first_step(model, data, limit_val_batches=0)
 
 
 # Checkpoints
@@ -295,7 +260,7 @@ def test_a_checkpoint_of_the_command_line_gives_its_network_back(
     outcome = run_script("fit", "--config", "overfit.yaml", *tiny, *fewer)
     assert outcome.status == 0, outcome.err
     folder = tmp_path / "lightning_logs" / "overfit" / "version_0"
-    model = ImageClassifier.of_checkpoint(next(folder.rglob("best.ckpt")))
+    model = ImageClassifier.from_checkpoint(next(folder.rglob("best.ckpt")))
     assert isinstance(model, AlexNet)
     assert not model.training
     assert model.num_classes == 3
@@ -319,4 +284,4 @@ def test_a_checkpoint_of_the_command_line_gives_its_network_back(
 def test_a_checkpoint_of_no_classifier_is_refused(content: dict[str, Any], tmp_path: Path) -> None:
     torch.save(content, tmp_path / "other.ckpt")
     with pytest.raises(ModelError, match=r"other\.ckpt names no image classifier"):
-        ImageClassifier.of_checkpoint(tmp_path / "other.ckpt")
+        ImageClassifier.from_checkpoint(tmp_path / "other.ckpt")

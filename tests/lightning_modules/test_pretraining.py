@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from lightning_modules import VGG, AlexNet
 from lightning_modules.errors import ModelError
-from overfitting_lab.runs.run import Run
+from overfitting_lab.runs import Run
 from tests.conftest import Outcome
 
 SMALL: dict[str, Any] = {"hidden_features": 8, "num_classes": 3}
@@ -194,7 +194,7 @@ def test_the_papers_way(
     shutil.rmtree(a.parent)  # what was taken from is needed no more
     longer = run_script("fit", "--resume", d, "--trainer.max_epochs=2")
     assert longer.status == 0, longer.err
-    assert Run(d).summary["epochs"] == 2
+    assert Run(d).summary.epochs == 2
     tested = run_script("test", d)
     assert tested.status == 0, tested.err
     predicted = run_script("predict", d, next((image_folder / "test").rglob("*.png")))

@@ -1,32 +1,51 @@
 import json
 import pickle
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
-from overfitting_lab.runs.run import Run, RunError, read_metrics, readable_checkpoint
+from overfitting_lab.runs import Run, RunError, runs_of
+from overfitting_lab.runs.checkpoints import load_checkpoint
+from overfitting_lab.runs.epochs import EpochRecord
+from tests.conftest import ROOT
+from tests.made_runs import make_run
+
+REFERENCE = sorted((ROOT / "lightning_logs" / "reference").glob("*/version_0"))
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    (tmp_path / "config.yaml").touch()
-    return tmp_path
+    """A run that has ended, without checkpoints."""
+    return make_run(tmp_path / "made" / "version_0", np.array([True] * 9))
 
 
-def test_reads_what_a_run_left(folder: Path) -> None:
-    (folder / "summary.json").write_text(json.dumps({"status": "finished"}))
-    (folder / "metrics.csv").write_text("epoch,train_loss,val_loss\n0,2.5,\n1,1.25,3e-1\n")
-    (folder / "checkpoints").mkdir()
-    (folder / "checkpoints" / "last.ckpt").touch()
+def change(folder: Path, **changes: Any) -> None:
+    """Change keys of a run's summary; ``None`` removes a key."""
+    path = folder / "summary.json"
+    content = json.loads(path.read_text()) | changes
+    path.write_text(json.dumps({key: value for key, value in content.items() if value is not None}))
+
+
+@pytest.mark.parametrize("folder", REFERENCE, ids=lambda folder: folder.parent.name)
+def test_reads_the_runs_of_earlier_versions(folder: Path) -> None:
     run = Run(folder)
-    assert run.config == folder / "config.yaml"
-    assert run.summary == {"status": "finished"}
-    assert run.metrics == [
-        {"epoch": 0.0, "train_loss": 2.5, "val_loss": None},
-        {"epoch": 1.0, "train_loss": 1.25, "val_loss": 0.3},
-    ]
-    assert run.checkpoint("last") == folder / "checkpoints" / "last.ckpt"
+    assert run.finished
+    assert len(run.records) == run.summary.epochs
+    assert run.summary.last == run.records[-1].metrics
+    assert run.summary.best in [record.metrics for record in run.records]
+    assert run.summary.test is not None
+    assert run.summary.test.images == 10_000
+    assert run.recipe["data.train_size"] == run.summary.data.train_size
+
+
+def test_a_value_that_was_not_measured_is_none(folder: Path) -> None:
+    (folder / "metrics.csv").write_text(
+        "epoch,step,train_loss,train_acc,val_loss,val_acc,learning_rate,seconds\n0,5,2.5,0.2,,,1e-4,1.5\n"
+    )
+    assert Run(folder).records == [EpochRecord(0, 2.5, 0.2, None, None, step=5, learning_rate=1e-4, seconds=1.5)]
 
 
 def test_folder_of_no_run(tmp_path: Path) -> None:
@@ -35,24 +54,26 @@ def test_folder_of_no_run(tmp_path: Path) -> None:
 
 
 def test_run_that_has_only_begun(folder: Path) -> None:
+    for name in ("summary.json", "metrics.csv", "images.npz"):
+        (folder / name).unlink()
     run = Run(folder)
-    assert run.metrics == read_metrics(folder / "none.csv") == []
+    assert (run.records, run.images, run.status, run.finished) == ([], {}, "unknown", False)
     with pytest.raises(RunError, match=r"summary\.json is missing"):
         _ = run.summary
-    with pytest.raises(RunError, match=r"best\.ckpt is missing"):
-        run.checkpoint()
 
 
-def test_a_checkpoint_that_was_removed_is_told_from_one_that_is_to_come(folder: Path) -> None:
-    (folder / "summary.json").write_text(json.dumps({"status": "running"}))
-    with pytest.raises(RunError, match="has not come to its first"):
-        Run(folder).checkpoint()
-    (folder / "summary.json").write_text(json.dumps({"status": "finished", "best": {}}))
-    with pytest.raises(RunError, match=r"was removed; train it again: .*config\.yaml"):
-        Run(folder).checkpoint()
-    (folder / "summary.json").write_text(json.dumps({"status": "finished"}))
-    with pytest.raises(RunError, match="the run had no validation"):
-        Run(folder).checkpoint()
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"status": "running"}, "has not come to its first"),
+        ({}, r"was removed; train it again: .*config\.yaml"),
+        ({"best": None}, "the run had no validation"),
+    ],
+)
+def test_why_there_is_no_best_checkpoint(changes: dict[str, Any], message: str, folder: Path) -> None:
+    change(folder, **changes)
+    with pytest.raises(RunError, match=rf"best\.ckpt is missing: .*{message}"):
+        _ = Run(folder).best_checkpoint
 
 
 @pytest.mark.parametrize("content", ["", '{"status": ', "[]", "{}"])
@@ -60,23 +81,27 @@ def test_a_run_whose_summary_is_lost_keeps_its_curves(folder: Path, content: str
     (folder / "summary.json").write_text(content)
     with pytest.raises(RunError, match=r"summary\.json is damaged.*begin a new run: .*config\.yaml"):
         _ = Run(folder).summary
-    assert Run(folder).newest_checkpoint() is None
-    (folder / "metrics.csv").write_text("epoch,train_loss\n0,2.5\n1,1.25\n")
     with pytest.raises(RunError, match=r"last\.ckpt is gone; begin a new run"):
         Run(folder).newest_checkpoint()
+    (folder / "metrics.csv").unlink()
+    assert Run(folder).newest_checkpoint() is None
 
 
-def test_a_damaged_configuration_is_named(folder: Path) -> None:
-    (folder / "config.yaml").write_text("data: [1,\nmodel: }\n")
-    with pytest.raises(RunError, match=r"config\.yaml is damaged: .* line 2"):
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [("data: [1,\nmodel: }\n", r"is damaged: .* line 2"), ("", "holds no configuration")],
+)
+def test_a_configuration_that_cannot_be_used_is_named(content: str, message: str, folder: Path) -> None:
+    (folder / "config.yaml").write_text(content)
+    with pytest.raises(RunError, match=rf"config\.yaml {message}"):
         _ = Run(folder).settings
 
 
-def test_readable_checkpoint(tmp_path: Path) -> None:
+def test_checkpoints_that_cannot_be_loaded(tmp_path: Path) -> None:
     path = tmp_path / "whole.ckpt"
     weights = {"weight": torch.ones(1000)}
     torch.save({"state_dict": weights, "hyper_parameters": {}, "pytorch-lightning_version": "2.6.4"}, path)
-    assert readable_checkpoint(path) == path
+    assert load_checkpoint(path)["state_dict"].keys() == weights.keys()
     whole = path.read_bytes()
     for name, content in {
         "cut": whole[: len(whole) // 2],
@@ -87,21 +112,25 @@ def test_readable_checkpoint(tmp_path: Path) -> None:
         damaged = tmp_path / f"{name}.ckpt"
         damaged.write_bytes(content)
         with pytest.raises(RunError, match=f"{name}.ckpt is no checkpoint, or a damaged one"):
-            readable_checkpoint(damaged)
+            load_checkpoint(damaged)
     with pytest.raises(RunError, match=r"none\.ckpt: no such file"):
-        readable_checkpoint(tmp_path / "none.ckpt")
+        load_checkpoint(tmp_path / "none.ckpt")
     with pytest.raises(RunError, match=f"{tmp_path.name} is no checkpoint"):
-        readable_checkpoint(tmp_path)
+        load_checkpoint(tmp_path)
+    with pytest.raises(RunError, match="holds weights only and no state to resume from"):
+        load_checkpoint(path, with_state=True)
 
 
 @pytest.mark.parametrize("content", [{"weight": torch.ones(2)}, [1, 2]])
 def test_file_of_torch_that_is_no_checkpoint(tmp_path: Path, content: object) -> None:
     torch.save(content, tmp_path / "weights.pth")
     with pytest.raises(RunError, match=r"weights\.pth is no checkpoint"):
-        readable_checkpoint(tmp_path / "weights.pth")
+        load_checkpoint(tmp_path / "weights.pth")
 
 
-def test_an_empty_configuration_is_named(tmp_path: Path) -> None:
-    (tmp_path / "config.yaml").touch()
-    with pytest.raises(RunError, match="holds no configuration"):
-        _ = Run(tmp_path).settings
+def test_the_newest_run_comes_first(folder: Path) -> None:
+    for number in (10, 9):
+        make_run(folder.with_name(f"version_{number}"), np.array([True]))
+    folder.with_name("version_11").mkdir()  # without a configuration
+    assert [run.folder.name for run in runs_of(folder.parent)] == ["version_10", "version_9", "version_0"]
+    assert runs_of(folder / "none") == []

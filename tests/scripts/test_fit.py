@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,8 @@ from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData  # typ
 from datamodules import CIFAR10DataModule
 from lightning_modules import AlexNet
 from overfitting_lab.cli import ExperimentCLI
+from overfitting_lab.runs import Run
 from overfitting_lab.runs.provenance import git_commit, versions
-from overfitting_lab.runs.run import Run
 from tests.conftest import ROOT, FinishedRun, Outcome, events_of, scalars_of
 
 EXPERIMENTS = ("overfit", "random_labels", "regularized", "vgg11", "vgg16", "vgg16_32", "vgg16_bn_32", "vgg16_notebook")
@@ -100,9 +101,9 @@ def test_summary_has_exactly_the_documented_keys(finished_run: FinishedRun, imag
 
 
 def test_summary_agrees_with_metrics(finished_run: FinishedRun) -> None:
-    summary, rows = summary_of(finished_run.folder), Run(finished_run.folder).metrics
-    assert [(row["epoch"], row["step"]) for row in rows] == [(0, 5), (1, 10), (2, 15)]
-    kept = [{key: row[key] for key in summary["best"]} for row in rows]
+    summary, rows = summary_of(finished_run.folder), Run(finished_run.folder).records
+    assert [(row.epoch, row.step) for row in rows] == [(0, 5), (1, 10), (2, 15)]
+    kept = [asdict(row.metrics) for row in rows]
     assert summary["best"] == max(kept, key=lambda row: row["val_acc"] or 0)
     assert summary["last"] == kept[-1]
     assert summary["best"]["val_acc"] > summary["last"]["val_acc"], "the fixture is to end with its worst epoch"
@@ -114,17 +115,17 @@ def test_summary_agrees_with_metrics(finished_run: FinishedRun) -> None:
 
 def test_rate_of_an_epoch_is_the_one_it_was_trained_at(finished_run: FinishedRun) -> None:
     rates = [1e-4, 1e-4, 1e-1]  # the fixture's schedule
-    assert [row["learning_rate"] for row in Run(finished_run.folder).metrics] == pytest.approx(rates)
+    assert [row.learning_rate for row in Run(finished_run.folder).records] == pytest.approx(rates)
     shown = scalars_of(finished_run.folder)["steps/learning rate"]
     steps = len(shown) // len(rates)
     assert shown == [(step, pytest.approx(rates[(step - 1) // steps])) for step in range(1, len(rates) * steps + 1)]
 
 
 def test_tensorboard_has_both_curves_in_one_chart(finished_run: FinishedRun) -> None:
-    rows = Run(finished_run.folder).metrics
+    rows = Run(finished_run.folder).records
     for split in ("train", "val"):
         assert scalars_of(finished_run.folder / split) == {
-            f"curves/{tag}": [(row["epoch"], pytest.approx(row[f"{split}_{metric}"], rel=1e-6)) for row in rows]
+            f"curves/{tag}": [(row.epoch, pytest.approx(getattr(row, f"{split}_{metric}"), rel=1e-6)) for row in rows]
             for tag, metric in (("loss", "loss"), ("accuracy", "acc"))
         }
 
@@ -184,7 +185,7 @@ def test_config_replays_the_run_bit_for_bit(
     outcome = run_script("fit", "--config", finished_run.folder / "config.yaml")
     assert outcome.status == 0, outcome.err
     again = finished_run.folder.with_name("version_1")
-    timeless = [[{**row, "seconds": None} for row in Run(folder).metrics] for folder in (finished_run.folder, again)]
+    timeless = [[replace(row, seconds=0) for row in Run(folder).records] for folder in (finished_run.folder, again)]
     assert timeless[0] == timeless[1]
     assert summary_of(again)["test"] == summary_of(finished_run.folder)["test"]
     ours, theirs = (torch.load(folder / "weights.pth", weights_only=True) for folder in (again, finished_run.folder))
@@ -316,7 +317,7 @@ def test_recipe(name: str) -> None:
     assert {key: settings.get(key) for key in RECIPES[name]} == RECIPES[name]
     callbacks = settings["trainer.callbacks"] or []
     assert [(callback.class_path, callback.init_args.reductions) for callback in callbacks] == (
-        [("overfitting_lab.callbacks.plateau.StopAfterPlateaus", 3)]
+        [("overfitting_lab.callbacks.plateau.PlateauSchedule", 3)]
         if name in ("vgg11", "vgg16", "vgg16_32", "vgg16_bn_32")
         else []
     )
@@ -397,8 +398,8 @@ def test_other_optimizer_schedule_and_precision(
     assert "precision  32-true (as asked for)" in outcome.out
     assert "it/s" in outcome.out
     assert "epoch   1/1" not in outcome.out, "a line an epoch beside the progress bar"
-    (row,) = Run(tmp_path / RUN).metrics
-    assert row["learning_rate"] == pytest.approx(1e-4 / 25e4), "the cycle's end, at the last step"
+    (row,) = Run(tmp_path / RUN).records
+    assert row.learning_rate == pytest.approx(1e-4 / 25e4), "the cycle's end, at the last step"
 
 
 def test_vgg_trains(run_script: Callable[..., Outcome], tiny: tuple[str, ...], tmp_path: Path) -> None:
@@ -444,7 +445,7 @@ def check_broken_off(folder: Path, status: str, reason: str) -> None:
     assert (summary["status"], summary["reason"], summary["epochs"]) == (status, reason, 1)
     assert summary["last"]["epoch"] == 0
     assert "test" not in summary
-    assert len(Run(folder).metrics) == 1
+    assert len(Run(folder).records) == 1
     assert (folder / "curves.png").is_file()
 
 
@@ -508,13 +509,15 @@ def test_two_processes_train_as_one(
     folders = sorted((tmp_path / RUN).parent.iterdir())
     assert [folder.name for folder in folders] == ["version_0", "version_1"]
     one, two = map(Run, folders)
-    assert (one.summary["world_size"], two.summary["world_size"]) == (1, 2)
-    assert one.summary["data"] == two.summary["data"]
-    assert one.summary["test"]["images"] == two.summary["test"]["images"] == 45
-    assert len(one.metrics) == len(two.metrics) == 2
-    for ones, twos in zip(one.metrics, two.metrics, strict=True):
-        assert {**twos, "seconds": 0} == pytest.approx({**ones, "seconds": 0}, rel=TOLERANCE)
-    assert two.summary["test"]["loss"] == pytest.approx(one.summary["test"]["loss"], rel=TOLERANCE)
+    assert (one.summary.world_size, two.summary.world_size) == (1, 2)
+    assert one.summary.data == two.summary.data
+    assert one.summary.test
+    assert two.summary.test
+    assert one.summary.test.images == two.summary.test.images == 45
+    assert len(one.records) == len(two.records) == 2
+    for ones, twos in zip(one.records, two.records, strict=True):
+        assert {**asdict(twos), "seconds": 0} == pytest.approx({**asdict(ones), "seconds": 0}, rel=TOLERANCE)
+    assert two.summary.test.loss == pytest.approx(one.summary.test.loss, rel=TOLERANCE)
 
 
 def test_the_network_is_compiled_where_asked(

@@ -2,6 +2,7 @@ import json
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from filelock import FileLock
 
 from overfitting_lab.callbacks import recovery
 from overfitting_lab.callbacks.checkpoints import AtomicCheckpointIO
-from overfitting_lab.runs.run import Run
+from overfitting_lab.runs import Run
 from tests.conftest import FinishedRun, Outcome, execute
 
 FIRST = "lightning_logs/overfit/version_0"
@@ -47,9 +48,9 @@ def test_a_finished_run_trains_longer(
     assert "changed    trainer.max_epochs: 2 -> 4" in outcome.out
     assert run_script("fit", "--config=overfit", *tiny, "--trainer.max_epochs=4").status == 0
     longer, through = (Run(finished.with_name(f"version_{number}")) for number in (0, 1))
-    for one, other in zip(longer.metrics, through.metrics, strict=True):
-        assert {**one, "seconds": 0} == {**other, "seconds": 0}
-    assert longer.summary["test"] == through.summary["test"]
+    for one, other in zip(longer.records, through.records, strict=True):
+        assert replace(one, seconds=0) == replace(other, seconds=0)
+    assert longer.summary.test == through.summary.test
 
 
 def test_ckpt_path_starts_a_new_run_from_a_state(
@@ -59,8 +60,8 @@ def test_ckpt_path_starts_a_new_run_from_a_state(
     outcome = run_script("fit", "--config=overfit", *tiny, "--trainer.max_epochs=3", state)
     assert outcome.status == 0, outcome.err
     new = Run(finished.with_name("version_1"))
-    assert [row["epoch"] for row in new.metrics] == [0, 1, 2]
-    assert new.metrics[:2] == Run(finished).metrics
+    assert [row.epoch for row in new.records] == [0, 1, 2]
+    assert new.records[:2] == Run(finished).records
 
 
 @pytest.mark.parametrize("there", [True, False])
@@ -78,11 +79,12 @@ def test_a_run_from_a_state_has_best_weights_of_its_own(
     assert outcome.status == 0, outcome.err
     new = Run(tmp_path / FIRST)
     if there:
-        assert new.checkpoint("best").read_bytes() == content
-        assert new.summary["best"]["epoch"] < 3
-        assert new.summary["test"]["acc"] == Run(finished_run.folder).summary["test"]["acc"]
+        assert new.best_checkpoint.read_bytes() == content
+        assert new.summary.best
+        assert new.summary.best.epoch < 3
+        assert new.summary.test == Run(finished_run.folder).summary.test
     else:
-        assert torch.load(new.checkpoint("best"), weights_only=True)["epoch"] == 3
+        assert torch.load(new.best_checkpoint, weights_only=True)["epoch"] == 3
     assert (new.folder / "weights.pth").is_file()
 
 
@@ -117,19 +119,19 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_offered(
     assert f"{FIRST}/checkpoints/last.ckpt is no checkpoint" in outcome.err
     assert f"--ckpt_path {previous}" in outcome.err
     assert run_script("fit", "--resume", FIRST, "--trainer.max_epochs=3", "--ckpt_path", previous).status == 0
-    assert [row["epoch"] for row in Run(finished).metrics] == [0, 1, 2]
+    assert [row.epoch for row in Run(finished).records] == [0, 1, 2]
 
 
 def test_a_run_without_a_checkpoint_begins_anew_in_its_folder(
     run_script: Callable[..., Outcome], finished: Path
 ) -> None:
-    rows = [{**row, "seconds": 0} for row in Run(finished).metrics]
+    rows = [replace(row, seconds=0) for row in Run(finished).records]
     shutil.rmtree(finished / "checkpoints")
     (finished / "summary.json").unlink()
     metrics = finished / "metrics.csv"
     metrics.write_text("".join(metrics.read_text().splitlines(keepends=True)[:2]))  # killed within its second epoch
     assert run_script("fit", "--resume", FIRST).status == 0
-    assert [{**row, "seconds": 0} for row in Run(finished).metrics] == rows
+    assert [replace(row, seconds=0) for row in Run(finished).records] == rows
 
 
 @pytest.mark.parametrize("status", ["finished", "interrupted"])
@@ -151,12 +153,12 @@ def test_a_lost_loss_ends_the_run(run_script: Callable[..., Outcome], tiny: tupl
     schedule = ["--model.lr_scheduler.step_size=1", "--model.lr_scheduler.gamma=1e30", "--trainer.precision=32-true"]
     outcome = run_script("fit", "--config=overfit", *tiny, *flags, *schedule)
     assert outcome.status == 1
-    assert "the loss is not a finite number at step 7 (learning rate 1e+26)" in outcome.err
+    assert "the loss is NaN or infinite at step 7 (learning rate 1e+26)" in outcome.err
     run = Run(tmp_path / FIRST)
     assert run.status == "failed"
-    assert "step 7" in run.summary["reason"]
-    for name in ("last", "best"):
-        state = torch.load(run.checkpoint(name), weights_only=True)["state_dict"]
+    assert "step 7" in str(run.summary.reason)
+    for path in (run.files.last, run.best_checkpoint):
+        state = torch.load(path, weights_only=True)["state_dict"]
         assert all(value.isfinite().all() for value in state.values())
 
 
@@ -215,16 +217,16 @@ def test_weights_alone_are_no_state_to_go_on_from(
 
 @pytest.mark.parametrize("lost", ["checkpoints/last.ckpt", "summary.json"])
 def test_what_is_lost_is_made_again(lost: str, run_script: Callable[..., Outcome], finished: Path) -> None:
-    rows = [{**row, "seconds": 0} for row in Run(finished).metrics]
-    test = Run(finished).summary["test"]
+    rows = [replace(row, seconds=0) for row in Run(finished).records]
+    test = Run(finished).summary.test
     (finished / lost).write_text("")
     if lost != "summary.json":
         (finished / lost).unlink()
         (finished / "summary.json").unlink()
     outcome = run_script("fit", "--resume", FIRST)
     assert outcome.status == 0, outcome.err
-    assert [{**row, "seconds": 0} for row in Run(finished).metrics] == rows
-    assert Run(finished).summary["test"] == test
+    assert [replace(row, seconds=0) for row in Run(finished).records] == rows
+    assert Run(finished).summary.test == test
 
 
 def test_one_process_at_a_time_trains_a_run(run_script: Callable[..., Outcome], finished: Path) -> None:
@@ -234,7 +236,7 @@ def test_one_process_at_a_time_trains_a_run(run_script: Callable[..., Outcome], 
         assert {path: path.stat().st_mtime_ns for path in finished.rglob("*") if path.is_file()} == before
     assert outcome.status == 1
     assert f"another process trains {FIRST}" in outcome.err
-    assert len(Run(finished).metrics) == 2
+    assert len(Run(finished).records) == 2
 
 
 @pytest.mark.parametrize(("pause", "saved"), [(0, 4), (10**9, 2)])
@@ -268,8 +270,8 @@ def test_a_run_that_stopped_early_does_not_go_on(
     flags = [*early, "--trainer.callbacks.patience=1", "--trainer.callbacks.min_delta=100"]
     assert run_script("fit", "--config=overfit", *tiny, *flags).status == 0
     run = tmp_path / FIRST
-    rows = Run(run).metrics
+    rows = Run(run).records
     assert len(rows) == 2
     (run / "summary.json").unlink()  # as if it had been killed before it could say that it was finished
     assert run_script("fit", "--resume", FIRST).status == 0
-    assert Run(run).metrics == rows
+    assert Run(run).records == rows

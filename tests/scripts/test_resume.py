@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 
-from overfitting_lab.runs.run import Run
+from overfitting_lab.runs import Run
 from tests.conftest import scalars_of
 from tests.processes import ROOT, start
 

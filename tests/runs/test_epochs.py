@@ -1,0 +1,65 @@
+from pathlib import Path
+
+import pytest
+
+from overfitting_lab.runs import Run
+from overfitting_lab.runs.epochs import EpochRecord, best_epoch, over_fits_since, read_records, write_records
+from tests.conftest import ROOT
+
+REFERENCE = sorted((ROOT / "lightning_logs" / "reference").glob("*/version_0"))
+SINCE = {"overfit": 8, "long_all_remedies": 80, "images_45000": 3, "regularized": None, "vgg16_32": None}
+
+
+def records(val_losses: list[float | None], train_losses: list[float] | None = None) -> list[EpochRecord]:
+    """One record for each validation loss; the training loss falls unless it is given."""
+    falling = train_losses or [1 / (epoch + 1) for epoch in range(len(val_losses))]
+    return [
+        EpochRecord(epoch, falling[epoch], 0.5, loss, None if loss is None else 0.5, 1, 0.1, 1.0)
+        for epoch, loss in enumerate(val_losses)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("val_losses", "since"),
+    [
+        ([2.0, 1.0, 1.2, 1.3, 1.1], 1),
+        ([2.0, 1.0, 1.2, 1.3, 1.09], None),  # not a tenth above the lowest
+        ([2.0, 1.0, 1.2, 1.3], None),  # only two validations
+        ([2.0, 1.0, None, 1.2, None, 1.3, None, 1.4], 1),
+        ([1.0, 1.2, 1.3, 1.4, 0.9], None),
+        ([1.0, 1.2, float("inf"), 1.4, 1.5], 0),  # an infinite loss is no validation
+        ([None, None], None),
+        ([], None),
+    ],
+)
+def test_over_fitting(val_losses: list[float | None], since: int | None) -> None:
+    found = over_fits_since(records(val_losses))
+    assert (found and found.epoch) == since
+
+
+def test_a_training_loss_that_does_not_fall_is_no_over_fitting() -> None:
+    assert over_fits_since(records([1.0, 1.2, 1.3, 1.4], [0.5, 0.4, 0.4, 0.5])) is None
+
+
+@pytest.mark.parametrize("folder", REFERENCE, ids=lambda folder: folder.parent.name)
+def test_the_rule_never_contradicts_itself_on_the_reference_runs(folder: Path) -> None:
+    rows = Run(folder).records
+    found = [over_fits_since(rows[:number]) for number in range(len(rows) + 1)]
+    epochs = [record.epoch if record else None for record in found]
+    assert {*epochs} <= {None, epochs[-1]}
+    if folder.parent.name in SINCE:
+        assert epochs[-1] == SINCE[folder.parent.name]
+
+
+def test_the_first_of_equal_epochs_is_the_best() -> None:
+    assert best_epoch(records([None, 2.0, 1.0])) == records([None, 2.0, 1.0])[1]
+    assert best_epoch(records([None])) is None
+
+
+def test_records_are_read_as_they_were_written(tmp_path: Path) -> None:
+    path, rows = tmp_path / "metrics.csv", records([1.5, None, 0.1])
+    write_records(path, rows[:1])
+    write_records(path, rows[1:], mode="a")
+    assert read_records(path) == rows
+    assert path.read_text().startswith("epoch,step,train_loss,train_acc,val_loss,val_acc,learning_rate,seconds\n")
+    assert read_records(tmp_path / "none.csv") == []
