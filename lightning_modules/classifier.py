@@ -15,7 +15,7 @@ from torchmetrics import MeanMetric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix
 
 from lightning_modules.errors import ModelError
-from overfitting_lab.runs.checkpoints import load_checkpoint
+from overfitting_lab.runs.checkpoints import load_saved
 from overfitting_lab.runs.epochs import METRICS
 
 LoadedBatch = tuple[Tensor, Tensor, int, Tensor]
@@ -164,7 +164,7 @@ class ImageClassifier(LightningModule, ABC):
         Raises:
             ModelError: if the checkpoint names no image classifier.
         """
-        settings = load_checkpoint(path).get("hyper_parameters", {})
+        settings = load_saved(path).get("hyper_parameters", {})
         module, _, name = str(settings.get("_class_path", "")).rpartition(".")
         try:
             kind = getattr(importlib.import_module(module), name, None) if module else None

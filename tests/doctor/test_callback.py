@@ -151,7 +151,7 @@ def test_images_that_cannot_be_learned(fit: Fit) -> None:
 
 def test_over_fitting_is_a_note_with_its_epoch(fit: Fit) -> None:
     wrong = (f"{FAULT}WrongLabels", "--trainer.callbacks.share=0.5")
-    outcome, found = fit(*wrong, "--model.width=1024", "--model.optimizer.lr=3e-3", "--trainer.max_epochs=20")
+    outcome, found = fit(*wrong, "--model.width=1024", "--model.optimizer.lr=3e-3", "--trainer.max_epochs=40")
     assert "over_fitting" in found, outcome.out
     records = Run(Path(RUN)).records
     since = over_fits_since(records)

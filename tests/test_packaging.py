@@ -1,0 +1,44 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
+from zipfile import ZipFile
+
+import pytest
+from hatchling.builders.wheel import WheelBuilder
+
+from tests.conftest import ROOT
+
+SCRIPTS = sorted(path.name for path in (ROOT / "scripts").glob("*.py"))
+
+
+def test_the_wheel_holds_three_packages_and_the_configurations(tmp_path: Path) -> None:
+    (wheel,) = WheelBuilder(str(ROOT)).build(directory=str(tmp_path), versions=["standard"])
+    names = [Path(name) for name in ZipFile(wheel).namelist()]
+    packages = {name.parts[0] for name in names if not name.parts[0].endswith(".dist-info")}
+    assert packages == {"datamodules", "lightning_modules", "overfitting_lab"}
+    folder = Path("overfitting_lab/configs")
+    packed = {name.relative_to(folder) for name in names if name.is_relative_to(folder)}
+    assert packed == {path.relative_to(ROOT / "configs") for path in (ROOT / "configs").rglob("*.yaml")}
+    assert any(name.name == "report.html" for name in names)
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_a_script_without_an_installation_says_what_to_type(script: str) -> None:
+    command = [sys.executable, "-I", "-S", str(ROOT / "scripts" / script)]  # without site-packages
+    outcome = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert outcome.returncode == 1
+    assert outcome.stderr.count("\n") == 1
+    assert outcome.stderr.endswith("install the project first: pip install -e .\n")
+
+
+def test_packages_of_other_people_do_no_harm(tmp_path: Path) -> None:
+    for name in ("callbacks", "cli", "doctor", "reporting", "runs", "comparison"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "__init__.py").write_text("raise ImportError('not this one')")
+    paths = os.pathsep.join([str(tmp_path), str(ROOT)])
+    command = [sys.executable, str(ROOT / "scripts" / "fit.py"), "--config=overfit", "--print_config"]
+    outcome = subprocess.run(
+        command, env={**os.environ, "PYTHONPATH": paths}, capture_output=True, text=True, check=False
+    )
+    assert outcome.returncode == 0, outcome.stderr
