@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from overfitting_lab.runs import RunFiles
 from overfitting_lab.runs.epochs import EpochRecord, best_epoch, write_records
 
+Metrics = tuple[float, float, float | None, float | None]  # training loss and accuracy, validation loss and accuracy
 CLASSES = ["airplane", "bird", "cat"]
 SETTINGS: dict[str, Any] = {
     "seed_everything": 0,
@@ -23,8 +24,13 @@ SETTINGS: dict[str, Any] = {
     "data": {"root": "anywhere", "split": "overfit", "augment": "none"},
     "trainer": {"max_epochs": 5, "accelerator": "cpu"},
 }
-SOUND = ((2.0, 0.2, 1.5, 0.3), (1.0, 0.6, 1.2, 0.5))  # training loss and accuracy, validation loss and accuracy
-CURVES = (*SOUND, (0.4, 0.8, 1.8, 0.4), (0.2, 0.9, 2.0, 0.4), (0.1, 1.0, 2.4, 0.4))  # over-fits since epoch 1
+SOUND: tuple[Metrics, ...] = ((2.0, 0.2, 1.5, 0.3), (1.0, 0.6, 1.2, 0.5))
+CURVES: tuple[Metrics, ...] = (
+    *SOUND,
+    (0.4, 0.8, 1.8, 0.4),
+    (0.2, 0.9, 2.0, 0.4),
+    (0.1, 1.0, 2.4, 0.4),
+)  # over-fits since epoch 1
 
 
 def make_run(
@@ -35,7 +41,7 @@ def make_run(
     dropout: float = 0.0,
     data: Mapping[str, Any] | None = None,
     images: bool = True,
-    curves: Sequence[Sequence[float | None]] = CURVES,
+    curves: Sequence[Metrics] = CURVES,
     **summary: Any,
 ) -> Path:
     """Make the folder of a finished run.
@@ -55,10 +61,7 @@ def make_run(
     settings = json.loads(json.dumps(SETTINGS)) | {"seed_everything": seed, "experiment": folder.parent.name}
     settings["model"]["init_args"]["dropout"] = dropout
     files.config.write_text(yaml.safe_dump(settings))
-    records = [
-        EpochRecord(epoch, *metrics, step=5 * epoch, learning_rate=1e-4, seconds=1)  # type: ignore[arg-type]
-        for epoch, metrics in enumerate(curves)
-    ]
+    records = [EpochRecord(epoch, *metrics, 5 * epoch, 1e-4, 1.0) for epoch, metrics in enumerate(curves)]
     write_records(files.metrics, records)
     described = {
         "source": "folder",

@@ -243,7 +243,7 @@ def _draw_curve(axes: Axes, sizes: Sequence[int], curve: Sequence[Estimate], wor
     width = 100 * np.abs(ends - values)
     axes.errorbar(sizes, 100 * values, yerr=width, fmt="o-", color="black", capsize=4, label="no remedy")
     for place, (remedies, accuracy) in enumerate(worth):
-        needed, height = images_for(accuracy.value, sizes, values), 100 * accuracy.value
+        needed, height = images_for(accuracy.value, sizes, values.tolist()), 100 * accuracy.value
         end = min(max(needed, sizes[0]), sizes[-1]) if np.isfinite(needed) else sizes[-1]
         colour, line = RUNS[place % len(RUNS)], "-" if place < len(RUNS) else "--"
         axes.plot([sizes[0], end], [height, height], line, color=colour, label=remedy_name(remedies))

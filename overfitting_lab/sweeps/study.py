@@ -33,6 +33,7 @@ FLAGS = {
     "seed": "--seed_everything",
 }
 HEARTBEAT = 60  # seconds between two signs of life of a worker
+GRACE = 30  # seconds after which the lock of a journal file counts as left behind by a dead worker
 GONE = 300  # seconds without a sign of life after which a worker loses its trial
 USAGE = 2  # exit status for settings that fit.py refuses
 
@@ -265,7 +266,7 @@ def _open_storage(place: str) -> optuna.storages.BaseStorage:
             patient = {"connect_args": {"timeout": 60}} if place.startswith("sqlite") else None  # others write, too
             return RDBStorage(place, engine_kwargs=patient)
         # Optuna's other lock, a symbolic link, is never taken from a dead worker if the path is a relative one.
-        return JournalStorage(JournalFileBackend(place, JournalFileOpenLock(place)))
+        return JournalStorage(JournalFileBackend(place, JournalFileOpenLock(place, GRACE)))
     except Exception as error:  # of any driver
         remedy = "give a URL for SQLAlchemy" if "://" in place else "move it away: finished runs are found again"
         shown = without_password(place)
