@@ -1,4 +1,4 @@
-"""From a configuration to a model, its data and a Trainer that keeps the run's folder."""
+"""Build a model, its data and a Trainer that keeps the run's folder, from a configuration."""
 
 import argparse
 import logging
@@ -38,13 +38,12 @@ CompileMode = Literal["default", "reduce-overhead", "max-autotune"]
 
 
 class ExperimentCLI(LightningCLI):
-    """Parses ``--config`` and flags, and builds ``model``, ``datamodule`` and ``trainer``; runs nothing.
+    """Parse ``--config`` and flags, and build ``model``, ``datamodule`` and ``trainer``. Run nothing.
 
     Args:
-        args: the command line; none takes that of the process.
-        description: what ``--help`` says of the script.
-        keep: whether the Trainer keeps a run's folder. ``--trainer.fast_dev_run`` and ``--trainer.logger false`` keep
-            nothing either.
+        args: the command line; ``None`` is the process's own.
+        description: text of ``--help``.
+        keep: keep a run's folder. ``--trainer.fast_dev_run`` and ``--trainer.logger false`` keep none either.
     """
 
     model: ImageClassifier
@@ -53,14 +52,13 @@ class ExperimentCLI(LightningCLI):
     def __init__(self, args: list[str] | None = None, *, description: str | None = None, keep: bool = True) -> None:
         for package in ("lightning.pytorch", "lightning.fabric"):
             logging.getLogger(package).setLevel(logging.WARNING)
-        # But for what it says when one of several processes dies and it ends the others.
+        # Except for its message when one of several processes dies and it ends the others.
         logging.getLogger("lightning.fabric.strategies.launchers.subprocess_script").setLevel(logging.INFO)
-        # Lightning 2.6 asks torch's pytree in a way that torch 2.14 deprecates.
+        # Lightning 2.6 calls torch's pytree in a way that torch 2.14 deprecates.
         warnings.filterwarnings("ignore", module="lightning.pytorch.utilities._pytree")
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")  # names of classes in any script
         self._keep = keep
         self._resumed: Run | None = None
-        self.best: BestCheckpoint | None = None
         self.logger: RunLogger | None = None
         super().__init__(
             ImageClassifier,
@@ -76,33 +74,33 @@ class ExperimentCLI(LightningCLI):
         )
 
     def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
-        """A parser that finds configurations by name and has readable errors."""
+        """Return a parser that finds configurations by name and has readable errors."""
         parser = ExperimentParser(allow_abbrev=False, **kwargs)
         parser.add_argument("-c", "--config", action="config", help="a name in configs/ or a path; may be repeated")
         return parser
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """The experiment's name; what the model takes from the data."""
+        """Add the flags of the run, and give the model its size from the data."""
         name = restricted_string_type("ExperimentName", r"\w[\w .-]*\Z")
         parser.add_argument("--experiment", type=name, default="unnamed", help="folder of the run in lightning_logs/")
-        parser.add_argument("--resume", type=str | None, help="folder of a run to go on with, by its own configuration")
+        parser.add_argument("--resume", type=str | None, help="folder of a run to resume, with its own configuration")
         parser.add_argument("--ckpt_path", type=str | None, help="checkpoint whose state training starts from")
         parser.add_argument("--checkpoint_minutes", type=PositiveFloat, default=5.0, help="between two within an epoch")
         parser.add_argument("--checkpoint_steps", type=PositiveInt | None, help="between two within an epoch")
-        parser.add_argument("--compile", type=CompileMode | None, help="torch.compile's mode; none: not compiled")
-        advice = "whether to look for what is wrong with the run, and to end one that cannot succeed"
+        parser.add_argument("--compile", type=CompileMode | None, help="mode of torch.compile; off by default")
+        advice = "advise: report what is wrong with the run; stop: also end a run that cannot succeed"
         parser.add_argument("--doctor", type=Advice, default="advise", help=advice)
         parser.add_argument(
-            "--check", action="store_true", help="look at the experiment for some seconds; train nothing"
+            "--check", action="store_true", help="examine the experiment for some seconds, train nothing"
         )
         parser.link_arguments("data.image_size", "model.init_args.image_size")
         parser.link_arguments("data.num_classes", "model.init_args.num_classes", apply_on="instantiate")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        """Parses; where a run is resumed, on top of its own configuration.
+        """Parse the command line. Flags of a resumed run are put on top of its own configuration.
 
         Raises:
-            RunError: if the run that is to be resumed is none.
+            RunError: if ``--resume`` names no run.
         """
         given = list(sys.argv[1:] if args is None else args)
         finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
@@ -118,9 +116,9 @@ class ExperimentCLI(LightningCLI):
         self._changes = {key: (before.get(key), after[key]) for key in after if after[key] != before.get(key)}
 
     def before_instantiate_classes(self) -> None:
-        """Says what a resumed run changes; chooses the precision where none was asked for."""
+        """Print the changes of a resumed run, and choose the precision if none was given."""
         if self._resumed is not None:
-            self._look_at_changes(self._resumed)
+            self._print_changes(self._resumed)
         trainer = self.config.trainer
         if self.config.check:
             self._keep = False
@@ -130,14 +128,14 @@ class ExperimentCLI(LightningCLI):
             trainer.precision, self._precision_reason = default_precision(trainer.accelerator)
 
     def _set_seed(self) -> None:
-        """Seeds everything; what torch does not take as a seed is a mistake of usage."""
+        """Seed everything; report a seed that torch refuses as a usage error."""
         try:
             super()._set_seed()
         except ValueError as error:
             self.parser.error(f"--seed_everything: {error}", error)
 
     def instantiate_classes(self) -> None:
-        """Builds everything; what the configuration gets wrong is a mistake of usage."""
+        """Build everything; report what the configuration gets wrong as a usage error, before any work."""
         try:
             super().instantiate_classes()
             if self.trainer.max_epochs == 0:
@@ -145,9 +143,9 @@ class ExperimentCLI(LightningCLI):
             self.datamodule.share_of_batch(self.trainer.world_size)
             if self.config.compile is not None:
                 self.model.network.compile(mode=self.config.compile)
-            self.model.configure_optimizers()  # on trial: what is wrong with it is to be known before any work
+            self.model.configure_optimizers()
             if self.logger is not None and self.resume_from is None:
-                self.model.pretrained()  # likewise, and before the run has its folder
+                self.model.pretrained()
         except (ArgumentError, MisconfigurationException, ValueError) as error:
             message = str(error)
             if "No supported gpu backend" in message or "CUDAAccelerator" in message:
@@ -155,7 +153,7 @@ class ExperimentCLI(LightningCLI):
             self.parser.error(message, error)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """A Trainer with the project's callbacks beside those of the configuration."""
+        """Return a Trainer with the project's callbacks beside the configured ones."""
         config = self.config_init.trainer
         terminal = sys.stdout.isatty() if config.enable_progress_bar is None else config.enable_progress_bar
         loggers = config.logger if isinstance(config.logger, list) else [config.logger] if config.logger else []
@@ -177,7 +175,7 @@ class ExperimentCLI(LightningCLI):
         if doctor is not None:
             callbacks.append(doctor)
         if self.logger is not None:
-            callbacks += self._keepers(self.logger, doctor, checkpoints=config.enable_checkpointing is not False)
+            callbacks += self._writers(self.logger, doctor, checkpoints=config.enable_checkpointing is not False)
         if config.enable_model_summary is not False:
             callbacks.append(LayerTable())
         if terminal:
@@ -194,39 +192,35 @@ class ExperimentCLI(LightningCLI):
             **kwargs,
         )
 
-    def _keepers(self, logger: RunLogger, doctor: Doctor | None, checkpoints: bool) -> list[Callback]:
-        """What writes the run's folder."""
-        self.best = BestCheckpoint(logger)
-        seed = self.config.seed_everything
-        recovery = Recovery(logger, seed, self.config.checkpoint_minutes, self.config.checkpoint_steps)
-        facts = {
-            "experiment": self.config.experiment,
-            "seed": seed,
-            "versions": versions(),
-            "git_commit": git_commit(),
-        }
-        return [
+    def _writers(self, logger: RunLogger, doctor: Doctor | None, checkpoints: bool) -> list[Callback]:
+        """Return the callbacks that write the run's folder."""
+        config = self.config
+        facts = {"experiment": config.experiment, "seed": config.seed_everything}
+        facts |= {"versions": versions(), "git_commit": git_commit()}
+        writers: list[Callback] = [
             RunSummary(logger, lambda: self.complete_config, facts, lambda: doctor.diagnosis if doctor else []),
             ImageRecord(logger),
-            Dashboard(logger, settings(self.config), self.config.trainer.log_every_n_steps),
-            *([self.best, recovery] if checkpoints else []),
+            Dashboard(logger, settings(config), config.trainer.log_every_n_steps),
         ]
+        if checkpoints:
+            recovery = Recovery(logger, config.seed_everything, config.checkpoint_minutes, config.checkpoint_steps)
+            writers += [BestCheckpoint(logger), recovery]
+        return writers
 
-    def _look_at_changes(self, run: Run) -> None:
-        """Prints how the configuration differs from the run's own; ends here if nothing is left to do."""
-        changes = self._changes
-        if not changes and run.finished:
+    def _print_changes(self, run: Run) -> None:
+        """Print how the configuration differs from the run's own; exit if nothing is left to do."""
+        if not self._changes and run.finished:
             rank_zero_only(print)(f"{run.folder} is already complete")
             sys.exit(0)
-        for key, (before, after) in changes.items():
+        for key, (before, after) in self._changes.items():
             rank_zero_only(print)(f"changed    {key}: {before} -> {after}")
 
     @property
     def complete_config(self) -> str:
-        """All that is needed to run the experiment again, as YAML, with the source that the data does come from."""
+        """The complete configuration as YAML, with the source that was used and absolute paths."""
         config = self.config.clone()
         config.data.source = self.datamodule.source_name
-        config.data.stand_in = False  # decided; and the folder is to be found from anywhere
+        config.data.stand_in = False
         config.data.root = str(Path(config.data.root).resolve())
         if config.model.init_args.get("init_from") is not None:
             config.model.init_args.init_from = str(Path(config.model.init_args.init_from).resolve())
@@ -235,31 +229,31 @@ class ExperimentCLI(LightningCLI):
 
     @staticmethod
     def leave_together() -> None:
-        """Waits for all processes and ends their group, so that none finds another gone; nothing where there is one."""
+        """Wait for all processes and end their group, so that none finds another one gone."""
         if torch.distributed.is_initialized():
             torch.distributed.barrier()
             torch.distributed.destroy_process_group()
 
     @property
     def resume_from(self) -> str | None:
-        """The checkpoint whose state training starts from; none begins anew."""
+        """Path of the checkpoint whose state training starts from; ``None`` for a new run."""
         if self.config.ckpt_path is not None:
             return str(checked_checkpoint(Path(self.config.ckpt_path), with_state=True))
         return str(self._resumed.newest_checkpoint() or "") or None if self._resumed else None
 
     @property
     def best_checkpoint(self) -> str | None:
-        """The path of the best checkpoint of the run that was fitted; none where none was kept."""
-        return str(self.best.path) if self.best is not None and self.best.path.is_file() else None
+        """Path of the best checkpoint of the run that was fitted; ``None`` if none was kept."""
+        return str(self.logger.files.best) if self.logger and self.logger.files.best.is_file() else None
 
 
 def settings(config: Namespace) -> dict[str, Any]:
-    """The settings that are plain values, by the names that they have on the command line."""
+    """Return the settings that are plain values, by flag."""
     return {
         key.replace(".init_args", "").removesuffix(".class_path"): value
         for key, value in vars(config.as_flat()).items()
         if isinstance(value, str | int | float)
-        and key != "model.init_args.num_classes"  # the data's, not known yet
+        and key != "model.init_args.num_classes"  # decided by the data, not known yet
         and (not key.startswith("trainer.") or key == "trainer.max_epochs")
     }
 

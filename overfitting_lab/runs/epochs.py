@@ -13,17 +13,13 @@ WORSE = 1.1  # times the lowest validation loss
 
 @dataclass(frozen=True)
 class EpochMetrics:
-    """The metrics of one epoch.
+    """The metrics of one epoch. Losses are mean cross-entropies in nats, accuracies fractions of 1.
 
-    Attributes:
-        epoch: counted from 0.
-        train_loss: mean cross-entropy in nats, measured while the weights change, with dropout and augmentation on.
-        train_acc: accuracy as a fraction of 1, measured like ``train_loss``.
-        val_loss: mean cross-entropy in nats on the validation images; ``None`` if the epoch had no validation.
-        val_acc: accuracy on the validation images as a fraction of 1; ``None`` if the epoch had no validation.
+    Those of training are measured while the weights change, with dropout and augmentation on. Those of validation are
+    ``None`` if the epoch had no validation.
     """
 
-    epoch: int
+    epoch: int  # counted from 0
     train_loss: float
     train_acc: float
     val_loss: float | None
@@ -37,17 +33,11 @@ class EpochMetrics:
 
 @dataclass(frozen=True)
 class EpochRecord(EpochMetrics):
-    """One row of ``metrics.csv``.
+    """One row of ``metrics.csv``."""
 
-    Attributes:
-        step: optimizer steps of the run at the end of the epoch.
-        learning_rate: learning rate of the epoch's last step.
-        seconds: duration with validation.
-    """
-
-    step: int
-    learning_rate: float
-    seconds: float
+    step: int  # optimizer steps of the run at the end of the epoch
+    learning_rate: float  # of the epoch's last step
+    seconds: float  # with validation
 
     @property
     def metrics(self) -> EpochMetrics:

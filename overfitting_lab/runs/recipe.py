@@ -9,76 +9,29 @@ from yaml import CSafeLoader
 
 from overfitting_lab.runs.files import RunError
 
-# Every setting of fit.py: does it decide the result, up to rounding? The others say where and on what a run is made,
-# how often it is saved, or what is shown of it. The settings of a class, such as model.dropout, follow the class.
-DECIDES = {
-    "config": False,
-    "experiment": False,
-    "resume": False,
-    "ckpt_path": False,
-    "checkpoint_minutes": False,
-    "checkpoint_steps": False,
-    "compile": False,
-    "doctor": False,
-    "check": False,
-    "seed_everything": True,
-    "model": True,
-    "data.root": False,
-    "data.source": True,
-    "data.stand_in": False,
-    "data.split": True,
-    "data.train_size": True,
-    "data.val_size": True,
-    "data.augment": True,
-    "data.label_noise": True,
-    "data.batch_size": True,
-    "data.image_size": True,
-    "data.mean": True,
-    "data.std": True,
-    "data.seed": True,
-    "data.split_seed": True,
-    "trainer.accelerator": False,
-    "trainer.strategy": False,
-    "trainer.devices": False,
-    "trainer.num_nodes": False,
-    "trainer.precision": False,
-    "trainer.logger": False,
-    "trainer.callbacks": True,
-    "trainer.fast_dev_run": True,
-    "trainer.max_epochs": True,
-    "trainer.min_epochs": True,
-    "trainer.max_steps": True,
-    "trainer.min_steps": True,
-    "trainer.max_time": True,
-    "trainer.limit_train_batches": True,
-    "trainer.limit_val_batches": True,
-    "trainer.limit_test_batches": True,
-    "trainer.limit_predict_batches": True,
-    "trainer.overfit_batches": True,
-    "trainer.val_check_interval": True,
-    "trainer.check_val_every_n_epoch": True,
-    "trainer.num_sanity_val_steps": False,
-    "trainer.log_every_n_steps": False,
-    "trainer.enable_checkpointing": True,
-    "trainer.enable_progress_bar": False,
-    "trainer.enable_model_summary": False,
-    "trainer.accumulate_grad_batches": True,
-    "trainer.gradient_clip_val": True,
-    "trainer.gradient_clip_algorithm": True,
-    "trainer.deterministic": False,
-    "trainer.benchmark": False,
-    "trainer.inference_mode": False,
-    "trainer.use_distributed_sampler": False,
-    "trainer.profiler": False,
-    "trainer.detect_anomaly": True,
-    "trainer.barebones": False,
-    "trainer.plugins": False,
-    "trainer.sync_batchnorm": True,
-    "trainer.reload_dataloaders_every_n_epochs": True,
-    "trainer.default_root_dir": False,
-    "trainer.enable_autolog_hparams": False,
-    "trainer.model_registry": True,
-}
+# Every setting of fit.py is in one of these two. The settings of a class, such as model.dropout, follow the class.
+DECISIVE = (
+    "seed_everything", "model", "data.source", "data.split", "data.train_size", "data.val_size", "data.augment",
+    "data.label_noise", "data.batch_size", "data.image_size", "data.mean", "data.std", "data.seed",
+    "data.split_seed", "trainer.accumulate_grad_batches", "trainer.callbacks",
+    "trainer.check_val_every_n_epoch", "trainer.detect_anomaly", "trainer.enable_checkpointing",
+    "trainer.fast_dev_run", "trainer.gradient_clip_algorithm", "trainer.gradient_clip_val",
+    "trainer.limit_predict_batches", "trainer.limit_test_batches", "trainer.limit_train_batches",
+    "trainer.limit_val_batches", "trainer.max_epochs", "trainer.max_steps", "trainer.max_time",
+    "trainer.min_epochs", "trainer.min_steps", "trainer.model_registry", "trainer.overfit_batches",
+    "trainer.reload_dataloaders_every_n_epochs", "trainer.sync_batchnorm", "trainer.val_check_interval",
+)  # fmt: skip
+# These say where and on what a run is made, how often it is saved, and what is shown of it: up to rounding, the result
+# is the same.
+CIRCUMSTANTIAL = (
+    "config", "experiment", "resume", "ckpt_path", "checkpoint_minutes", "checkpoint_steps", "compile",
+    "doctor", "check", "data.root", "data.stand_in", "trainer.accelerator", "trainer.barebones",
+    "trainer.benchmark", "trainer.default_root_dir", "trainer.deterministic", "trainer.devices",
+    "trainer.enable_autolog_hparams", "trainer.enable_model_summary", "trainer.enable_progress_bar",
+    "trainer.inference_mode", "trainer.log_every_n_steps", "trainer.logger", "trainer.num_nodes",
+    "trainer.num_sanity_val_steps", "trainer.plugins", "trainer.precision", "trainer.profiler",
+    "trainer.strategy", "trainer.use_distributed_sampler",
+)  # fmt: skip
 
 # Import paths in configurations of earlier versions, and what they are now.
 RENAMED = {"callbacks.plateau.StopAfterPlateaus": "overfitting_lab.callbacks.plateau.PlateauSchedule"}
@@ -86,9 +39,7 @@ RENAMED = {"callbacks.plateau.StopAfterPlateaus": "overfitting_lab.callbacks.pla
 
 def decides(setting: str) -> bool:
     """Tell if a setting decides the result. An unknown one does: training again is better than a wrong result."""
-    parts = setting.split(".")
-    known = (".".join(parts[:length]) for length in range(len(parts), 0, -1))
-    return next((DECIDES[name] for name in known if name in DECIDES), True)
+    return not any(f"{setting}.".startswith(f"{name}.") for name in CIRCUMSTANTIAL)
 
 
 def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -14,109 +14,64 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class DataSummary:
-    """The data of a run.
+    """The data of a run, as ``CIFAR10DataModule.description()`` gives it."""
 
-    Attributes:
-        source: ``cifar10``, ``folder`` or ``synthetic``.
-        name: what people call the data.
-        fingerprint: sha256 of the images, the split and labels drawn anew.
-        split: ``overfit`` or ``full``.
-        train_size: number of training images.
-        val_size: number of validation images.
-        test_size: number of test images.
-        augment: policy of the training images.
-        classes: names, in the order of the labels.
-        identity: sha256 of the images and labels; ``None`` in old runs.
-        label_noise: fraction of the training labels that were drawn at random.
-    """
-
-    source: str
+    source: str  # cifar10, folder or synthetic
     name: str
-    fingerprint: str
+    fingerprint: str  # sha256 of the images, the split and labels drawn anew
     split: str
     train_size: int
     val_size: int
     test_size: int
     augment: str
-    classes: list[str]
-    identity: str | None = None
-    label_noise: float = 0.0
+    classes: list[str]  # in the order of the labels
+    identity: str | None = None  # sha256 of the images and labels; old runs lack it
+    label_noise: float = 0.0  # fraction of the training labels that were drawn at random
 
 
 @dataclass(frozen=True)
 class ModelSummary:
-    """The network of a run: the import path of its class and the number of its parameters."""
+    """The network of a run."""
 
     class_path: str
-    parameters: int
+    parameters: int  # how many
 
 
 @dataclass(frozen=True)
 class TestSummary:
-    """The result on the test images.
+    """The result on the test images, counted once each."""
 
-    Attributes:
-        checkpoint: ``best`` or ``last``.
-        loss: mean cross-entropy in nats.
-        acc: fraction of 1.
-        images: number of test images.
-    """
-
-    checkpoint: str
-    loss: float
-    acc: float
-    images: int
+    checkpoint: str  # best or last
+    loss: float  # mean cross-entropy in nats
+    acc: float  # fraction of 1
+    images: int  # how many
 
 
 @dataclass(frozen=True)
 class Summary:
-    """The content of ``summary.json``. A key whose value is ``None`` is left out.
-
-    Attributes:
-        experiment: name of the experiment.
-        status: ``running``, ``finished``, ``interrupted`` or ``failed``.
-        seed: of ``seed_everything``.
-        data: the images.
-        model: the network.
-        optimizer: ``class_path`` and the plain settings of the optimizer.
-        versions: versions of Python and of the libraries.
-        git_commit: commit of the project, with ``-dirty`` if files differed from it; empty outside a checkout.
-        epochs: number of epochs that have ended.
-        global_step: number of optimizer steps.
-        seconds: time that training took, over all resumes.
-        train_images_per_second: speed of the training steps.
-        best: epoch with the highest validation accuracy.
-        last: last epoch with a validation.
-        generalization_gap: training minus validation accuracy of ``last``.
-        test: result of the test.
-        device: type of the device, such as ``cpu``.
-        precision: the Trainer's precision.
-        world_size: number of processes.
-        diagnosis: findings of the doctor.
-        reason: why a run failed or was interrupted.
-    """
+    """The content of ``summary.json``. Keys without a value are left out."""
 
     experiment: str
     status: Status
     seed: int
     data: DataSummary
     model: ModelSummary
-    optimizer: dict[str, Any]
-    versions: dict[str, str]
-    git_commit: str
-    epochs: int = 0
+    optimizer: dict[str, Any]  # class_path and plain settings
+    versions: dict[str, str]  # of Python and of the libraries
+    git_commit: str  # with -dirty if files differed from it; empty outside a checkout
+    epochs: int = 0  # that have ended
     global_step: int = 0
-    seconds: float = 0.0
+    seconds: float = 0.0  # of training, over all resumes
     train_images_per_second: float | None = None
-    best: EpochMetrics | None = None
-    last: EpochMetrics | None = None
-    generalization_gap: float | None = None
+    best: EpochMetrics | None = None  # the epoch with the highest validation accuracy
+    last: EpochMetrics | None = None  # the last epoch with a validation
+    generalization_gap: float | None = None  # of the last epoch
     test: TestSummary | None = None
     device: str | None = None
     precision: str | None = None
     world_size: int | None = None
-    diagnosis: list[dict[str, Any]] = field(default_factory=list)
-    reason: str | None = None
+    diagnosis: list[dict[str, Any]] = field(default_factory=list)  # findings of the doctor
+    reason: str | None = None  # why the run failed or was interrupted
 
     def to_json(self) -> str:
         """Return the content of ``summary.json``. NaN and infinity, which JSON lacks, become ``null``."""
@@ -132,14 +87,17 @@ class Summary:
         """
         values = json.loads(text)
         try:
-            nested: dict[str, Any] = {"data": _make(DataSummary, values["data"])}
-            nested["model"] = _make(ModelSummary, values["model"])
-            for name, kind in (("best", EpochMetrics), ("last", EpochMetrics), ("test", TestSummary)):
-                if name in values:
-                    nested[name] = _make(kind, values[name])
-            return _make(cls, {**values, **nested})
+            nested: dict[str, Any] = {
+                name: _make(kind, values[name]) for name, kind in _NESTED.items() if name in values
+            }
+            return _make(cls, values | nested)
         except (KeyError, TypeError) as error:
             raise ValueError(f"{type(error).__name__}: {error}") from error
+
+
+_NESTED: dict[str, type[Any]] = {
+    "data": DataSummary, "model": ModelSummary, "best": EpochMetrics, "last": EpochMetrics, "test": TestSummary
+}  # fmt: skip
 
 
 def _make(kind: type[T], values: Mapping[str, Any]) -> T:

@@ -6,14 +6,15 @@ import yaml
 
 from overfitting_lab.cli import ExperimentCLI
 from overfitting_lab.runs import Run
-from overfitting_lab.runs.recipe import DECIDES, decides, flat, recipe
+from overfitting_lab.runs.recipe import CIRCUMSTANTIAL, DECISIVE, decides, flat, recipe
 from tests.made_runs import make_run
 
 
 def test_every_setting_of_fit_is_classified(tiny: tuple[str, ...]) -> None:
     cli = ExperimentCLI(["--config=overfit", *tiny], keep=False)
     settings = {name for name in vars(cli.config.as_flat()) if not name.startswith("model.")}
-    assert settings | {"model"} == DECIDES.keys()
+    assert settings | {"model"} == {*DECISIVE, *CIRCUMSTANTIAL}
+    assert len(DECISIVE) + len(CIRCUMSTANTIAL) == len(settings) + 1, "a setting is in both"
 
 
 @pytest.mark.parametrize(

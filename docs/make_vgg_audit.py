@@ -1,0 +1,77 @@
+"""python docs/make_vgg_audit.py.
+
+Writes docs/vgg_audit.md from docs/vgg_audit.yaml, which holds what people wrote, and from the configurations, which
+hold the values.
+"""
+
+import io
+from contextlib import redirect_stdout, suppress
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from overfitting_lab.cli import ExperimentCLI
+from overfitting_lab.runs.run import flat
+
+FOLDER = Path(__file__).resolve().parent
+EXPERIMENTS = ("vgg16_notebook", "vgg16", "vgg16_32")  # in the order of their columns
+HEADER = "what | setting | the paper | the notebook = `vgg16_notebook` | `vgg16` | `vgg16_32` | why they differ"
+DERIVED = {  # by the row's name: facts that no setting holds alone
+    "head": lambda s: "{0}-{1}-{1}-10".format(512 * (s["data.image_size"] // 32) ** 2, s["model.hidden_features"]),
+    "iterations an epoch": lambda s: -(-45_000 // s["data.batch_size"]),
+}
+
+
+def settings(text: str) -> dict[str, Any]:
+    """Return the settings of a configuration's text by their flags; a callback's follow ``trainer.callbacks``."""
+    config = yaml.safe_load(text)
+    callbacks = config["trainer"].pop("callbacks", None) or []
+    if len(callbacks) > 1:
+        raise SystemExit("a configuration has two callbacks: the audit has room for the settings of one")
+    return flat(config) | {key: value for item in callbacks for key, value in flat({"trainer.callbacks": item}).items()}
+
+
+def written(name: str) -> dict[str, Any]:
+    """Return the settings that stand in a configuration's file."""
+    return settings((FOLDER.parent / "configs" / f"{name}.yaml").read_text())
+
+
+def parsed(name: str) -> dict[str, Any]:
+    """Return all settings of a configuration, defaults included."""
+    with redirect_stdout(io.StringIO()) as out, suppress(SystemExit):
+        ExperimentCLI(["--config", f"{name}.yaml", "--print_config"])
+    return settings(out.getvalue())
+
+
+def cell(value: Any, note: str | None) -> str:
+    """Return a value as the table shows it: a class by its name, None as ``-``, a remark in brackets."""
+    text = value.rpartition(".")[2] if isinstance(value, str) else "-" if value is None else str(value)
+    return f"`{text.lower() if isinstance(value, bool) else text}`" + (f" ({note})" if note else "")
+
+
+def page() -> str:
+    """Return the page.
+
+    Raises:
+        SystemExit: if a setting of the three files has no row, or a row is of no setting that there is.
+    """
+    audit = yaml.safe_load((FOLDER / "vgg_audit.yaml").read_text())
+    columns = {name: parsed(name) for name in EXPERIMENTS}
+    rows = {row["setting"] for row in audit["rows"] if "setting" in row}
+    if missing := {key for name in EXPERIMENTS for key in written(name)} - rows - {"experiment"}:
+        raise SystemExit(f"docs/vgg_audit.yaml has no row of {', '.join(sorted(missing))}: add one")
+    if unknown := rows - {key for column in columns.values() for key in column}:
+        raise SystemExit(f"docs/vgg_audit.yaml has rows of settings that no configuration has: {', '.join(unknown)}")
+    lines = [f"| {HEADER} |", "|" + " --- |" * 7]
+    for row in audit["rows"]:
+        flag = row.get("setting")
+        values = [column.get(flag) if flag else DERIVED[row["what"]](column) for column in columns.values()]
+        cells = [cell(value, row.get(name)) for name, value in zip(columns, values, strict=True)]
+        texts = [row.get("what", ""), f"`{flag}`" if flag else "", row["paper"], *cells, row.get("why", "")]
+        lines.append("| " + " | ".join(texts) + " |")
+    return "\n".join([audit["before"], *lines, "", audit["after"]])
+
+
+if __name__ == "__main__":
+    (FOLDER / "vgg_audit.md").write_text(page())
