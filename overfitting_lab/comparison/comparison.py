@@ -214,7 +214,7 @@ class Comparison:
         for group in self.groups:
             if len(group.accuracies) > 1:
                 yield (
-                    f"{group.name}, {len(group.accuracies)} seeds: test accuracy {_percent(group.accuracy)}, "
+                    f"{group.name}, {len(group.accuracies)} seeds: test accuracy {percent(group.accuracy)}, "
                     f"standard deviation {100 * np.std(group.accuracies, ddof=1):.1f} points."
                 )
         ranking = sorted(self.groups, key=lambda group: -group.accuracy.value)
@@ -278,18 +278,19 @@ def _difference(first: Group, second: Group) -> Difference | None:
     return unpaired_difference(one.accuracy, other.accuracy, one.test.images)
 
 
-def _percent(estimate: Estimate) -> str:
+def percent(estimate: Estimate) -> str:
+    """Return a fraction of 1 in per cent, with its interval if it has one."""
     interval = f" ({estimate.low:.1%} to {estimate.high:.1%})" if estimate.known else ""
     return f"{estimate.value:.1%}{interval}"
 
 
 def _training_sentence(run: NamedRun) -> str:
     if not run.epochs:
-        return f"{run.name}: test accuracy {_percent(run.accuracy)}; there was no validation."
+        return f"{run.name}: test accuracy {percent(run.accuracy)}; there was no validation."
     last = run.epochs[-1]
     text = (
         f"{run.name}: training ends at {last.train_acc:.1%}, validation at {last.val_acc:.1%}, a gap of "
-        f"{100 * (last.gap or 0):.1f} points; test accuracy {_percent(run.accuracy)}."
+        f"{100 * (last.gap or 0):.1f} points; test accuracy {percent(run.accuracy)}."
     )
     lowest = over_fits_since(run.epochs)
     if lowest is None:

@@ -3,7 +3,7 @@
 import base64
 import io
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from datetime import timedelta
 from html import escape
 from pathlib import Path
@@ -19,10 +19,22 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from overfitting_lab.comparison.charts import colour, draw_curves, draw_estimates, draw_gap, draw_learned, marker, style
-from overfitting_lab.comparison.comparison import Comparison, NamedRun
+from overfitting_lab.comparison.comparison import Comparison, NamedRun, percent
 from overfitting_lab.runs.files import replace_file, write_text
 
+TEMPLATES = Path(__file__).with_name("templates")
 INK = "#123457"  # stands for the page's own colour of text, light or dark
+SYMBOLS = {"": "", "o": "●", "s": "■", "^": "▲", "v": "▼", "D": "◆"}  # of the charts' markers
+NOTES = {
+    "one_seed": "For settings with one seed, intervals and tests describe the test images only. They do not say how "
+    "much the accuracy varies between seeds.",
+    "results": "Training and validation accuracy are from the last epoch, training with dropout and augmentation on. "
+    "The test accuracy is from the checkpoint with the highest validation accuracy.",
+    "differences": "p is multiplied by the number of pairs (Bonferroni). The intervals are not adjusted. McNemar's and "
+    "Fisher's tests ask about other test images, Welch's test asks about other seeds. No test asks about other "
+    "training images.",
+}
+Table = list[list[Any]]  # rows of cells; the first row names the columns, the first cell of a row names the row
 
 
 def write_report(comparison: Comparison, folder: Path) -> list[Path]:
@@ -38,8 +50,8 @@ def write_report(comparison: Comparison, folder: Path) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     page, text, picture = (folder / f"report.{ending}" for ending in ("html", "md", "png"))
     content = _content(comparison)
-    write_text(page, _template("report.html").render(content, charts=list(_charts(comparison))))
-    write_text(text, _template("report.md").render(content))
+    write_text(page, render(TEMPLATES / "report.html", {**content, "charts": list(_charts(comparison))}))
+    write_text(text, render(TEMPLATES / "report.md", content))
     figure = _overview(comparison)
     replace_file(picture, lambda path: figure.savefig(path, dpi=120, format="png"))
     return [page, text, picture]
@@ -63,71 +75,108 @@ def _overview(comparison: Comparison) -> Figure:
     return figure
 
 
-def _template(name: str) -> jinja2.Template:
+def render(template: Path, content: Mapping[str, Any]) -> str:
+    """Return the text of a template filled with content. The filter ``cell`` prepares a value for a Markdown table."""
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).with_name("templates")),
-        autoescape=name.endswith(".html"),
+        loader=jinja2.FileSystemLoader(template.parent),
+        autoescape=template.suffix == ".html",
         trim_blocks=True,
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
         keep_trailing_newline=True,
         finalize=lambda value: "" if value is None else value,
     )
-    environment.filters |= {
-        "points": lambda value: "" if value is None else f"{100 * value:.1f}",
-        "percent": lambda value: "" if value is None else f"{value:.1%}",
-        "p": lambda p: "" if p != p else "< 0.001" if p < 0.001 else f"{p:.3f}",
-        "cell": lambda value: "" if value is None else str(value).replace("|", "\\|").replace("\n", " "),
-        "whole": "{:,}".format,
-    }
-    return environment.get_template(name)
+    environment.filters["cell"] = lambda value: (
+        str("" if value is None else value).replace("|", "\\|").replace("\n", " ")
+    )
+    return environment.get_template(template.name).render(content)
 
 
 def _content(comparison: Comparison) -> dict[str, Any]:
     runs = comparison.runs
-    classes = runs[0].summary.data.classes
     return {
         "title": ", ".join(group.name for group in comparison.groups),
-        "runs": [_row(run, place) for place, run in enumerate(runs)],
-        "conclusions": list(comparison.conclusions()),
-        "one_seed": any(len(group.accuracies) == 1 for group in comparison.groups),
-        "pairs": comparison.pairs,
-        "differing": comparison.differing_settings,
-        "classes": classes if all(run.summary.data.classes == classes for run in runs) else [],
-        "by_class": [None if run.confusion is None else _shares(run.confusion).diagonal().tolist() for run in runs],
-        "confusions": [
-            {"name": run.name, "classes": run.summary.data.classes, "rows": (100 * _shares(run.confusion)).tolist()}
-            for run in runs
-            if run.confusion is not None
+        "runs": [
+            {"name": run.name, "colour": colour(place), "symbol": SYMBOLS[marker(place)], "summary": run.summary}
+            for place, run in enumerate(runs)
         ],
-        "mistakes": [{"name": run.name, "pictures": list(_mistakes(run))} for run in runs if run.correct is not None],
-        "learned_last": [
-            {"name": f"{run.name}, {run.summary.epochs} epochs", "pictures": list(_learned_last(run))}
+        "conclusions": list(comparison.conclusions()),
+        "notes": NOTES,
+        "one_seed": any(len(group.accuracies) == 1 for group in comparison.groups),
+        "tables": _tables(comparison),
+        "confusions": {run.name: _confusion(run) for run in runs if run.confusion is not None},
+        "mistakes": {run.name: list(_mistakes(run)) for run in runs if run.correct is not None},
+        "learned_last": {
+            f"{run.name}, {run.summary.epochs} epochs": list(_learned_last(run))
             for run in runs
             if "train_learned" in run.run.images
-        ],
+        },
     }
 
 
-def _row(run: NamedRun, place: int) -> dict[str, Any]:
-    summary = run.summary
-    last = run.epochs[-1] if run.epochs else None
+def _tables(comparison: Comparison) -> dict[str, Table]:
+    runs, names = comparison.runs, [run.name for run in comparison.runs]
+    classes = runs[0].summary.data.classes
+    if any(run.summary.data.classes != classes for run in runs):
+        classes = []
+    shares = [None if run.confusion is None else _shares(run.confusion).diagonal() for run in runs]
     return {
-        "name": run.name,
-        "place": place,
-        "colour": colour(place),
-        "symbol": marker(place),
-        "accuracy": run.accuracy,
-        "summary": summary,
-        "train_acc": last and last.train_acc,
-        "val_acc": last and last.val_acc,
-        "gap": last and last.gap,
-        "network": summary.model.class_path.rpartition(".")[2],
-        "time": str(timedelta(seconds=round(summary.seconds))),
-        "device": f"{summary.world_size or 1} x {summary.device}, {summary.precision}" if summary.device else None,
-        "commit": summary.git_commit[:7] + "-dirty" * summary.git_commit.endswith("-dirty"),
-        "versions": ", ".join(f"{name} {summary.versions[name]}" for name in ("python", "torch", "lightning")),
-    }
+        "results": [
+            ["run", "test accuracy (95 % Wilson)", "training accuracy", "validation accuracy", "gap, points",
+             "training images", "epochs", "network"],
+            *map(_result, runs),
+        ],
+        "differences": [
+            ["first", "second", "first minus second, points (95 %)", "adjusted p", "test"],
+            *([pair.first, pair.second, pair.difference.points.in_points(), _probability(pair.p), pair.difference.test]
+              for pair in comparison.pairs),
+        ],
+        "settings": [["setting", *names], *([name, *row] for name, row in comparison.differing_settings.items())],
+        "classes": [
+            ["test accuracy", *names],
+            *([name, *(None if each is None else f"{each[place]:.1%}" for each in shares)]
+              for place, name in enumerate(classes)),
+        ],
+        "cost": [
+            ["run", "time", "images/s in training", "parameters", "device", "seed", "commit", "versions", "data"],
+            *map(_cost, runs),
+        ],
+    }  # fmt: skip
+
+
+def _result(run: NamedRun) -> list[Any]:
+    accuracies = ["", "", ""]
+    if run.epochs:
+        last = run.epochs[-1]
+        accuracies = [f"{last.train_acc:.1%}", f"{last.val_acc:.1%}", f"{100 * (last.gap or 0):.1f}"]
+    summary, network = run.summary, run.summary.model.class_path.rpartition(".")[2]
+    return [run.name, percent(run.accuracy), *accuracies, f"{summary.data.train_size:,}", summary.epochs, network]
+
+
+def _cost(run: NamedRun) -> list[Any]:
+    summary, data = run.summary, run.summary.data
+    return [
+        run.name,
+        timedelta(seconds=round(summary.seconds)),
+        summary.train_images_per_second,
+        f"{summary.model.parameters:,}",
+        f"{summary.world_size or 1} x {summary.device}, {summary.precision}" if summary.device else None,
+        summary.seed,
+        summary.git_commit[:7] + "-dirty" * summary.git_commit.endswith("-dirty"),
+        ", ".join(f"{name} {summary.versions[name]}" for name in ("python", "torch", "lightning")),
+        f"{data.name}, split {data.split}, {data.fingerprint[:16]}",
+    ]
+
+
+def _probability(p: float) -> str:
+    return "" if np.isnan(p) else "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def _confusion(run: NamedRun) -> Table:
+    assert run.confusion is not None
+    classes = run.summary.data.classes
+    rows = [[round(100 * share) for share in row] for row in _shares(run.confusion).tolist()]
+    return [["true, in % of the row", *classes], *([name, *row] for name, row in zip(classes, rows, strict=True))]
 
 
 def _shares(counts: NDArray[np.int64]) -> NDArray[np.float64]:

@@ -1,7 +1,7 @@
 """Results of an ablation as tables, figures and numbers."""
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -12,10 +12,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from overfitting_lab.comparison.charts import RUNS
+from overfitting_lab.comparison.report import render
 from overfitting_lab.comparison.statistics import CONFIDENCE, Estimate, mean, welch_difference
-from overfitting_lab.runs.files import replace_file
+from overfitting_lab.runs.files import replace_file, write_text
 from overfitting_lab.sweeps.factorial import Effect, Trial, cells, effects, images_for, remedies_of
 
+TEMPLATES = Path(__file__).with_name("templates")
 RESPONSES = {"test_acc": "test accuracy", "gap": "gap between training and validation"}
 Worth = tuple[tuple[str, ...], Estimate]  # remedies, and the test accuracy with them
 
@@ -32,14 +34,30 @@ def write_factorial(trials: Sequence[Trial], facts: Mapping[str, Any], folder: P
         The paths of ``factorial-SIZE.md``, ``.png`` and ``.json``.
     """
     size = f"{facts['train_size']:,} training images"
-    found = {response: effects(trials, response) for response in RESPONSES}
     seeds = "/".join(map(str, sorted({len(_having(trials, setting)) for setting in cells()})))
+    found = {response: effects(trials, response) for response in RESPONSES}
     figure = Figure(figsize=(11, 4.2), layout="constrained")
     figure.suptitle(f"Effect of each remedy at {size}, {_epochs(trials)}, n = {seeds}")
     for axes, (response, estimates) in zip(figure.subplots(1, 2, sharey=True), found.items(), strict=True):
         _draw_effects(axes, estimates, f"effect on the\n{RESPONSES[response]} (points)")
-    lines = [f"## Effect of each remedy at {size} in {_epochs(trials)}\n", *_factorial_lines(trials, found)]
-    return _write(folder, f"factorial-{facts['train_size']}", lines, figure, trials, facts)
+    content = {
+        "size": size,
+        "cells": [
+            (
+                remedy_name(remedies_of(setting)),
+                *_means(_having(trials, setting), "train_acc", "val_acc", "gap", "test_acc"),
+            )
+            for setting in cells()
+        ],
+        "several": all(effect.estimate.known for effect in found["test_acc"]),
+        "effects": [
+            (_effect_name(accuracy), accuracy.estimate.in_points(), gap.estimate.in_points())
+            for accuracy, gap in zip(*found.values(), strict=True)
+        ],
+        "excluding": f"{1 - CONFIDENCE**7:.0%}",
+        "sentences": [*_effect_sentences(found["test_acc"]), *_alone_sentences(trials)],
+    }
+    return _write(folder, "factorial", f"factorial-{facts['train_size']}", content, figure, trials, facts)
 
 
 def write_sizes(
@@ -61,12 +79,18 @@ def write_sizes(
     worth = [
         (remedies_of(setting), mean([trial.test_acc for trial in same]))
         for setting in cells()
-        if (same := _having(remedied, setting))
+        if (same := _having(remedied, setting)) and remedies_of(setting)
     ]
     figure = Figure(figsize=(8, 5), layout="constrained")
-    _draw_curve(figure.subplots(), sizes, curve, [each for each in worth if each[0]])
-    lines = ["## How much data would have done the same\n", *_size_lines(trials, sizes, curve, worth, facts)]
-    return _write(folder, "sizes", lines, figure, trials, facts)
+    _draw_curve(figure.subplots(), sizes, curve, worth)
+    sentences = []
+    for remedies, accuracy in worth:
+        ends = (accuracy.low, accuracy.high) if accuracy.known else ()
+        needed = [images_for(value, sizes, [point.value for point in curve]) for value in (accuracy.value, *ends)]
+        value = _worth(needed, facts["train_size"], sizes)
+        sentences.append(f"{remedy_name(remedies).capitalize()} at {facts['train_size']:,} images: {value}.")
+    rows = [(f"{size:,}", *_means(_having(trials, {"size": size}), "test_acc", "gap")) for size in sizes]
+    return _write(folder, "sizes", "sizes", {"rows": rows, "sentences": sentences}, figure, trials, facts)
 
 
 def remedy_name(remedies: Sequence[str]) -> str:
@@ -85,27 +109,24 @@ def _having(trials: Sequence[Trial], setting: Mapping[str, Any]) -> list[Trial]:
 
 def _write(
     folder: Path,
+    template: str,
     name: str,
-    lines: Sequence[str],
+    content: Mapping[str, Any],
     figure: Figure,
     trials: Sequence[Trial],
     facts: Mapping[str, Any],
 ) -> list[Path]:
-    origin = "; ".join(
-        f"{name} {', '.join(sorted({str(each.origin[name]) for each in trials}))}" for name in trials[0].origin
-    )
-    text = "\n".join([*lines, f"\nOrigin: {origin}.\n", f"```bash\n{facts['command']}\n```\n"])
+    origins = [f"{key} {', '.join(sorted({str(each.origin[key]) for each in trials}))}" for key in trials[0].origin]
+    content = {**content, "epochs": _epochs(trials), "origin": "; ".join(origins), "command": facts["command"]}
+    text = render(TEMPLATES / f"{template}.md", content)
     numbers = json.dumps({**facts, "trials": [asdict(trial) for trial in trials]}, indent=1) + "\n"
-    writers: dict[str, Callable[[Path], object]] = {
-        "md": lambda path: path.write_text(text, encoding="utf-8"),
-        "png": lambda path: figure.savefig(path, dpi=120, format="png"),
-        "json": lambda path: path.write_text(numbers, encoding="utf-8"),
-    }
+    paths = [folder / f"{name}.{ending}" for ending in ("md", "png", "json")]
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / f".{name}.lock"):  # two workers may end at the same moment
-        for ending, write in writers.items():
-            replace_file(folder / f"{name}.{ending}", write)
-    return [folder / f"{name}.{ending}" for ending in writers]
+        write_text(paths[0], text)
+        replace_file(paths[1], lambda path: figure.savefig(path, dpi=120, format="png"))
+        write_text(paths[2], numbers)
+    return paths
 
 
 def _epochs(trials: Sequence[Trial]) -> str:
@@ -113,92 +134,36 @@ def _epochs(trials: Sequence[Trial]) -> str:
     return f"{least} to {most} epochs" if least < most else f"{most} epoch{'s' * (most > 1)}"
 
 
-def _spread(trials: Sequence[Trial], response: str) -> str:
-    values = [getattr(trial, response) for trial in trials]
-    spread = f" ± {100 * np.std(values, ddof=1):.1f}" if len(values) > 1 else ""
-    return f"{100 * np.mean(values):.1f}{spread}{'' if response == 'gap' else ' %'}"
+def _means(trials: Sequence[Trial], *responses: str) -> list[str]:
+    """Return the number of trials, then mean and standard deviation of each response."""
+    cells = [str(len(trials))]
+    for response in responses:
+        values = [getattr(trial, response) for trial in trials]
+        spread = f" ± {100 * np.std(values, ddof=1):.1f}" if len(values) > 1 else ""
+        cells.append(f"{100 * np.mean(values):.1f}{spread}{'' if response == 'gap' else ' %'}")
+    return cells
 
 
-def _factorial_lines(trials: Sequence[Trial], found: Mapping[str, Sequence[Effect]]) -> Iterator[str]:
-    yield "| remedies | n | training accuracy | validation accuracy | gap, points | test accuracy |"
-    yield "| --- | --- | --- | --- | --- | --- |"
-    for setting in cells():
-        same = _having(trials, setting)
-        numbers = [_spread(same, response) for response in ("train_acc", "val_acc", "gap", "test_acc")]
-        yield f"| {remedy_name(remedies_of(setting))} | {len(same)} | {' | '.join(numbers)} |"
-    several = all(effect.estimate.known for effect in found["test_acc"])
-    yield (
-        f"\n{'Mean and standard deviation over seeds' if several else 'One run each'}. Training and validation "
-        "accuracy are from the last epoch, training with dropout and augmentation on. The test accuracy is from the "
-        "checkpoint with the highest validation accuracy.\n"
-    )
-    yield "| effect of | on test accuracy, points | on the gap, points |"
-    yield "| --- | --- | --- |"
-    for accuracy, gap in zip(*found.values(), strict=True):
-        yield f"| {_effect_name(accuracy)} | {accuracy.estimate.in_points()} | {gap.estimate.in_points()} |"
-    intervals = (
-        "The 95 % intervals are Student's, from the spread of seeds within the cells, on one set of training images. "
-        "They are not adjusted: if all seven effects are zero, at least one interval excludes zero in "
-        f"{1 - CONFIDENCE**7:.0%} of factorials. "
-    )
-    yield (
-        "\nA remedy's effect is the mean with it minus the mean without it, over all settings of the others. An "
-        "interaction (x) is half the difference between one's effect with and without the other. "
-        f"{intervals if several else ''}The gap also shrinks if training only becomes harder: with dropout or "
-        "augmentation, the training accuracy is measured with them on.\n"
-    )
-    for effect in found["test_acc"]:
-        if len(effect.remedies) == 1 or effect.estimate.beyond_noise:
-            yield f"- {_sentence(effect)}"
+def _effect_sentences(found: Sequence[Effect]) -> Iterator[str]:
+    for effect in found:
+        name, estimate = _effect_name(effect).capitalize(), effect.estimate
+        if len(effect.remedies) == 1:
+            verdict = f", {'more than noise' if estimate.beyond_noise else 'which may be noise'} between seeds."
+            noise = verdict if estimate.known else "; one seed cannot tell if that is noise."
+            yield f"{name} moves test accuracy by {estimate.in_points()} points on average over the others{noise}"
+        elif estimate.beyond_noise:
+            more = "more" if estimate.value > 0 else "less"
+            yield f"{name}: together they add {more} than the sum of each alone ({estimate.in_points()})."
+
+
+def _alone_sentences(trials: Sequence[Trial]) -> Iterator[str]:
     none, *settings = cells()
     bare = [trial.test_acc for trial in _having(trials, none)]
     for setting in settings:
         remedies, alone = remedies_of(setting), [trial.test_acc for trial in _having(trials, setting)]
         if len(remedies) == 1 and min(len(bare), len(alone)) > 1:
             points = welch_difference(alone, bare).points.in_points()
-            yield f"- {remedy_name(remedies).capitalize()} alone, against none: {points} points."
-
-
-def _sentence(effect: Effect) -> str:
-    name, points = _effect_name(effect).capitalize(), effect.estimate.in_points()
-    if len(effect.remedies) > 1:
-        more = "more" if effect.estimate.value > 0 else "less"
-        return f"{name}: together they add {more} than the sum of each alone ({points})."
-    text = f"{name} moves test accuracy by {points} points on average over the others"
-    if not effect.estimate.known:
-        return f"{text}; one seed cannot tell if that is noise."
-    return f"{text}, {'more than noise' if effect.estimate.beyond_noise else 'which may be noise'} between seeds."
-
-
-def _size_lines(
-    trials: Sequence[Trial],
-    sizes: Sequence[int],
-    curve: Sequence[Estimate],
-    worth: Sequence[Worth],
-    facts: Mapping[str, Any],
-) -> Iterator[str]:
-    yield "| training images, no remedy | n | test accuracy | gap, points |"
-    yield "| --- | --- | --- | --- |"
-    for size in sizes:
-        same = _having(trials, {"size": size})
-        yield f"| {size:,} | {len(same)} | {_spread(same, 'test_acc')} | {_spread(same, 'gap')} |"
-    yield ""
-    for remedies, accuracy in worth:
-        if remedies:
-            ends = (accuracy.low, accuracy.high) if accuracy.known else ()
-            needed = [images_for(value, sizes, [point.value for point in curve]) for value in (accuracy.value, *ends)]
-            name = remedy_name(remedies).capitalize()
-            yield f"- {name} at {facts['train_size']:,} images: {_worth(needed, facts['train_size'], sizes)}."
-    if worth:
-        yield (
-            "\nThe number of images is read from the learning curve without remedies at the same test accuracy, on a "
-            "logarithmic scale between the sizes. Its range follows from the accuracy's 95 % interval over seeds and "
-            "does not include the curve's own spread."
-        )
-    yield (
-        f"\nEvery size was trained for {_epochs(trials)}, so that more images also mean more steps. The validation "
-        "images, which choose the epoch, differ between the sizes of the split `overfit`."
-    )
+            yield f"{remedy_name(remedies).capitalize()} alone, against none: {points} points."
 
 
 def _worth(needed: Sequence[float], train_size: int, sizes: Sequence[int]) -> str:

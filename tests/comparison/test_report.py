@@ -164,7 +164,7 @@ def test_the_text_has_the_same_tables(report: Path) -> None:
     assert "![Loss, accuracy, gap and test accuracy](report.png)" in text
     assert f"| dropout | {GOOD.mean():.1%} (" in text
     assert ") | 100.0% | 40.0% | 60.0 | 30 | 5 | AlexNet |" in text
-    assert "| `model.dropout` | 0.0 | 0.5 |" in text
+    assert "| model.dropout | 0.0 | 0.5 |" in text
     tables = re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE)
     assert len(tables) == 5
     for table in tables:
