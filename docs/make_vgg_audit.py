@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from overfitting_lab.cli import ExperimentCLI
-from overfitting_lab.runs.run import flat
+from overfitting_lab.runs.recipe import flat
 
 FOLDER = Path(__file__).resolve().parent
 EXPERIMENTS = ("vgg16_notebook", "vgg16", "vgg16_32")  # in the order of their columns
