@@ -1,4 +1,4 @@
-"""A trained network as one file for use elsewhere, with normalization inside: written, compared and read again."""
+"""Export a trained network as one file for use elsewhere, with normalization inside; load and compare such files."""
 
 import json
 from collections.abc import Callable, Iterator, Sequence
@@ -16,34 +16,35 @@ from datamodules.batch import to_network
 from datamodules.images import SIZE
 from lightning_modules import ImageClassifier
 from lightning_modules.errors import ModelError
+from overfitting_lab.runs import Run, RunError
+from overfitting_lab.runs.checkpoints import load_checkpoint
 from overfitting_lab.runs.files import replace_file
-from overfitting_lab.runs.run import Run, RunError, readable_checkpoint
 
-IMAGES = 1000  # that a file is compared on
-TOLERANCE = 1e-4  # of a probability; other orders of float32 sums moved none by more than 2e-6
-BATCH = 64  # images at a time: VGG16 at 224x224 keeps about 2 GiB of them
+IMAGES = 1000  # to compare a file on
+TOLERANCE = 1e-4  # of a probability; another order of float32 sums changed none by more than 2e-6
+BATCH = 64  # images at a time: VGG16 at 224x224 needs about 2 GiB for their activations
 ONNX = ("onnx", "onnxscript", "onnxruntime")
 ONNX_REMEDY = "pip install -e '.[onnx]'"
 
 
 class Predictor(NamedTuple):
-    """A trained network, whatever it was read from.
+    """A trained network, from a run or from an exported file.
 
     Attributes:
-        classes: their names, in the order of the probabilities.
-        answer: from uint8 images [N, 3, 32, 32], RGB in [0, 255], to probabilities, float32 [N, classes].
+        classes: names of the classes, in the order of the probabilities.
+        network: maps uint8 images [N, 3, 32, 32], RGB in [0, 255], to probabilities, float32 [N, classes].
     """
 
     classes: Sequence[str]
-    answer: Callable[[Tensor], Tensor]
+    network: Callable[[Tensor], Tensor]
 
     def probabilities(self, images: Tensor) -> Tensor:
-        """Probabilities, float32 [N, classes], of any number of images; see ``answer``."""
+        """Return the probabilities, float32 [N, classes], of any number of images, uint8 [N, 3, 32, 32]."""
         with torch.inference_mode():
-            return torch.cat([self.answer(part) for part in torch.split(images, BATCH)])
+            return torch.cat([self.network(part) for part in torch.split(images, BATCH)])
 
     def best(self, images: Tensor, number: int) -> list[list[tuple[str, float]]]:
-        """For each image the most probable classes with their probabilities, most probable first."""
+        """Return the most probable classes of each image with their probabilities, most probable first."""
         values, places = self.probabilities(images).topk(min(number, len(self.classes)))
         return [
             [(self.classes[place], value) for value, place in zip(*row, strict=True)]
@@ -52,13 +53,13 @@ class Predictor(NamedTuple):
 
 
 class Portable(nn.Module):
-    """A network that takes images as they are: uint8 [N, 3, 32, 32] to probabilities, float32 [N, classes].
+    """A network that maps raw images, uint8 [N, 3, 32, 32], to probabilities, float32 [N, classes].
 
-    Resizing, the window that ``vgg`` cuts and normalization are inside.
+    It contains resizing, the crop of the policy ``vgg`` and normalization.
 
     Args:
         model: the trained network, in evaluation mode.
-        data: what it was trained on; says how images are prepared.
+        data: the data module that the network was trained with, which prepares the images.
     """
 
     def __init__(self, model: ImageClassifier, data: CIFAR10DataModule) -> None:
@@ -69,37 +70,37 @@ class Portable(nn.Module):
         self._probabilities = model.probabilities
 
     def forward(self, images: Tensor) -> Tensor:
-        """See the class."""
+        """Return the probabilities; see the class."""
         return self._probabilities(self.network(to_network(images, self._augmentation, self.get_buffer("mean_std"))))
 
 
 def _load(checkpoint: Path) -> tuple[ImageClassifier, CIFAR10DataModule]:
-    """The network in float32 on the CPU, and the data module that it was trained with."""
+    """Return the network in float32 on the CPU, and the data module that it was trained with."""
     data = CIFAR10DataModule.load_from_checkpoint(checkpoint, weights_only=True)
-    return ImageClassifier.of_checkpoint(checkpoint), data
+    return ImageClassifier.from_checkpoint(checkpoint), data
 
 
-def _of_checkpoint(path: Path, classes: Sequence[str]) -> Predictor:
+def _from_checkpoint(path: Path, classes: Sequence[str]) -> Predictor:
     model, data = _load(path)
     return Predictor(classes, lambda images: model.predict_step(data.network_input(images)))
 
 
-def read(path: Path) -> Predictor:
-    """A run's best checkpoint, or a file that :func:`export` wrote.
+def load_predictor(path: Path) -> Predictor:
+    """Load a run's best checkpoint, or a file that :func:`export` wrote.
 
-    A ``.pt2`` can run code when it is loaded, as torch says of the format: take only those you trust.
+    A ``.pt2`` can run code when it is loaded, as torch says of the format: load only files that you trust.
 
     Args:
         path: the folder of a run, or a file that ends in ``.pth``, ``.pt2`` or ``.onnx``.
 
     Raises:
-        ModelError: if the file is damaged or foreign, or ONNX Runtime is not there.
-        RunError: if it is no run, or one without a checkpoint.
+        ModelError: if the file is damaged or foreign, or ONNX Runtime is missing.
+        RunError: if the folder is no run, or the run has no checkpoint.
     """
     kind = path.suffix.removeprefix(".")
     if kind not in _READERS or path.is_dir():
         run = Run(path)
-        return _of_checkpoint(readable_checkpoint(run.checkpoint("best")), run.summary["data"]["classes"])
+        return _from_checkpoint(run.best_checkpoint, run.summary.data.classes)
     if not path.is_file():
         raise ModelError(f"{path}: no such file; make it from a run: python scripts/export.py RUN")
     return _READERS[kind](path)
@@ -113,22 +114,21 @@ def _unusable(path: Path) -> ModelError:
 
 def _read_pth(path: Path) -> Predictor:
     try:
-        classes = torch.load(readable_checkpoint(path), map_location="cpu", weights_only=True, mmap=True)["classes"]
+        return _from_checkpoint(path, load_checkpoint(path)["classes"])
     except (RunError, KeyError) as error:
         raise _unusable(path) from error
-    return _of_checkpoint(path, classes)
 
 
 def _read_pt2(path: Path) -> Predictor:
     extra = {"classes": ""}
     try:
-        with ZipFile(path) as archive:  # torch would take changed bytes for weights, and log what else it does not like
+        with ZipFile(path) as archive:  # torch would load changed bytes as weights, and log other defects
             ours = any(name.endswith("/extra/classes") for name in archive.namelist())
             if not ours or archive.testzip() is not None:
                 raise _unusable(path)
         network = torch.export.load(path, extra_files=extra).module()
         classes = json.loads(extra["classes"])
-    except Exception as error:  # the readers raise almost anything for a damaged file
+    except Exception as error:  # torch raises almost anything for a damaged file
         raise _unusable(path) from error
     return Predictor(classes, network)
 
@@ -139,11 +139,11 @@ def _read_onnx(path: Path) -> Predictor:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()  # left to itself it takes all cores, whatever was set
+    options.intra_op_num_threads = torch.get_num_threads()  # by default it uses all cores
     try:
         session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
         classes = json.loads(session.get_modelmeta().custom_metadata_map["classes"])
-    except Exception as error:  # likewise
+    except Exception as error:  # ONNX Runtime does so, too
         raise _unusable(path) from error
     return Predictor(classes, lambda images: torch.from_numpy(session.run(None, {"images": images.numpy()})[0]))
 
@@ -152,24 +152,17 @@ _READERS: dict[str, Callable[[Path], Predictor]] = {"pth": _read_pth, "pt2": _re
 
 
 def _write_pth(checkpoint: Path, classes: Sequence[str], path: Path) -> None:
-    """What of a checkpoint is needed to build the network again and to prepare its images, and no more."""
+    """Write only what is needed to build the network again and to prepare its images."""
     model, data = _load(checkpoint)
-    content = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
-    settings = {"augment": data.augment, "image_size": data.image_size, "mean": data.mean, "std": data.std}
-    kept = ("hparams_name", "hyper_parameters", "pytorch-lightning_version")
-    torch.save(
-        {
-            **{name: content[name] for name in kept},
-            "datamodule_hyper_parameters": settings,  # without the folder of the data
-            "classes": list(classes),
-            "state_dict": model.state_dict(),
-        },
-        path,
-    )
+    content = load_checkpoint(checkpoint)
+    exported = {name: content[name] for name in ("hparams_name", "hyper_parameters", "pytorch-lightning_version")}
+    settings = {name: getattr(data, name) for name in ("augment", "image_size", "mean", "std")}  # not the data's folder
+    exported |= {"datamodule_hyper_parameters": settings, "classes": list(classes), "state_dict": model.state_dict()}
+    torch.save(exported, path)
 
 
 def _example() -> tuple[Tensor]:
-    return (torch.zeros(2, 3, SIZE, SIZE, dtype=torch.uint8),)  # of one, the number would be taken for fixed
+    return (torch.zeros(2, 3, SIZE, SIZE, dtype=torch.uint8),)  # with one image, the batch would have a fixed size
 
 
 def _write_pt2(checkpoint: Path, classes: Sequence[str], path: Path) -> None:
@@ -195,25 +188,22 @@ def _write_onnx(checkpoint: Path, classes: Sequence[str], path: Path) -> None:
     program.save(path, external_data=False)
 
 
-_WRITERS: dict[str, Callable[[Path, Sequence[str], Path], None]] = {
-    "pth": _write_pth,
-    "pt2": _write_pt2,
-    "onnx": _write_onnx,
-}
+_WRITERS: dict[str, Callable[[Path, Sequence[str], Path], None]]
+_WRITERS = {"pth": _write_pth, "pt2": _write_pt2, "onnx": _write_onnx}
 FORMATS = tuple(_WRITERS)
 
 
 def export(run: Run, checkpoint: Path, data: CIFAR10DataModule, formats: Sequence[str] | None) -> Iterator[str]:
-    """Writes a run's checkpoint into ``export/`` in its folder; compares each file before it gets its name.
+    """Write a run's checkpoint into ``export/`` in its folder, and compare each file before it gets its name.
 
     Args:
         run: the run.
-        checkpoint: one of its checkpoints.
-        data: its data; the files are compared on 1,000 test images spread over it, or on all where there are fewer.
-        formats: of :data:`FORMATS`; none takes all that can be written here.
+        checkpoint: one of the run's checkpoints.
+        data: the run's data. The files are compared on 1,000 test images spread over it, or on all if there are fewer.
+        formats: some of :data:`FORMATS`; by default all that can be written here.
 
     Yields:
-        A line a file for people to read: how well it agrees with the checkpoint, or why it is not there.
+        One line a file for people: how well it agrees with the checkpoint, or why it is missing.
 
     Raises:
         ModelError: if a format cannot be written, or its file disagrees with the checkpoint.
@@ -222,16 +212,15 @@ def export(run: Run, checkpoint: Path, data: CIFAR10DataModule, formats: Sequenc
     without_onnx = any(find_spec(package) is None for package in ONNX)
     if without_onnx and formats and "onnx" in formats:
         raise ModelError(f"ONNX needs more packages: {ONNX_REMEDY}")
-    classes = run.summary["data"]["classes"]
+    classes = run.summary.data.classes
     data.prepare_data()
     data.setup("test")
     number = len(data.test_indices)
     places = torch.arange(min(IMAGES, number)) * number // min(IMAGES, number)
     images = data.images.test_images[places].permute(0, 3, 1, 2)
-    reference = _of_checkpoint(checkpoint, classes).probabilities(images)
-    folder = run.folder / "export"
+    reference = _from_checkpoint(checkpoint, classes).probabilities(images)
     for kind in formats or FORMATS:
-        path = folder / f"model.{kind}"
+        path = run.files.export / f"model.{kind}"
         if kind == "onnx" and without_onnx:
             yield f"{path}: not written, it needs more packages: {ONNX_REMEDY}"
             continue
@@ -243,30 +232,30 @@ def export(run: Run, checkpoint: Path, data: CIFAR10DataModule, formats: Sequenc
                 reason = str(error.__cause__ or error).splitlines()[0]
                 others = " ".join(other for other in FORMATS if other != kind)
                 raise ModelError(f"{path} was not written: {reason}; the others are: --formats {others}") from error
-            agrees, how = compare(read(new).probabilities(images), reference)
+            agrees, how = compare(load_predictor(new).probabilities(images), reference)
             if not agrees:
                 raise ModelError(
                     f"{path} was not written, it disagrees with the checkpoint: {how}; "
-                    "try other versions of torch and of what writes and reads the format, or another of --formats"
+                    "try other versions of torch and of the format's packages, or another of --formats"
                 )
-            folder.mkdir(exist_ok=True)
+            run.files.export.mkdir(exist_ok=True)
             replace_file(path, new.replace)
         yield f"{path}: {how}"
 
 
 def compare(answers: Tensor, reference: Tensor) -> tuple[bool, str]:
-    """Whether two networks agree, and how well, in words.
+    """Tell if two networks agree, and describe how well.
 
-    They do if no probability differs by more than ``TOLERANCE`` and each image has the same class, but for classes
-    whose probabilities are that close to each other.
+    They agree if no probability differs by more than ``TOLERANCE`` and each image has the same class. Classes whose
+    probabilities differ by at most ``TOLERANCE`` count as the same.
 
     Args:
-        answers: probabilities, float32 [N, classes].
-        reference: likewise, those to agree with.
+        answers: probabilities of one network, float32 [N, classes].
+        reference: probabilities of the other one, float32 [N, classes].
     """
     difference = (answers - reference).abs().max()
     named = answers.argmax(dim=1, keepdim=True)
     lost = reference.max(dim=1).values - reference.gather(1, named)[:, 0]
     equal = int((named[:, 0] == reference.argmax(dim=1)).sum())
     how = f"{len(answers):,} images, largest difference of a probability {difference:.1e}, the same class for {equal:,}"
-    return bool(difference <= TOLERANCE) and bool((lost <= TOLERANCE).all()), how  # false where one is not a number
+    return bool(difference <= TOLERANCE) and bool((lost <= TOLERANCE).all()), how  # NaN does not agree

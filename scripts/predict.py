@@ -1,9 +1,9 @@
 """python scripts/predict.py lightning_logs/overfit/version_0 cat.jpg dog.png.
 
-Names the classes of images, most probable first, with the run's best checkpoint, and draws them into prediction.png.
-Any format that Pillow reads; images are cut to a centred square and resized as in training. In place of the run, a file
-of scripts/export.py will do, as lightning_logs/overfit/version_0/export/model.onnx; a .pt2 can run code when it is
-loaded, so take only those you trust.
+Prints the most probable classes of images by the run's best checkpoint, and draws them into prediction.png. Images may
+have any format that Pillow reads. They are cropped to a centred square and resized as in training. Instead of the run,
+name a file of scripts/export.py, such as lightning_logs/overfit/version_0/export/model.onnx. Use only files that you
+trust: a .pt2 can run code when it is loaded.
 """
 
 import argparse
@@ -16,7 +16,7 @@ from rich.table import Column, Table
 
 from datamodules import CIFAR10DataModule
 from overfitting_lab.cli import reported_errors
-from overfitting_lab.export import read
+from overfitting_lab.export import load_predictor
 from overfitting_lab.runs.figures import answers
 from overfitting_lab.runs.files import replace_file
 
@@ -25,16 +25,16 @@ DRAWN = 50  # images in the picture
 
 
 def main() -> None:
-    """Predicts, prints a table and draws it."""
+    """Predict, print a table and draw it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", type=Path, help="the run's folder, or a .pth, .pt2 or .onnx of scripts/export.py")
     parser.add_argument("images", type=Path, nargs="+", help="image files")
-    parser.add_argument("--output", type=Path, default=Path("prediction.png"), help="PNG to draw; %(default)s if none")
+    parser.add_argument("--output", type=Path, default=Path("prediction.png"), help="PNG to draw; default: %(default)s")
     arguments = parser.parse_args()
     warnings.filterwarnings("ignore", message="Glyph .* missing from font")  # names of classes in any script
     with reported_errors():
         arguments.output.parent.mkdir(parents=True, exist_ok=True)
-        predictor = read(arguments.model)
+        predictor = load_predictor(arguments.model)
         images = CIFAR10DataModule.read(arguments.images)
         best = predictor.best(images, TOP)
         names = [str(path) for path in arguments.images]

@@ -16,8 +16,6 @@ import torch
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # type: ignore[import-untyped]
 
-from overfitting_lab.cli import finished
-
 ROOT = Path(__file__).parents[1]
 CLASSES = ("airplane", "bird", "cat")
 TRAIN, TEST = 60, 15  # images of a class
@@ -87,13 +85,14 @@ def scalars_of(folder: Path) -> dict[str, list[tuple[Any, Any]]]:
 
 
 def execute(monkeypatch: pytest.MonkeyPatch, name: str, *arguments: object) -> int:
-    """Runs a script as ``python scripts/NAME.py ARGUMENTS...`` would; returns its exit status."""
+    """Run a script as ``python scripts/NAME.py ARGUMENTS...`` would, and return its exit status."""
+    script = str(ROOT / "scripts" / f"{name}.py")
     torch.set_num_threads(1)  # more gain nothing on batches this small, and lose much where the cores are shared
     monkeypatch.setenv("COLUMNS", "120")
     monkeypatch.setenv("PL_GLOBAL_SEED", "0")  # a run sets it: have it restored
-    monkeypatch.setattr(sys, "argv", [f"{name}.py", *map(str, arguments)])
+    monkeypatch.setattr(sys, "argv", [script, *map(str, arguments)])
     try:
-        runpy.run_path(str(ROOT / "scripts" / f"{name}.py"), run_name="__main__")
+        runpy.run_path(script, run_name="__main__")
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else int(end.code is not None)
     return 0
@@ -115,15 +114,15 @@ def run_script(
 
 @pytest.fixture
 def fitted(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
-    """Has ``fit.py`` run in this process; its command lines."""
+    """Run ``fit.py`` in this process whenever another script starts it, and list the command lines."""
     commands: list[list[str]] = []
 
     def run(command: list[str], output: IO[str] | None) -> int:
         commands.append(command[2:])
         with pytest.MonkeyPatch.context() as inner, redirect_stdout(output) if output else nullcontext():
-            return execute(inner, "fit", *command[2:])
+            return execute(inner, Path(command[1]).stem, *command[2:])
 
-    monkeypatch.setattr(finished, "_run", run)
+    monkeypatch.setattr("overfitting_lab.cli.finished.run_command", run)
     return commands
 
 

@@ -1,6 +1,5 @@
-"""Runs' folders made by hand, for what reads them."""
+"""Folders of runs made by hand, for the code that reads them."""
 
-import csv
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,6 +9,10 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
+from overfitting_lab.runs import RunFiles
+from overfitting_lab.runs.epochs import EpochRecord, best_epoch, write_records
+
+Metrics = tuple[float, float, float | None, float | None]  # training loss and accuracy, validation loss and accuracy
 CLASSES = ["airplane", "bird", "cat"]
 SETTINGS: dict[str, Any] = {
     "seed_everything": 0,
@@ -19,9 +22,15 @@ SETTINGS: dict[str, Any] = {
         "init_args": {"dropout": 0.0, "optimizer": {"class_path": "torch.optim.Adam", "init_args": {"lr": 1e-4}}},
     },
     "data": {"root": "anywhere", "split": "overfit", "augment": "none"},
-    "trainer": {"max_epochs": 3, "accelerator": "cpu"},
+    "trainer": {"max_epochs": 5, "accelerator": "cpu"},
 }
-CURVES = ((2.0, 0.2, 1.5, 0.3), (1.0, 0.6, 1.2, 0.5), (0.1, 1.0, 2.4, 0.4))  # train loss, acc, val loss, acc
+SOUND: tuple[Metrics, ...] = ((2.0, 0.2, 1.5, 0.3), (1.0, 0.6, 1.2, 0.5))
+CURVES: tuple[Metrics, ...] = (
+    *SOUND,
+    (0.4, 0.8, 1.8, 0.4),
+    (0.2, 0.9, 2.0, 0.4),
+    (0.1, 1.0, 2.4, 0.4),
+)  # over-fits since epoch 1
 
 
 def make_run(
@@ -32,58 +41,54 @@ def make_run(
     dropout: float = 0.0,
     data: Mapping[str, Any] | None = None,
     images: bool = True,
-    curves: Sequence[Sequence[float]] = CURVES,
+    curves: Sequence[Metrics] = CURVES,
     **summary: Any,
 ) -> Path:
-    """A finished run.
+    """Make the folder of a finished run.
 
     Args:
         folder: ``.../<experiment>/version_N``.
-        right: which test images it names right.
+        right: tells of each test image if the run classified it correctly.
         seed: of the run.
         dropout: of the network.
-        data: changes of the summary's ``data``.
-        images: whether there is an ``images.npz``.
+        data: changes of the summary's ``data``. A key with ``None`` is left out, as in old runs.
+        images: makes an ``images.npz``.
         curves: training loss and accuracy, validation loss and accuracy of each epoch.
-        summary: changes of the summary.
+        summary: changes of the summary. A key with ``None`` is left out.
     """
     folder.mkdir(parents=True)
+    files = RunFiles(folder)
     settings = json.loads(json.dumps(SETTINGS)) | {"seed_everything": seed, "experiment": folder.parent.name}
     settings["model"]["init_args"]["dropout"] = dropout
-    (folder / "config.yaml").write_text(yaml.safe_dump(settings))
-    names = ("train_loss", "train_acc", "val_loss", "val_acc")
-    rows: list[dict[str, Any]] = [
-        {"epoch": epoch, **dict(zip(names, values, strict=True))} for epoch, values in enumerate(curves)
-    ]
-    with (folder / "metrics.csv").open("w", newline="") as file:
-        more = {"step": 5, "learning_rate": 1e-4, "seconds": 1.0}
-        writer = csv.DictWriter(file, [*rows[0], *more])
-        writer.writeheader()
-        writer.writerows({**row, **more} for row in rows)
+    files.config.write_text(yaml.safe_dump(settings))
+    records = [EpochRecord(epoch, *metrics, 5 * epoch, 1e-4, 1.0) for epoch, metrics in enumerate(curves)]
+    write_records(files.metrics, records)
+    described = {
+        "source": "folder",
+        "name": "made <by hand>",
+        "identity": "a",
+        "fingerprint": "b" * 64,
+        "split": "overfit",
+        "train_size": 30,
+        "val_size": 15,
+        "test_size": len(right),
+        "augment": "none",
+        "classes": CLASSES,
+        **(data or {}),
+    }
+    best = best_epoch(records)
     made = {
         "experiment": folder.parent.name,
         "status": "finished",
         "diagnosis": [],
         "seed": seed,
-        "data": {
-            "source": "folder",
-            "name": "made <by hand>",
-            "identity": "a",
-            "fingerprint": "b" * 64,
-            "split": "overfit",
-            "train_size": 30,
-            "val_size": 15,
-            "augment": "none",
-            "test_size": len(right),
-            "classes": CLASSES,
-            **(data or {}),
-        },
+        "data": {key: value for key, value in described.items() if value is not None},
         "model": {"class_path": "lightning_modules.AlexNet", "parameters": 1234567},
         "optimizer": {"class_path": "torch.optim.Adam", "lr": 1e-4},
-        "epochs": len(rows),
-        "best": max(rows, key=lambda row: row["val_acc"]),
-        "last": rows[-1],
-        "generalization_gap": rows[-1]["train_acc"] - rows[-1]["val_acc"],
+        "epochs": len(records),
+        "best": best and vars(best),
+        "last": best and vars(records[-1]),
+        "generalization_gap": records[-1].gap,
         "test": {"checkpoint": "best", "loss": 1.0, "acc": float(right.mean()), "images": len(right)},
         "seconds": 60.0,
         "train_images_per_second": 500.0,
@@ -94,9 +99,9 @@ def make_run(
         "git_commit": "c" * 40,
         **summary,
     }
-    (folder / "summary.json").write_text(json.dumps(made))
+    files.summary.write_text(json.dumps({key: value for key, value in made.items() if value is not None}))
     if images:
-        _write_images(folder / "images.npz", right)
+        _write_images(files.images, right)
     return folder
 
 
@@ -111,7 +116,7 @@ def _write_images(path: Path, right: Any) -> None:
         path,
         train_indices=np.arange(30),
         train_labels=np.arange(30) % 3,
-        train_learned=np.arange(30) % 4,  # of three epochs: a quarter never learned
+        train_learned=np.arange(30) % 6,  # of five epochs: a sixth never learned
         train_shown=np.arange(24),
         train_pictures=random.integers(0, 256, (24, 32, 32, 3), dtype=np.uint8),
         test_labels=labels,

@@ -2,7 +2,7 @@
 
 from functools import partial
 from itertools import pairwise
-from typing import final
+from typing import Literal, final
 
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
@@ -70,3 +70,49 @@ class Small(ImageClassifier):
             if isinstance(layer, nn.Linear):
                 nn.init.constant_(layer.bias, bias)
         super().__init__(network, num_classes, image_size, optimizer, lr_scheduler, "epoch")
+
+
+class ExportFault(nn.Module):
+    """Passes its input on, but not if it is exported."""
+
+    def __init__(self, fault: str) -> None:
+        super().__init__()
+        self.fault = fault
+
+    def forward(self, values: Tensor) -> Tensor:
+        if not torch.compiler.is_exporting():
+            return values
+        if self.fault == "branch" and values.sum() > 0:
+            return values / 2
+        return values * 2
+
+
+@final
+class NotExportable(ImageClassifier):
+    """One layer on 4x4 pixels whose exports are wrong.
+
+    Args:
+        num_classes: number of outputs.
+        image_size: height and width in pixels, a multiple of 4.
+        fault: what is wrong: the weights that are written, the network that torch exports, or that it has a branch.
+        optimizer: from parameters to an optimizer.
+    """
+
+    def __init__(
+        self,
+        num_classes: int = 10,
+        image_size: int = 32,
+        fault: Literal["weights", "network", "branch"] = "weights",
+        optimizer: OptimizerCallable = partial(torch.optim.Adam, lr=1e-2),
+    ) -> None:
+        pool = nn.AvgPool2d(image_size // 4)
+        network = nn.Sequential(pool, nn.Flatten(), nn.Linear(48, num_classes), ExportFault(fault))
+        He()(network)
+        super().__init__(network, num_classes, image_size, optimizer, None, "epoch")
+        if fault == "weights":
+            self.register_state_dict_post_hook(_scale)  # type: ignore[no-untyped-call]
+
+
+def _scale(module: nn.Module, state_dict: dict[str, Tensor], *_: object) -> None:
+    for name in state_dict:
+        state_dict[name] = 2 * state_dict[name]

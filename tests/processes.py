@@ -25,8 +25,8 @@ def _run(name: str, arguments: list[str], folder: Path) -> None:
         os.dup2(output.fileno(), 1)
         os.dup2(output.fileno(), 2)
     torch.set_num_threads(1)
-    sys.argv = [f"{name}.py", *arguments]
-    runpy.run_path(str(ROOT / "scripts" / f"{name}.py"), run_name="__main__")
+    sys.argv = [str(ROOT / "scripts" / f"{name}.py"), *arguments]
+    runpy.run_path(sys.argv[0], run_name="__main__")
 
 
 def start(name: str, arguments: list[str], folder: Path) -> BaseProcess:

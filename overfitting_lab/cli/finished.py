@@ -1,4 +1,4 @@
-"""Runs by their settings: one that has finished is found, one that was stopped goes on, one that is missing is made."""
+"""Runs found by their settings: a finished run is returned, an interrupted one resumed, a missing one trained."""
 
 import signal
 import subprocess
@@ -8,74 +8,71 @@ from pathlib import Path
 from typing import IO, Any
 
 import yaml
-from filelock import FileLock, Timeout
 
 from overfitting_lab.cli.experiment import ExperimentCLI
 from overfitting_lab.runs import Run, RunError, runs_of
 from overfitting_lab.runs.recipe import flat, recipe
 
-FIT = Path(__file__).resolve().parents[2] / "scripts" / "fit.py"
+
+def plan(arguments: Sequence[str]) -> tuple[Path, dict[str, Any], ExperimentCLI]:
+    """Return the folder of an experiment's runs, all settings by flag, and the experiment with its data on the disk.
+
+    Args:
+        arguments: a command line of ``fit.py``.
+
+    Raises:
+        DataError: if the data cannot be had.
+    """
+    cli = ExperimentCLI([*arguments], keep=False)
+    cli.datamodule.prepare_data()
+    folder = Path(cli.config.trainer.default_root_dir or ".") / "lightning_logs" / cli.config.experiment
+    return folder, flat(yaml.safe_load(cli.complete_config)), cli
 
 
 def finished_run(arguments: Sequence[str], output: IO[str] | None = None) -> Run:
-    """The newest finished run of exactly the settings that a command line of ``fit.py`` has.
+    """Return the newest finished run with the recipe of a command line, on the same data.
 
-    Where there is none, ``fit.py`` makes it; where one was stopped, the newest goes on; where another process trains
-    it, its end is waited for. The data must be the same, by its fingerprint; where it lies may differ, and so may the
-    device and whatever else decides nothing of what comes out.
+    If there is none, resume the newest interrupted run, after any other process that trains it, or train a new run.
 
     Args:
-        arguments: as ``fit.py`` takes them.
-        output: where what ``fit.py`` prints goes; none leaves it on the screen.
+        arguments: a command line of ``fit.py``.
+        output: receives what ``fit.py`` prints; by default the screen does.
 
     Raises:
         RunError: if ``fit.py`` fails.
         DataError: if the data cannot be had.
     """
-    cli = ExperimentCLI([*arguments], keep=False)
-    cli.datamodule.prepare_data()
+    experiment, settings, cli = plan(arguments)
     cli.datamodule.setup("fit")
     data = cli.datamodule.description()
-    experiment = Path(cli.config.trainer.default_root_dir or ".") / "lightning_logs" / cli.config.experiment
-    wanted = recipe(flat(yaml.safe_load(cli.complete_config)), data)
-    del cli  # with its network, which would take up memory while another process trains the same
+    wanted = recipe(settings, data)
+    del cli  # its network would take up memory while another process trains the same one
 
-    def started() -> list[Run]:
+    def matching() -> list[Run]:
         runs = [run for run in runs_of(experiment) if run.status != "unknown"]
-        return [run for run in runs if run.summary.data.fingerprint == data["fingerprint"]
-                and run.recipe == wanted]  # fmt: skip
+        return [run for run in runs
+                if run.summary.data.fingerprint == data["fingerprint"] and run.recipe == wanted]  # fmt: skip
 
     def finished() -> Run | None:
-        return next((run for run in started() if run.finished), None)
+        return next((run for run in matching() if run.finished), None)
 
     if run := finished():
         return run
     command = [*arguments]
-    if stopped := started():
-        folder = stopped[0].folder
-        _wait_for(folder)
-        command = ["--resume", str(folder), *command]
+    if begun := matching():
+        begun[0].files.wait_for_training()
         if run := finished():
             return run
-    status = _run([sys.executable, str(FIT), *command], output)
+        command = ["--resume", str(begun[0].folder), *command]
+    fit = Path(sys.argv[0]).resolve().with_name("fit.py")  # beside the script that is running, wherever that is
+    status = run_command([sys.executable, str(fit), *command], output)
     if run := finished():
         return run
     raise RunError(f"python scripts/fit.py {' '.join(command)} ended with exit status {status}, and no finished run")
 
 
-def _wait_for(folder: Path) -> None:
-    """Waits until no other process trains a run."""
-    lock = FileLock(folder / ".lock")  # which a run holds while it is trained
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        print(f"waiting for the process that trains {folder}", flush=True)
-        lock.acquire()
-    lock.release()
-
-
-def _run(command: list[str], output: IO[str] | None) -> int:
-    """Runs a command; Ctrl-C and SIGTERM let it save what it has before this process ends by them."""
+def run_command(command: list[str], output: IO[str] | None) -> int:
+    """Run a command and return its exit status. Ctrl-C and SIGTERM let it save its state before this process ends."""
     process = subprocess.Popen(command, stdout=output, stderr=output)
     terminated = False
 
@@ -87,7 +84,7 @@ def _run(command: list[str], output: IO[str] | None) -> int:
     before = signal.signal(signal.SIGTERM, terminate)
     try:
         return process.wait()
-    except KeyboardInterrupt:  # which the terminal sent to the command too
+    except KeyboardInterrupt:  # the terminal sent it to the command as well
         process.wait()
         raise
     finally:

@@ -1,15 +1,15 @@
 """Draw charts of several runs in the same axes."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from matplotlib import rcParams
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
-from numpy.typing import NDArray
 
 from overfitting_lab.comparison.statistics import Estimate
+from overfitting_lab.runs.figures import draw_metric, usual_losses
 from overfitting_lab.runs.run import Run
 
 RUNS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # on white and on black (Okabe & Ito 2008)
@@ -32,23 +32,21 @@ def style(place: int) -> dict[str, Any]:
     return {"color": colour(place), "marker": marker(place), **line}
 
 
-def draw_metric(axes: Axes, runs: Sequence[Run], metric: str) -> None:
-    """Draw a metric of several runs over epochs: validation solid, training dashed, a colour for each run.
+def draw_curves(axes: Axes, runs: Sequence[Run], metric: str) -> None:
+    """Draw one metric of several runs over epochs: validation solid, training dashed, each run in its colour.
+
+    A first training loss may lie above the axis.
 
     Args:
         axes: to draw in.
         runs: in the order of their colours.
         metric: ``loss`` in nats, or ``acc`` in per cent.
     """
-    factor = 100 if metric == "acc" else 1
-    highest = 0.0
     for place, run in enumerate(runs):
-        for split, dashes in (("train", "--"), ("val", "-")):
-            epochs, values = _points(run, lambda row, key=f"{split}_{metric}": row[key])  # type: ignore[misc]
-            axes.plot(epochs + 1, factor * values, dashes, **style(place))
-            # The first training loss comes from the initial weights and may lie far above the others, off the chart.
-            usual = values[1:] if split == "train" and len(values) > 2 else values
-            highest = max(highest, *usual[np.isfinite(usual)], 0.0)
+        draw_metric(axes, run.records, f"train_{metric}", linestyle="--", **style(place))
+        draw_metric(axes, run.records, f"val_{metric}", **style(place))
+    # The first training loss comes from the initial weights and may lie far above the others, off the chart.
+    highest = max((loss for run in runs for loss in usual_losses(run.records)), default=0)
     axes.set_ylim(0, 100 if metric == "acc" else 1.05 * highest or None)
     _label(axes, "accuracy (%)" if metric == "acc" else "cross-entropy (nats)")
 
@@ -56,10 +54,7 @@ def draw_metric(axes: Axes, runs: Sequence[Run], metric: str) -> None:
 def draw_gap(axes: Axes, runs: Sequence[Run]) -> None:
     """Draw training minus validation accuracy of several runs over epochs, in points."""
     for place, run in enumerate(runs):
-        epochs, gaps = _points(
-            run, lambda row: None if None in (row["val_acc"], row["train_acc"]) else row["train_acc"] - row["val_acc"]
-        )
-        axes.plot(epochs + 1, 100 * gaps, **style(place))
+        draw_metric(axes, run.records, "gap", **style(place))
     axes.axhline(0, color=rcParams["axes.edgecolor"], linewidth=0.8)
     _label(axes, "training minus validation accuracy (points)")
 
@@ -84,18 +79,11 @@ def draw_learned(axes: Axes, runs: Sequence[Run]) -> None:
         learned = run.images.get("train_learned")
         if learned is None or not (learned >= 0).any():
             continue
-        counts = np.bincount(learned[learned >= 0], minlength=run.summary["epochs"] + 1)[:-1]
+        counts = np.bincount(learned[learned >= 0], minlength=run.summary.epochs + 1)[:-1]
         shares = 100 * np.cumsum(counts) / (learned >= 0).sum()
         axes.plot(np.arange(1, len(shares) + 1), shares, **style(place))
     axes.set_ylim(0, 100)
     _label(axes, "training images learned for good (%)")
-
-
-def _points(run: Run, value: Callable[[Any], float | None]) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Return the epochs that have a value, and the values."""
-    points = [(row["epoch"], value(row)) for row in run.metrics if value(row) is not None]
-    epochs, values = np.array(points, dtype=float).reshape(-1, 2).T
-    return epochs, values
 
 
 def _label(axes: Axes, y: str = "", x: str = "epoch") -> None:

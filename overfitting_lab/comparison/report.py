@@ -1,9 +1,9 @@
-"""A comparison of runs as a page, a picture and a text."""
+"""The report on a comparison: a page, a picture and a text."""
 
 import base64
 import io
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from datetime import timedelta
 from html import escape
 from pathlib import Path
@@ -18,189 +18,213 @@ from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 from PIL import Image
 
-from overfitting_lab.comparison.charts import colour, draw_estimates, draw_gap, draw_learned, draw_metric, marker, style
-from overfitting_lab.comparison.comparison import Compared, Comparison
-from overfitting_lab.runs.files import replace_file
+from overfitting_lab.comparison.charts import colour, draw_curves, draw_estimates, draw_gap, draw_learned, marker, style
+from overfitting_lab.comparison.comparison import Comparison, NamedRun, percent
+from overfitting_lab.runs.files import replace_file, write_text
 
+TEMPLATES = Path(__file__).with_name("templates")
 INK = "#123457"  # stands for the page's own colour of text, light or dark
+SYMBOLS = {"": "", "o": "●", "s": "■", "^": "▲", "v": "▼", "D": "◆"}  # of the charts' markers
+NOTES = {
+    "one_seed": "For settings with one seed, intervals and tests describe the test images only. They do not say how "
+    "much the accuracy varies between seeds.",
+    "results": "Training and validation accuracy are from the last epoch, training with dropout and augmentation on. "
+    "The test accuracy is from the checkpoint with the highest validation accuracy.",
+    "differences": "p is multiplied by the number of pairs (Bonferroni). The intervals are not adjusted. McNemar's and "
+    "Fisher's tests ask about other test images, Welch's test asks about other seeds. No test asks about other "
+    "training images.",
+}
+Table = list[list[Any]]  # rows of cells; the first row names the columns, the first cell of a row names the row
 
 
 def write_report(comparison: Comparison, folder: Path) -> list[Path]:
-    """Writes ``report.html``, which needs no other file, ``report.md`` and ``report.png``.
+    """Write ``report.html``, which needs no other file, ``report.md`` and ``report.png``.
 
     Args:
-        comparison: of finished runs.
-        folder: where to; it is made where it is missing.
+        comparison: to report on.
+        folder: of the report. It is created if it is missing.
 
     Returns:
-        The files.
+        The paths of the files.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    pages, text, picture = (folder / f"report.{ending}" for ending in ("html", "md", "png"))
-    replace_file(pages, lambda path: path.write_text(html(comparison), encoding="utf-8"))
-    replace_file(text, lambda path: path.write_text(markdown(comparison), encoding="utf-8"))
-    figure = overview(comparison)
+    page, text, picture = (folder / f"report.{ending}" for ending in ("html", "md", "png"))
+    content = _content(comparison)
+    write_text(page, render(TEMPLATES / "report.html", {**content, "charts": list(_charts(comparison))}))
+    write_text(text, render(TEMPLATES / "report.md", content))
+    figure = _overview(comparison)
     replace_file(picture, lambda path: figure.savefig(path, dpi=120, format="png"))
-    return [pages, text, picture]
+    return [page, text, picture]
 
 
-def overview(comparison: Comparison) -> Figure:
-    """Loss, accuracy, gap and test accuracy of all runs as one picture."""
-    runs = [compared.run for compared in comparison.runs]
+def _overview(comparison: Comparison) -> Figure:
+    """Draw loss, accuracy, gap and test accuracy of all runs in one figure."""
+    runs = [each.run for each in comparison.runs]
     low = max(3.6, 0.4 * len(runs))
     figure = Figure(figsize=(11, 3.8 + low), layout="constrained")
     (loss, accuracy), (gap, test) = figure.subplots(2, 2, height_ratios=(3.6, low))
-    draw_metric(loss, runs, "loss")
-    draw_metric(accuracy, runs, "acc")
+    draw_curves(loss, runs, "loss")
+    draw_curves(accuracy, runs, "acc")
     draw_gap(gap, runs)
     draw_estimates(test, [run.name for run in comparison.runs], [run.accuracy for run in comparison.runs])
     handles = [Line2D([], [], label=run.name, **style(place)) for place, run in enumerate(comparison.runs)]
-    handles += [
-        Line2D([], [], color="grey", label="validation"),
-        Line2D([], [], color="grey", linestyle="--", label="training"),
-    ]
-    figure.legend(
-        handles=handles, loc="outside upper center", ncols=min(5 if len(runs) < 5 else 2, len(handles)), frameon=False
-    )
+    handles += [Line2D([], [], color="grey", label="validation")]
+    handles += [Line2D([], [], color="grey", linestyle="--", label="training")]
+    columns = min(5 if len(runs) < 5 else 2, len(handles))
+    figure.legend(handles=handles, loc="outside upper center", ncols=columns, frameon=False)
     return figure
 
 
-def html(comparison: Comparison) -> str:
-    """The page: one file with everything in it, light or dark as the reader's system is."""
-    return _template("report.html").render(_content(comparison), charts=list(_charts(comparison)))
-
-
-def markdown(comparison: Comparison) -> str:
-    """The same as text, without charts and pictures."""
-    return _template("report.md").render(_content(comparison))
-
-
-def _template(name: str) -> jinja2.Template:
+def render(template: Path, content: Mapping[str, Any]) -> str:
+    """Return the text of a template filled with content. The filter ``cell`` prepares a value for a Markdown table."""
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).with_name("templates")),
-        autoescape=name.endswith(".html"),
+        loader=jinja2.FileSystemLoader(template.parent),
+        autoescape=template.suffix == ".html",
         trim_blocks=True,
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
         keep_trailing_newline=True,
+        finalize=lambda value: "" if value is None else value,
     )
-    environment.filters["points"] = lambda value: "" if value is None else f"{100 * value:.1f}"
-    environment.filters["p"] = lambda p: "" if p != p else "< 0.001" if p < 0.001 else f"{p:.3f}"
-    environment.filters["percent"] = lambda value: "" if value is None else f"{value:.1%}"
-    environment.filters["cell"] = lambda value: str(value).replace("|", "\\|").replace("\n", " ")
-    return environment.get_template(name)
+    environment.filters["cell"] = lambda value: (
+        str("" if value is None else value).replace("|", "\\|").replace("\n", " ")
+    )
+    return environment.get_template(template.name).render(content)
 
 
 def _content(comparison: Comparison) -> dict[str, Any]:
     runs = comparison.runs
-    classes = runs[0].summary["data"]["classes"]
-    same_classes = all(run.summary["data"]["classes"] == classes for run in runs)
-    confusions = [run.confusion for run in runs]
     return {
         "title": ", ".join(group.name for group in comparison.groups),
-        "runs": [_row(run, place) for place, run in enumerate(runs)],
-        "conclusions": list(comparison.conclusions()),
-        "one_seed": any(len(group.by_seed) == 1 for group in comparison.groups),
-        "pairs": comparison.pairs,
-        "differing": comparison.differing,
-        "classes": classes if same_classes else [],
-        "by_class": [None if counts is None else _by_class(counts) for counts in confusions],
-        "confusions": [
-            {"name": run.name, "classes": run.summary["data"]["classes"], "rows": _shares(counts)}
-            for run, counts in zip(runs, confusions, strict=True)
-            if counts is not None
+        "runs": [
+            {"name": run.name, "colour": colour(place), "symbol": SYMBOLS[marker(place)], "summary": run.summary}
+            for place, run in enumerate(runs)
         ],
-        "mistakes": [{"name": run.name, "pictures": list(_mistakes(run))} for run in runs if run.right is not None],
-        "learned_last": [
-            {"name": run.name, "pictures": list(_learned_last(run)), "epochs": run.summary["epochs"]}
+        "conclusions": list(comparison.conclusions()),
+        "notes": NOTES,
+        "one_seed": any(len(group.accuracies) == 1 for group in comparison.groups),
+        "tables": _tables(comparison),
+        "confusions": {run.name: _confusion(run) for run in runs if run.confusion is not None},
+        "mistakes": {run.name: list(_mistakes(run)) for run in runs if run.correct is not None},
+        "learned_last": {
+            f"{run.name}, {run.summary.epochs} epochs": list(_learned_last(run))
             for run in runs
             if "train_learned" in run.run.images
-        ],
+        },
     }
 
 
-def _row(run: Compared, place: int) -> dict[str, Any]:
-    summary = run.summary
-    last = run.epochs[-1] if run.epochs else None
+def _tables(comparison: Comparison) -> dict[str, Table]:
+    runs, names = comparison.runs, [run.name for run in comparison.runs]
+    classes = runs[0].summary.data.classes
+    if any(run.summary.data.classes != classes for run in runs):
+        classes = []
+    shares = [None if run.confusion is None else _shares(run.confusion).diagonal() for run in runs]
     return {
-        "name": run.name,
-        "place": place,
-        "colour": colour(place),
-        "data": summary["data"],
-        "symbol": marker(place),
-        "train_acc": last["train_acc"] if last else None,
-        "val_acc": last["val_acc"] if last else None,
-        "gap": last["train_acc"] - last["val_acc"] if last else None,
-        "accuracy": run.accuracy,
-        "test": summary["test"],
-        "epochs": summary["epochs"],
-        "seed": summary["seed"],
-        "parameters": summary["model"]["parameters"],
-        "network": summary["model"]["class_path"].rpartition(".")[2],
-        "time": str(timedelta(seconds=round(summary["seconds"]))),
-        "speed": summary.get("train_images_per_second"),
-        "device": f"{summary.get('world_size', 1)} x {summary.get('device')}, {summary.get('precision')}",
-        "commit": summary["git_commit"][:7] + "-dirty" * summary["git_commit"].endswith("-dirty"),
-        "versions": ", ".join(f"{name} {summary['versions'][name]}" for name in ("python", "torch", "lightning")),
-        "diagnosis": summary["diagnosis"],
-    }
+        "results": [
+            ["run", "test accuracy (95 % Wilson)", "training accuracy", "validation accuracy", "gap, points",
+             "training images", "epochs", "network"],
+            *map(_result, runs),
+        ],
+        "differences": [
+            ["first", "second", "first minus second, points (95 %)", "adjusted p", "test"],
+            *([pair.first, pair.second, pair.difference.points.in_points(), _probability(pair.p), pair.difference.test]
+              for pair in comparison.pairs),
+        ],
+        "settings": [["setting", *names], *([name, *row] for name, row in comparison.differing_settings.items())],
+        "classes": [
+            ["test accuracy", *names],
+            *([name, *(None if each is None else f"{each[place]:.1%}" for each in shares)]
+              for place, name in enumerate(classes)),
+        ],
+        "cost": [
+            ["run", "time", "images/s in training", "parameters", "device", "seed", "commit", "versions", "data"],
+            *map(_cost, runs),
+        ],
+    }  # fmt: skip
 
 
-def _by_class(counts: NDArray[np.int64]) -> list[float]:
-    return [float(share) for share in counts.diagonal() / np.maximum(counts.sum(axis=1), 1)]
+def _result(run: NamedRun) -> list[Any]:
+    accuracies = ["", "", ""]
+    if run.epochs:
+        last = run.epochs[-1]
+        accuracies = [f"{last.train_acc:.1%}", f"{last.val_acc:.1%}", f"{100 * (last.gap or 0):.1f}"]
+    summary, network = run.summary, run.summary.model.class_path.rpartition(".")[2]
+    return [run.name, percent(run.accuracy), *accuracies, f"{summary.data.train_size:,}", summary.epochs, network]
 
 
-def _shares(counts: NDArray[np.int64]) -> list[list[int]]:
-    """Per cent of the row, rounded."""
-    shares = 100 * counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    return [[round(share) for share in row] for row in shares.tolist()]
+def _cost(run: NamedRun) -> list[Any]:
+    summary, data = run.summary, run.summary.data
+    return [
+        run.name,
+        timedelta(seconds=round(summary.seconds)),
+        summary.train_images_per_second,
+        f"{summary.model.parameters:,}",
+        f"{summary.world_size or 1} x {summary.device}, {summary.precision}" if summary.device else None,
+        summary.seed,
+        summary.git_commit[:7] + "-dirty" * summary.git_commit.endswith("-dirty"),
+        ", ".join(f"{name} {summary.versions[name]}" for name in ("python", "torch", "lightning")),
+        f"{data.name}, split {data.split}, {data.fingerprint[:16]}",
+    ]
 
 
-def _mistakes(run: Compared) -> Iterator[dict[str, str]]:
-    images, classes = run.run.images, run.summary["data"]["classes"]
+def _probability(p: float) -> str:
+    return "" if np.isnan(p) else "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def _confusion(run: NamedRun) -> Table:
+    assert run.confusion is not None
+    classes = run.summary.data.classes
+    rows = [[round(100 * share) for share in row] for row in _shares(run.confusion).tolist()]
+    return [["true, in % of the row", *classes], *([name, *row] for name, row in zip(classes, rows, strict=True))]
+
+
+def _shares(counts: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Return the shares of a row that each cell has, float64 [classes, classes]."""
+    return np.asarray(counts / np.maximum(counts.sum(axis=1, keepdims=True), 1))
+
+
+def _mistakes(run: NamedRun) -> Iterator[dict[str, str]]:
+    images, classes = run.run.images, run.summary.data.classes
     for place, pixels in zip(images["test_shown"], images["test_pictures"], strict=True):
-        guess, label = images["test_predictions"][place], images["test_labels"][place]
-        sure = float(images["test_probabilities"][place][guess])
-        yield {"source": _png(pixels), "says": f"{classes[guess]} {sure:.1%}", "is": f"is {classes[label]}"}
+        predicted, label = images["test_predictions"][place], images["test_labels"][place]
+        probability = float(images["test_probabilities"][place][predicted])
+        yield _picture(pixels, f"{classes[predicted]} {probability:.1%}", f"is {classes[label]}")
 
 
-def _learned_last(run: Compared) -> Iterator[dict[str, str]]:
-    images, classes = run.run.images, run.summary["data"]["classes"]
+def _learned_last(run: NamedRun) -> Iterator[dict[str, str]]:
+    images, classes = run.run.images, run.summary.data.classes
     for place, pixels in zip(images["train_shown"], images["train_pictures"], strict=True):
         learned = int(images["train_learned"][place])
-        when = "not learned" if learned >= run.summary["epochs"] else f"from epoch {learned + 1}"
-        yield {"source": _png(pixels), "says": f"labelled {classes[images['train_labels'][place]]}", "is": when}
+        when = "not learned" if learned >= run.summary.epochs else f"from epoch {learned + 1}"
+        yield _picture(pixels, f"labelled {classes[images['train_labels'][place]]}", when)
 
 
-def _png(pixels: NDArray[np.uint8]) -> str:
+def _picture(pixels: NDArray[np.uint8], caption: str, note: str) -> dict[str, str]:
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, format="png")
-    return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
+    source = f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
+    return {"source": source, "caption": caption, "note": note}
 
 
 def _charts(comparison: Comparison) -> Iterator[dict[str, str]]:
-    runs = [compared.run for compared in comparison.runs]
+    runs = [each.run for each in comparison.runs]
     names, accuracies = ([run.name for run in comparison.runs], [run.accuracy for run in comparison.runs])
-    drawn = "training dashed (its first may lie above the axis), validation drawn through"
-    yield _chart("Loss", drawn, lambda axes: draw_metric(axes, runs, "loss"))
-    yield _chart("Accuracy", "training dashed, validation drawn through", lambda axes: draw_metric(axes, runs, "acc"))
+    lines = "training dashed, validation solid"
+    loss = f"{lines}; the first training loss may lie above the axis"
+    yield _chart("Loss", loss, lambda axes: draw_curves(axes, runs, "loss"))
+    yield _chart("Accuracy", lines, lambda axes: draw_curves(axes, runs, "acc"))
     yield _chart("The gap", "training minus validation accuracy", lambda axes: draw_gap(axes, runs))
-    yield _chart(
-        "Test accuracy",
-        "with 95 % Wilson intervals",
-        lambda axes: draw_estimates(axes, names, accuracies),
-        height=max(3.6, 0.5 * len(runs)),
-    )
+    height = max(3.6, 0.5 * len(runs))
+    intervals = "with 95 % Wilson intervals"
+    yield _chart("Test accuracy", intervals, lambda axes: draw_estimates(axes, names, accuracies), height)
     if any("train_learned" in run.images for run in runs):
-        yield _chart(
-            "Memorization",
-            "training images named right at every later visit; it ends at the last epoch's accuracy by definition",
-            lambda axes: draw_learned(axes, runs),
-        )
+        learned = "training images that stay classified correctly; by definition it ends at the last epoch's accuracy"
+        yield _chart("Memorization", learned, lambda axes: draw_learned(axes, runs))
 
 
 def _chart(title: str, what: str, draw: Callable[[Axes], None], height: float = 3.6) -> dict[str, str]:
-    """A chart as SVG in the page's own colours and type; what belongs to a run has its class, as in ``run-0``."""
+    """Draw a chart as SVG in the page's own colours and type. The lines of a run have its class, such as ``run-0``."""
     name = title.lower().replace(" ", "-")
     settings: dict[Any, Any] = {"svg.fonttype": "none", "svg.hashsalt": name, "font.size": 10}
     for part in ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"):

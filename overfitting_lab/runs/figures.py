@@ -1,7 +1,6 @@
-"""Figures of runs. Each function returns a matplotlib Figure that belongs to no window and no global state."""
+"""Figures of one run. Each function returns a matplotlib Figure that belongs to no window and no global state."""
 
 from collections.abc import Sequence
-from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -10,63 +9,70 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from overfitting_lab.runs.epochs import EpochRecord
+from overfitting_lab.runs.epochs import EpochMetrics
 
-TRAINING, VALIDATION = "#0072B2", "#D55E00"  # told apart by colour-blind eyes (Okabe & Ito 2008)
+TRAINING, VALIDATION = "#0072B2", "#D55E00"  # colour-blind readers can distinguish them (Okabe & Ito 2008)
 
 
-def curves(records: Sequence[EpochRecord], title: str) -> Figure:
-    """Loss and accuracy over epochs, training and validation in the same axes.
+def draw_metric(axes: Axes, epochs: Sequence[EpochMetrics], metric: str, **style: Any) -> None:
+    """Draw one metric over the epochs that have it, the first epoch at 1.
 
     Args:
-        records: one an epoch, with ``epoch``, ``train_loss``, ``train_acc``, ``val_loss`` and ``val_acc``; none where
-            there was no validation. Losses are in nats, accuracies fractions of 1.
-        title: what the run is.
+        axes: to draw in.
+        epochs: in their order.
+        metric: an attribute of :class:`EpochMetrics`. A loss is drawn in nats, an accuracy or a gap in per cent.
+        style: settings of matplotlib's ``plot``.
     """
-    rows = [asdict(record) for record in records]
+    points = [(each.epoch + 1, value) for each in epochs if (value := getattr(each, metric)) is not None]
+    x, y = np.array(points, dtype=float).reshape(-1, 2).T
+    axes.plot(x, y if metric.endswith("loss") else 100 * y, **style)
+    axes.set_xlabel("epoch")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.grid(alpha=0.3)
+
+
+def usual_losses(epochs: Sequence[EpochMetrics]) -> list[float]:
+    """Return the finite losses except the first training loss, which initial weights may lift far above the others."""
+    losses = [each.train_loss for each in epochs[1:]] + [each.val_loss for each in epochs]
+    return [loss for loss in losses if loss is not None and np.isfinite(loss)]
+
+
+def curves(epochs: Sequence[EpochMetrics], title: str) -> Figure:
+    """Draw loss and accuracy over epochs, training and validation in the same axes.
+
+    Args:
+        epochs: of one run, in their order.
+        title: names the run.
+    """
     figure = Figure(figsize=(11, 4.2), layout="constrained")
     figure.suptitle(title)
     loss, accuracy = figure.subplots(1, 2)
-    for axes, metric, label, factor in (
-        (loss, "loss", "cross-entropy (nats)", 1),
-        (accuracy, "acc", "accuracy (%)", 100),
-    ):
-        for split, colour in (("train", TRAINING), ("val", VALIDATION)):
-            points = [
-                (row["epoch"], row[f"{split}_{metric}"]) for row in rows if row.get(f"{split}_{metric}") is not None
-            ]
-            if points:
-                epochs, values = np.array(points, dtype=float).T
-                name = {"train": "training", "val": "validation"}[split]
-                axes.plot(epochs + 1, factor * values, color=colour, label=name, marker="o", markersize=3)
-        axes.set_xlabel("epoch")
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.set_ylabel(label)
-        axes.grid(alpha=0.3)
+    validated = any(each.val_loss is not None for each in epochs)
+    for axes, metric in ((loss, "loss"), (accuracy, "acc")):
+        draw_metric(axes, epochs, f"train_{metric}", color=TRAINING, label="training", marker="o", markersize=3)
+        if validated:
+            draw_metric(axes, epochs, f"val_{metric}", color=VALIDATION, label="validation", marker="o", markersize=3)
+    loss.set_ylabel("cross-entropy (nats)")
     loss.legend(loc="upper right")
-    accuracy.legend(loc="lower right")  # where neither curve of a run that over-fits ends
-    _limit_loss(loss, rows)
+    loss.set_ylim(bottom=0)
+    usual = usual_losses(epochs)
+    if usual and epochs[0].train_loss > 1.5 * max(usual):
+        loss.set_ylim(top=1.1 * max(usual))
+        hidden = f"training loss of the first epoch, {epochs[0].train_loss:.1f}, not shown"
+        loss.set_title(hidden, fontsize="small", loc="left")
+    accuracy.set_ylabel("accuracy (%)")
+    accuracy.legend(loc="lower right")  # neither curve of a run that over-fits ends there
     accuracy.set_ylim(0, 100)
     return figure
 
 
-def _limit_loss(axes: Axes, rows: Sequence[dict[str, float | None]]) -> None:
-    """Leaves the first epoch's training loss, taken on weights just drawn, outside where it would dwarf the rest."""
-    first, *others = [row["train_loss"] for row in rows] or [None]
-    rest = [loss for loss in [*others, *(row["val_loss"] for row in rows)] if loss is not None and np.isfinite(loss)]
-    axes.set_ylim(bottom=0)
-    if first is not None and rest and first > 1.5 * max(rest):
-        axes.set_ylim(top=1.1 * max(rest))
-        axes.set_title(f"training loss of the first epoch, {first:.1f}, not shown", fontsize="small", loc="left")
-
-
 def confusion_matrix(counts: NDArray[Any], classes: Sequence[str], title: str) -> Figure:
-    """How often each true class (row) was taken for each class (column), in per cent of the row.
+    """Draw how often the network predicted each class (column) for each true class (row), in per cent of the row.
 
     Args:
         counts: integers [classes, classes].
-        classes: their names.
-        title: which images were counted.
+        classes: names of the classes.
+        title: names the images that were counted.
     """
     shares = 100 * counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     side = max(5.0, 1.5 + 0.55 * len(classes))
@@ -80,28 +86,21 @@ def confusion_matrix(counts: NDArray[Any], classes: Sequence[str], title: str) -
     axes.set_title(f"{title}: {np.trace(counts)} of {counts.sum()} right")
     if len(classes) <= 20:
         for (row, column), share in np.ndenumerate(shares):
-            axes.text(
-                column,
-                row,
-                f"{share:.0f}",
-                ha="center",
-                va="center",
-                fontsize=8,
-                color="white" if share > 50 else "black",
-            )
+            ink = "white" if share > 50 else "black"
+            axes.text(column, row, f"{share:.0f}", ha="center", va="center", fontsize=8, color=ink)
     return figure
 
 
 def answers(
     pictures: NDArray[np.uint8], names: Sequence[str], best: Sequence[Sequence[tuple[str, float]]], title: str
 ) -> Figure:
-    """Images beside bars of their most probable classes, one row an image.
+    """Draw images beside bars of their most probable classes, one row an image.
 
     Args:
-        pictures: uint8 [N, height, width, 3], RGB; enlarged without smoothing.
+        pictures: uint8 [N, height, width, 3], RGB. They are enlarged without smoothing.
         names: of the images.
-        best: for each image its classes with their probabilities in [0, 1], most probable first.
-        title: what gave the answers.
+        best: the classes of each image with their probabilities in [0, 1], most probable first.
+        title: names the network that gave the answers.
     """
     height = 0.5 + 1.1 * len(pictures)
     figure = Figure(figsize=(7, height))
@@ -127,5 +126,5 @@ def answers(
 
 
 def _end(path: str, length: int = 75) -> str:
-    """The path, without its beginning where it is too long for the figure."""
+    """Return the path, without its beginning if it is too long for the figure."""
     return path if len(path) <= length else "…" + path[1 - length :]

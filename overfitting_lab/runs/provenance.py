@@ -1,4 +1,4 @@
-"""What a result must say of where it came from."""
+"""Facts that a result must state about its origin."""
 
 import platform
 import re
@@ -11,34 +11,29 @@ LIBRARIES = ("torch", "torchvision", "lightning", "torchmetrics", "numpy", "pill
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python and of the libraries that can change a result."""
+    """Return the versions of Python and of the libraries that can change a result."""
     return {"python": platform.python_version(), **{name: version(name) for name in LIBRARIES}}
 
 
 def git_commit() -> str:
-    """The project's commit, marked ``-dirty`` where files differ from it; empty outside a git checkout."""
+    """Return the project's commit, with ``-dirty`` if files differ from it; empty outside a git checkout."""
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     try:
-        described = subprocess.run(
-            ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
-            cwd=Path(__file__).parent,
-            capture_output=True,
-            text=True,
-            check=True,
-            timeout=10,
-        )
+        return subprocess.check_output(
+            command, cwd=Path(__file__).parent, stderr=subprocess.DEVNULL, text=True, timeout=10
+        ).strip()
     except (OSError, subprocess.SubprocessError):
         return ""
-    return described.stdout.strip()
 
 
 def command_line() -> str:
-    """The command that this process is, for others to read: without the data's folder and a database's password."""
+    """Return the command line of this process without the data's folder and without a database's password."""
     shown = [re.sub("^(--data.root)=.*", r"\1=FOLDER", argument) for argument in sys.argv[1:]]
     if "--data.root" in shown:
         shown[shown.index("--data.root") + 1] = "FOLDER"
-    return " ".join(["python", f"scripts/{Path(sys.argv[0]).name}", *map(masked, shown)])
+    return " ".join(["python", f"scripts/{Path(sys.argv[0]).name}", *map(without_password, shown)])
 
 
-def masked(text: str) -> str:
-    """A text in which a URL's password is not told."""
+def without_password(text: str) -> str:
+    """Return a text in which the password of a URL is masked."""
     return re.sub("(://[^:/@]+):[^@]+@", r"\1:PASSWORD@", text)

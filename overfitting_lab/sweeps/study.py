@@ -1,4 +1,4 @@
-"""Trials of an ablation, each a run of ``fit.py``, handed out to any number of workers by Optuna."""
+"""Trials of an ablation, each one run of ``fit.py``, which Optuna shares out among any number of workers."""
 
 import contextlib
 import json
@@ -6,23 +6,23 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict
 from datetime import timedelta
+from itertools import product
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import IO, Any
 
 import optuna
-import yaml
 from filelock import FileLock
 from optuna.storages import JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.trial import FrozenTrial, TrialState
 
-from overfitting_lab.cli.experiment import ExperimentCLI
-from overfitting_lab.cli.finished import finished_run
-from overfitting_lab.runs.provenance import masked
-from overfitting_lab.runs.run import Run, RunError, flat, recipe, runs_of
+from overfitting_lab.runs import Run, RunError, runs_of
+from overfitting_lab.runs.provenance import without_password
+from overfitting_lab.runs.recipe import RENAMED
 from overfitting_lab.sweeps.factorial import Trial
 
 FLAGS = {
@@ -32,54 +32,63 @@ FLAGS = {
     "size": "--data.train_size",
     "seed": "--seed_everything",
 }
-BEAT = 60  # seconds between two signs of life of a worker
-GONE = 300  # seconds without one after which its trial is another's
-USAGE = 2  # exit status of settings that fit.py does not take
+HEARTBEAT = 60  # seconds between two signs of life of a worker
+GRACE = 30  # seconds after which the lock of a journal file counts as left behind by a dead worker
+GONE = 300  # seconds without a sign of life after which a worker loses its trial
+USAGE = 2  # exit status for settings that fit.py refuses
 
 
 class Ablation:
-    """A full grid of settings, each trained once, by whoever asks for the next.
+    """A full grid of settings, each trained once.
 
-    Which trial is whose, and what came of it, is in Optuna's storage: workers that share it share the work. A worker
-    that is stopped leaves its trial to the next one, which goes on with the run where that was. Of a run that a trial
-    makes all is kept but the checkpoints.
+    Optuna's storage records each trial's worker and result, so that workers with the same storage share the work. If a
+    worker stops, the next one resumes its run. A trial discards the checkpoints of the run that it trained.
 
     Args:
-        name: of the study in the storage.
+        name: of the study in the storage, after the experiment's name.
         grid: the values of each of some of :data:`FLAGS`.
-        arguments: of ``fit.py``, the same for all trials.
-        storage: the URL of a database, or the path of Optuna's journal file; none puts the journal beside the runs.
+        folder: the experiment's, which holds its runs.
+        fixed: what all trials have in common, as plain values; see :func:`refuse_varied`.
+        train: finds or trains the run that ``fit.py`` makes with further flags, and prints into a file.
+        storage: URL of a database, or path of Optuna's journal file; by default a journal file in ``folder``.
 
     Raises:
-        RunError: if the study was begun with other arguments.
+        RunError: if the storage cannot be used, or the study began with other fixed settings.
     """
 
     def __init__(
-        self, name: str, grid: Mapping[str, Sequence[Any]], arguments: Sequence[str], storage: str | None
+        self,
+        name: str,
+        grid: Mapping[str, Sequence[Any]],
+        folder: Path,
+        fixed: Mapping[str, Any],
+        train: Callable[[list[str], IO[str]], Run],
+        storage: str | None = None,
     ) -> None:
-        cli = ExperimentCLI([*arguments], keep=False)
-        self.folder = Path(cli.config.trainer.default_root_dir or ".") / "lightning_logs" / cli.config.experiment
-        self.folder.mkdir(parents=True, exist_ok=True)
+        self.folder = folder
         self._grid = {key: list(values) for key, values in grid.items()}
-        self._arguments = list(arguments)
+        self._train = train
         self._worker = f"{socket.gethostname()}:{os.getpid()}"
         optuna.logging.set_verbosity(optuna.logging.ERROR)
-        name = f"{cli.config.experiment}, {name}"  # experiments may share a storage
-        with FileLock(self.folder / ".storage.lock"):  # of two workers that begin at once, one makes the tables
-            trials = _storage(storage or str(self.folder / "optuna.journal"))
-            # The grid's sampler can be told of an end within optimize alone; other workers' are noted by this handle.
-            self._book = optuna.create_study(study_name=name, storage=trials, direction="maximize", load_if_exists=True)
+        name = f"{folder.name}, {name}"  # experiments may share a storage
+        folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder / ".storage.lock"):  # if two workers start at once, one of them creates the tables
+            opened = _open_storage(storage or str(folder / "optuna.journal"))
+            # With the grid's sampler, a trial can end only within optimize; this handle ends other workers' trials.
+            self._records = optuna.create_study(
+                study_name=name, storage=opened, direction="maximize", load_if_exists=True
+            )
         grid_sampler = optuna.samplers.GridSampler(self._grid, seed=0)
-        self._study = optuna.load_study(study_name=name, storage=trials, sampler=grid_sampler)
-        cli.datamodule.prepare_data()
-        settings = flat(yaml.safe_load(cli.complete_config))
-        self._check_same({**recipe(settings, {}), "the images": cli.datamodule.source.load().identity})
+        self._study = optuna.load_study(study_name=name, storage=opened, sampler=grid_sampler)
+        self._check_fixed(fixed)
 
-    def _check_same(self, settings: dict[str, Any]) -> None:
-        """Refuses to mix trials of other settings into a study."""
+    def _check_fixed(self, settings: Mapping[str, Any]) -> None:
         varied = {flag.removeprefix("--") for flag in FLAGS.values()}
         fixed = json.loads(json.dumps({key: value for key, value in settings.items() if key not in varied}))
-        begun = self._study.user_attrs.get("fixed")
+        text = json.dumps(self._study.user_attrs.get("fixed"))
+        for before, now in RENAMED.items():
+            text = text.replace(f'"{before}"', f'"{now}"')
+        begun = json.loads(text)
         if begun is None:
             self._study.set_user_attr("fixed", fixed)
         elif begun != fixed:
@@ -90,139 +99,133 @@ class Ablation:
             )
 
     def work(self) -> None:
-        """Takes trials until none is left, printing two lines each.
+        """Work on trials until none is left. Print two lines for each.
 
         Raises:
             RunError: at the end, if a run failed.
         """
-        self._take_over(also_failed=True)
-        while self._left():
+        self._requeue(also_failed=True)
+        while self._settings_left():
             self._study.optimize(self._objective, n_trials=1, catch=RunError)
-            self._take_over(also_failed=False)
+            self._requeue(also_failed=False)
         others = len(self._trials(TrialState.RUNNING))
         if others:
-            print(f"{others} trials are with other workers; start this again when they are through", flush=True)
+            print(f"{others} trials are with other workers; start this again when they have finished", flush=True)
         failed = len(self._trials(TrialState.FAIL))
         if failed:
             raise RunError(f"{failed} runs failed; start this again to try them once more")
 
     @property
     def complete(self) -> bool:
-        """Whether every setting has its trial."""
+        """True if every setting has its result."""
         return len(self._trials(TrialState.COMPLETE)) == len(self._settings())
 
     def results(self) -> list[Trial]:
-        """What came of the complete trials of the grid's settings, those of further seeds among them."""
-        trials = self._trials(TrialState.COMPLETE, any_of=("seed",))
-        return [Trial(**trial.user_attrs["result"]) for trial in trials]
-
-    def _trials(self, state: TrialState, any_of: Sequence[str] = ()) -> list[FrozenTrial]:
-        """The trials in the grid, one a setting: the last; of the keys in ``any_of``, any value."""
-        found = {}
-        for trial in self._study.get_trials(deepcopy=False):
-            setting = trial.params
-            if (
-                setting.keys() == self._grid.keys()
-                and trial.state != TrialState.PRUNED
-                and all(setting[key] in values for key, values in self._grid.items() if key not in any_of)
-            ):
-                found[tuple(setting[key] for key in self._grid)] = trial
-        return [trial for trial in found.values() if trial.state == state]
+        """Return the results of the grid's settings, with any seed."""
+        return [Trial(**trial.user_attrs["result"]) for trial in self._trials(TrialState.COMPLETE, any_seed=True)]
 
     def _settings(self) -> list[dict[str, Any]]:
-        settings: list[dict[str, Any]] = [{}]
-        for key, values in self._grid.items():
-            settings = [{**setting, key: value} for setting in settings for value in values]
-        return settings
+        return [dict(zip(self._grid, values, strict=True)) for values in product(*self._grid.values())]
+
+    def _trials(self, *states: TrialState, any_seed: bool = False) -> list[FrozenTrial]:
+        """Return the last trial of each of the grid's settings, if it is in one of the states."""
+        last = {}
+        for trial in self._study.get_trials(deepcopy=False):
+            if (
+                trial.params.keys() == self._grid.keys()
+                and trial.state != TrialState.PRUNED
+                and all(trial.params[key] in grid or (any_seed and key == "seed") for key, grid in self._grid.items())
+            ):
+                last[tuple(trial.params[key] for key in self._grid)] = trial
+        return [trial for trial in last.values() if trial.state in states]
 
     def _waiting(self) -> list[dict[str, Any]]:
-        """The settings that wait to be made again."""
+        """Return the settings in the queue."""
         trials = self._study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
         return [trial.system_attrs["fixed_params"] for trial in trials]
 
-    def _left(self) -> list[dict[str, Any]]:
-        """The settings that no worker has begun, and those that wait to be made again."""
-        states = (TrialState.COMPLETE, TrialState.RUNNING, TrialState.FAIL)
-        begun = [trial.params for state in states for trial in self._trials(state)]
+    def _settings_left(self) -> list[dict[str, Any]]:
+        begun = [trial.params for trial in self._trials(TrialState.COMPLETE, TrialState.RUNNING, TrialState.FAIL)]
         waiting = self._waiting()
         return [setting for setting in self._settings() if setting not in begun or setting in waiting]
 
-    def _is_another(self, number: int, setting: dict[str, Any]) -> bool:
-        """Whether an earlier trial has the setting, which two workers may have taken at the same moment."""
+    def _requeue(self, *, also_failed: bool) -> None:
+        """Queue the trials whose worker is gone, and on request those whose run failed."""
+        gone = [trial for trial in self._trials(TrialState.RUNNING) if _is_gone(trial)]
+        for trial in gone:
+            self._records.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)
+        waiting = self._waiting()
+        for trial in self._trials(TrialState.FAIL) if also_failed else gone:
+            if trial.params not in waiting:
+                attributes = {
+                    **trial.system_attrs,
+                    "fixed_params": trial.params,
+                }  # with its place in the sampler's grid
+                self._study.add_trial(optuna.trial.create_trial(state=TrialState.WAITING, system_attrs=attributes))
+
+    def _is_duplicate(self, number: int, setting: dict[str, Any]) -> bool:
+        """Tell if another trial has the setting already. Two workers may draw the same one at the same moment."""
         states = (TrialState.COMPLETE, TrialState.RUNNING)
         return any(
             trial.params == setting and trial.number != number and (trial.state.is_finished() or trial.number < number)
             for trial in self._study.get_trials(deepcopy=False, states=states)
         )
 
-    def _take_over(self, *, also_failed: bool) -> None:
-        """Has trials made again whose worker is gone, or whose run failed before this command was started."""
-        gone = [trial for trial in self._trials(TrialState.RUNNING) if _is_gone(trial)]
-        for trial in gone:
-            self._book.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)
-        waiting = self._waiting()
-        for trial in self._trials(TrialState.FAIL) if also_failed else gone:
-            if trial.params in waiting:
-                continue
-            attributes = {**trial.system_attrs, "fixed_params": trial.params}  # with its place in the sampler's grid
-            self._study.add_trial(optuna.trial.create_trial(state=TrialState.WAITING, system_attrs=attributes))
-
     def _objective(self, trial: optuna.Trial) -> float:
-        """Makes a trial's run; its test accuracy.
+        """Find or train a trial's run and return its test accuracy.
 
         Raises:
-            TrialPruned: if another worker has the setting.
+            TrialPruned: if another trial has the setting.
             RunError: if the run fails.
         """
         setting = {key: _suggest(trial, key, values) for key, values in self._grid.items()}
-        if self._is_another(trial.number, setting):
+        if self._is_duplicate(trial.number, setting):
             raise optuna.TrialPruned
         name = ", ".join(f"{key} {value}" for key, value in setting.items())
         log = self.folder / "logs" / f"{name.replace(', ', ',').replace(' ', '=')}.txt"
         log.parent.mkdir(exist_ok=True)
-        flags = [f"{FLAGS[key]}={value}" for key, value in setting.items()]
-        there = [run.folder for run in runs_of(self.folder) if run.finished]
+        finished = [run.folder for run in runs_of(self.folder) if run.finished]
         print(f"begun      {name}", flush=True)
-        with log.open("a") as output, self._alive(trial):
+        with log.open("a") as output, self._heartbeat(trial):
             try:
-                run = finished_run([*self._arguments, *flags], output)
+                run = self._train([f"{FLAGS[key]}={value}" for key, value in setting.items()], output)
                 result = _result(run, setting)
             except (RunError, SystemExit) as error:
                 if isinstance(error, SystemExit) and error.code != USAGE:
                     raise
-                print(f"failed     {name}: {error}; what it said is in {log}", flush=True)
+                print(f"failed     {name}: {error}; its output is in {log}", flush=True)
                 raise RunError(str(error)) from error
-        for path in (run.folder / "checkpoints").glob("*.ckpt") if run.folder not in there else ():
-            path.unlink(missing_ok=True)  # most of a run's size; what came of it is in the folder, its weights among it
-        trial.set_user_attr("result", result)
+        for path in run.files.checkpoints.glob("*") if run.folder not in finished else ():
+            path.unlink(missing_ok=True)  # most of a run's size
+        trial.set_user_attr("result", asdict(result))
         print(
-            f"done       {name}: test accuracy {result['test_acc']:.1%}, gap {100 * result['gap']:.1f} points, "
-            f"{timedelta(seconds=round(result['seconds']))}; {self._progress(result)}",
+            f"done       {name}: test accuracy {result.test_acc:.1%}, gap {100 * result.gap:.1f} points, "
+            f"{timedelta(seconds=round(result.seconds))}; {self._progress(result)}",
             flush=True,
         )
-        return float(result["test_acc"])
+        return result.test_acc
 
-    def _progress(self, result: Mapping[str, Any]) -> str:
-        """How many trials are through with the one that just ended, and the time that is left, by numbers of images."""
-        done = [trial.user_attrs["result"] for trial in self._trials(TrialState.COMPLETE)] + [result]
-        usual = median(one["seconds"] / one["setting"].get("size", 1) for one in done)
+    def _progress(self, result: Trial) -> str:
+        """Describe how many trials are done, and the time left if it grows with the number of images."""
+        done = [Trial(**trial.user_attrs["result"]) for trial in self._trials(TrialState.COMPLETE)] + [result]
+        usual = median(one.seconds / one.setting.get("size", 1) for one in done)
         images = [setting.get("size", 1) for setting in self._settings()]
-        left = sum(images) - sum(one["setting"].get("size", 1) for one in done)
+        left = sum(images) - sum(one.setting.get("size", 1) for one in done)
         workers = max(1, len(self._trials(TrialState.RUNNING)))
         time_left = timedelta(seconds=round(usual * left / workers))
         return f"{len(done)} of {len(images)}, about {time_left} left with {workers} worker{'s' * (workers > 1)}"
 
     @contextlib.contextmanager
-    def _alive(self, trial: optuna.Trial) -> Iterator[None]:
-        """Shows the other workers that this one has the trial, and is alive."""
+    def _heartbeat(self, trial: optuna.Trial) -> Iterator[None]:
+        """Show the other workers that this one has the trial and is alive."""
         ended = threading.Event()
         trial.set_user_attr("worker", self._worker)
 
         def beat() -> None:
             while True:
-                with contextlib.suppress(Exception):  # of any storage; the next one may come through
+                with contextlib.suppress(Exception):  # of any storage; the next beat may succeed
                     trial.set_user_attr("alive", time.time())
-                if ended.wait(BEAT):
+                if ended.wait(HEARTBEAT):
                     return
 
         thread = threading.Thread(target=beat, daemon=True)
@@ -231,29 +234,29 @@ class Ablation:
             yield
         finally:
             ended.set()
-            thread.join(BEAT)  # not for ever where the network to a database is gone
+            thread.join(HEARTBEAT)  # not forever if the network to a database is gone
 
 
 def refuse_varied(flags: Sequence[str]) -> None:
-    """Refuses flags of ``fit.py`` that the trials set.
+    """Refuse flags of ``fit.py`` that the trials set.
 
     Raises:
         RunError: if there is one.
     """
     for flag in flags:
         if flag.partition("=")[0] in FLAGS.values():
-            raise RunError(f"{flag}: the trials set that themselves; see --train_size, --seeds and --sizes")
+            raise RunError(f"{flag}: the trials set this themselves; see --train_size, --seeds and --sizes")
 
 
 def _suggest(trial: optuna.Trial, key: str, values: list[Any]) -> Any:
-    """The value that the sampler has for the trial; of whole numbers a study may be given more later."""
+    """Return the sampler's value. Integers have a wide range, so that a study may get further values later."""
     if all(isinstance(value, int) for value in values):
         return trial.suggest_int(key, 0, 2**32 - 1)
     return trial.suggest_categorical(key, values)
 
 
-def _storage(place: str) -> optuna.storages.BaseStorage:
-    """The storage at a database's URL, or in a journal file.
+def _open_storage(place: str) -> optuna.storages.BaseStorage:
+    """Open the storage at a database's URL, or in a journal file.
 
     Raises:
         RunError: if it cannot be opened or read.
@@ -262,11 +265,12 @@ def _storage(place: str) -> optuna.storages.BaseStorage:
         if "://" in place:
             patient = {"connect_args": {"timeout": 60}} if place.startswith("sqlite") else None  # others write, too
             return RDBStorage(place, engine_kwargs=patient)
-        # Optuna's other lock, a symbolic link, is never taken from a dead worker where the path is a relative one.
-        return JournalStorage(JournalFileBackend(place, JournalFileOpenLock(place)))
+        # Optuna's other lock, a symbolic link, is never taken from a dead worker if the path is a relative one.
+        return JournalStorage(JournalFileBackend(place, JournalFileOpenLock(place, GRACE)))
     except Exception as error:  # of any driver
-        remedy = "give a URL that SQLAlchemy takes" if "://" in place else "move it away: finished runs are found again"
-        raise RunError(f"--storage {masked(place)} cannot be used ({type(error).__name__}); {remedy}") from error
+        remedy = "give a URL for SQLAlchemy" if "://" in place else "move it away: finished runs are found again"
+        shown = without_password(place)
+        raise RunError(f"--storage {shown} cannot be used ({type(error).__name__}); {remedy}") from error
 
 
 def _is_gone(trial: FrozenTrial) -> bool:
@@ -276,33 +280,23 @@ def _is_gone(trial: FrozenTrial) -> bool:
             os.kill(int(process), 0)
         except ProcessLookupError:
             return True
-        except PermissionError:  # another user's
+        except PermissionError:  # another user's process
             pass
     begun = trial.datetime_start.timestamp() if trial.datetime_start else 0.0
     return time.time() - float(trial.user_attrs.get("alive", begun)) > GONE
 
 
-def _result(run: Run, setting: dict[str, Any]) -> dict[str, Any]:
-    """The fields of :class:`Trial`, from a run's summary."""
-    summary = run.summary
-    versions = summary["versions"]
-    if "last" not in summary:
+def _result(run: Run, setting: dict[str, Any]) -> Trial:
+    summary, last, gap = run.summary, run.summary.last, run.summary.generalization_gap
+    if summary.test is None or last is None or last.val_acc is None or gap is None:
         raise RunError(
             f"{run.folder} had no validation, which an ablation needs: leave --trainer.limit_val_batches out"
         )
-    return {
-        "setting": setting,
-        "test_acc": summary["test"]["acc"],
-        "train_acc": summary["last"]["train_acc"],
-        "val_acc": summary["last"]["val_acc"],
-        "gap": summary["generalization_gap"],
-        "seconds": summary["seconds"],
-        "epochs": summary["epochs"],
-        "origin": {
-            "data": f"{summary['data']['name']} ({summary['data']['identity'][:12]})",
-            "device": f"{summary['world_size']} x {summary['device']}",
-            "precision": summary["precision"],
-            **{name: versions[name] for name in ("python", "torch", "lightning")},
-            "commit": summary["git_commit"],
-        },
+    origin = {
+        "data": f"{summary.data.name} ({(summary.data.identity or 'unknown')[:12]})",
+        "device": f"{summary.world_size} x {summary.device}",
+        "precision": summary.precision,
+        **{name: summary.versions[name] for name in ("python", "torch", "lightning")},
+        "commit": summary.git_commit,
     }
+    return Trial(setting, summary.test.acc, last.train_acc, last.val_acc, gap, summary.seconds, summary.epochs, origin)

@@ -1,4 +1,5 @@
 import sys
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -7,12 +8,13 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
 from matplotlib.patches import Rectangle
 
+from overfitting_lab.runs.epochs import EpochMetrics
 from overfitting_lab.runs.figures import TRAINING, VALIDATION, answers, confusion_matrix, curves
 
-ROWS: list[dict[str, float | None]] = [
-    {"epoch": 0, "train_loss": 2.0, "train_acc": 0.25, "val_loss": 2.5, "val_acc": 0.2},
-    {"epoch": 1, "train_loss": 1.0, "train_acc": 0.5, "val_loss": None, "val_acc": None},
-    {"epoch": 2, "train_loss": 0.5, "train_acc": 1.0, "val_loss": 3.0, "val_acc": 0.4},
+EPOCHS = [
+    EpochMetrics(0, 2.0, 0.25, 2.5, 0.2),
+    EpochMetrics(1, 1.0, 0.5, None, None),
+    EpochMetrics(2, 0.5, 1.0, 3.0, 0.4),
 ]
 
 
@@ -24,7 +26,7 @@ def lines(axes: Axes) -> dict[str, tuple[str, Any, Any]]:
 
 
 def test_curves_are_drawn_in_the_same_axes() -> None:
-    figure = curves(ROWS, "overfit: 1,000 training images")
+    figure = curves(EPOCHS, "overfit: 1,000 training images")
     loss, accuracy = figure.axes
     assert figure.get_suptitle() == "overfit: 1,000 training images"
     assert lines(loss) == {
@@ -46,8 +48,15 @@ def test_curves_are_drawn_in_the_same_axes() -> None:
 
 
 def test_curves_without_validation() -> None:
-    rows = [{**row, "val_loss": None, "val_acc": None} for row in ROWS]
-    assert [list(lines(axes)) for axes in curves(rows, "").axes] == [["training"], ["training"]]
+    epochs = [replace(each, val_loss=None, val_acc=None) for each in EPOCHS]
+    assert [list(lines(axes)) for axes in curves(epochs, "").axes] == [["training"], ["training"]]
+
+
+def test_a_first_training_loss_that_dwarfs_the_others_is_told_and_not_drawn() -> None:
+    loss = curves([replace(EPOCHS[0], train_loss=9.0), *EPOCHS[1:]], "").axes[0]
+    assert loss.get_ylim() == pytest.approx((0, 1.1 * 3.0))
+    assert loss.get_title(loc="left") == "training loss of the first epoch, 9.0, not shown"
+    assert curves(EPOCHS, "").axes[0].get_title(loc="left") == ""
 
 
 def test_confusion_matrix_is_in_per_cent_of_the_row() -> None:
@@ -100,7 +109,7 @@ def test_answers_stand_beside_their_images() -> None:
 
 
 def test_figures_touch_no_global_state() -> None:
-    curves(ROWS, "")
+    curves(EPOCHS, "")
     answers(np.zeros((1, 32, 32, 3), dtype=np.uint8), [""], [[("cat", 1)]], "")
     confusion_matrix(np.eye(2), ("cat", "dog"), "")
     pyplot = sys.modules.get("matplotlib.pyplot")

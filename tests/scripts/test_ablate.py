@@ -3,18 +3,14 @@ import os
 import signal
 import time
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
-from typing import Any
 
 import optuna
 import pytest
-from optuna.storages.journal import JournalFileOpenLock
+from optuna.storages.journal import JournalFileBackend
 
-from overfitting_lab.cli import finished as runs
-from overfitting_lab.runs.run import Run, RunError, runs_of
-from overfitting_lab.sweeps import study as ablation
-from overfitting_lab.sweeps.study import Ablation
+from overfitting_lab.runs import runs_of
+from overfitting_lab.sweeps.study import GONE
 from tests.conftest import Outcome
 from tests.processes import start
 
@@ -24,15 +20,13 @@ TIMEOUT = 240
 
 @pytest.fixture
 def small(tiny: tuple[str, ...]) -> tuple[str, ...]:
-    """Flags of a trial that takes a second."""
+    """Return flags of a trial that takes a second."""
     return (*(flag for flag in tiny if "train_size" not in flag), "--trainer.max_epochs=1")
 
 
-def trials() -> list[optuna.trial.FrozenTrial]:
+def journal() -> optuna.storages.JournalStorage:
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    storage = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(FOLDER / "optuna.journal")))
-    (study,) = (study for study in optuna.get_all_study_summaries(storage) if "factorial" not in study.study_name)
-    return optuna.load_study(study_name=study.study_name, storage=storage).get_trials()
+    return optuna.storages.JournalStorage(JournalFileBackend(str(FOLDER / "optuna.journal")))
 
 
 def test_the_full_factorial_is_trained_once(
@@ -49,15 +43,16 @@ def test_the_full_factorial_is_trained_once(
         for augment in ("none", "flip_crop")
     }
     assert len(made) == len(fitted) == 8
-    assert all(run.summary["data"]["train_size"] == 60 for run in made)
+    assert all(run.summary.data.train_size == 60 for run in made)
     assert all((run.folder / "weights.pth").is_file() and not [*run.folder.rglob("*.ckpt")] for run in made)
     assert "8 of 8, about 0:00:00 left with 1 worker" in outcome.out
     numbers = json.loads((FOLDER / "factorial-60.json").read_text())
     said = {tuple(t["setting"][key] for key in ("dropout", "weight_decay", "augment")): t for t in numbers["trials"]}
     for run in made:
-        told = said[tuple(run.settings[name] for name in names)]
-        assert told["test_acc"] == run.summary["test"]["acc"]
-        assert told["gap"] == run.summary["generalization_gap"]
+        trial, last = said[tuple(run.settings[name] for name in names)], run.records[-1]
+        assert run.summary.test is not None
+        assert trial["test_acc"] == run.summary.test.acc
+        assert (trial["train_acc"], trial["val_acc"], trial["gap"]) == (last.train_acc, last.val_acc, last.gap)
 
     again = run_script("ablate", "--train_size=60", "--seeds=1", *small)
     assert again.status == 0
@@ -94,21 +89,25 @@ def test_a_run_that_was_there_keeps_its_checkpoints(
 
 
 def test_a_run_that_fails_is_told_and_tried_again_later(
-    run_script: Callable[..., Outcome], small: tuple[str, ...], fitted: list[list[str]], monkeypatch: pytest.MonkeyPatch
+    run_script: Callable[..., Outcome], small: tuple[str, ...], fitted: list[list[str]]
 ) -> None:
-    fit = runs._run
-    monkeypatch.setattr(
-        runs, "_run", lambda command, output: 1 if "--data.train_size=40" in command else fit(command, output)
-    )
-    first = run_script("ablate", "--seeds=1", "--sizes", "40", "60", *small)
+    kill = {
+        "": "tests.faults.KillOnce",
+        ".place": "step",
+        ".step": 5,
+        ".mark": "killed",
+        ".number": int(signal.SIGTERM),
+    }
+    stops = [f"--trainer.callbacks{key}={value}" for key, value in kill.items()]  # of 4 and of 6 steps
+    command = ["--seeds=1", "--sizes", "40", "60", *small, "--trainer.max_epochs=2", *stops]
+    first = run_script("ablate", *command)
     assert first.status == 1
-    assert "failed     size 40, seed 0: " in first.out
-    assert "what it said is in lightning_logs/ablation/logs/size=40,seed=0.txt" in first.out
-    assert "done       size 60, seed 0" in first.out, "the others are made all the same"
+    assert "failed     size 60, seed 0: " in first.out
+    assert "its output is in lightning_logs/ablation/logs/size=60,seed=0.txt" in first.out
+    assert "done       size 40, seed 0" in first.out, "the others are made all the same"
     assert "1 runs failed; start this again" in first.err
     assert not (FOLDER / "sizes.md").exists()
-    monkeypatch.setattr(runs, "_run", fit)
-    assert run_script("ablate", "--seeds=1", "--sizes", "40", "60", *small).status == 0
+    assert run_script("ablate", *command).status == 0
     assert len(runs_of(FOLDER)) == 2
     assert (FOLDER / "sizes.md").exists()
 
@@ -133,7 +132,7 @@ def test_what_a_trial_cannot_have_is_told(
     assert "data.batch_size 20 is larger than the 10 training images" in outcome.err
     assert "done       size 40, seed 0" in outcome.out
     for flag in ("--model.dropout=0.1", "--seed_everything=1", "--data.train_size=3"):
-        assert "the trials set that themselves" in run_script("ablate", *small, flag).err
+        assert "the trials set this themselves" in run_script("ablate", *small, flag).err
     blind = run_script(
         "ablate", "--seeds=1", "--sizes", "60", *small, "--trainer.limit_val_batches=0", "--experiment=b"
     )
@@ -144,7 +143,7 @@ def test_what_a_trial_cannot_have_is_told(
 def test_a_worker_that_was_killed_while_it_wrote_holds_nobody_up(
     run_script: Callable[..., Outcome], small: tuple[str, ...], fitted: list[list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ablation, "JournalFileOpenLock", partial(JournalFileOpenLock, grace_period=3))
+    monkeypatch.setattr("overfitting_lab.sweeps.study.GRACE", 3)
     FOLDER.mkdir(parents=True)
     (FOLDER / "optuna.journal.lock").touch()
     outcome = run_script("ablate", "--seeds=1", "--sizes", "40", *small)
@@ -155,8 +154,8 @@ def test_a_worker_that_was_killed_while_it_wrote_holds_nobody_up(
 @pytest.mark.parametrize(
     ("storage", "remedy"),
     [
-        ("nothing://me:secret@here/db", "give a URL that SQLAlchemy takes"),
-        ("sqlite:///not/there/trials.db", "give a URL that SQLAlchemy takes"),
+        ("nothing://me:secret@here/db", "give a URL for SQLAlchemy"),
+        ("sqlite:///not/there/trials.db", "give a URL for SQLAlchemy"),
         ("torn.journal", "move it away: finished runs are found again"),
     ],
 )
@@ -198,10 +197,11 @@ def test_a_worker_that_is_killed_leaves_its_trial_to_the_next(
 
     outcome = run_script("ablate", *flags)
     assert outcome.status == 0, outcome.err
-    assert [trial.state.name for trial in trials()] == ["FAIL", "COMPLETE"]
+    study = optuna.load_study(study_name="ablation, sizes", storage=journal())
+    assert [trial.state.name for trial in study.get_trials()] == ["FAIL", "COMPLETE"]
     assert fitted[0][:2] == ["--resume", str(FOLDER / "version_0")]
     (run,) = runs_of(FOLDER)
-    assert len(run.metrics) == 5
+    assert len(run.records) == 5
     assert "resumed    in epoch" in (FOLDER / "logs/size=40,seed=0.txt").read_text()
 
 
@@ -219,34 +219,25 @@ def test_two_workers_share_the_trials(small: tuple[str, ...], tmp_path: Path) ->
     assert len(done) == len({line.partition(":")[0] for line in done}) == 2
     assert len(runs_of(tmp_path / FOLDER)) == 2
     assert (tmp_path / FOLDER / "sizes.md").is_file()
+    assert all("test  " in log.read_text() for log in (tmp_path / FOLDER / "logs").iterdir())
 
 
 def test_a_trial_is_anothers_as_long_as_its_worker_lives(
-    small: tuple[str, ...], fitted: list[list[str]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: Any
+    run_script: Callable[..., Outcome], small: tuple[str, ...], fitted: list[list[str]]
 ) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("PL_GLOBAL_SEED", "0")
-    arguments = ["--config", "overfit", "--experiment", "ablation", *small]
-    study = Ablation("sizes", {"size": [40], "seed": [0]}, arguments, None)
-    begun = study._study.ask()
-    begun.suggest_int("size", 40, 40)
-    begun.suggest_int("seed", 0, 0)
+    FOLDER.mkdir(parents=True)
+    sampler = optuna.samplers.GridSampler({"size": [40], "seed": [0]})
+    study = optuna.create_study(study_name="ablation, sizes", storage=journal(), direction="maximize", sampler=sampler)
+    begun = study.ask()
+    for name in ("size", "seed"):
+        begun.suggest_int(name, 0, 2**32 - 1)
     begun.set_user_attr("worker", "elsewhere:1")
     begun.set_user_attr("alive", time.time())
-    study.work()
-    assert fitted == []
-    assert "1 trials are with other workers" in capsys.readouterr().out
-    assert not study.complete
-    begun.set_user_attr("alive", time.time() - 2 * ablation.GONE)
-    study.work()
+    waits = run_script("ablate", "--seeds=1", "--sizes", "40", *small)
+    assert (waits.status, fitted) == (0, [])
+    assert "1 trials are with other workers" in waits.out
+    assert not (FOLDER / "sizes.md").exists()
+    begun.set_user_attr("alive", time.time() - 2 * GONE)
+    assert run_script("ablate", "--seeds=1", "--sizes", "40", *small).status == 0
     assert len(fitted) == 1
-    assert study.complete
-    with pytest.raises(RunError, match="begun with other settings"):
-        Ablation("sizes", {"size": [40], "seed": [0]}, [*arguments, "--data.batch_size=10"], None)
-
-
-def test_the_result_is_what_the_runs_folder_says(finished_run: Any) -> None:
-    run = Run(finished_run.folder)
-    result = ablation._result(run, {"seed": 0})
-    assert result["val_acc"] == run.metrics[-1]["val_acc"]
-    assert result["train_acc"] == run.metrics[-1]["train_acc"]
+    assert (FOLDER / "sizes.md").exists()

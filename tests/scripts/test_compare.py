@@ -1,7 +1,6 @@
 import json
 import shutil
-import sys
-import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,10 +8,10 @@ import numpy as np
 import pytest
 from filelock import FileLock
 
-from overfitting_lab.cli import finished as runs
-from overfitting_lab.runs.run import Run
-from tests.conftest import FinishedRun, Outcome
+from overfitting_lab.runs import Run, RunFiles, runs_of
+from tests.conftest import ROOT, FinishedRun, Outcome
 from tests.made_runs import make_run
+from tests.processes import start
 
 LOGS = Path("lightning_logs")
 
@@ -65,11 +64,11 @@ def test_what_cannot_be_compared_is_said(
             "nothing is neither a run's folder, such as lightning_logs/overfit/version_0, nor a configuration",
         ),
         ([str(tmp_path)], "is not a run's folder"),
-        ([str(finished_run.folder)] * 2, "stands there twice"),
+        ([str(finished_run.folder)] * 2, "is given twice"),
         (["overfit", "--model.dropout=2"], "dropout must be in [0, 1), not 2"),
         (
             [str(finished_run.folder), "--trainer.max_epochs", "2", "overfit"],
-            "flags go to fit.py, and all of these runs",
+            "flags go to fit.py, but all of these runs exist",
         ),
     ):
         outcome = run_script("compare", *arguments)
@@ -97,53 +96,35 @@ def test_a_run_on_other_data_is_another_run(
 
 
 def test_a_run_that_another_process_trains_is_waited_for(
-    run_script: Callable[..., Outcome],
-    tiny: tuple[str, ...],
-    fitted: list[list[str]],
-    monkeypatch: pytest.MonkeyPatch,
-    tmp_path: Path,
+    run_script: Callable[..., Outcome], tiny: tuple[str, ...], tmp_path: Path
 ) -> None:
     assert run_script("fit", "--config=overfit", *tiny).status == 0
-    path = tmp_path / LOGS / "overfit/version_0/summary.json"
-    complete = path.read_text()
-    path.write_text(json.dumps({**json.loads(complete), "status": "running"}))
-    held, asked = threading.Event(), threading.Event()
-
-    def train() -> None:
-        with FileLock(path.with_name(".lock")):
-            held.set()
-            asked.wait(60)
-            path.write_text(complete)
-
-    def say(text: str, **settings: bool) -> None:
-        print(text, **settings)  # type: ignore[call-overload]
-        asked.set()
-
-    monkeypatch.setattr(runs, "print", say, raising=False)
-    other = threading.Thread(target=train)
-    other.start()
-    assert held.wait(60)
-    outcome = run_script("compare", "overfit", *tiny)
-    other.join()
-    assert outcome.status == 0, outcome.err
-    assert f"waiting for the process that trains {LOGS / 'overfit/version_0'}" in outcome.out
-    assert fitted == []
+    files = RunFiles(tmp_path / LOGS / "overfit/version_0")
+    complete = files.summary.read_text()
+    files.summary.write_text(json.dumps({**json.loads(complete), "status": "running"}))
+    with FileLock(files.lock):
+        process = start("compare", ["overfit", *tiny], tmp_path)
+        waiting, deadline = f"waiting for the process that trains {LOGS / 'overfit/version_0'}", time.monotonic() + 120
+        while not (tmp_path / "output.txt").exists() or waiting not in (tmp_path / "output.txt").read_text():
+            assert process.is_alive()
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        files.summary.write_text(complete)
+    process.join(120)
+    assert process.exitcode == 0, (tmp_path / "output.txt").read_text()
+    assert len(runs_of(tmp_path / LOGS / "overfit")) == 1
 
 
 def test_a_run_that_fails_ends_it(
     run_script: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch, tiny: tuple[str, ...]
 ) -> None:
-    monkeypatch.setattr(runs, "_run", lambda command, output: 3)
-    outcome = run_script("compare", "overfit", *tiny)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))  # so that the process of fit.py finds tests.faults
+    kill = {"": "tests.faults.KillOnce", ".place": "step", ".step": 2, ".mark": "killed"}
+    stops = [f"--trainer.callbacks{key}={value}" for key, value in kill.items()]
+    outcome = run_script("compare", "overfit", *tiny, *stops)
     assert outcome.status == 1
-    assert "ended with exit status 3, and no finished run" in outcome.err
-
-
-def test_fit_is_a_process_of_its_own(tmp_path: Path) -> None:
-    with (tmp_path / "out").open("w") as output:
-        status = runs._run([sys.executable, "-c", "import sys; print('said'); sys.exit(5)"], output)
-    assert status == 5
-    assert (tmp_path / "out").read_text() == "said\n"
+    assert "run        lightning_logs/overfit/version_0" in outcome.out, "it has the same output"
+    assert "ended with exit status -9, and no finished run" in outcome.err
 
 
 def test_a_report_replaces_the_one_before(run_script: Callable[..., Outcome], tmp_path: Path) -> None:

@@ -2,7 +2,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-from overfitting_lab.runs.run import Run
+from overfitting_lab.runs import Run
 from tests.conftest import FinishedRun, Outcome
 
 
@@ -22,7 +22,9 @@ def test_repeats_the_runs_result_and_leaves_its_folder(
     outcome = run_script("test", finished_run.folder)
     assert outcome.status == 0, outcome.err
     assert result(outcome.out) == result(finished_run.out)
-    assert f"accuracy {Run(finished_run.folder).summary['test']['acc']:.2%}" in outcome.out
+    summary = Run(finished_run.folder).summary
+    assert summary.test is not None
+    assert f"accuracy {summary.test.acc:.2%}" in outcome.out
     assert contents(finished_run.folder) == before
     assert list(tmp_path.iterdir()) == []
 

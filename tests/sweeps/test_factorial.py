@@ -5,16 +5,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from overfitting_lab.sweeps.factorial import (
-    Trial,
-    called,
-    cells,
-    effects,
-    images_for,
-    remedies_of,
-    write_factorial,
-    write_sizes,
-)
+from overfitting_lab.sweeps.factorial import Trial, cells, effects, images_for, remedies_of
+from overfitting_lab.sweeps.results import remedy_name, write_factorial, write_sizes
 
 ORIGIN = {"data": "made", "device": "1 x cpu", "commit": "c"}
 EVEN = "worth as much as +1,000 images"
@@ -116,7 +108,7 @@ def test_a_curve_that_falls_by_chance_is_made_monotone() -> None:
 def test_the_factorial_is_written(factorial: list[Trial], tmp_path: Path) -> None:
     text, picture, numbers = write_factorial(factorial, FACTS, tmp_path)
     said = text.read_text()
-    assert said.startswith("## What each remedy does at 1,000 training images in 40 epochs\n")
+    assert said.startswith("## Effect of each remedy at 1,000 training images in 40 epochs\n")
     mean = 100 * np.mean(
         [t.test_acc for t in factorial if t.has({"augment": "flip_crop", "dropout": 0, "weight_decay": 0})]
     )
@@ -124,9 +116,9 @@ def test_the_factorial_is_written(factorial: list[Trial], tmp_path: Path) -> Non
     assert ["%" in cell for cell in row.split("|")[3:-1]] == [True, True, False, True], "a gap is in points"
     assert f" {mean:.1f} ± " in said
     assert "- Augmentation moves test accuracy by +4." in said
-    assert said.count(": more than seeds do.") == 2
+    assert said.count(", more than noise between seeds.") == 2
     assert "- Weight decay moves test accuracy by" in said
-    assert "which seeds alone may do" in said
+    assert "which may be noise between seeds" in said
     assert "python scripts/ablate.py" in said
     assert '"test_acc"' in numbers.read_text()
     with Image.open(picture) as image:
@@ -178,11 +170,11 @@ def test_an_interaction_beyond_noise_is_told(tmp_path: Path) -> None:
     random = np.random.default_rng(0)
     trials = [trial({**s, "seed": seed}, either(s) + random.normal(0, 0.002)) for seed in range(3) for s in cells()]
     said = write_factorial(trials, FACTS, tmp_path)[0].read_text()
-    assert "- Dropout x augmentation: together they do less than each for itself (-2." in said
+    assert "- Dropout x augmentation: together they add less than the sum of each alone (-2." in said
     assert "- Dropout alone, against none: +" in said
     assert "| dropout x augmentation | -2." in said
 
 
 def test_remedies_are_named_for_people() -> None:
-    assert called(()) == "none"
-    assert called(("dropout", "weight_decay", "augment")) == "dropout, weight decay and augmentation"
+    assert remedy_name(()) == "none"
+    assert remedy_name(("dropout", "weight_decay", "augment")) == "dropout, weight decay and augmentation"
