@@ -18,27 +18,17 @@ class Severity(str, Enum):
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """One finding.
+    """One finding."""
 
-    Attributes:
-        code: stable name that other programs may rely on. ``docs/doctor.md`` lists all codes.
-        severity: see :class:`Severity`.
-        what: the cause, in one sentence.
-        evidence: the numbers and layers that show the cause.
-        remedy: what to type or to change next.
-        layers: names in the network's ``named_modules``. The cause begins at the first.
-        epoch: the epoch at which the cause began, counted from 0; ``None`` if the finding is not about epochs.
-        step: the number of optimizer steps before the finding. The caller of a rule sets it.
-    """
-
-    code: str
-    severity: Severity
-    what: str
-    evidence: str
-    remedy: str
-    layers: tuple[str, ...] = ()
+    code: str  # stable name that other programs may rely on. docs/doctor.md lists all codes
+    severity: Severity  # see :class:`Severity`
+    what: str  # the cause, in one sentence
+    evidence: str  # the numbers and layers that show the cause
+    remedy: str  # what to type or to change next
+    layers: tuple[str, ...] = ()  # names in the network's named_modules. The cause begins at the first
+    # the epoch at which the cause began, counted from 0; None if the finding is not about epochs
     epoch: int | None = None
-    step: int = 0
+    step: int = 0  # the number of optimizer steps before the finding. The caller of a rule sets it
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain values for ``summary.json`` and checkpoints."""

@@ -16,19 +16,12 @@ VANISHING = 1e-6  # the layer with the smallest such ratio against the layer wit
 
 @dataclass(frozen=True)
 class Gradient:
-    """One layer's gradient at one step.
+    """One layer's gradient at one step."""
 
-    Attributes:
-        name: as in the network's ``named_modules``.
-        kind: name of the layer's class.
-        gradient: root mean square of the weight's gradient, over some of the layer's outputs.
-        weight: root mean square of the weight, over the same outputs.
-    """
-
-    name: str
-    kind: str
-    gradient: float
-    weight: float
+    name: str  # as in the network's named_modules
+    kind: str  # name of the layer's class
+    gradient: float  # root mean square of the weight's gradient, over some of the layer's outputs
+    weight: float  # root mean square of the weight, over the same outputs
 
     @property
     def relative(self) -> float:

@@ -14,28 +14,18 @@ RECTIFIERS = (nn.ReLU, nn.ReLU6)
 
 @dataclass(frozen=True)
 class Layer:
-    """One layer's output for one batch.
+    """One layer's output for one batch."""
 
-    Attributes:
-        name: as in the network's ``named_modules``.
-        kind: name of the layer's class.
-        shape: of the output for one image.
-        weighted: whether the layer is a convolution or a linear layer.
-        size: root mean square of the output.
-        spread: root mean square, over the output's elements, of their standard deviation over the images: how much
-            the output still depends on the image.
-        finite: whether every element is finite.
-        dead: share of the channels that are 0 for every image and at every position; ``None`` if it is no ReLU.
-    """
-
-    name: str
-    kind: str
-    shape: tuple[int, ...]
-    weighted: bool
-    size: float
+    name: str  # as in the network's named_modules
+    kind: str  # name of the layer's class
+    shape: tuple[int, ...]  # of the output for one image
+    weighted: bool  # whether the layer is a convolution or a linear layer
+    size: float  # root mean square of the output
+    # root mean square, over the output's elements, of their standard deviation over the images: how much the
+    # output still depends on the image
     spread: float
-    finite: bool
-    dead: float | None
+    finite: bool  # whether every element is finite
+    dead: float | None  # share of the channels that are 0 for every image and at every position; None if it is no ReLU
 
     def __str__(self) -> str:
         return f"{self.name} ({self.kind})"
@@ -43,17 +33,11 @@ class Layer:
 
 @dataclass(frozen=True)
 class Measurement:
-    """All layers' outputs for one batch, in the order in which the layers ran.
+    """All layers' outputs for one batch, in the order in which the layers ran."""
 
-    Attributes:
-        input: the batch itself, as a layer named ``input``.
-        layers: the modules without children, each once.
-        logits: float32 [N, classes].
-    """
-
-    input: Layer
-    layers: tuple[Layer, ...]
-    logits: Tensor
+    input: Layer  # the batch itself, as a layer named input
+    layers: tuple[Layer, ...]  # the modules without children, each once
+    logits: Tensor  # float32 [N, classes]
 
     @property
     def weighted(self) -> tuple[Layer, ...]:

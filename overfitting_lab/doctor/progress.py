@@ -22,27 +22,16 @@ LONG = 20  # epochs in which a network can memorize 1,000 images
 
 @dataclass(frozen=True)
 class Facts:
-    """Facts about a run that are known before its first step.
+    """Facts about a run that are known before its first step."""
 
-    Attributes:
-        classes: number of classes.
-        chance: loss in nats of naming each class as often as it occurs.
-        depth: number of convolutions and linear layers.
-        train_size: number of training images.
-        val_size: number of validation images.
-        remedies: names of what makes training harder than validation: dropout, augmentation.
-        labels_fit: whether a linear classifier on the pixels beats chance; ``None`` if there are too few images.
-        label_noise: fraction of the training labels that ``--data.label_noise`` drew at random.
-    """
-
-    classes: int
-    chance: float
-    depth: int
-    train_size: int
-    val_size: int
-    remedies: tuple[str, ...]
-    labels_fit: bool | None
-    label_noise: float
+    classes: int  # number of classes
+    chance: float  # loss in nats of naming each class as often as it occurs
+    depth: int  # number of convolutions and linear layers
+    train_size: int  # number of training images
+    val_size: int  # number of validation images
+    remedies: tuple[str, ...]  # names of what makes training harder than validation: dropout, augmentation
+    labels_fit: bool | None  # whether a linear classifier on the pixels beats chance; None if there are too few images
+    label_noise: float  # fraction of the training labels that --data.label_noise drew at random
 
     @property
     def plateau(self) -> int:
