@@ -20,13 +20,13 @@ class PlateauSchedule(Callback):
     10 when validation accuracy stops improving, three times in all, then stop.
 
     Args:
-        reductions: number of reductions that are allowed; the next one ends training. ``None`` never ends it.
+        reductions: number of reductions that are allowed. The next one ends training; ``None`` never ends it.
 
     Raises:
         ValueError: if ``reductions`` is negative.
     """
 
-    def __init__(self, reductions: int | None = None) -> None:
+    def __init__(self, reductions: int | None = 3) -> None:
         if reductions is not None and reductions < 0:
             raise ValueError(f"reductions must be at least 0, not {reductions}")
         self.reductions = reductions

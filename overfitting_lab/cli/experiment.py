@@ -161,7 +161,7 @@ class ExperimentCLI(LightningCLI):
         given = config.callbacks or []
         callbacks: list[Callback] = [EpochRecorder(), *(given if isinstance(given, list) else [given])]
         if not any(isinstance(callback, PlateauSchedule) for callback in callbacks):
-            callbacks.append(PlateauSchedule())
+            callbacks.append(PlateauSchedule(reductions=None))
         if keep:
             if self._resumed is None:
                 root = Path(config.default_root_dir or ".") / "lightning_logs"

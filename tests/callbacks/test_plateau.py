@@ -95,13 +95,13 @@ def test_a_negative_number_of_reductions_is_refused() -> None:
 
 @pytest.mark.parametrize("monitor", METRICS)
 def test_the_schedule_steps_once_an_epoch(monitor: str, data: CIFAR10DataModule) -> None:
-    trainer = quiet_trainer(PlateauSchedule(), max_epochs=2)
+    trainer = quiet_trainer(PlateauSchedule(None), max_epochs=2)
     trainer.fit(classifier(partial(NEVER_BETTER, monitor=monitor, patience=0)), datamodule=data)
     assert rate(trainer) == pytest.approx(0.5 * 0.1**2)
 
 
 def test_the_schedule_gets_the_metric_of_the_epoch(data: CIFAR10DataModule) -> None:
-    trainer = quiet_trainer(PlateauSchedule(), max_epochs=1)
+    trainer = quiet_trainer(PlateauSchedule(None), max_epochs=1)
     trainer.fit(classifier(partial(ReduceLROnPlateau, monitor="val_loss")), datamodule=data)
     (schedule,) = (config.scheduler for config in trainer.lr_scheduler_configs)
     assert schedule.state_dict()["best"] == pytest.approx(float(trainer.callback_metrics["val_loss"]))
@@ -109,7 +109,7 @@ def test_the_schedule_gets_the_metric_of_the_epoch(data: CIFAR10DataModule) -> N
 
 def test_the_schedule_steps_before_the_checkpoint_is_written(data: CIFAR10DataModule, tmp_path: Path) -> None:
     last = ModelCheckpoint(tmp_path, filename="last", save_on_train_epoch_end=True, enable_version_counter=False)
-    trainer = quiet_trainer(PlateauSchedule(), last, max_epochs=2)
+    trainer = quiet_trainer(PlateauSchedule(None), last, max_epochs=2)
     trainer.fit(classifier(partial(NEVER_BETTER, monitor="val_acc", patience=0)), datamodule=data)
     checkpoint = torch.load(tmp_path / "last.ckpt", weights_only=True)
     (schedule,) = checkpoint["lr_schedulers"]
@@ -119,13 +119,13 @@ def test_the_schedule_steps_before_the_checkpoint_is_written(data: CIFAR10DataMo
 
 
 def test_the_schedule_waits_for_a_validation(data: CIFAR10DataModule) -> None:
-    trainer = quiet_trainer(PlateauSchedule(), max_epochs=5, check_val_every_n_epoch=2)
+    trainer = quiet_trainer(PlateauSchedule(None), max_epochs=5, check_val_every_n_epoch=2)
     trainer.fit(classifier(partial(NEVER_BETTER, patience=0)), datamodule=data)
     assert rate(trainer) == pytest.approx(0.5 * 0.1**2)
 
 
 def test_a_validation_metric_without_validation_is_refused_before_the_first_step(data: CIFAR10DataModule) -> None:
-    trainer = quiet_trainer(PlateauSchedule(), limit_val_batches=0)
+    trainer = quiet_trainer(PlateauSchedule(None), limit_val_batches=0)
     with pytest.raises(ModelError, match="monitors 'val_loss', but the run has no validation"):
         trainer.fit(classifier(NEVER_BETTER), datamodule=data)
     assert trainer.global_step == 0

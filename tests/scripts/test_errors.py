@@ -120,7 +120,7 @@ def bad(tmp_path_factory: pytest.TempPathFactory, image_folder: Path, finished_r
         "type.yaml": "data:\n  batch_size: many\n",
         "broken.yaml": "data: [1,\nmodel: }\n",
         "empty.yaml": "",
-        "plateau.yaml": "trainer:\n  callbacks:\n    - class_path: callbacks.plateau.StopAfterPlateaus\n",
+        "plateau.yaml": "trainer:\n  callbacks:\n    - class_path: overfitting_lab.callbacks.plateau.PlateauSchedule\n",
         "text.png": "no image",
     }.items():
         (root / name).write_text(text)
