@@ -89,7 +89,7 @@ def shift_colour(images: Tensor, draws: Tensor, components: Tensor, std: float =
 
 
 class Augmentation(ABC):
-    """What a policy does to images, from uint8 [N, 3, 32, 32] to float32 [N, 3, image_size, image_size], about [0, 1].
+    """A policy that turns uint8 images [N, 3, 32, 32] into float32 [N, 3, image_size, image_size] of about [0, 1].
 
     Attributes:
         DRAWS: purposes of the numbers that training needs for each image.
