@@ -1,1 +1,1 @@
-"""How fast the project is, beside what one would write otherwise: every figure a ratio within one run."""
+"""Measure the project's speed against other ways to train: every figure is a ratio within one run."""

@@ -1,7 +1,7 @@
-"""Whole commands: how long they take, and how much memory.
+"""Measure the time and memory of whole commands.
 
-As a module it runs a command and prints both; a process that holds little memory has to do that, because what the
-system says of a command's memory is no less than what the process that started it held.
+As a module, it runs a command and prints both. A small process has to do that, because the system reports at least the
+parent's memory as a command's memory.
 """
 
 import json
@@ -17,25 +17,21 @@ FIT = str(ROOT / "scripts" / "fit.py")
 
 
 def run(arguments: list[str], folder: Path) -> tuple[float, int]:
-    """Runs Python with arguments, in a folder.
+    """Run Python with arguments, in a folder.
 
     Returns:
         Seconds from the command to its end, and the peak of its resident memory in bytes.
 
     Raises:
-        ChildProcessError: if it fails, with what it printed.
+        ChildProcessError: if the command fails; the message ends with its output.
     """
     paths = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    command = [sys.executable, "-m", __name__, sys.executable, *arguments]
+    environment = {**os.environ, "PYTHONPATH": paths}
     output = folder / "output.txt"
     with output.open("w") as file:
         runner = subprocess.run(
-            [sys.executable, "-m", __name__, sys.executable, *arguments],
-            cwd=folder,
-            env={**os.environ, "PYTHONPATH": paths},
-            stdout=subprocess.PIPE,
-            stderr=file,
-            text=True,
-            check=False,
+            command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=file, text=True, check=False
         )
     if runner.returncode:
         raise ChildProcessError(f"{' '.join(arguments)} failed:\n{output.read_text()[-2000:]}")
@@ -44,7 +40,7 @@ def run(arguments: list[str], folder: Path) -> tuple[float, int]:
 
 
 def main() -> None:
-    """Runs the command given, its output on standard error; prints seconds and bytes as JSON."""
+    """Run the given command with its output on standard error, and print seconds and bytes as JSON."""
     started = time.perf_counter()
     status = subprocess.run(sys.argv[1:], stdout=sys.stderr, check=False).returncode
     seconds = time.perf_counter() - started

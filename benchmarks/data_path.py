@@ -1,85 +1,52 @@
-"""From the data set to a batch for the network: whole batches at once, and what else one might take."""
+"""Compare the data path from the data set to a batch for the network: whole batches at once, and the alternatives."""
 
 import itertools
 import time
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 from torchvision.transforms import v2
 
-from benchmarks.contenders import pil_transform
+from benchmarks.contenders import augmentations, prepared
 from benchmarks.measuring import Spread, alternate
-from benchmarks.plain_loop import MEAN, STD, PILImages
-from overfitting_lab.cli import ExperimentCLI
+from benchmarks.plain_loop import MEAN, STD, Images, pil_transform
 from overfitting_lab.cli.memory import keep_freed_memory
 
 BATCHES = 256
 
 
-class TensorImages(Dataset[tuple[torch.Tensor, int]]):
-    """Images in memory, one at a time, through torchvision.transforms.v2."""
-
-    def __init__(self, images: torch.Tensor, labels: torch.Tensor) -> None:
-        self.images = images
-        self.labels = labels
-        self.transform = v2.Compose(
-            [
-                v2.RandomCrop(32, padding=4),
-                v2.RandomHorizontalFlip(),
-                v2.ToDtype(torch.float32, scale=True),
-                v2.Normalize(MEAN, STD),
-            ]
-        )
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
-        return self.transform(self.images[index]), int(self.labels[index])
-
-
 def measure(arguments: list[str], rounds: int) -> dict[str, Spread]:
-    """Images a second that are gathered, cropped, flipped, scaled and normalized on the CPU, by way."""
+    """Measure images a second of each way to gather, crop, flip, scale and normalize images on the CPU."""
     keep_freed_memory()  # as fit.py does
-    cli = ExperimentCLI(["--config=regularized", "--trainer.accelerator=cpu", *arguments], keep=False)
-    data = cli.datamodule
-    data.trainer = cli.trainer
-    data.prepare_data()
-    data.setup("fit")
+    data = prepared(["--config=regularized", "--trainer.accelerator=cpu", *arguments]).datamodule
     picked = data.train_indices[: BATCHES * data.batch_size]
     images, labels = data.images.train_images[picked], data.images.train_labels[picked]
 
     def whole_batches() -> Iterator[Any]:
         for batch in data.train_dataloader():
-            images = batch.images.permute(0, 3, 1, 2)
-            yield data.normalized(data.augmented(images, batch.indices)), batch.labels
+            yield data.to_network(batch, training=True)
 
-    pil = PILImages(images.numpy(), labels.numpy(), pil_transform("flip_crop", 32))
-    ways: dict[str, Callable[[], Iterable[Any]]] = {"whole batches": whole_batches}
-    loaders: dict[str, DataLoader[Any]] = {
-        "PIL, in process": DataLoader(pil, data.batch_size, shuffle=True),
-        "PIL, 2 workers": DataLoader(
-            pil,
-            data.batch_size,
-            shuffle=True,
-            num_workers=2,
-            persistent_workers=True,
-            multiprocessing_context="spawn",  # a fork of this process, which has threads, may hang
-        ),
-        "transforms.v2, in process": DataLoader(
-            TensorImages(images.permute(0, 3, 1, 2), labels), data.batch_size, shuffle=True
-        ),
+    # Processes are spawned, because a fork of this process, which has threads, may hang.
+    two_workers = {"num_workers": 2, "persistent_workers": True, "multiprocessing_context": "spawn"}
+    loader: Callable[..., DataLoader[Any]] = partial(DataLoader, batch_size=data.batch_size, shuffle=True)
+    pil = Images(images.numpy(), labels.numpy(), pil_transform(*augmentations("flip_crop", 32)))
+    scaled = v2.ToDtype(torch.float32, scale=True)
+    v2_transform = v2.Compose(
+        [v2.RandomCrop(32, padding=4), v2.RandomHorizontalFlip(), scaled, v2.Normalize(MEAN, STD)]
+    )
+    ways: dict[str, Callable[[], Iterable[Any]]] = {
+        "whole batches": whole_batches,
+        "PIL, in process": loader(pil).__iter__,
+        "PIL, 2 workers": loader(pil, **two_workers).__iter__,
+        "transforms.v2, in process": loader(Images(images.permute(0, 3, 1, 2), labels, v2_transform)).__iter__,
     }
-    ways |= {name: loader.__iter__ for name, loader in loaders.items()}
 
-    def turn(way: Callable[[], Iterable[Any]]) -> Callable[[], float]:
-        def images_per_second() -> float:
-            started = time.perf_counter()
-            images = sum(len(labels) for _, labels in itertools.islice(way(), BATCHES))
-            return images / (time.perf_counter() - started)
+    def images_per_second(way: Callable[[], Iterable[Any]]) -> float:
+        started = time.perf_counter()
+        images = sum(len(labels) for _, labels, *_ in itertools.islice(way(), BATCHES))
+        return images / (time.perf_counter() - started)
 
-        return images_per_second
-
-    return alternate({name: turn(way) for name, way in ways.items()}, rounds)
+    return alternate({name: partial(images_per_second, way) for name, way in ways.items()}, rounds)

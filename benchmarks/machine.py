@@ -1,11 +1,10 @@
-"""What a machine can do at most, and about how long a training step must take on it at least."""
+"""Measure a machine's limits, and estimate the least time that a training step needs on it."""
 
 import platform
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -16,27 +15,21 @@ ELEMENTS = 2**26  # of the vectors that are added: 256 MB each, more than any ca
 REPETITIONS = 5
 
 
-@dataclass(frozen=True)
-class Rates:
-    """What was measured of a device.
-
-    Attributes:
-        flops: of the fastest matrix product, floating-point operations a second.
-        bandwidth: of the fastest sum of two vectors, bytes a second.
-    """
+class Rates(NamedTuple):
+    """Rates a second of a device: operations of the fastest matrix product, bytes of the fastest sum of vectors."""
 
     flops: float
     bandwidth: float
 
 
 def synchronize(device: torch.device) -> None:
-    """Waits until the device has done what it was given."""
+    """Wait until the device has finished its work."""
     if device.type != "cpu":
         torch.accelerator.synchronize(device)
 
 
 def describe(device: torch.device) -> dict[str, Any]:
-    """The machine in words."""
+    """Describe the machine in words."""
     cpu = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")
     if info.is_file():
@@ -48,12 +41,7 @@ def describe(device: torch.device) -> dict[str, Any]:
 
 
 def rates(device: torch.device, dtype: torch.dtype) -> Rates:
-    """Measures a device.
-
-    Args:
-        device: CPU or GPU.
-        dtype: of the matrices; the vectors are float32, as weights and the optimizer's states are.
-    """
+    """Measure a device with matrices of ``dtype``, and float32 vectors, as weights and optimizer states are."""
     left, right = (torch.randn(PRODUCT, PRODUCT, device=device).to(dtype) for _ in range(2))
     one, other, total = (torch.ones(ELEMENTS, device=device) for _ in range(3))
     return Rates(
@@ -76,17 +64,11 @@ def _fastest(work: Callable[[], object], device: torch.device) -> float:
 def step_floor(
     network: nn.Module, optimizer: torch.optim.Optimizer, image_size: int, batch_size: float, rates: Rates
 ) -> float:
-    """An estimate of a training step's least seconds: its arithmetic, then the optimizer's memory traffic.
+    """Estimate a training step's least seconds: its arithmetic, then the optimizer's memory traffic.
 
-    The arithmetic is that of convolutions and matrix products, forward and backward, at the rate of the fastest
-    product; the traffic is each weight, gradient and state read once, and each weight and state written once.
-
-    Args:
-        network: on the CPU.
-        optimizer: of the network's parameters; it takes a step of gradients that are 0.
-        image_size: height and width of the images, in pixels.
-        batch_size: images in a step, on average.
-        rates: of the machine.
+    The arithmetic is the forward and backward pass of convolutions and matrix products, at the rate of the fastest
+    product. The traffic reads each weight, gradient and state once, and writes each weight and state once. The network,
+    on the CPU, gets zero gradients and a step of the optimizer. ``batch_size`` is the mean over steps.
     """
     with FlopCounterMode(display=False) as counter:
         network(torch.zeros(2, 3, image_size, image_size)).sum().backward()

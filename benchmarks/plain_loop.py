@@ -1,7 +1,7 @@
-"""The recipe of overfit.yaml as one would write it down first: no Lightning, nothing of this project.
+"""Train by the recipe of overfit.yaml in a first, plain version: without Lightning or anything of this project.
 
 ``python -m benchmarks.plain_loop ARRAYS`` trains AlexNet on the first 1,000 images and tests it, in float32, image by
-image through PIL; ARRAYS is a folder of train_images.npy, train_labels.npy, test_images.npy and test_labels.npy.
+image through PIL. ARRAYS is a folder of train_images.npy, train_labels.npy, test_images.npy and test_labels.npy.
 """
 
 import argparse
@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
@@ -20,36 +19,27 @@ from torchvision import transforms
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
 
 
-class PILImages(Dataset[tuple[Any, int]]):
-    """Arrays in memory, an image at a time, as ``torchvision.datasets.CIFAR10`` gives them.
+class Images(Dataset[tuple[Tensor, int]]):
+    """Images and labels in memory, an image at a time, as in ``torchvision.datasets.CIFAR10``."""
 
-    Args:
-        images: uint8 [N, height, width, 3].
-        labels: int64 [N].
-        transform: from a PIL image to a tensor.
-    """
-
-    def __init__(
-        self, images: NDArray[np.uint8], labels: NDArray[np.int64], transform: Callable[[Any], Tensor]
-    ) -> None:
-        self.images = images
-        self.labels = labels
-        self.transform = transform
+    def __init__(self, images: Any, labels: Any, transform: Callable[[Any], Tensor]) -> None:
+        self.images, self.labels, self.transform = images, labels, transform
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        return self.transform(Image.fromarray(self.images[index])), int(self.labels[index])
+        return self.transform(self.images[index]), int(self.labels[index])
 
 
-def to_tensor() -> list[Any]:
-    """What every image goes through."""
-    return [transforms.ToTensor(), transforms.Normalize(MEAN, STD)]
+def pil_transform(*augmentations: Any) -> Callable[[Any], Tensor]:
+    """Return PIL transforms from an image, uint8 [height, width, 3], to a normalized tensor."""
+    end = (transforms.ToTensor(), transforms.Normalize(MEAN, STD))
+    return transforms.Compose([Image.fromarray, *augmentations, *end])  # type: ignore[no-any-return]
 
 
 def alexnet() -> nn.Module:
-    """AlexNet for 32x32 pixels, without dropout."""
+    """Return AlexNet for 32x32 pixels, without dropout."""
     layers: list[nn.Module] = []
     for inputs, outputs, pool in ((3, 64, 1), (64, 192, 1), (192, 384, 0), (384, 256, 0), (256, 256, 1)):
         layers += [nn.Conv2d(inputs, outputs, 3, padding=1), nn.ReLU(), *[nn.MaxPool2d(2)] * pool]
@@ -69,7 +59,7 @@ def train_epoch(
     device: torch.device,
     after_step: Callable[[int], None] = lambda images: None,
 ) -> tuple[float, float]:
-    """Trains an epoch; mean loss and accuracy."""
+    """Train an epoch, and return mean loss and accuracy."""
     network.train()
     total_loss, correct, seen = 0.0, 0, 0
     for images, labels in loader:
@@ -88,7 +78,7 @@ def train_epoch(
 
 @torch.no_grad()
 def evaluate(network: nn.Module, loader: DataLoader[Any], device: torch.device) -> float:
-    """The accuracy."""
+    """Return the accuracy."""
     network.eval()
     correct, seen = 0, 0
     for images, labels in loader:
@@ -98,23 +88,20 @@ def evaluate(network: nn.Module, loader: DataLoader[Any], device: torch.device) 
 
 
 def main() -> None:
-    """Trains, validates after every epoch, tests."""
+    """Train, validate after every epoch, and test."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("arrays", type=Path)
-    parser.add_argument("--train_size", type=int, default=1000)
-    parser.add_argument("--val_size", type=int, default=500)
-    parser.add_argument("--batch_size", type=int, default=128)
-    parser.add_argument("--epochs", type=int, default=40)
+    for name, default in (("train_size", 1000), ("val_size", 500), ("batch_size", 128), ("epochs", 40)):
+        parser.add_argument(f"--{name}", type=int, default=default)
     arguments = parser.parse_args()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(0)
     names = ("train_images", "train_labels", "test_images", "test_labels")
     images, labels, tests, test_labels = (np.load(arguments.arrays / f"{name}.npy", mmap_mode="r") for name in names)
-    transform = transforms.Compose(to_tensor())
-    size, end = arguments.train_size, arguments.train_size + arguments.val_size
-    train_loader = DataLoader(PILImages(images[:size], labels[:size], transform), arguments.batch_size, shuffle=True)
-    val_loader = DataLoader(PILImages(images[size:end], labels[size:end], transform), arguments.batch_size)
-    test_loader = DataLoader(PILImages(tests, test_labels, transform), arguments.batch_size)
+    size, batch_size, end = arguments.train_size, arguments.batch_size, arguments.train_size + arguments.val_size
+    train_loader = DataLoader(Images(images[:size], labels[:size], pil_transform()), batch_size, shuffle=True)
+    val_loader = DataLoader(Images(images[size:end], labels[size:end], pil_transform()), batch_size)
+    test_loader = DataLoader(Images(tests, test_labels, pil_transform()), batch_size)
     network = alexnet().to(device)
     optimizer = torch.optim.Adam(network.parameters(), lr=1e-4)
     for epoch in range(arguments.epochs):

@@ -1,148 +1,62 @@
-"""Random changes to training images, on a whole batch at once, each image with its own draw.
+"""Augmentation policies: random changes to training images, a whole batch at once.
 
-Every draw is a pure function of (seed, epoch, the image's index), by a counter-based generator: the same on every
-device and for every number of processes, and no state has to be saved to go on after an interruption. Images are
-[N, 3, H, W]; the pure functions of given draws stand apart from the drawing, so that each can be tested alone.
+The functions are pure functions of images [N, 3, H, W] and of numbers drawn for each image, so that they run on any
+device. Drawn numbers are float32 [N], uniform in [0, 1).
 """
 
+import hashlib
+from abc import ABC, abstractmethod
 from enum import IntEnum
+from typing import ClassVar, final
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-ALL = (1 << 64) - 1  # bits of a state
-GOLDEN = 0x9E3779B97F4A7C15  # the golden ratio's, by which SplitMix64 steps
+from datamodules.images import SIZE, resize, scale
+from datamodules.sources import Images, Source
 
 
 class Draw(IntEnum):
-    """What a random number is for, so that no two uses share one."""
+    """Purpose of a random number. The values are stable, so that a resumed or repeated run draws the same numbers.
 
-    FLIP = 0
-    TOP = 1
-    LEFT = 2
-    COLOUR = 3  # and the two that follow
-    UPSIDE_DOWN = 6
-
-
-def _mix(x: int) -> int:
-    """The finalizer of SplitMix64 (Steele et al. 2014, fig. 16), from 64 bits to 64 bits."""
-    x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9 & ALL
-    x = (x ^ (x >> 27)) * 0x94D049BB133111EB & ALL
-    return x ^ (x >> 31)
-
-
-def _mix_each(x: Tensor) -> Tensor:
-    """The same of each element of an int64 tensor, whose products wrap."""
-
-    def shift_right(value: Tensor, bits: int) -> Tensor:
-        return (value >> bits) & ((1 << (64 - bits)) - 1)
-
-    x = (x ^ shift_right(x, 30)) * _signed(0xBF58476D1CE4E5B9)
-    x = (x ^ shift_right(x, 27)) * _signed(0x94D049BB133111EB)
-    return x ^ shift_right(x, 31)
-
-
-def _signed(bits: int) -> int:
-    """64 bits as the number that an int64 takes them for."""
-    return bits - (1 << 64) if bits >> 63 else bits
-
-
-def uniform(seed: int, epoch: int, indices: Tensor, draw: int) -> Tensor:
-    """Random numbers in [0, 1), [N]: one draw of :func:`uniforms`."""
-    return uniforms(seed, epoch, indices, draw, 1)[0]
-
-
-def uniforms(seed: int, epoch: int, indices: Tensor, first: int, number: int) -> Tensor:
-    """Random numbers in [0, 1), float64 [number, N] (float32 where the device has no float64), some for each image.
-
-    Args:
-        seed: any integer of up to 64 bits.
-        epoch: counted from 0.
-        indices: int64 [N], each image's index.
-        first: what the first number is for; see :class:`Draw`.
-        number: of draws, which follow each other there.
+    There is no 0: NumPy pads a short seed with zeros, so (seed, epoch, 0) would repeat the stream of the epoch's order.
     """
-    states = []
-    for draw in range(first, first + number):
-        state = 0
-        for part in (seed, epoch, draw):
-            state = _mix((state ^ part) + GOLDEN & ALL)
-        states.append(_signed(state))
-    drawn = torch.stack([indices ^ state for state in states])  # as numbers: a tensor would make a GPU wait
-    drawn = _mix_each(drawn + _signed(GOLDEN))
-    dtype = torch.float32 if indices.device.type == "mps" else torch.float64
-    return ((drawn >> 40) & 0xFFFFFF).to(dtype) / (1 << 24)
+
+    FLIP = 1
+    TOP = 2
+    LEFT = 3
+    COLOUR_1 = 4
+    COLOUR_2 = 5
+    COLOUR_3 = 6
+    UPSIDE_DOWN = 7
 
 
-def crop_flip(images: Tensor, top: Tensor, left: Tensor, flipped: Tensor, size: int) -> Tensor:
-    """A window of each image, mirrored left to right where asked; any dtype.
+def crop_flip(images: Tensor, flip: Tensor, top: Tensor, left: Tensor, *, size: int, padding: int = 0) -> Tensor:
+    """Cut a window out of each image at a uniform place, and mirror it left to right with probability 1/2.
 
-    Args:
-        images: [N, C, H, W].
-        top: int64 [N], the window's first row, in [0, H - size].
-        left: int64 [N], the window's first column, in [0, W - size].
-        flipped: bool [N].
-        size: height and width of the window.
-
-    Returns:
-        The windows [N, C, size, size].
+    The images are [N, C, H, W] of any dtype, the windows [N, C, size, size]. The window may reach over ``padding`` rows
+    and columns of zeros on every side of the image.
     """
+    images = images.contiguous()  # F.pad would keep the layout of a view
+    if padding:
+        images = F.pad(images, [padding] * 4)
     every = torch.arange(len(images), device=images.device)
-    windows = images.unfold(2, size, 1).unfold(3, size, 1)[every, :, top, left]
-    both = torch.cat([windows, windows.flip(3)])  # and of both, whole images: faster than torch.where, pixel by pixel
-    return both.index_select(0, every + len(images) * flipped)
+    places = images.unfold(2, size, 1).unfold(3, size, 1)
+    windows = places[every, :, (top * places.shape[2]).long(), (left * places.shape[3]).long()]
+    both = torch.cat([windows, windows.flip(3)])  # whole images: faster than torch.where, pixel by pixel
+    return both.index_select(0, every + len(images) * (flip < 0.5))
 
 
-def _padded(images: Tensor, padding: int) -> Tensor:
-    """The images with zeros around them, contiguous; ``F.pad`` would keep the layout of images that are a view."""
-    if not padding:
-        return images.contiguous()
-    number, channels, height, width = images.shape
-    padded = images.new_zeros(number, channels, height + 2 * padding, width + 2 * padding)
-    padded[:, :, padding : padding + height, padding : padding + width] = images
-    return padded
-
-
-def random_crop_flip(images: Tensor, seed: int, epoch: int, indices: Tensor, *, size: int, padding: int = 0) -> Tensor:
-    """A window of ``size`` pixels at a uniformly drawn place, mirrored left to right with probability 1/2.
-
-    Args:
-        images: [N, C, H, W], any dtype.
-        seed: see :func:`uniforms`.
-        epoch: see :func:`uniforms`.
-        indices: see :func:`uniforms`.
-        size: height and width of the window.
-        padding: rows and columns of zeros added on every side before the window is chosen.
-    """
-    images = _padded(images, padding)
-    height, width = images.shape[-2:]
-    flip, top, left = uniforms(seed, epoch, indices, Draw.FLIP, 3)
-    return crop_flip(images, (top * (height - size + 1)).long(), (left * (width - size + 1)).long(), flip < 0.5, size)
-
-
-def flip_vertically(images: Tensor, flipped: Tensor) -> Tensor:
-    """Each image mirrored top to bottom where asked; any dtype.
-
-    Args:
-        images: [N, C, H, W].
-        flipped: bool [N].
-    """
-    return torch.where(flipped[:, None, None, None], images.flip(2), images)
-
-
-def random_flip_vertically(images: Tensor, seed: int, epoch: int, indices: Tensor) -> Tensor:
-    """Images [N, C, H, W] of any dtype, each mirrored top to bottom with probability 1/2; see :func:`uniform`."""
-    return flip_vertically(images, uniform(seed, epoch, indices, Draw.UPSIDE_DOWN) < 0.5)
+def flip_vertically(images: Tensor, flip: Tensor) -> Tensor:
+    """Mirror each image [C, H, W] top to bottom with probability 1/2; any dtype."""
+    return torch.where((flip < 0.5)[:, None, None, None], images.flip(2), images)
 
 
 def principal_components(images: Tensor) -> Tensor:
-    """The principal components of the RGB values of all pixels, each scaled by its standard deviation.
+    """Return the principal components of all pixels' RGB values in [0, 1], each scaled by its standard deviation.
 
-    Args:
-        images: uint8 [N, H, W, 3].
-
-    Returns:
-        float32 [3, 3]; the columns are the components, for pixel values in [0, 1].
+    The images are uint8 [N, H, W, 3]. The columns of the result, float32 [3, 3], are the components.
     """
     total, outer, pixels = torch.zeros(3, dtype=torch.float64), torch.zeros(3, 3, dtype=torch.float64), 0
     for chunk in torch.split(images, 1024):
@@ -156,27 +70,116 @@ def principal_components(images: Tensor) -> Tensor:
     return scaled.float()
 
 
-def random_colour_shift(
-    images: Tensor, seed: int, epoch: int, indices: Tensor, components: Tensor, std: float = 0.1
-) -> Tensor:
-    """Adds to all pixels of an image the same random mixture of principal components.
+def shift_colour(images: Tensor, draws: Tensor, components: Tensor, std: float = 0.1) -> Tensor:
+    """Add a random mixture of principal components to all pixels of an image; the result is not clipped.
 
     Krizhevsky et al. (2012, sec. 4.1): each component times a normal draw of standard deviation 0.1. Their text scales
-    the components by eigenvalues, which would depend on the unit of the pixels; their code by standard deviations, as
-    here.
+    the components by eigenvalues, which would depend on the unit of the pixels. Their code and this function scale them
+    by standard deviations.
 
     Args:
         images: float [N, 3, H, W], values of about [0, 1].
-        seed: see :func:`uniforms`.
-        epoch: see :func:`uniforms`.
-        indices: see :func:`uniforms`.
-        components: float [3, 3], of :func:`principal_components`.
-        std: standard deviation of the draws.
-
-    Returns:
-        float [N, 3, H, W]; not clipped.
+        draws: drawn numbers, [3, N].
+        components: float [3, 3], see :func:`principal_components`.
+        std: standard deviation of the normal draws.
     """
-    draws = uniforms(seed, epoch, indices, Draw.COLOUR, 3).T
-    normal = torch.special.ndtri(draws.clamp(min=2**-25)).to(images.dtype)
+    normal = torch.special.ndtri(draws.T.clamp(min=2**-25)).to(images.dtype)
     shift: Tensor = std * normal @ components.to(images).T
     return images + shift[:, :, None, None]
+
+
+class Augmentation(ABC):
+    """What a policy does to images, from uint8 [N, 3, 32, 32] to float32 [N, 3, image_size, image_size], about [0, 1].
+
+    Attributes:
+        DRAWS: purposes of the numbers that training needs for each image.
+    """
+
+    DRAWS: ClassVar[tuple[Draw, ...]] = ()
+
+    def __init__(self, image_size: int) -> None:
+        self.image_size = image_size
+
+    def fit(self, source: Source, images: Images, train_indices: Tensor) -> None:  # noqa: B027
+        """Compute the statistics of the training images that the policy needs, if any."""
+
+    @abstractmethod
+    def train(self, images: Tensor, draws: Tensor) -> Tensor:
+        """Augment training images by drawn numbers, [len(DRAWS), N]."""
+
+    def evaluate(self, images: Tensor) -> Tensor:
+        """Prepare images for validation, test and prediction."""
+        return resize(scale(images), self.image_size)
+
+
+@final
+class NoAugmentation(Augmentation):
+    """The resized image."""
+
+    def train(self, images: Tensor, draws: Tensor) -> Tensor:
+        """See the base class."""
+        return self.evaluate(images)
+
+
+@final
+class FlipCrop(Augmentation):
+    """Horizontal flip and a random window of the image padded with 4 zeros."""
+
+    DRAWS = (Draw.FLIP, Draw.TOP, Draw.LEFT)
+
+    def train(self, images: Tensor, draws: Tensor) -> Tensor:
+        """See the base class."""
+        return self.evaluate(crop_flip(images, *draws, size=SIZE, padding=4))
+
+
+@final
+class NotebookAugmentation(Augmentation):
+    """A random window of the resized image padded with 4 zeros, horizontal and vertical flip."""
+
+    DRAWS = (Draw.FLIP, Draw.TOP, Draw.LEFT, Draw.UPSIDE_DOWN)
+
+    def train(self, images: Tensor, draws: Tensor) -> Tensor:
+        """See the base class."""
+        windows = crop_flip(self.evaluate(images), *draws[:3], size=self.image_size, padding=4)
+        return flip_vertically(windows, draws[3])
+
+
+@final
+class VGGAugmentation(Augmentation):
+    """A random window of the rescaled image, horizontal flip and colour shift (Simonyan & Zisserman 2014, sec. 3.1).
+
+    Evaluation takes the window in the middle.
+    """
+
+    DRAWS = (Draw.FLIP, Draw.TOP, Draw.LEFT, Draw.COLOUR_1, Draw.COLOUR_2, Draw.COLOUR_3)
+
+    def fit(self, source: Source, images: Images, train_indices: Tensor) -> None:
+        """Compute the principal components of the training images' colours."""
+        key = hashlib.sha256(images.identity.encode() + train_indices.numpy().tobytes()).hexdigest()
+        self._components = source.load_or_compute(
+            f"components-{key[:16]}", lambda: principal_components(images.train_images[train_indices])
+        )
+
+    def train(self, images: Tensor, draws: Tensor) -> Tensor:
+        """See the base class."""
+        self._components = self._components.to(images.device)  # copied once
+        windows = crop_flip(self._rescale(images), *draws[:3], size=self.image_size)
+        return shift_colour(windows, draws[3:], self._components)
+
+    def evaluate(self, images: Tensor) -> Tensor:
+        """See the base class."""
+        rescaled = self._rescale(images)
+        margin = (rescaled.shape[-1] - self.image_size) // 2
+        window = slice(margin, margin + self.image_size)
+        return rescaled[:, :, window, window]
+
+    def _rescale(self, images: Tensor) -> Tensor:
+        return resize(scale(images), round(self.image_size * 256 / 224))  # 256 for 224, as in the paper
+
+
+AUGMENTATIONS: dict[str, type[Augmentation]] = {
+    "none": NoAugmentation,
+    "flip_crop": FlipCrop,
+    "vgg": VGGAugmentation,
+    "notebook": NotebookAugmentation,
+}

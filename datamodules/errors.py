@@ -1,4 +1,4 @@
-"""What can go wrong with data, as messages a person can act on."""
+"""Errors of the data, whose messages a person can act on."""
 
 
 class DataError(Exception):

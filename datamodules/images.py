@@ -1,4 +1,4 @@
-"""Image files into uint8 arrays, and uint8 batches into what a network takes."""
+"""Image files to uint8 arrays, and the arithmetic from uint8 to a network's input."""
 
 from pathlib import Path
 
@@ -15,10 +15,7 @@ SIZE = 32  # height and width, in pixels, of every image in memory
 
 
 def read_image(path: Path) -> NDArray[np.uint8]:
-    """Reads an image file, cuts it to a centred square and resizes it.
-
-    Returns:
-        uint8 [32, 32, 3], RGB.
+    """Read an image file, cut it to a centred square and resize it: uint8 [32, 32, 3], RGB.
 
     Raises:
         DataError: if the file is missing, is no image, is damaged, or is so large that it may be an attack.
@@ -47,19 +44,16 @@ def read_image(path: Path) -> NDArray[np.uint8]:
 
 
 def scale(images: Tensor) -> Tensor:
-    """uint8 [N, 3, H, W] in [0, 255] to float32 in [0, 1]."""
+    """Convert uint8 images [N, 3, H, W] to float32 in [0, 1]."""
     return images.to(torch.float32, memory_format=torch.contiguous_format).div_(255)
 
 
 def resize(images: Tensor, size: int) -> Tensor:
-    """Bilinearly resizes float images [N, 3, H, W] to [N, 3, size, size]."""
-    if images.shape[-1] == size:
-        return images
-    return F.interpolate(
-        images, size=(size, size), mode="bilinear", align_corners=False, antialias=size < images.shape[-1]
-    )
+    """Resize float images [N, 3, H, W] to [N, 3, size, size], bilinearly."""
+    side = images.shape[-1]
+    return images if side == size else F.interpolate(images, (size, size), mode="bilinear", antialias=size < side)
 
 
 def normalize(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
-    """Subtracts the channels' means [3] from float images [N, 3, H, W] and divides by their standard deviations [3]."""
+    """Subtract the channels' means [3] from float images [N, 3, H, W] and divide by the standard deviations [3]."""
     return (images - mean.view(3, 1, 1)) / std.view(3, 1, 1)

@@ -1,4 +1,4 @@
-"""AlexNet, shrunk to 32x32 images."""
+"""AlexNet for small images."""
 
 from functools import partial
 from typing import Literal, final
@@ -8,6 +8,7 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import nn
 
 from lightning_modules.classifier import ImageClassifier
+from lightning_modules.errors import check_arguments
 from lightning_modules.initialization import He, Initialization
 
 
@@ -17,21 +18,21 @@ def _convolution(inputs: int, outputs: int) -> list[nn.Module]:
 
 @final
 class AlexNet(ImageClassifier):
-    """AlexNet for small images: the channels of torchvision's (Krizhevsky 2014, "One weird trick"), 3x3 everywhere.
+    """AlexNet for small images: the channels of torchvision's (Krizhevsky 2014, "One weird trick"), 3x3 kernels.
 
-    Krizhevsky et al. (2012, sec. 3.5) have five convolutions and three fully-connected layers, max-pooling after
-    the first, second and fifth, and (sec. 4.2) dropout of 0.5 before the first two fully-connected ones. Here the
-    kernels are 3x3 with stride 1, so that a 32x32 image still has 4x4 positions before the classifier; local response
-    normalization is left out. At 32x32 with 10 classes: 35,855,178 parameters.
+    Krizhevsky et al. (2012) have five convolutions and three fully-connected layers, max-pooling after convolutions 1,
+    2 and 5 (sec. 3.5), and dropout of 0.5 before the first two fully-connected layers (sec. 4.2). Here all kernels are
+    3x3 with stride 1, so a 32x32 image still has 4x4 positions before the classifier. Local response normalization is
+    left out. At 32x32 with 10 classes, the network has 35,855,178 parameters.
 
     Args:
-        num_classes: number of logits; the command line takes it from the data.
-        image_size: height and width in pixels, a multiple of 8; the command line takes it from the data.
+        num_classes: number of logits. The command line sets it from the data.
+        image_size: height and width in pixels, a multiple of 8. The command line sets it from the data.
         dropout: probability in [0, 1) of dropping an input of the two hidden fully-connected layers.
         hidden_features: width of the two hidden fully-connected layers.
-        initialization: how the weights are drawn.
+        initialization: draws the weights.
         optimizer: from parameters to an optimizer.
-        lr_scheduler: from the optimizer to a learning-rate schedule; none keeps the rate.
+        lr_scheduler: from the optimizer to a learning-rate schedule. ``None`` keeps the rate.
         lr_scheduler_interval: whether the schedule steps every epoch or every optimizer step.
 
     Raises:
@@ -49,15 +50,7 @@ class AlexNet(ImageClassifier):
         lr_scheduler: LRSchedulerCallable | None = None,
         lr_scheduler_interval: Literal["epoch", "step"] = "epoch",
     ) -> None:
-        if image_size < 8 or image_size % 8:
-            raise ValueError(
-                f"AlexNet halves its image three times: image_size must be a multiple of 8, not {image_size}"
-            )
-        if not 0 <= dropout < 1:
-            raise ValueError(f"dropout must be in [0, 1), not {dropout}")
-        if hidden_features < 1:
-            raise ValueError(f"hidden_features must be at least 1, not {hidden_features}")
-        positions = (image_size // 8) ** 2
+        check_arguments("AlexNet", 3, image_size, dropout, hidden_features)
         network = nn.Sequential(
             *_convolution(3, 64),
             nn.MaxPool2d(2),
@@ -69,7 +62,7 @@ class AlexNet(ImageClassifier):
             nn.MaxPool2d(2),
             nn.Flatten(),
             nn.Dropout(dropout),
-            nn.Linear(256 * positions, hidden_features),
+            nn.Linear(256 * (image_size // 8) ** 2, hidden_features),
             nn.ReLU(inplace=True),
             nn.Dropout(dropout),
             nn.Linear(hidden_features, hidden_features),

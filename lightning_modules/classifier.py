@@ -14,21 +14,18 @@ from torch import Tensor, nn
 from torchmetrics import MeanMetric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix
 
+from datamodules.batch import Batch
 from lightning_modules.errors import ModelError
 from overfitting_lab.runs.checkpoints import load_saved
 from overfitting_lab.runs.epochs import METRICS
-
-LoadedBatch = tuple[Tensor, Tensor, int, Tensor]
 
 
 class ImageClassifier(LightningModule, ABC):
     """A network that gives one logit per class, trained by softmax cross-entropy.
 
-    A batch is ``(images, labels, total, indices)``: float images [N, 3, image_size, image_size], int64 labels [N] in
-    [0, num_classes), the number of images in the whole step over all processes, and each image's place in its set,
-    int64 [N]. The loss is the sum over this process's images divided by ``total`` and multiplied by the number of
-    processes, so that the mean over processes that DDP takes of the gradients is the mean over the whole step's images,
-    also where they do not divide evenly.
+    A step takes a :class:`Batch`. The loss is the sum over this process's images divided by ``total`` and multiplied by
+    the number of processes, so that DDP's mean of the gradients over processes is the mean over the whole step's
+    images, also if they do not divide evenly.
 
     Logged once an epoch, over every image exactly once for any number of processes: ``train_loss``, ``train_acc``,
     ``val_loss``, ``val_acc``, ``test_loss``, ``test_acc``. Losses are means in nats, accuracies fractions of 1; those
@@ -97,36 +94,33 @@ class ImageClassifier(LightningModule, ABC):
         """Return logits [N, num_classes] of normalized images [N, 3, image_size, image_size]."""
         return cast(Tensor, self.network(images.to(next(self.parameters()).dtype)))
 
-    def _losses(self, batch: LoadedBatch, metrics: MetricCollection) -> tuple[Tensor, Tensor]:
+    def _losses(self, batch: Batch, metrics: MetricCollection) -> tuple[Tensor, Tensor]:
         """Return each image's cross-entropy in nats [N] and logits [N, num_classes], and update the metrics."""
-        images, labels, *_ = batch
-        logits = self(images)
-        losses = F.cross_entropy(logits.float(), labels, reduction="none")
-        if len(labels):  # with fewer images than processes, some get none
-            metrics.update(value=losses.detach(), preds=logits.detach(), target=labels)
+        logits = self(batch.images)
+        losses = F.cross_entropy(logits.float(), batch.labels, reduction="none")
+        if len(batch.labels):  # with fewer images than processes, some get none
+            metrics.update(value=losses.detach(), preds=logits.detach(), target=batch.labels)
         return losses, logits
 
-    def training_step(self, batch: LoadedBatch, batch_idx: int) -> dict[str, Tensor]:
+    def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         """Return the ``loss`` of the step and the ``logits``. The class says how losses add up over processes."""
         losses, logits = self._losses(batch, self.train_metrics)
         if self.train_metrics["acc"].update_count <= 1:
             # Logging registers a metric for the whole epoch: doing it once saves a millisecond a step.
-            self.log_dict(self.train_metrics, on_step=False, on_epoch=True, prog_bar=True, batch_size=batch[2])
-        return {"loss": losses.sum() * (self.trainer.world_size / batch[2]), "logits": logits}
+            self.log_dict(self.train_metrics, on_step=False, on_epoch=True, prog_bar=True, batch_size=batch.total)
+        return {"loss": losses.sum() * (self.trainer.world_size / batch.total), "logits": logits}
 
-    def _evaluation_step(
-        self, batch: LoadedBatch, metrics: MetricCollection, confusion: MulticlassConfusionMatrix
-    ) -> Tensor:
+    def _evaluation_step(self, batch: Batch, metrics: MetricCollection, confusion: MulticlassConfusionMatrix) -> Tensor:
         _, logits = self._losses(batch, metrics)
-        if len(batch[1]):
-            confusion.update(logits, batch[1])
+        if len(batch.labels):
+            confusion.update(logits, batch.labels)
         return logits
 
     def on_validation_epoch_start(self) -> None:
         """Reset the confusion matrix."""
         self.val_confusion.reset()
 
-    def validation_step(self, batch: LoadedBatch, batch_idx: int) -> None:
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Update the metrics with a batch of validation images."""
         self._evaluation_step(batch, self.val_metrics, self.val_confusion)
 
@@ -138,7 +132,7 @@ class ImageClassifier(LightningModule, ABC):
         """Reset the confusion matrix."""
         self.test_confusion.reset()
 
-    def test_step(self, batch: LoadedBatch, batch_idx: int) -> Tensor:
+    def test_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Update the metrics with a batch of test images, and return their logits [N, num_classes]."""
         return self._evaluation_step(batch, self.test_metrics, self.test_confusion)
 

@@ -1,5 +1,18 @@
-"""What can go wrong with a network, as messages a person can act on."""
+"""Errors of a network, as messages that a person can act on."""
 
 
 class ModelError(Exception):
     """A network, its checkpoint or its schedule cannot be used as asked; the message names the remedy."""
+
+
+def check_arguments(name: str, poolings: int, image_size: int, dropout: float, hidden_features: int) -> None:
+    """Raise a ``ValueError`` for an argument that a network with ``poolings`` halvings of its image cannot have."""
+    multiple = 2**poolings
+    if image_size < multiple or image_size % multiple:
+        raise ValueError(
+            f"{name} halves its image {poolings} times: image_size must be a multiple of {multiple}, not {image_size}"
+        )
+    if not 0 <= dropout < 1:
+        raise ValueError(f"dropout must be in [0, 1), not {dropout}")
+    if hidden_features < 1:
+        raise ValueError(f"hidden_features must be at least 1, not {hidden_features}")

@@ -1,4 +1,4 @@
-"""How a network's weights are drawn before training. Biases are always 0."""
+"""Draw a network's weights before training. Biases are always 0."""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -12,14 +12,14 @@ class Initialization(ABC):
 
     @abstractmethod
     def draw(self, weight: Tensor) -> None:
-        """Fills the weights of one layer, in place.
+        """Draw the weights of one layer, in place.
 
         Args:
             weight: float tensor [out, in] or [out, in, height, width].
         """
 
     def __call__(self, network: nn.Module) -> None:
-        """Initializes every convolution and linear layer of the network in place; normalization layers keep 1 and 0."""
+        """Initialize every convolution and linear layer of the network in place; normalization layers keep 1 and 0."""
         for layer in network.modules():
             if isinstance(layer, nn.Conv2d | nn.Linear):
                 self.draw(layer.weight)
@@ -55,10 +55,8 @@ class Glorot(Initialization):
 class Normal(Initialization):
     """Normal with one standard deviation for all layers (Simonyan & Zisserman 2014, sec. 3.1).
 
-    The default is the paper's: it names the variance, 10^-2.
-
     Attributes:
-        std: standard deviation of every weight.
+        std: standard deviation of every weight. The default is the paper's, which names the variance, 10^-2.
     """
 
     std: float = 0.1
@@ -70,10 +68,9 @@ class Normal(Initialization):
 
 @dataclass(frozen=True)
 class SmallOutput(Initialization):
-    """One initialization for all layers but the last, which is drawn so small that the first loss is near ln(classes).
+    """One initialization for all layers but the last, whose small weights put the first loss near ln(classes).
 
-    With an output layer as wide as He's rule makes it, the first logits of a deep network are far from 0 and its first
-    steps go into unlearning them.
+    With He's rule for the last layer, a deep network's first logits are far from 0, and its first steps only undo that.
 
     Attributes:
         hidden: draws every layer but the last.
@@ -88,7 +85,7 @@ class SmallOutput(Initialization):
         self.hidden.draw(weight)
 
     def __call__(self, network: nn.Module) -> None:
-        """Initializes the network in place."""
+        """Initialize the network in place."""
         super().__call__(network)
         *_, output = (layer for layer in network.modules() if isinstance(layer, nn.Linear))
         nn.init.normal_(output.weight, std=self.std)

@@ -10,7 +10,7 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
 from lightning_modules.classifier import ImageClassifier
-from lightning_modules.errors import ModelError
+from lightning_modules.errors import ModelError, check_arguments
 from lightning_modules.initialization import He, Initialization, SmallOutput
 from overfitting_lab.runs.checkpoints import load_saved
 from overfitting_lab.runs.files import RunError, RunFiles
@@ -27,15 +27,17 @@ _KERNELS: dict[Configuration, tuple[tuple[int, ...], ...]] = {
     "E": ((3, 3), (3, 3), (3, 3, 3, 3), (3, 3, 3, 3), (3, 3, 3, 3)),
 }
 
-# Simonyan & Zisserman (2014, sec. 3.1): what a trained configuration A gives a deeper one, by block and place therein;
-# behind block 5 stands the classifier.
+# Simonyan & Zisserman (2014, sec. 3.1): the layers of a trained configuration A that a deeper one begins with, by block
+# and place in the block. The classifier counts as block 6.
 _PRETRAINED = {(1, 1), (2, 1), (3, 1), (3, 2), (6, 1), (6, 2), (6, 3)}
 
 
-def _features(configuration: Configuration, batch_norm: bool) -> list[nn.Module]:
+def _layers(
+    num_classes: int, image_size: int, dropout: float, hidden_features: int, column: Configuration, batch_norm: bool
+) -> nn.Sequential:
     layers: list[nn.Module] = []
     inputs = 3
-    for outputs, kernels in zip(_CHANNELS, _KERNELS[configuration], strict=True):
+    for outputs, kernels in zip(_CHANNELS, _KERNELS[column], strict=True):
         for kernel in kernels:
             layers.append(nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2))
             if batch_norm:
@@ -43,19 +45,8 @@ def _features(configuration: Configuration, batch_norm: bool) -> list[nn.Module]
             layers.append(nn.ReLU(inplace=True))
             inputs = outputs
         layers.append(nn.MaxPool2d(2))
-    return layers
-
-
-def _layers(
-    configuration: Configuration,
-    batch_norm: bool,
-    dropout: float,
-    hidden_features: int,
-    num_classes: int,
-    image_size: int,
-) -> nn.Sequential:
     return nn.Sequential(
-        *_features(configuration, batch_norm),
+        *layers,
         nn.Flatten(),
         nn.Linear(512 * (image_size // 32) ** 2, hidden_features),
         nn.ReLU(inplace=True),
@@ -68,7 +59,7 @@ def _layers(
 
 
 def _names(network: nn.Module) -> dict[tuple[type[nn.Module], int, int], str]:
-    """The name of each layer with weights, by its kind, its block and its place among the block's of its kind."""
+    """Map each weighted layer's class, block and place among the block's layers of that class to its name."""
     names: dict[tuple[type[nn.Module], int, int], str] = {}
     block = 1
     for name, layer in network.named_children():
@@ -103,30 +94,29 @@ def _read_weights(folder: Path) -> dict[str, Tensor]:
 class VGG(ImageClassifier):
     """VGG of Simonyan & Zisserman (2014), table 1: 3x3 convolutions in five blocks, each ended by max-pooling.
 
-    Configuration D is VGG16; at 224x224 with 10 classes it has 134,301,514 parameters. The first fully-connected layer
-    takes what the five poolings leave: 7x7 positions of a 224x224 image, one of a 32x32 image. Dropout stands after
-    the two hidden fully-connected layers (sec. 3.1).
+    Configuration D is VGG16. At 224x224 with 10 classes it has 134,301,514 parameters. The first fully-connected layer
+    has 7x7 positions of a 224x224 image, one of a 32x32 image. Dropout follows the two hidden fully-connected layers
+    (sec. 3.1).
 
     Args:
-        num_classes: number of logits; the command line takes it from the data.
-        image_size: height and width in pixels, a multiple of 32; the command line takes it from the data.
+        num_classes: number of logits. The command line sets it from the data.
+        image_size: height and width in pixels, a multiple of 32. The command line sets it from the data.
         configuration: column of table 1: A (11 weight layers), B (13), C (16, with 1x1 convolutions), D (16), E (19).
         batch_norm: batch normalization after every convolution (Ioffe & Szegedy 2015); not in the paper.
         dropout: probability in [0, 1) of dropping an output of the two hidden fully-connected layers.
         hidden_features: width of the two hidden fully-connected layers.
-        softmax: end the network in a softmax layer, so that the cross-entropy takes a softmax of probabilities. This is
-            a mistake, kept to be shown: the loss stays above ln(1 + (num_classes - 1) / e), 1.46 for ten classes, and
-            its gradient vanishes wherever the network is sure, right or wrong.
-        init_from: folder of a run of configuration A, as lightning_logs/vgg11/version_0, whose ``weights.pth`` gives
-            the first four convolutions and the three fully-connected layers; the others are drawn by
-            ``initialization`` (sec. 3.1). The convolutions are matched by block and place within the block, because
-            by mere order they do not fit: the second of A is 64->128, that of D is 64->64. With batch normalization,
-            which both must have then, the layers after those convolutions are taken too. Read when training begins;
-            a run that goes on from a checkpoint needs the folder no more.
-        initialization: how the weights are drawn. With the paper's normal of variance 0.01 the first loss is about
-            10^7 at this depth; the default keeps the variance of the activations, and starts near ln(num_classes).
+        softmax: end the network in a softmax layer, although cross-entropy applies a softmax too. This mistake is kept
+            to be shown: the loss stays above ln(1 + (num_classes - 1) / e), 1.46 for ten classes, and its gradient
+            vanishes when the network is sure, right or wrong.
+        init_from: folder of a run of configuration A, as lightning_logs/vgg11/version_0. Its ``weights.pth`` gives the
+            first four convolutions, their batch normalization and the three fully-connected layers; ``initialization``
+            draws the others (sec. 3.1). Convolutions match by block and place in the block, because they do not fit by
+            order alone: the second is 64->128 in A and 64->64 in D. Both networks must have batch normalization, or
+            neither. A resumed run no longer needs the folder.
+        initialization: draws the weights. With the paper's normal of variance 0.01, the first loss is about 10^7 at
+            this depth. The default keeps the variance of the activations and starts near ln(num_classes).
         optimizer: from parameters to an optimizer.
-        lr_scheduler: from the optimizer to a learning-rate schedule; none keeps the rate.
+        lr_scheduler: from the optimizer to a learning-rate schedule. ``None`` keeps the rate.
         lr_scheduler_interval: whether the schedule steps every epoch or every optimizer step.
 
     Raises:
@@ -148,41 +138,27 @@ class VGG(ImageClassifier):
         lr_scheduler: LRSchedulerCallable | None = None,
         lr_scheduler_interval: Literal["epoch", "step"] = "epoch",
     ) -> None:
-        if image_size < 32 or image_size % 32:
-            raise ValueError(f"VGG halves its image five times: image_size must be a multiple of 32, not {image_size}")
-        if not 0 <= dropout < 1:
-            raise ValueError(f"dropout must be in [0, 1), not {dropout}")
-        if hidden_features < 1:
-            raise ValueError(f"hidden_features must be at least 1, not {hidden_features}")
+        check_arguments("VGG", 5, image_size, dropout, hidden_features)
         if init_from is not None and configuration == "A":
-            raise ValueError("init_from is for configurations B to E: what it takes is of a trained configuration A")
-        layers = partial(
-            _layers,
-            dropout=dropout,
-            hidden_features=hidden_features,
-            num_classes=num_classes,
-            image_size=image_size,
-        )
+            raise ValueError("init_from is for configurations B to E: it loads weights of a trained configuration A")
+        layers = partial(_layers, num_classes, image_size, dropout, hidden_features)
         network = layers(configuration, batch_norm)
         initialization(network)
         if softmax:
             network.append(nn.Softmax(dim=1))
         super().__init__(network, num_classes, image_size, optimizer, lr_scheduler, lr_scheduler_interval)
-        self._batch_norm = batch_norm
-        self._softmax = softmax
-        self._init_from = init_from
-        self._layers = layers
+        self._batch_norm, self._softmax, self._init_from, self._layers = batch_norm, softmax, init_from, layers
 
     def probabilities(self, logits: Tensor) -> Tensor:
-        """See the base class; what a network that ends in a softmax gives are probabilities already."""
+        """See the base class. A network that ends in a softmax outputs probabilities already."""
         return logits.float() if self._softmax else super().probabilities(logits)
 
     def pretrained(self) -> dict[str, Tensor]:
-        """What ``init_from`` gives.
+        """Return the weights that ``init_from`` gives.
 
         Raises:
-            ModelError: if there are no such weights, or those of another network than configuration A with the same
-                classes, image size, width and batch normalization.
+            ModelError: if there are none, or if they are not of a configuration A with the same classes, image size,
+                width and batch normalization.
         """
         if self._init_from is None:
             return {}
@@ -204,7 +180,7 @@ class VGG(ImageClassifier):
         for name, value in expected.state_dict().items():
             if theirs[name].shape != value.shape:
                 raise ModelError(
-                    f"the configuration A in {folder} is of other classes, another image size or another width: "
+                    f"the configuration A in {folder} has other classes, another image size or another width: "
                     f"{name} is {tuple(theirs[name].shape)} there and must be {tuple(value.shape)} here; give both the "
                     "same data, --data.image_size and --model.hidden_features"
                 )

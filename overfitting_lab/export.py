@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from datamodules import CIFAR10DataModule
-from datamodules.images import SIZE, normalize
+from datamodules.batch import to_network
+from datamodules.images import SIZE
 from lightning_modules import ImageClassifier
 from lightning_modules.errors import ModelError
 from overfitting_lab.runs import Run, RunError
@@ -64,15 +65,13 @@ class Portable(nn.Module):
     def __init__(self, model: ImageClassifier, data: CIFAR10DataModule) -> None:
         super().__init__()
         self.network = model.network.to(memory_format=torch.contiguous_format)  # torch warns of saving others
-        self.register_buffer("mean", torch.tensor(data.mean))
-        self.register_buffer("std", torch.tensor(data.std))
-        self._as_evaluated = data.as_evaluated
+        self.register_buffer("mean_std", torch.tensor([data.mean, data.std]))
+        self._augmentation = data.augmentation
         self._probabilities = model.probabilities
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the probabilities; see the class."""
-        logits = self.network(normalize(self._as_evaluated(images), self.get_buffer("mean"), self.get_buffer("std")))
-        return self._probabilities(logits)
+        return self._probabilities(self.network(to_network(images, self._augmentation, self.get_buffer("mean_std"))))
 
 
 def _load(checkpoint: Path) -> tuple[ImageClassifier, CIFAR10DataModule]:
@@ -83,7 +82,7 @@ def _load(checkpoint: Path) -> tuple[ImageClassifier, CIFAR10DataModule]:
 
 def _from_checkpoint(path: Path, classes: Sequence[str]) -> Predictor:
     model, data = _load(path)
-    return Predictor(classes, lambda images: model.predict_step(data.normalized(data.as_evaluated(images))))
+    return Predictor(classes, lambda images: model.predict_step(data.network_input(images)))
 
 
 def load_predictor(path: Path) -> Predictor:

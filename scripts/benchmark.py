@@ -1,9 +1,9 @@
 """python scripts/benchmark.py --data.source folder --data.root FOLDER.
 
-Measures how fast the project is beside a plain loop and a hand-written one, on this machine and in turns: training
-steps, overfit.yaml end to end, the data path, the start-up, and how fit.py scales. Prints tables and writes them with
-the figures and a chart. On two CPU cores it takes about half an hour; --parts takes some of it. Flags that it does not
-know go to fit.py; of them, the plain loop of overfit.yaml heeds those of the data's size alone. For Linux and macOS.
+Compares the project's speed with a plain loop and a hand-written loop, in turns on this machine: training steps,
+overfit.yaml end to end, the data path, the start-up, and the scaling of fit.py. Prints tables, and writes them with the
+figures and a chart. All of it takes about half an hour on two CPU cores; --parts measures a part. Unknown flags go to
+fit.py; the plain loop of overfit.yaml uses only those that set the data's size. For Linux and macOS.
 """
 
 import argparse
@@ -23,32 +23,29 @@ ROUNDS = {"steps": 5, "data_path": 5, "start_up": 5, "scaling": 2, "end_to_end":
 
 
 def main() -> None:
-    """Measures, prints and writes."""
+    """Measure, print and write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--parts", nargs="+", choices=ROUNDS, default=list(ROUNDS), help="what to measure; default: all"
-    )
+    parser.add_argument("--parts", nargs="+", choices=ROUNDS, default=list(ROUNDS), help="parts; default: all")
     parser.add_argument("--rounds", type=positive, help=f"turns of each contender; default: {ROUNDS}")
-    parser.add_argument("--output", type=Path, default=Path("benchmark"), help="folder of what is written")
+    parser.add_argument("--output", type=Path, default=Path("benchmark"), help="folder for the results")
     arguments, rest = parser.parse_known_args()
     with reported_errors():
         arguments.output.mkdir(parents=True, exist_ok=True)
         device = ExperimentCLI(["--config=overfit", *rest], keep=False).trainer.strategy.root_device
-    measures: dict[str, Callable[[int], Any]] = {
-        "steps": lambda rounds: steps.measure(rest, rounds, device),
-        "data_path": lambda rounds: data_path.measure(rest, rounds),
-        "start_up": lambda rounds: start_up.measure(rest, rounds),
-        "scaling": lambda rounds: scaling.measure(rest, rounds, device),
-        "end_to_end": lambda rounds: end_to_end.measure(rest, rounds),
-    }
-    facts = {
-        "date": date.today().isoformat(),
-        "command": command_line(),
-        "machine": describe(device),
-        "versions": versions(),
-        "git_commit": git_commit(),
-    }
-    with reported_errors():
+        measures: dict[str, Callable[[int], Any]] = {
+            "steps": lambda rounds: steps.measure(rest, rounds, device),
+            "data_path": lambda rounds: data_path.measure(rest, rounds),
+            "start_up": lambda rounds: start_up.measure(rest, rounds),
+            "scaling": lambda rounds: scaling.measure(rest, rounds, device),
+            "end_to_end": lambda rounds: end_to_end.measure(rest, rounds),
+        }
+        facts = {
+            "date": date.today().isoformat(),
+            "command": command_line(),
+            "machine": describe(device),
+            "versions": versions(),
+            "git_commit": git_commit(),
+        }
         for part in arguments.parts:
             print(f"measuring {part} ...", flush=True)
             results = measures[part](arguments.rounds or ROUNDS[part])

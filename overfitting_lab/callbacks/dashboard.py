@@ -41,7 +41,7 @@ class Dashboard(Callback):
         self._step = trainer.global_step
         if self._step == 1:
             tag = f"training images of {_data_name(trainer)}, as the network sees them"
-            self._logger.writer().add_image(tag, image_grid(batch[0]), 0)
+            self._logger.writer().add_image(tag, image_grid(batch.images), 0)
         batches = trainer.accumulate_grad_batches
         interval = self._step_interval or max(1, int(trainer.num_training_batches) // batches // 10)
         if self._step % interval == 0:

@@ -75,7 +75,7 @@ class EpochRecorder(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Count the images of the whole step."""
-        self._training_images += batch[2]
+        self._training_images += batch.total
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Stop the clock of training."""

@@ -60,8 +60,7 @@ class ImageRecord(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Note which predictions were wrong, without waiting for the device."""
-        _, labels, _, indices = batch
-        self._visits.append((indices, outputs["logits"].argmax(dim=1) != labels))
+        self._visits.append((batch.indices, outputs["logits"].argmax(dim=1) != batch.labels))
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Count the epoch."""
@@ -118,9 +117,8 @@ class ImageRecord(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Keep the predictions."""
-        _, labels, _, indices = batch
         probabilities: Tensor = pl_module.probabilities(outputs)  # type: ignore[operator]
-        self._answers.append((indices.cpu().numpy(), labels.cpu().numpy(), probabilities.cpu().numpy()))
+        self._answers.append((batch.indices.cpu().numpy(), batch.labels.cpu().numpy(), probabilities.cpu().numpy()))
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the arrays of the test images."""

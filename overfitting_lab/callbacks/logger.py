@@ -11,7 +11,7 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.strategies import Strategy
 from lightning_utilities.core.rank_zero import rank_zero_only
 
-from overfitting_lab.runs.epochs import METRICS, EpochRecord
+from overfitting_lab.runs.epochs import EpochRecord
 from overfitting_lab.runs.files import RunFiles
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ class RunLogger(Logger):
     """Claim ``<root>/<experiment>/version_N`` and write metrics there as TensorBoard events.
 
     Metrics named ``train_*`` and ``val_*`` go to two sub-folders under one tag, so that TensorBoard draws both curves
-    in one chart. Their x is the epoch. All other metrics go to the run's folder itself, at the optimizer step.
+    in one chart over epochs. All other metrics go to the run's folder itself, at the optimizer step.
 
     Args:
         root: folder of all experiments.
@@ -95,16 +95,13 @@ class RunLogger(Logger):
     def discard_events_after(self, step: int, records: Sequence[EpochRecord]) -> None:
         """Discard the events that a resumed run wrote after its checkpoint.
 
-        Args:
-            step: optimizer step of the checkpoint.
-            records: all epochs before it. Their curves are written again, because the last events may not have reached
-                the disk.
+        The curves of the ``records``, all epochs before it, are written again: the last events may not have reached
+        the disk.
         """
         self._purge = {"": step + 1, "train": 0, "val": 0}
         for record in records:
-            values = asdict(record)
-            metrics = {name: values[name] for name in METRICS if values[name] is not None}
-            self.log_metrics({"epoch": record.epoch, **metrics})
+            values = asdict(record.metrics)
+            self.log_metrics({name: value for name, value in values.items() if value is not None})
 
     def flush(self) -> None:
         """Hand all events to the operating system."""

@@ -25,14 +25,10 @@ PAUSE = 20  # times the duration of the last save must pass before the end of an
 
 
 class StoppedError(Exception):
-    """A signal stopped the run, whose state is saved.
-
-    Attributes:
-        status: exit status for the process, 128 plus the signal's number.
-    """
+    """A signal stopped the run, whose state is saved."""
 
     def __init__(self, number: int, folder: Path) -> None:
-        self.status = 128 + number
+        self.status = 128 + number  # exit status for the process
         name = "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
         super().__init__(f"stopped by {name}; resume with: python scripts/fit.py --resume {folder}")
 
@@ -46,11 +42,9 @@ class Recovery(Checkpoint):
 
     ``last.ckpt`` is written at the end of an epoch, and within an epoch every so many minutes or steps. Short epochs
     are skipped, except the first and the last, so that saving takes at most a twentieth of the time. The checkpoint
-    before the last is kept as ``previous.ckpt``.
-
-    SIGTERM and Ctrl-C let the step end, save and stop. A second Ctrl-C stops at once. On an epoch's last step the epoch
-    ends first, because a state that was saved there would skip the validation. If the Trainer validates within epochs,
-    states are saved at the ends of epochs only.
+    before it is kept as ``previous.ckpt``. SIGTERM and Ctrl-C let the step end, save and stop. A second Ctrl-C stops
+    at once. On an epoch's last step the epoch ends first, because a state saved there would skip the validation. If
+    the Trainer validates within epochs, states are saved at the ends of epochs only.
 
     Dropout is seeded for each batch from seed, epoch, batch and process, so that no generator's state has to be saved.
     The counts of the training metrics are saved with the state, process by process.
@@ -67,9 +61,8 @@ class Recovery(Checkpoint):
         self._seed = seed
         self._seconds = 60 * minutes
         self._steps = steps
-        self._saved_at = 0.0
+        self._saved_at = self._save_seconds = 0.0
         self._saved_step = 0
-        self._save_seconds = 0.0
         self._within_epoch = False
         self._losses: list[Tensor] = []
         self._rates: list[float] = []
@@ -109,8 +102,7 @@ class Recovery(Checkpoint):
         if free + there < needed:
             raise CheckpointError(
                 f"{folder} has {free / 1e9:.1f} GB left, and checkpoints of this network need up to "
-                f"{(needed - there) / 1e9:.1f} GB; make room, or keep runs elsewhere: "
-                "--trainer.default_root_dir FOLDER"
+                f"{(needed - there) / 1e9:.1f} GB; make room, or keep runs elsewhere: --trainer.default_root_dir FOLDER"
             )
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -187,16 +179,11 @@ class Recovery(Checkpoint):
         return trainer.val_check_batch is not None and trainer.val_check_batch >= trainer.num_training_batches
 
     def _is_due(self, trainer: Trainer) -> bool:
-        if self._steps is not None and trainer.global_step - self._saved_step >= self._steps:
-            return True
-        return time.monotonic() - self._saved_at >= self._seconds
+        by_steps = self._steps is not None and trainer.global_step - self._saved_step >= self._steps
+        return by_steps or time.monotonic() - self._saved_at >= self._seconds
 
     def _agree(self, trainer: Trainer, *, due: bool) -> tuple[int, bool]:
-        """Return what all processes know together: the signal that asks to stop, or 0; and if a checkpoint is due.
-
-        Args:
-            trainer: the run's Trainer.
-            due: a checkpoint is due by this process's clock.
+        """Return what any process knows: the signal that asks to stop, or 0; and if a checkpoint is due.
 
         Raises:
             DivergedError: if a loss since the last agreement is NaN or infinite.

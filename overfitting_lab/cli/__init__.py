@@ -1,4 +1,4 @@
-"""The command line: from a configuration to a run, from a mistake to a message."""
+"""The command line: turns a configuration into a run, and a mistake into a message."""
 
 from overfitting_lab.cli.errors import reported_errors
 from overfitting_lab.cli.experiment import ExperimentCLI

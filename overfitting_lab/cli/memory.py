@@ -1,4 +1,4 @@
-"""How the process deals with the memory that every training step frees and takes again."""
+"""Keep the memory that every training step frees and allocates again."""
 
 import ctypes
 import sys
@@ -8,11 +8,10 @@ LARGEST_INT = 2**31 - 1
 
 
 def keep_freed_memory() -> None:
-    """Has glibc's malloc keep what is freed, for the next step, instead of giving it back to the operating system.
+    """Make glibc's malloc keep freed memory for the next step instead of returning it to the operating system.
 
-    Activations and gradients are freed and taken anew in every step. By default each of them is mapped and unmapped,
-    and the system clears every page of it again; docs/speed.md has what that costs. Where the C library is another one,
-    nothing happens.
+    Every step frees and allocates activations and gradients. By default, malloc maps and unmaps each of them, and the
+    system clears every page again; docs/speed.md has the cost. With another C library, nothing happens.
     """
     if sys.platform != "linux":
         return

@@ -1,4 +1,4 @@
-"""From the command line to a configuration, and from a mistake in it to one message."""
+"""Parse the command line into a configuration, and report a mistake as one message."""
 
 import difflib
 import os
@@ -17,16 +17,14 @@ CONFIGS = PACKAGE / "configs" if (PACKAGE / "configs").is_dir() else PACKAGE.par
 
 
 def available_configs() -> list[str]:
-    """The names under ``configs/``, without their ending."""
+    """Return the names under ``configs/`` without their suffix."""
     return sorted(path.relative_to(CONFIGS).with_suffix("").as_posix() for path in CONFIGS.rglob("*.yaml"))
 
 
 def find_config(name: str) -> str:
-    """The path of a configuration: an existing path as it is, else the name as found in ``configs/``."""
-    for path in (Path(name), CONFIGS / name, CONFIGS / f"{name}.yaml"):
-        if path.is_file():
-            return str(path)
-    return name
+    """Return the path of a configuration: an existing path as it is, else the file of that name in ``configs/``."""
+    paths = (Path(name), CONFIGS / name, CONFIGS / f"{name}.yaml")
+    return next((str(path) for path in paths if path.is_file()), name)
 
 
 def _of_today(argument: str) -> str:
@@ -39,21 +37,19 @@ def _of_today(argument: str) -> str:
 
 
 def positive(text: str) -> int:
-    """A number of at least 1."""
+    """Return a number of at least 1."""
     if int(text) < 1:
         raise ValueError
     return int(text)
 
 
 class ExperimentParser(LightningArgumentParser):
-    """Finds configurations by bare name, and reports a mistake as one message with exit status 2."""
+    """A parser that finds configurations by bare name and reports a mistake as one message with exit status 2."""
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self._configs: list[str] = []
+    _configs: Sequence[str] = ()  # the files that the command line names
 
     def parse_args(self, args: Sequence[str] | None = None, *rest: Any, **settings: Any) -> Any:  # type: ignore[override]
-        """Parses the command line, or the arguments given."""
+        """Parse the command line, or the arguments given."""
         found = list(sys.argv[1:] if args is None else args)
         for index, argument in enumerate(found):
             if argument.startswith("--config="):
@@ -64,24 +60,23 @@ class ExperimentParser(LightningArgumentParser):
         return super().parse_args([_of_today(argument) for argument in found], *rest, **settings)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Prints what is wrong, and what may have been meant; exits with status 2."""
+        """Print what is wrong and what may have been meant, and exit with status 2."""
         if "JSONARGPARSE_DEBUG" in os.environ and ex is not None:
             raise ex
         text = clear(message)
         if "arguments are required: model" in text:
-            text = "say which experiment, as in --config overfit.yaml"
-        if "which experiment" in text or "File does not exist" in text:
-            text += f"\nconfigurations that are there: {', '.join(available_configs())}"
+            text = "name an experiment, as in --config overfit.yaml"
+        if "name an experiment" in text or "File does not exist" in text:
+            text += f"\navailable configurations: {', '.join(available_configs())}"
         if "Problems parsing config" in text or "Unexpected config" in text:
             text += f"\nin {' or '.join(self._configs)}"
         if match := re.search(r"unrecognized arguments: (--[\w.]+)|option '([\w.]+)'", text, re.IGNORECASE):
             text += self._meant(match[1] or match[2])
         self.exit(2, f"{self.prog}: error: {text}\nhelp: {self.prog} --help\n")
-        raise AssertionError
 
     def _meant(self, key: str) -> str:
         options = [option for action in self._actions for option in action.option_strings]
-        if not key.startswith("--"):  # a key of a YAML group, named without the groups that it is in
+        if not key.startswith("--"):  # a key in a YAML file, named without its groups
             names = [option.lstrip("-") for option in options]
             options = [name.rpartition(".")[2] for name in names] + [name.partition(".")[0] for name in names]
             key = key.partition(".")[0]
@@ -89,7 +84,7 @@ class ExperimentParser(LightningArgumentParser):
         return f"\ndid you mean {near[0]}?" if near else ""
 
 
-# What jsonargparse says of its own insides rather than of the mistake.
+# Lines in which jsonargparse describes its own workings instead of the mistake.
 NOISE = (
     "Does not validate against any of the Union subtypes",
     "Errors:",
@@ -104,7 +99,7 @@ NO_CLASS = "Expected a dot import path string: "
 
 
 def clear(message: str) -> str:
-    """A message of jsonargparse without the noise."""
+    """Return a message of jsonargparse without the noise."""
     lines = [line.strip().removeprefix("- ") for line in message.splitlines()]
     lines = [line for line in lines if line and not line.startswith(NOISE)]
     said = [line for line in lines if not line.startswith(NO_CLASS)]

@@ -1,24 +1,24 @@
-"""Which precision suits a machine."""
+"""Choose the precision that suits a machine."""
 
 import torch
 
 
 def default_precision(accelerator: str) -> tuple[str, str]:
-    """The precision where none was asked for: bf16-mixed where the hardware multiplies in bf16, else float32.
+    """Return the default precision: bf16-mixed if the hardware multiplies in bf16, else float32.
 
     Args:
-        accelerator: the Trainer's; ``auto`` takes a GPU where there is one.
+        accelerator: the Trainer's accelerator; ``auto`` prefers a GPU.
 
     Returns:
-        The Trainer's name of the precision, and the reason for a person to read.
+        The Trainer's name of the precision, and the reason in words.
     """
     if accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available():
-        if torch.cuda.get_device_capability() >= (8, 0):
-            return "bf16-mixed", "this GPU multiplies in bf16"
-        return "32-true", "this GPU does not multiply in bf16"
-    if accelerator in ("auto", "gpu", "mps") and torch.backends.mps.is_available():
+        chip, has_bf16 = "GPU", torch.cuda.get_device_capability() >= (8, 0)
+    elif accelerator in ("auto", "gpu", "mps") and torch.backends.mps.is_available():
         return "32-true", "bf16 on MPS is not faster everywhere"
-    features = torch.cpu.get_capabilities()
-    if features.get("avx512_bf16") or features.get("amx_bf16"):
-        return "bf16-mixed", "this CPU multiplies in bf16"
-    return "32-true", "this CPU does not multiply in bf16"
+    else:
+        features = torch.cpu.get_capabilities()
+        chip, has_bf16 = "CPU", bool(features.get("avx512_bf16") or features.get("amx_bf16"))
+    if has_bf16:
+        return "bf16-mixed", f"this {chip} multiplies in bf16"
+    return "32-true", f"this {chip} does not multiply in bf16"

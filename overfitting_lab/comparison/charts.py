@@ -1,4 +1,4 @@
-"""Charts of several runs in the same axes, drawn where they are asked to."""
+"""Draw charts of several runs in the same axes."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -13,29 +13,23 @@ from overfitting_lab.runs.figures import draw_metric, usual_losses
 from overfitting_lab.runs.run import Run
 
 RUNS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # on white and on black (Okabe & Ito 2008)
-
-MARKERS = ("", "o", "s", "^", "v", "D")  # one of them more each time the colours are used up
+MARKERS = ("", "o", "s", "^", "v", "D")  # the next one each time the colours are used up
 
 
 def colour(place: int) -> str:
-    """The colour of a run among others, by its place."""
+    """Return the colour of the run at a place among others."""
     return RUNS[place % len(RUNS)]
 
 
 def marker(place: int) -> str:
-    """The marker of a run among others, by its place: none while there are colours."""
+    """Return the marker of the run at a place among others; the first runs have none."""
     return MARKERS[place // len(RUNS) % len(MARKERS)]
 
 
 def style(place: int) -> dict[str, Any]:
-    """How a run's line is drawn among others."""
-    return {
-        "color": colour(place),
-        "linewidth": 1.8,
-        "marker": marker(place),
-        "markersize": 4,
-        "gid": f"run-{place}",
-    }
+    """Return the line style of the run at a place among others."""
+    line = {"linewidth": 1.8, "markersize": 4, "gid": f"run-{place}"}
+    return {"color": colour(place), "marker": marker(place), **line}
 
 
 def draw_curves(axes: Axes, runs: Sequence[Run], metric: str) -> None:
@@ -46,19 +40,15 @@ def draw_curves(axes: Axes, runs: Sequence[Run], metric: str) -> None:
     Args:
         axes: to draw in.
         runs: in the order of their colours.
-        metric: ``loss`` in nats, ``acc`` in per cent.
+        metric: ``loss`` in nats, or ``acc`` in per cent.
     """
     for place, run in enumerate(runs):
         draw_metric(axes, run.records, f"train_{metric}", linestyle="--", **style(place))
         draw_metric(axes, run.records, f"val_{metric}", **style(place))
-    if metric == "acc":
-        axes.set_ylim(0, 100)
-        axes.set_ylabel("accuracy (%)")
-    else:
-        highest = max((loss for run in runs for loss in usual_losses(run.records)), default=0)
-        axes.set_ylim(0, 1.05 * highest or None)
-        axes.set_ylabel("cross-entropy (nats)")
-    _grid(axes)
+    # The first training loss comes from the initial weights and may lie far above the others, off the chart.
+    highest = max((loss for run in runs for loss in usual_losses(run.records)), default=0)
+    axes.set_ylim(0, 100 if metric == "acc" else 1.05 * highest or None)
+    _label(axes, "accuracy (%)" if metric == "acc" else "cross-entropy (nats)")
 
 
 def draw_gap(axes: Axes, runs: Sequence[Run]) -> None:
@@ -66,12 +56,11 @@ def draw_gap(axes: Axes, runs: Sequence[Run]) -> None:
     for place, run in enumerate(runs):
         draw_metric(axes, run.records, "gap", **style(place))
     axes.axhline(0, color=rcParams["axes.edgecolor"], linewidth=0.8)
-    axes.set_ylabel("training minus validation accuracy (points)")
-    _grid(axes)
+    _label(axes, "training minus validation accuracy (points)")
 
 
 def draw_estimates(axes: Axes, names: Sequence[str], estimates: Sequence[Estimate]) -> None:
-    """Accuracies as points with their intervals, a line each from the top, in per cent."""
+    """Draw accuracies as points with their intervals, in per cent, one below the other."""
     for place, estimate in enumerate(estimates):
         low, high = (estimate.low, estimate.high) if estimate.known else (estimate.value, estimate.value)
         x, mine = 100 * estimate.value, f"run-{place}"
@@ -81,8 +70,7 @@ def draw_estimates(axes: Axes, names: Sequence[str], estimates: Sequence[Estimat
     axes.set_yticks(range(len(names)), names)
     axes.set_ylim(len(names) - 0.5, -0.6)
     axes.margins(x=0.15)
-    axes.set_xlabel("test accuracy (%), 95 % interval")
-    _grid(axes)
+    _label(axes, x="test accuracy (%), 95 % interval")
 
 
 def draw_learned(axes: Axes, runs: Sequence[Run]) -> None:
@@ -95,12 +83,11 @@ def draw_learned(axes: Axes, runs: Sequence[Run]) -> None:
         shares = 100 * np.cumsum(counts) / (learned >= 0).sum()
         axes.plot(np.arange(1, len(shares) + 1), shares, **style(place))
     axes.set_ylim(0, 100)
-    axes.set_xlabel("epoch")
-    axes.set_ylabel("training images learned for good (%)")
-    _grid(axes)
+    _label(axes, "training images learned for good (%)")
 
 
-def _grid(axes: Axes) -> None:
+def _label(axes: Axes, y: str = "", x: str = "epoch") -> None:
+    axes.set(xlabel=x, ylabel=y)
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))

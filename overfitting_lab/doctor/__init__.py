@@ -1,4 +1,4 @@
-"""What goes wrong with a training, by its numbers: measurements, and rules from them to a diagnosis."""
+"""The run doctor: measurements of a training run, and rules that turn them into a diagnosis."""
 
 from overfitting_lab.doctor.diagnosis import Diagnosis, Severity
 

@@ -14,7 +14,7 @@ from overfitting_lab.callbacks.epochs import recorder_of
 from overfitting_lab.callbacks.logger import RunLogger
 from overfitting_lab.callbacks.recovery import DivergedError
 from overfitting_lab.doctor import Diagnosis, Severity, activations, gradients, progress
-from overfitting_lab.doctor.layers import Look, is_weighted, look
+from overfitting_lab.doctor.layers import Measurement, measure_layers, weighted_layers
 from overfitting_lab.doctor.schedule import schedule_cut_short
 
 EVERY = 50  # optimizer steps between two probes
@@ -71,7 +71,7 @@ class Doctor(Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore the state from a checkpoint."""
-        self._found = {found["code"]: Diagnosis.of_dict(found) for found in state_dict["found"]}
+        self._found = {found["code"]: Diagnosis.from_dict(found) for found in state_dict["found"]}
         self._losses = [torch.tensor(loss) for loss in state_dict["losses"]]
         self._means = state_dict["means"]
         self._change = state_dict["change"]
@@ -91,12 +91,12 @@ class Doctor(Callback):
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Probe the layers before the first step."""
-        self._images = batch[0] if trainer.is_global_zero and len(batch[0]) else None
+        self._images = batch.images if trainer.is_global_zero and len(batch.images) else None
         if trainer.global_step == 0 and self._probed_step < 0:
             self._probed_step = 0
             if self._images is not None:
-                self._report(activations.diagnose(self._look(trainer, pl_module)), trainer)
-            self._heed(trainer)
+                self._report(activations.diagnose(self._measure(trainer, pl_module)), trainer)
+            self._stop_if_hopeless(trainer)
 
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
         """Find the layer where a loss became NaN or infinite, while the weights that gave it are there.
@@ -108,14 +108,13 @@ class Doctor(Callback):
             return
         self._report_not_finite(trainer, pl_module)
         if trainer.world_size == 1:
-            self._heed(trainer)
+            self._stop_if_hopeless(trainer)
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Any) -> None:
         """Measure the gradients if a probe is due."""
         if trainer.is_global_zero and (trainer.global_step + 1) % EVERY == 0:
-            network = _network(pl_module)
-            self._gradients = gradients.measure(network)
-            self._weights = gradients.sample(network)
+            self._gradients = gradients.measure(_network(pl_module))
+            self._weights = gradients.sample(_network(pl_module))
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -127,8 +126,8 @@ class Doctor(Callback):
         if step and step % EVERY == 0 and step != self._probed_step:
             self._probed_step = step
             if trainer.is_global_zero:
-                self._report(self._looks(trainer, pl_module, step), trainer)
-            self._heed(trainer)
+                self._report(self._probe(trainer, pl_module, step), trainer)
+            self._stop_if_hopeless(trainer)
         self._images = None
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -136,9 +135,8 @@ class Doctor(Callback):
         if trainer.is_global_zero and self._facts is not None:
             self._report(self._not_learning(trainer.global_step), trainer)
             causes = [code for code in self._found if code in (*EXPLAIN, *EXPLAINED)]
-            records = recorder_of(trainer).records
-            self._report(progress.epochs_say(self._facts, records, causes, trainer.global_step), trainer)
-        self._heed(trainer)
+            self._report(progress.epochs_say(self._facts, recorder_of(trainer).records, causes), trainer)
+        self._stop_if_hopeless(trainer)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Print the findings in one line."""
@@ -151,25 +149,24 @@ class Doctor(Callback):
         if isinstance(exception, DivergedError) and trainer.is_global_zero and "not_finite" not in self._found:
             self._report_not_finite(trainer, pl_module)
 
-    def _look(self, trainer: Trainer, pl_module: LightningModule) -> Look:
+    def _measure(self, trainer: Trainer, pl_module: LightningModule) -> Measurement:
         assert self._images is not None
         images = self._images[:IMAGES].to(next(pl_module.parameters()).dtype)
         with torch.random.fork_rng([images.device] if images.is_cuda else []):
-            return look(_network(pl_module), images, trainer.precision_plugin.forward_context())
+            return measure_layers(_network(pl_module), images, trainer.precision_plugin.forward_context())
 
-    def _looks(self, trainer: Trainer, pl_module: LightningModule, step: int) -> Iterable[Diagnosis]:
+    def _probe(self, trainer: Trainer, pl_module: LightningModule, step: int) -> Iterable[Diagnosis]:
         if self._losses:
             self._means.append(fmean(torch.stack(self._losses).tolist()))
             self._losses.clear()
-        yield from gradients.diagnose(self._gradients, self._gradients_before, step)
+        yield from gradients.diagnose(self._gradients, self._gradients_before)
         self._gradients_before = self._gradients
         if self._images is not None:
-            yield from activations.dead_relus(self._look(trainer, pl_module), step)
-        changes = gradients.relative_changes(self._weights, gradients.sample(_network(pl_module)))
-        self._change = median(changes)
+            yield from activations.dead_relus(self._measure(trainer, pl_module), step)
+        self._change = median(gradients.relative_changes(self._weights, gradients.sample(_network(pl_module))))
         yield from self._not_learning(step)
         if self._facts is not None:
-            yield from progress.learning_rate_too_high(self._facts, self._means, step)
+            yield from progress.learning_rate_too_high(self._facts, self._means)
 
     def _not_learning(self, step: int) -> Iterable[Diagnosis]:
         if self._facts is not None:
@@ -177,19 +174,18 @@ class Doctor(Callback):
             yield from progress.not_learning(self._facts, self._means, self._change, causes, step)
 
     def _report_not_finite(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        step = trainer.global_step
-        where = f"step {step + 1}"
+        where = f"step {trainer.global_step + 1}"
         lost = [name for name, parameter in _network(pl_module).named_parameters() if not parameter.isfinite().all()]
         if lost:
             names = tuple(dict.fromkeys(name.rpartition(".")[0] for name in lost))
-            found = activations.weights_not_finite(names, step, where)
-        elif self._images is not None and (layer := self._look(trainer, pl_module).first_not_finite) is not None:
-            found = activations.not_finite(layer, step, where)
+            found = activations.weights_not_finite(names, where)
+        elif self._images is not None and (layer := self._measure(trainer, pl_module).first_not_finite) is not None:
+            found = activations.not_finite(layer, where)
         else:
-            found = activations.weights_not_finite((), step, where)
+            found = activations.weights_not_finite((), where)
         self._report([found], trainer)
         if "activations_explode" not in self._found and found.layers[:1] != ("input",):
-            self._report([progress.too_high(f"the loss is no finite number at {where}", step)], trainer)
+            self._report([progress.too_high(f"the loss is NaN or infinite at {where}")], trainer)
 
     def _report(self, diagnoses: Iterable[Diagnosis], trainer: Trainer) -> None:
         """Report what is new, or more severe than before."""
@@ -202,7 +198,7 @@ class Doctor(Callback):
             if self._logger is not None:
                 self._logger.writer().add_text("doctor", str(diagnosis).replace("\n", "  \n"), trainer.global_step)
 
-    def _heed(self, trainer: Trainer) -> None:
+    def _stop_if_hopeless(self, trainer: Trainer) -> None:
         """End a run that cannot succeed, in all processes at the same step."""
         if not self._stop:
             return
@@ -247,11 +243,11 @@ def examine(datamodule: Any, pl_module: LightningModule) -> tuple[progress.Facts
     facts = progress.Facts(
         classes=classes,
         chance=data_rules.chance(labels, classes),
-        depth=sum(is_weighted(module) for module in network.modules()),
+        depth=len(weighted_layers(network)),
         train_size=len(train),
         val_size=len(val),
         remedies=(("dropout",) if dropout else ()) + augment,
-        labels_fit=None if accuracy is None else data_rules.beats_guessing(accuracy, asked, classes),
+        labels_fit=None if accuracy is None else data_rules.beats_chance(accuracy, asked, classes),
         label_noise=datamodule.label_noise,
     )
     return facts, found

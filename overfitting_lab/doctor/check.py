@@ -13,16 +13,15 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from lightning.pytorch import Trainer
-from torch import Tensor
 from torch.optim import Optimizer
 
-from datamodules import CIFAR10DataModule
+from datamodules import Batch, CIFAR10DataModule
 from lightning_modules import ImageClassifier
 from overfitting_lab.callbacks.console import data_lines
 from overfitting_lab.callbacks.recovery import checkpoint_bytes
 from overfitting_lab.doctor import Diagnosis, Severity, activations
 from overfitting_lab.doctor.callback import IMAGES, HopelessError, examine
-from overfitting_lab.doctor.layers import Look, look
+from overfitting_lab.doctor.layers import Measurement, measure_layers
 from overfitting_lab.doctor.schedule import length, schedule_cut_short
 
 SECONDS = 6  # about as long as the steps may take
@@ -45,32 +44,28 @@ def check(trainer: Trainer, model: ImageClassifier, data: CIFAR10DataModule) -> 
     model.network.load_state_dict(model.pretrained(), strict=False)
     trainer.precision_plugin.convert_module(model)
     model.to(trainer.strategy.root_device)
-    images, labels = _first_batch(data, model)
-    seen = look(
+    batch = data.to_network(next(iter(data.train_dataloader())).to(model.device), training=True)
+    measured = measure_layers(
         model.network,
-        images[: IMAGES if data.image_size <= 64 else FEW].to(next(model.parameters()).dtype),
+        batch.images[: IMAGES if data.image_size <= 64 else FEW].to(next(model.parameters()).dtype),
         trainer.precision_plugin.forward_context(),
     )
     facts, found = examine(data, model)
-    found += activations.diagnose(seen)
-    _print_layers(seen)
-    loss = float(F.cross_entropy(seen.logits, labels[: len(seen.logits)]))
-    print(f"first loss {loss:.3f} on {len(seen.logits)} images; guessing has {facts.chance:.3f}")
+    found += activations.diagnose(measured)
+    _print_layers(measured)
+    loss = float(F.cross_entropy(measured.logits, batch.labels[: len(measured.logits)]))
+    print(f"first loss {loss:.3f} on {len(measured.logits)} images; chance level is {facts.chance:.3f}")
 
     configured: Any = model.configure_optimizers()
-    optimizer, schedule = (
-        (configured, None)
-        if isinstance(configured, Optimizer)
-        else (configured["optimizer"], configured["lr_scheduler"])
-    )
+    made: dict[str, Any] = {"optimizer": configured} if isinstance(configured, Optimizer) else configured
     steps = _steps_of_epoch(trainer, data)
     ends = [end for end in (steps * (trainer.max_epochs or 0), trainer.max_steps) if end > 0]  # -1 is no end
     total = min(ends, default=0)
     epochs = -(-total // steps)
     print(f"steps      {steps:,} an epoch, {total:,} in {epochs} epochs")
-    found += _schedule(schedule, total, epochs)
-    _print_time(trainer, model, optimizer, (images, labels), steps, total, len(data.val_indices))
-    problems = list(_room(Path(trainer.default_root_dir), model))
+    found += _schedule(made.get("lr_scheduler"), total, epochs)
+    _print_time(trainer, model, made["optimizer"], batch, steps, total, len(data.val_indices))
+    problems = list(_disk(Path(trainer.default_root_dir), model))
     for diagnosis in found:
         print(diagnosis)
     problems += [diagnosis.code for diagnosis in found if diagnosis.severity is Severity.FATAL]
@@ -80,17 +75,11 @@ def check(trainer: Trainer, model: ImageClassifier, data: CIFAR10DataModule) -> 
     print("check      " + ("nothing that would keep it from learning" if found else "nothing to report"), flush=True)
 
 
-def _first_batch(data: CIFAR10DataModule, model: ImageClassifier) -> tuple[Tensor, Tensor]:
-    """Return images and labels of the first step, as the network gets them."""
-    batch = next(iter(data.train_dataloader()))
-    device = model.device
-    images = data.augmented(batch.images.to(device).permute(0, 3, 1, 2), batch.indices.to(device))
-    return data.normalized(images), batch.labels.to(device)
-
-
-def _print_layers(seen: Look) -> None:
-    print(f"shapes     {_shape(seen.input.shape)} into {len(seen.layers)} layers; root mean square of what leaves them")
-    for layer in seen.weighted:
+def _print_layers(measured: Measurement) -> None:
+    print(
+        f"shapes     {_shape(measured.input.shape)} into {len(measured.layers)} layers; their outputs' root mean square"
+    )
+    for layer in measured.weighted:
         print(f"           {layer!s:16} {_shape(layer.shape):>16} {layer.size:9.3g}")
 
 
@@ -117,15 +106,9 @@ def _schedule(schedule: dict[str, Any] | None, total: int, epochs: int) -> Itera
 
 
 def _print_time(
-    trainer: Trainer,
-    model: ImageClassifier,
-    optimizer: Optimizer,
-    batch: tuple[Tensor, Tensor],
-    steps: int,
-    total: int,
-    val_size: int,
+    trainer: Trainer, model: ImageClassifier, optimizer: Optimizer, batch: Batch, steps: int, total: int, val_size: int
 ) -> None:
-    images, labels = batch
+    images, labels = batch.images, batch.labels
 
     def step(number: int) -> None:
         optimizer.zero_grad()
@@ -178,7 +161,7 @@ def _memory(device: torch.device) -> str | None:
     return f"{taken / 1e9:.1f} GB"
 
 
-def _room(root: Path, model: ImageClassifier) -> Iterator[str]:
+def _disk(root: Path, model: ImageClassifier) -> Iterator[str]:
     folder = next(path for path in (root, *root.resolve().parents) if path.is_dir())
     needed, free = checkpoint_bytes(model), shutil.disk_usage(folder).free
     print(f"disk       up to {needed / 1e9:.1f} GB for checkpoints; {free / 1e9:.1f} GB are free")

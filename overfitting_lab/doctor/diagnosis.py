@@ -1,15 +1,15 @@
-"""What the doctor says: one finding, its evidence and what to do."""
+"""One finding of the doctor: its cause, its evidence and what to do."""
 
 from dataclasses import asdict, dataclass
 from enum import Enum
 from textwrap import fill
 from typing import Any
 
-INDENT = " " * 11  # of what stands behind a line's name
+INDENT = " " * 11  # as wide as a printed line's first word
 
 
 class Severity(str, Enum):
-    """How bad a finding is: ``fatal``: the run cannot succeed; ``warning``: it suffers; ``note``: an observation."""
+    """``fatal``: the run cannot succeed. ``warning``: the run suffers. ``note``: an observation."""
 
     FATAL = "fatal"
     WARNING = "warning"
@@ -18,35 +18,25 @@ class Severity(str, Enum):
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """One finding.
+    """One finding."""
 
-    Attributes:
-        code: stable name, which other programs may rely on; ``docs/doctor.md`` lists them.
-        severity: how bad it is.
-        what: the cause, in one sentence.
-        evidence: the numbers and layers that show it.
-        remedy: what to type or to change next.
-        layers: names of the layers concerned, as in the network's ``named_modules``; the first is where it begins.
-        epoch: the epoch at which it began, counted from 0, where it is about epochs.
-        step: the optimizer step after which it was found; 0 is before the first.
-    """
-
-    code: str
-    severity: Severity
-    what: str
-    evidence: str
-    remedy: str
-    layers: tuple[str, ...] = ()
+    code: str  # stable name that other programs may rely on. docs/doctor.md lists all codes
+    severity: Severity  # see :class:`Severity`
+    what: str  # the cause, in one sentence
+    evidence: str  # the numbers and layers that show the cause
+    remedy: str  # what to type or to change next
+    layers: tuple[str, ...] = ()  # names in the network's named_modules. The cause begins at the first
+    # the epoch at which the cause began, counted from 0; None if the finding is not about epochs
     epoch: int | None = None
-    step: int = 0
+    step: int = 0  # the number of optimizer steps before the finding. The caller of a rule sets it
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values, for ``summary.json`` and checkpoints."""
+        """Return plain values for ``summary.json`` and checkpoints."""
         return {**asdict(self), "severity": self.severity.value, "layers": list(self.layers)}
 
     @classmethod
-    def of_dict(cls, values: dict[str, Any]) -> "Diagnosis":
-        """The inverse of :meth:`as_dict`."""
+    def from_dict(cls, values: dict[str, Any]) -> "Diagnosis":
+        """Return the diagnosis that :meth:`as_dict` described."""
         return cls(**{**values, "severity": Severity(values["severity"]), "layers": tuple(values["layers"])})
 
     def __str__(self) -> str:

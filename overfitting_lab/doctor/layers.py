@@ -1,8 +1,9 @@
-"""What leaves each layer of a network for one batch: measured without changing the network or any generator."""
+"""Measure what leaves each layer of a network for one batch, without changing the network or any random generator."""
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,46 +14,30 @@ RECTIFIERS = (nn.ReLU, nn.ReLU6)
 
 @dataclass(frozen=True)
 class Layer:
-    """What one layer gives for one batch.
+    """One layer's output for one batch."""
 
-    Attributes:
-        name: as in the network's ``named_modules``.
-        kind: name of the layer's class.
-        shape: of the output for one image.
-        weighted: whether it has a weight of two dimensions or more: a convolution or a linear layer.
-        size: root mean square of the output.
-        spread: root mean square, over the output's elements, of the standard deviation over the images: what the layer
-            still tells of the image.
-        finite: whether every element is a finite number.
-        dead: share of the channels that are 0 for every image and at every position; none where it is no ReLU.
-    """
-
-    name: str
-    kind: str
-    shape: tuple[int, ...]
-    weighted: bool
-    size: float
+    name: str  # as in the network's named_modules
+    kind: str  # name of the layer's class
+    shape: tuple[int, ...]  # of the output for one image
+    weighted: bool  # whether the layer is a convolution or a linear layer
+    size: float  # root mean square of the output
+    # root mean square, over the output's elements, of their standard deviation over the images: how much the
+    # output still depends on the image
     spread: float
-    finite: bool
-    dead: float | None
+    finite: bool  # whether every element is finite
+    dead: float | None  # share of the channels that are 0 for every image and at every position; None if it is no ReLU
 
     def __str__(self) -> str:
         return f"{self.name} ({self.kind})"
 
 
 @dataclass(frozen=True)
-class Look:
-    """A network's layers, in the order in which they ran, for one batch.
+class Measurement:
+    """All layers' outputs for one batch, in the order in which the layers ran."""
 
-    Attributes:
-        input: the batch itself, as a layer named ``input``.
-        layers: those with neither children nor a name seen before.
-        logits: float32 [N, classes].
-    """
-
-    input: Layer
-    layers: tuple[Layer, ...]
-    logits: Tensor
+    input: Layer  # the batch itself, as a layer named input
+    layers: tuple[Layer, ...]  # the modules without children, each once
+    logits: Tensor  # float32 [N, classes]
 
     @property
     def weighted(self) -> tuple[Layer, ...]:
@@ -61,81 +46,81 @@ class Look:
 
     @property
     def first_not_finite(self) -> Layer | None:
-        """The first layer, the input included, that gives something else than finite numbers."""
+        """The first layer, the input included, whose output is not finite."""
         return next((layer for layer in (self.input, *self.layers) if not layer.finite), None)
 
 
 def is_weighted(module: nn.Module) -> bool:
-    """Whether a module is a convolution or a linear layer: has a weight of two dimensions or more."""
+    """Return whether a module is a convolution or a linear layer: has a weight of two dimensions or more."""
     weight = getattr(module, "weight", None)
     return isinstance(weight, Tensor) and weight.dim() >= 2
 
 
-def look(network: nn.Module, images: Tensor, context: AbstractContextManager[Any] | None = None) -> Look:
-    """What each layer of the network gives for a batch.
+def weighted_layers(network: nn.Module) -> dict[str, Any]:
+    """Return the convolutions and linear layers by name, in the network's order."""
+    return {name: module for name, module in network.named_modules() if is_weighted(module)}
 
-    Dropout is off; batch normalization takes the batch's own statistics, as in training, and keeps its running ones.
-    The network is called without a compiled form, and is afterwards what it was before.
+
+def measure_layers(
+    network: nn.Module, images: Tensor, context: AbstractContextManager[Any] | None = None
+) -> Measurement:
+    """Measure each layer's output for a batch.
+
+    Dropout is off. Batch normalization uses the batch's own statistics, as in training, and keeps its running ones.
+    The network runs without its compiled form and is left unchanged.
 
     Args:
         network: any module that maps images to logits [N, classes].
         images: float [N, 3, H, W], N at least 1.
         context: of the forward pass, as for mixed precision.
     """
-    measured: dict[str, tuple[nn.Module, tuple[int, ...], Tensor]] = {}
+    found: list[tuple[str, nn.Module, tuple[int, ...], Tensor]] = []
 
-    def hook(name: str) -> Any:
-        def measure(module: nn.Module, _: Any, output: Any) -> None:
-            if isinstance(output, Tensor) and output.is_floating_point() and name not in measured:
-                # At once, because a ReLU that works in place changes it next.
-                measured[name] = (module, tuple(output.shape[1:]), _numbers(module, output))
+    def record(name: str, module: nn.Module, _: Any, output: Any) -> None:
+        if isinstance(output, Tensor) and output.is_floating_point() and all(name != seen[0] for seen in found[1:]):
+            # At once, because an in-place ReLU changes the output next.
+            found.append((name, module, tuple(output.shape[1:]), _statistics(module, output)))
 
-        return measure
-
+    record("input", nn.Identity(), (), images)
     leaves = {name: module for name, module in network.named_modules() if not any(module.children())}
-    handles = [module.register_forward_hook(hook(name)) for name, module in leaves.items()]
+    handles = [module.register_forward_hook(partial(record, name)) for name, module in leaves.items()]
     try:
         with torch.no_grad(), _as_in_training(network, len(images)), context or nullcontext():
             logits = network.forward(images).float()
     finally:
         for handle in handles:
             handle.remove()
-    start = ("input", (nn.Identity(), tuple(images.shape[1:]), _numbers(nn.Identity(), images)))
-    numbers = torch.stack([number for _, (_, _, number) in (start, *measured.items())]).tolist()  # one wait for a GPU
+    numbers = torch.stack([statistics for *_, statistics in found]).tolist()  # one wait for a GPU
     first, *layers = (
         Layer(
-            name=name,
-            kind=type(module).__name__,
-            shape=shape,
+            name,
+            type(module).__name__,
+            shape,
             weighted=is_weighted(module),
             size=size,
             spread=spread,
             finite=bool(finite),
             dead=dead if isinstance(module, RECTIFIERS) else None,
         )
-        for (name, (module, shape, _)), (size, spread, finite, dead) in zip(
-            (start, *measured.items()), numbers, strict=True
-        )
+        for (name, module, shape, _), (size, spread, finite, dead) in zip(found, numbers, strict=True)
     )
-    return Look(first, tuple(layers), logits)
+    return Measurement(first, tuple(layers), logits)
 
 
-def _numbers(module: nn.Module, output: Tensor) -> Tensor:
-    """Size, spread, whether finite, and share of dead channels: float32 [4]."""
+def _statistics(module: nn.Module, output: Tensor) -> Tensor:
+    """Return size, spread, finiteness and share of dead channels: float32 [4]."""
     values = output.detach().float()
-    if isinstance(module, RECTIFIERS):
-        alive = values.amax(dim=[0, *range(2, values.dim())]) > 0
-        dead = 1 - alive.float().mean()
-    else:
-        dead = values.new_zeros(())
     deviation = values - values.mean(dim=0) if len(values) > 1 else values
     size, spread = (each.square().mean().sqrt() for each in (values, deviation))
+    dead = values.new_zeros(())
+    if isinstance(module, RECTIFIERS):
+        dead = 1 - (values.amax(dim=[0, *range(2, values.dim())]) > 0).float().mean()
     return torch.stack([size, spread, values.isfinite().all().float(), dead])
 
 
 @contextmanager
 def _as_in_training(network: nn.Module, images: int) -> Iterator[None]:
-    """Dropout off, batch normalization on, and all as it was at the end."""
+    """Turn dropout off and batch normalization on, and restore modes and buffers at the end."""
     modes = {module: module.training for module in network.modules()}
     buffers = {name: buffer.clone() for name, buffer in network.named_buffers()}
     network.eval()

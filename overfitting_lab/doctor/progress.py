@@ -1,4 +1,4 @@
-"""What the losses of steps and epochs say while a network trains."""
+"""Rules about the losses and accuracies of steps and epochs while a network trains."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -6,159 +6,123 @@ from dataclasses import dataclass
 from itertools import pairwise
 from statistics import fmean
 
+from overfitting_lab.doctor.activations import SMALLER_STEPS
 from overfitting_lab.doctor.diagnosis import Diagnosis, Severity
 from overfitting_lab.runs.epochs import EpochRecord, over_fits_since
 
-PLATEAU = 20  # optimizer steps a weight layer in which a sound network leaves the loss of guessing: docs/doctor.md
-HOPELESS = 3  # times as many after which the run cannot succeed
-LEFT = 0.97  # of the loss of guessing; below it something has been learned
-WORSE = 1.1  # times the loss of guessing; above it the steps throw the weights about
-STILL = 3e-5  # of its own norm that a step moves a layer's weights by; less is next to nothing
-SMALL = 1000  # training images that any network here can learn by heart
-PATIENCE = 3  # epochs, or looks, that a curve must hold
-LONG = 20  # epochs in which 1,000 images can be learned by heart
+PLATEAU = 20  # optimizer steps a weight layer that a sound network may stay at chance level: docs/doctor.md
+HOPELESS = 3  # the run cannot succeed after so many times the plateau
+LEFT = 0.97  # of the chance level: a loss below it shows that something was learned
+WORSE = 1.1  # times the chance level: a loss above it shows that the steps are too large
+STILL = 3e-5  # a step that changes a layer's weights by a smaller fraction of their norm hardly changes them
+SMALL = 1000  # training images that any network here can memorize
+PATIENCE = 3  # epochs or measurements in a row that a rule waits for
+LONG = 20  # epochs in which a network can memorize 1,000 images
 
 
 @dataclass(frozen=True)
 class Facts:
-    """What is known of a run before its first step.
+    """Facts about a run that are known before its first step."""
 
-    Attributes:
-        classes: number of classes.
-        chance: loss in nats of guessing each class as often as it occurs.
-        depth: number of convolutions and linear layers.
-        train_size: number of training images.
-        val_size: number of validation images.
-        remedies: what makes training harder than validation, by name: dropout, augmentation.
-        labels_fit: whether a straight line through the pixels beats guessing; none where there are too few images.
-        label_noise: fraction of the training labels that were drawn at random, as asked for.
-    """
-
-    classes: int
-    chance: float
-    depth: int
-    train_size: int
-    val_size: int
-    remedies: tuple[str, ...]
-    labels_fit: bool | None
-    label_noise: float
+    classes: int  # number of classes
+    chance: float  # loss in nats of naming each class as often as it occurs
+    depth: int  # number of convolutions and linear layers
+    train_size: int  # number of training images
+    val_size: int  # number of validation images
+    remedies: tuple[str, ...]  # names of what makes training harder than validation: dropout, augmentation
+    labels_fit: bool | None  # whether a linear classifier on the pixels beats chance; None if there are too few images
+    label_noise: float  # fraction of the training labels that --data.label_noise drew at random
 
     @property
     def plateau(self) -> int:
-        """Optimizer steps that may go by before the loss leaves that of guessing."""
+        """Number of optimizer steps after which the loss should be below chance level."""
         return PLATEAU * self.depth
 
 
 def not_learning(
     facts: Facts, losses: Sequence[float], changes: float, causes: Sequence[str], step: int
 ) -> Iterator[Diagnosis]:
-    """A loss that is no better than guessing after the plateau that is normal for the network's depth.
+    """Report a loss that stays at chance level for longer than is normal for the network's depth.
 
     Args:
         facts: of the run.
-        losses: mean losses of equal stretches of steps, from the first step on.
-        changes: how far the last step looked at moved the weights of the middle layer, against their norm.
-        causes: codes of what was found before and explains it.
+        losses: mean losses of equally many steps, from the first step on.
+        changes: how far the last measured step moved the middle layer's weights, as a fraction of their norm.
+        causes: codes of earlier findings that explain it.
         step: optimizer steps so far.
     """
     if step < facts.plateau or len(losses) < PATIENCE or min(losses) < LEFT * facts.chance:
         return
-    shown = ", ".join(f"{loss:.3f}" for loss in losses[-4:])
     evidence = (
-        f"mean losses {shown}, the last over steps up to {step}; guessing has {facts.chance:.3f}; for {facts.depth} "
-        f"layers up to {facts.plateau} steps of it are normal; a step moves the weights by {changes:.1g} of their norm"
+        f"mean losses {', '.join(f'{loss:.3f}' for loss in losses[-4:])}, the last over steps up to {step}; chance "
+        f"level is {facts.chance:.3f}; with {facts.depth} layers, up to {facts.plateau} steps at chance level are "
+        f"normal; a step changes the weights by {changes:.1g} of their norm"
     )
-    severity = Severity.FATAL if causes or step >= HOPELESS * facts.plateau else Severity.WARNING
     if facts.labels_fit is False and not facts.label_noise:
-        yield shuffled_labels("no network and no straight line through the pixels beats guessing; " + evidence, step)
+        yield shuffled_labels("neither a network nor a linear classifier on the pixels beats chance; " + evidence)
     elif not causes and changes < STILL:
-        yield Diagnosis(
-            "learning_rate_too_low",
-            Severity.WARNING,
-            "the steps are so small that the network stays as it is",
-            evidence,
-            "ten times the --model.optimizer.lr",
-            step=step,
-        )
+        what = "the steps are so small that the network hardly changes"
+        remedy = "ten times the --model.optimizer.lr"
+        yield Diagnosis("learning_rate_too_low", Severity.WARNING, what, evidence, remedy)
     elif not causes and losses[-1] > WORSE * facts.chance:
-        yield too_high(evidence, step)
+        yield too_high(evidence)
     else:
         yield Diagnosis(
             "stuck_at_chance",
-            severity,
-            "the network guesses" + (f": {', '.join(causes)}" if causes else ""),
+            Severity.FATAL if causes or step >= HOPELESS * facts.plateau else Severity.WARNING,
+            "the network does no better than chance" + (f": {', '.join(causes)}" if causes else ""),
             evidence,
-            "what is said there"
+            f"the remedy of {', '.join(causes)}"
             if causes
             else "a third of the --model.optimizer.lr, or --model.initialization "
             "lightning_modules.initialization.SmallOutput; --config vgg16_32.yaml has both right",
-            step=step,
         )
 
 
-def learning_rate_too_high(facts: Facts, losses: Sequence[float], step: int) -> Iterator[Diagnosis]:
-    """A loss that was good and is worse than guessing."""
+def learning_rate_too_high(facts: Facts, losses: Sequence[float]) -> Iterator[Diagnosis]:
+    """Report a loss that was good and is now worse than chance level."""
     if len(losses) > 1 and losses[-1] > max(WORSE * facts.chance, 2 * min(losses)):
-        yield too_high(f"the loss was {min(losses):.3f} and is {losses[-1]:.3g}; guessing has {facts.chance:.3f}", step)
+        yield too_high(f"the loss was {min(losses):.3f} and is {losses[-1]:.3g}; chance level is {facts.chance:.3f}")
 
 
-def too_high(evidence: str, step: int) -> Diagnosis:
-    """Steps that throw the weights about."""
-    return Diagnosis(
-        "learning_rate_too_high",
-        Severity.WARNING,
-        "the steps are so large that the loss is worse than that of guessing",
-        evidence,
-        "a tenth of the --model.optimizer.lr, or --trainer.gradient_clip_val 1",
-        step=step,
-    )
+def too_high(evidence: str) -> Diagnosis:
+    """Return the diagnosis of steps that are too large."""
+    what = "the steps are so large that the loss is worse than chance level"
+    remedy = "a tenth of the --model.optimizer.lr, or --trainer.gradient_clip_val 1"
+    return Diagnosis("learning_rate_too_high", Severity.WARNING, what, evidence, remedy)
 
 
-def epochs_say(facts: Facts, epochs: Sequence[EpochRecord], causes: Sequence[str], step: int) -> Iterator[Diagnosis]:
-    """All that the epochs so far show.
-
-    Args:
-        facts: of the run.
-        epochs: from the first on.
-        causes: codes of what was found before and explains that nothing is learned.
-        step: optimizer steps so far.
-    """
-    yield from learning_rate_too_high(facts, [epoch.train_loss for epoch in epochs], step)
-    yield from validation_not_finite(epochs, causes, step)
+def epochs_say(facts: Facts, epochs: Sequence[EpochRecord], causes: Sequence[str]) -> Iterator[Diagnosis]:
+    """Report all that the epochs so far show; ``causes`` are earlier findings that explain why nothing is learned."""
+    yield from learning_rate_too_high(facts, [epoch.train_loss for epoch in epochs])
+    yield from validation_not_finite(epochs, causes)
     if not causes:
-        yield from cannot_fit(facts, epochs, step)
+        yield from cannot_fit(facts, epochs)
     accuracies = [
         (epoch.train_acc, epoch.val_acc)
         for epoch in epochs
         if epoch.val_loss is not None and epoch.val_acc is not None and math.isfinite(epoch.val_loss)
     ]
     if accuracies:
-        yield from labels_without_meaning(facts, accuracies, step)
-        yield from validation_above_training(facts, accuracies, step)
-        yield from over_fitting(facts, epochs, step)
+        yield from labels_without_meaning(facts, accuracies)
+        yield from validation_above_training(facts, accuracies)
+        yield from over_fitting(facts, epochs)
 
 
-def validation_not_finite(epochs: Sequence[EpochRecord], causes: Sequence[str], step: int) -> Iterator[Diagnosis]:
-    """A validation loss that is infinite or NaN, though training has not come to that yet."""
-    last = epochs[-1]
+def validation_not_finite(epochs: Sequence[EpochRecord], causes: Sequence[str]) -> Iterator[Diagnosis]:
+    """Report a validation loss that is NaN or infinite, although the training losses were finite."""
+    last, place = epochs[-1], len(epochs) - 1
     if last.val_loss is None or math.isfinite(last.val_loss):
         return
-    evidence = f"in epoch {len(epochs)}, mean training loss {last.train_loss:.3g}, validation loss {last.val_loss}"
-    yield Diagnosis(
-        "not_finite",
-        Severity.FATAL,
-        "the validation loss is no finite number",
-        evidence,
-        "a smaller --model.optimizer.lr, or --trainer.precision 32-true",
-        epoch=len(epochs) - 1,
-        step=step,
-    )
+    what = "the validation loss is NaN or infinite"
+    evidence = f"in epoch {place + 1}, mean training loss {last.train_loss:.3g}, validation loss {last.val_loss}"
+    yield Diagnosis("not_finite", Severity.FATAL, what, evidence, SMALLER_STEPS, epoch=place)
     if "activations_explode" not in causes:
-        yield too_high(evidence, step)
+        yield too_high(evidence)
 
 
-def cannot_fit(facts: Facts, epochs: Sequence[EpochRecord], step: int) -> Iterator[Diagnosis]:
-    """A thousand images that are not learned by heart, and a loss that has stopped falling."""
+def cannot_fit(facts: Facts, epochs: Sequence[EpochRecord]) -> Iterator[Diagnosis]:
+    """Report at most 1,000 images that the network does not memorize, and a loss that no longer falls."""
     if facts.train_size > SMALL or len(epochs) < LONG:
         return
     half = LONG // 2
@@ -166,77 +130,63 @@ def cannot_fit(facts: Facts, epochs: Sequence[EpochRecord], step: int) -> Iterat
     best = max(epoch.train_acc for epoch in epochs)
     if best >= 0.9 or last < 0.98 * before:
         return
-    remedies = f"; {' and '.join(facts.remedies)} make it harder" if facts.remedies else ""
+    harder = f"; {' and '.join(facts.remedies)} make it harder" if facts.remedies else ""
     yield Diagnosis(
         "cannot_fit",
         Severity.FATAL,
-        "the network cannot even learn a few images by heart",
+        "the network cannot even memorize a few images",
         f"training accuracy {best:.1%} at best on {facts.train_size:,} images after {len(epochs)} epochs; mean loss of "
-        f"the last {half} epochs {last:.3f}, of the {half} before {before:.3f}{remedies}",
+        f"the last {half} epochs {last:.3f}, of the {half} before {before:.3f}{harder}",
         "--model.dropout 0 --data.augment none --model.optimizer.weight_decay 0; then more --model.hidden_features, or "
         "another --model.optimizer.lr",
         epoch=len(epochs) - 1,
-        step=step,
     )
 
 
-def shuffled_labels(evidence: str, step: int) -> Diagnosis:
-    """Labels that have nothing to do with their images."""
+def shuffled_labels(evidence: str) -> Diagnosis:
+    """Return the diagnosis of labels that do not belong to their images."""
     return Diagnosis(
         "shuffled_labels",
         Severity.FATAL,
-        "the labels look shuffled: they have nothing to do with the images",
+        "the labels look shuffled: they do not belong to the images",
         evidence,
         "look at the training images in TensorBoard (tensorboard --logdir lightning_logs); delete the prepared images "
         "beside the data, and check that each image lies in the folder of its class",
-        step=step,
     )
 
 
-def labels_without_meaning(facts: Facts, accuracies: Sequence[tuple[float, float]], step: int) -> Iterator[Diagnosis]:
-    """A network that learns its training labels, and none of it holds for validation images.
+def labels_without_meaning(facts: Facts, accuracies: Sequence[tuple[float, float]]) -> Iterator[Diagnosis]:
+    """Report training labels that are memorized and say nothing about validation images.
 
-    Args:
-        facts: of the run.
-        accuracies: of training and validation, an epoch each.
-        step: optimizer steps so far.
+    ``accuracies`` holds the training and the validation accuracy of each epoch.
     """
     recent = accuracies[-PATIENCE:]
     if facts.labels_fit is not False or len(recent) < PATIENCE:
         return
-    guess = 1 / facts.classes
-    noise = 3 * math.sqrt(guess * (1 - guess) / facts.val_size)
-    if not all(train > guess + 0.1 and val <= guess + noise for train, val in recent):
+    chance = 1 / facts.classes
+    noise = 3 * math.sqrt(chance * (1 - chance) / facts.val_size)
+    if not all(train > chance + 0.1 and val <= chance + noise for train, val in recent):
         return
     train, val = recent[-1]
-    if facts.label_noise:
-        yield Diagnosis(
-            "shuffled_labels",
-            Severity.NOTE,
-            f"{facts.label_noise:.0%} of the training labels were drawn at random, and are learned by heart",
-            f"training accuracy {train:.1%}, validation accuracy {val:.1%}, where guessing has {guess:.1%}",
-            "nothing: --data.label_noise asked for it",
-            step=step,
-        )
-        return
-    yield shuffled_labels(
-        f"training accuracy {train:.1%}, and validation accuracy {val:.1%} of {facts.val_size:,} images, where "
-        f"guessing has {guess:.1%}; so in {PATIENCE} epochs one after the other; a straight line through the pixels "
-        "does no better",
-        step,
+    evidence = (
+        f"training accuracy {train:.1%}, validation accuracy {val:.1%} of {facts.val_size:,} images; chance level is "
+        f"{chance:.1%}"
     )
+    if facts.label_noise:
+        what = f"{facts.label_noise:.0%} of the training labels were drawn at random, and the network memorizes them"
+        remedy = "nothing: --data.label_noise asked for it"
+        yield Diagnosis("shuffled_labels", Severity.NOTE, what, evidence, remedy)
+    else:
+        yield shuffled_labels(
+            f"{evidence}; the same in {PATIENCE} epochs in a row; a linear classifier on the pixels does no better"
+        )
 
 
-def validation_above_training(
-    facts: Facts, accuracies: Sequence[tuple[float, float]], step: int
-) -> Iterator[Diagnosis]:
-    """Validation better than training, epoch after epoch: dropout or augmentation, or a leak.
+def validation_above_training(facts: Facts, accuracies: Sequence[tuple[float, float]]) -> Iterator[Diagnosis]:
+    """Report validation better than training in several epochs: dropout, augmentation or a leak.
 
-    Args:
-        facts: of the run.
-        accuracies: of training and validation, an epoch each; training accuracy is taken while the weights move, so
-            that an epoch's validation stands between two of training.
-        step: optimizer steps so far.
+    ``accuracies`` holds the training and the validation accuracy of each epoch. Training accuracy is measured while the
+    weights change, so the validation of an epoch lies between its training and the next.
     """
     recent = accuracies[-PATIENCE - 1 :]
     if len(recent) <= PATIENCE:
@@ -247,29 +197,17 @@ def validation_above_training(
     if not all(val > train + spread for (train, val), spread in zip(pairs, noise, strict=True)):
         return
     train, val = pairs[-1]
-    evidence = f"validation accuracy {val:.1%}, training {train:.1%}; so in {PATIENCE} epochs one after the other"
-    if facts.remedies:
-        yield Diagnosis(
-            "validation_above_training",
-            Severity.NOTE,
-            f"validation is better than training, as {' and '.join(facts.remedies)} make it: training images alone "
-            "have them",
-            evidence,
-            "nothing: it is as it should be",
-            step=step,
-        )
-    else:
-        yield Diagnosis(
-            "validation_above_training",
-            Severity.WARNING,
-            "validation is better than training without dropout or augmentation: a leak, or wrong training labels",
-            evidence,
-            "look for copies of training images among those for validation; --data.split_seed 1 divides them anew",
-            step=step,
-        )
+    severity, remedy = Severity.NOTE, "nothing: it is as it should be"
+    what = f"validation is better than training, because only training has {' and '.join(facts.remedies)}"
+    if not facts.remedies:
+        severity = Severity.WARNING
+        what = "validation is better than training without dropout or augmentation: a leak, or wrong training labels"
+        remedy = "look for copies of training images in the validation set; --data.split_seed 1 splits them anew"
+    evidence = f"validation accuracy {val:.1%}, training {train:.1%}; the same in {PATIENCE} epochs in a row"
+    yield Diagnosis("validation_above_training", severity, what, evidence, remedy)
 
 
-def over_fitting(facts: Facts, epochs: Sequence[EpochRecord], step: int) -> Iterator[Diagnosis]:
+def over_fitting(facts: Facts, epochs: Sequence[EpochRecord]) -> Iterator[Diagnosis]:
     """Note a validation loss that rises while the training loss falls; :func:`over_fits_since` has the rule."""
     lowest = over_fits_since(epochs)
     if lowest is None:
@@ -285,5 +223,4 @@ def over_fitting(facts: Facts, epochs: Sequence[EpochRecord], step: int) -> Iter
         f"{last.epoch + 1}; training loss {lowest.train_loss:.3f} and {epochs[-1].train_loss:.3f}",
         f"{''.join(untried)}--model.optimizer.weight_decay 1e-4, or more images: --config regularized.yaml",
         epoch=lowest.epoch + 1,
-        step=step,
     )

@@ -1,4 +1,4 @@
-"""Whether a learning-rate schedule comes to its end within the run."""
+"""Rule about the learning-rate schedule: it ends within the run."""
 
 from collections.abc import Iterator
 
@@ -8,7 +8,7 @@ from overfitting_lab.doctor.diagnosis import Diagnosis, Severity
 
 
 def length(scheduler: object) -> int | None:
-    """The number of its own steps in which a schedule does all that it is set to do; none where it has no end."""
+    """Return the number of its own steps that a schedule needs to complete; ``None`` if it has no end."""
     match scheduler:
         case schedules.OneCycleLR():
             return int(scheduler.total_steps) - 1
@@ -31,13 +31,13 @@ def length(scheduler: object) -> int | None:
 
 
 def schedule_cut_short(scheduler: object, interval: str, epochs: int, total: int) -> Iterator[Diagnosis]:
-    """A schedule whose last change comes after the run's end.
+    """Report a schedule whose last change comes after the run's end.
 
     Args:
         scheduler: of ``torch.optim.lr_scheduler``.
-        interval: ``epoch`` or ``step``: when the run steps it.
-        epochs: of the run.
-        total: optimizer steps of the run.
+        interval: ``epoch`` or ``step``: when the run steps the schedule.
+        epochs: number of epochs of the run.
+        total: number of optimizer steps of the run.
     """
     needed, steps = length(scheduler), epochs if interval == "epoch" else total
     if needed is None or needed <= steps:
@@ -50,7 +50,7 @@ def schedule_cut_short(scheduler: object, interval: str, epochs: int, total: int
     yield Diagnosis(
         "schedule_cut_short",
         Severity.WARNING,
-        "the learning-rate schedule does not come to its end",
+        "the learning-rate schedule does not complete",
         f"{name} needs {needed:,} {interval}s, the run has {steps:,}",
         remedy,
     )

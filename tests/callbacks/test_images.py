@@ -25,8 +25,8 @@ class Answers(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        _, labels, _, indices = batch
-        for index, right in zip(indices.tolist(), (outputs["logits"].argmax(1) == labels).tolist(), strict=True):
+        correct = outputs["logits"].argmax(1) == batch.labels
+        for index, right in zip(batch.indices.tolist(), correct.tolist(), strict=True):
             self.right.setdefault(index, []).append(right)
 
 
@@ -50,7 +50,7 @@ def test_test_answers_are_those_of_the_best_checkpoint(learned: tuple[Answers, R
     model = ImageClassifier.from_checkpoint(run.best_checkpoint)
     pixels = data.images.test_images.permute(0, 3, 1, 2)
     with torch.inference_mode():
-        expected = model.predict_step(data.normalized(data.as_evaluated(pixels))).numpy()
+        expected = model.predict_step(data.network_input(pixels)).numpy()
     assert np.array_equal(images["test_labels"], data.images.test_labels.numpy())
     assert np.allclose(images["test_probabilities"], expected, atol=0.03), "beyond what bf16 explains"
     assert np.array_equal(images["test_predictions"], images["test_probabilities"].argmax(axis=1))

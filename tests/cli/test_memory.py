@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-FAULTS_OF_A_TENSOR_TAKEN_ANEW = """
+PAGE_FAULTS = """
 import resource
 import torch
 from overfitting_lab.cli.memory import keep_freed_memory
@@ -22,7 +22,7 @@ print(faults())
 
 
 @pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="mallopt is glibc's")
-def test_freed_memory_is_taken_again_without_the_system() -> None:
-    command = [sys.executable, "-c", FAULTS_OF_A_TENSOR_TAKEN_ANEW]
+def test_freed_memory_is_allocated_again_without_page_faults() -> None:
+    command = [sys.executable, "-c", PAGE_FAULTS]
     before, after = map(int, subprocess.run(command, capture_output=True, text=True, check=True).stdout.split())
-    assert 10 * after < before  # which is 32 where pages are huge
+    assert 10 * after < before  # before is 32 if pages are huge

@@ -10,13 +10,13 @@ from tests.conftest import ROOT
 
 class Parsed(ExperimentCLI):
     def instantiate_classes(self) -> None:
-        """Leaves it at the configuration."""
+        """Stops at the configuration."""
 
 
 @pytest.fixture(autouse=True)
 def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("PL_GLOBAL_SEED", "0")  # parsing sets it: have it restored
+    monkeypatch.setenv("PL_GLOBAL_SEED", "0")  # parsing sets it, and this restores it
 
 
 @pytest.mark.parametrize("name", ["overfit", "overfit.yaml", "optimizer/adam", "optimizer/adam.yaml"])
@@ -33,16 +33,16 @@ def test_existing_path_wins(name: str, tmp_path: Path) -> None:
     assert find_config(str(path)) == str(path)
 
 
-def test_folder_of_that_name_is_no_configuration(tmp_path: Path) -> None:
+def test_a_folder_of_that_name_is_no_configuration(tmp_path: Path) -> None:
     (tmp_path / "overfit").mkdir()
     assert find_config("overfit") == str(CONFIGS / "overfit.yaml")
 
 
-def test_unknown_name_stays_as_it_is_for_the_message() -> None:
+def test_an_unknown_name_stays_unchanged_for_the_message() -> None:
     assert find_config("nothing") == "nothing"
 
 
-def test_available_configs_are_the_files_that_are_there() -> None:
+def test_available_configs_are_the_files_in_configs() -> None:
     assert {f"{name}.yaml" for name in available_configs()} == {
         path.relative_to(ROOT / "configs").as_posix() for path in (ROOT / "configs").rglob("*.yaml")
     }
@@ -83,5 +83,5 @@ def test_debug_variable_keeps_the_exception(monkeypatch: pytest.MonkeyPatch) -> 
         ),
     ],
 )
-def test_clear_drops_what_says_nothing(message: str, text: str) -> None:
+def test_clear_drops_the_noise(message: str, text: str) -> None:
     assert clear(message) == text

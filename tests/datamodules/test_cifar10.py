@@ -1,6 +1,4 @@
 import shutil
-import socket
-from collections.abc import Iterator
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -17,11 +15,11 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from datamodules import CIFAR10DataModule, DataError, sources, synthetic
-from datamodules.augmentation import Draw, principal_components, uniform
+from datamodules import Batch, CIFAR10DataModule, DataError
+from datamodules.augmentation import Draw, principal_components
 from datamodules.images import SIZE, normalize, resize, scale
-from datamodules.sampling import Batch
-from datamodules.sources import CIFAR10_ARCHIVE
+from datamodules.sampling import epoch_draws
+from datamodules.sources import CIFAR10, synthetic
 from tests.conftest import CLASSES, TEST, TRAIN
 
 AVAILABLE = len(CLASSES) * TRAIN
@@ -42,24 +40,31 @@ def attach(data: CIFAR10DataModule, **facts: Any) -> CIFAR10DataModule:
     return data
 
 
+def ready(data: CIFAR10DataModule) -> CIFAR10DataModule:
+    data.prepare_data()
+    data.setup("fit")
+    return data
+
+
 @pytest.fixture
 def module(image_folder: Path) -> Any:
     """Makes a data module of the tiny folder, set up."""
 
     def make(**settings: Any) -> CIFAR10DataModule:
-        data = CIFAR10DataModule(image_folder, "folder", **{"batch_size": 20, **settings})
-        data.prepare_data()
-        data.setup("fit")
-        return data
+        return ready(CIFAR10DataModule(image_folder, "folder", **{"batch_size": 20, **settings}))
 
     return make
 
 
+def pixels_of(folder: Path) -> Tensor:
+    """The images as they lie on the disk, in the order of their names: uint8 [N, 3, 32, 32]."""
+    paths = sorted(folder.rglob("*.png"), key=lambda path: path.name)
+    return torch.from_numpy(np.stack([np.asarray(Image.open(path)) for path in paths])).permute(0, 3, 1, 2)
+
+
 @pytest.fixture
 def pixels(image_folder: Path) -> Tensor:
-    """The training images as they lie on the disk, in the order of their names: uint8 [N, 3, 32, 32]."""
-    paths = sorted((image_folder / "train").rglob("*.png"), key=lambda path: path.name)
-    return torch.from_numpy(np.stack([np.asarray(Image.open(path)) for path in paths])).permute(0, 3, 1, 2)
+    return pixels_of(image_folder / "train")
 
 
 def plain(images: Tensor) -> Tensor:
@@ -68,11 +73,13 @@ def plain(images: Tensor) -> Tensor:
 
 
 def taken(data: CIFAR10DataModule, batch: Batch) -> Tensor:
-    images, labels, total, indices = data.on_after_batch_transfer(batch, 0)
-    assert total == batch.total
-    assert torch.equal(cast(Tensor, indices), batch.indices)
-    assert torch.equal(cast(Tensor, labels), batch.labels)
-    return cast(Tensor, images)
+    """The images as the network takes them; the rest of the batch stays as it is."""
+    result = cast(Batch, data.on_after_batch_transfer(batch, 0))
+    assert type(result) is Batch
+    assert result.total == batch.total
+    assert torch.equal(result.indices, batch.indices)
+    assert torch.equal(result.labels, batch.labels)
+    return result.images
 
 
 # The split
@@ -183,20 +190,14 @@ def test_a_batch_larger_than_what_the_split_leaves_is_refused(module: Any) -> No
 
 
 @pytest.mark.parametrize(("batch_size", "world_size", "share"), [(128, 1, 128), (128, 2, 64), (12, 3, 4), (8, 8, 1)])
-def test_the_batch_is_divided_among_the_processes(
-    batch_size: int, world_size: int, share: int, image_folder: Path
-) -> None:
-    data = CIFAR10DataModule(image_folder, "folder", batch_size=batch_size)
-    assert data.share_of_batch(world_size) == share
+def test_the_batch_is_divided_among_the_processes(batch_size: int, world_size: int, share: int) -> None:
+    assert CIFAR10DataModule(batch_size=batch_size).share_of_batch(world_size) == share
 
 
 @pytest.mark.parametrize(("batch_size", "world_size", "remedy"), [(128, 3, 129), (1, 2, 2), (100, 8, 96)])
-def test_a_batch_that_does_not_divide_is_refused(
-    batch_size: int, world_size: int, remedy: int, image_folder: Path
-) -> None:
-    data = CIFAR10DataModule(image_folder, "folder", batch_size=batch_size)
+def test_a_batch_that_does_not_divide_is_refused(batch_size: int, world_size: int, remedy: int) -> None:
     with pytest.raises(ValueError, match=f"try --data.batch_size {remedy}$"):
-        data.share_of_batch(world_size)
+        CIFAR10DataModule(batch_size=batch_size).share_of_batch(world_size)
 
 
 def test_classes_are_those_of_the_source(image_folder: Path) -> None:
@@ -207,9 +208,7 @@ def test_classes_are_those_of_the_source(image_folder: Path) -> None:
 
 def test_classes_are_known_when_the_folder_is_gone(image_folder: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(image_folder, tmp_path / "stick"))
-    data = CIFAR10DataModule(folder, "folder", batch_size=20)
-    data.prepare_data()
-    data.setup("fit")
+    data = ready(CIFAR10DataModule(folder, "folder", batch_size=20))
     shutil.rmtree(folder)
     assert data.state_dict()["classes"] == list(CLASSES)
 
@@ -238,10 +237,7 @@ def test_another_split_or_other_data_has_another_fingerprint(module: Any, image_
         target.symlink_to(path)
 
     def fingerprint() -> str:
-        data = CIFAR10DataModule(copy, "folder", batch_size=20)
-        data.prepare_data()
-        data.setup("fit")
-        return data.fingerprint
+        return ready(CIFAR10DataModule(copy, "folder", batch_size=20)).fingerprint
 
     assert fingerprint() in fingerprints
     (copy / "test" / "cat" / "00002.png").unlink()
@@ -347,19 +343,19 @@ def test_a_batch_that_does_not_divide_among_the_processes_gets_no_loader(module:
         attach(module(), world_size=3).train_dataloader()
 
 
-@pytest.mark.parametrize("augment", ["none", "flip_crop"])
-def test_validation_images_are_scaled_and_normalized_and_no_more(augment: str, module: Any, pixels: Tensor) -> None:
-    data = attach(module(augment=augment), training=False)
-    for batch in data.val_dataloader():
+@pytest.mark.parametrize(
+    ("augment", "split"),
+    [("none", "train"), ("none", "val"), ("flip_crop", "val"), ("notebook", "val"), ("none", "test")],
+)
+def test_images_without_augmentation_are_scaled_and_normalized_and_no_more(
+    augment: str, split: str, module: Any, image_folder: Path
+) -> None:
+    data = attach(module(augment=augment), training=split == "train")
+    expected = plain(pixels_of(image_folder / ("test" if split == "test" else "train")))
+    for batch in getattr(data, f"{split}_dataloader")():
         images = taken(data, batch)
         assert images.dtype == torch.float32
-        assert torch.allclose(images, plain(pixels[batch.indices]), atol=1e-5)
-
-
-def test_training_images_without_augmentation_are_as_in_validation(module: Any, pixels: Tensor) -> None:
-    data = attach(module(augment="none"))
-    for batch in data.train_dataloader():
-        assert torch.allclose(taken(data, batch), plain(pixels[batch.indices]), atol=1e-5)
+        assert torch.allclose(images, expected[batch.indices], atol=1e-5)
 
 
 def test_flip_crop_takes_a_window_of_the_image_padded_with_black(module: Any, pixels: Tensor) -> None:
@@ -378,17 +374,24 @@ def test_flip_crop_takes_a_window_of_the_image_padded_with_black(module: Any, pi
     assert rows == columns == set(range(9))
 
 
-def test_augmentation_depends_on_seed_epoch_and_index_alone(module: Any) -> None:
-    def augmented(seed: int = 0, epoch: int = 0, chosen: Tensor | None = None) -> Tensor:
-        data = attach(module(seed=seed, augment="vgg"), current_epoch=epoch)
-        indices = torch.arange(20) if chosen is None else chosen
-        return data.augmented(data.images.train_images[indices].permute(0, 3, 1, 2), indices)
+@pytest.mark.parametrize("augment", ["flip_crop", "vgg", "notebook"])
+def test_augmentation_depends_on_seed_epoch_and_index_alone(augment: str, module: Any) -> None:
+    def augmented(seed: int = 0, epoch: int = 0, world_size: int = 1, batch_size: int = 20) -> Tensor:
+        """The training images in the order of the set, whatever the epoch's order."""
+        data = module(seed=seed, augment=augment, batch_size=batch_size, train_size=150)
+        images = torch.empty(AVAILABLE, 3, 32, 32)
+        for rank in range(world_size):
+            attach(data, current_epoch=epoch, world_size=world_size, global_rank=rank)
+            for batch in data.train_dataloader():
+                images[batch.indices] = taken(data, batch)
+        return images[data.train_indices.sort()[0]]
 
-    assert torch.equal(augmented(), augmented())
-    assert not torch.equal(augmented(), augmented(seed=1))
-    assert not torch.equal(augmented(), augmented(epoch=1))
-    back = torch.arange(19, -1, -1)
-    assert torch.allclose(augmented(chosen=back).flip(0), augmented(), atol=1e-6)
+    first = augmented()
+    assert torch.equal(augmented(), first)
+    assert torch.allclose(augmented(world_size=2), first, atol=1e-6)
+    assert torch.allclose(augmented(world_size=3, batch_size=36), first, atol=1e-6)
+    for other in (augmented(seed=1), augmented(epoch=1)):
+        assert (other != first).flatten(1).any(1).float().mean() > 0.9
 
 
 def test_vgg_takes_windows_of_the_rescaled_image(module: Any, pixels: Tensor) -> None:
@@ -415,26 +418,21 @@ def test_vgg_evaluates_the_window_in_the_middle(module: Any, pixels: Tensor) -> 
     assert torch.allclose(taken(data, batch), normalize(expected, torch.tensor(MEAN), torch.tensor(STD)), atol=1e-5)
 
 
-def test_components_are_made_once_for_the_same_images_and_split(module: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    made: list[int] = []
-
-    def counted(images: Tensor) -> Tensor:
-        made.append(len(images))
-        return principal_components(images)
-
-    monkeypatch.setattr("datamodules.cifar10.principal_components", counted)
-    components = [
-        module(augment="vgg", train_size=size, split_seed=seed)._constants["components"]
-        for size, seed in ((150, 5), (151, 5), (150, 6), (150, 5), (151, 5), (150, 6))
-    ]
-    assert made == [150, 151, 150]
-    for first, again in zip(components[:3], components[3:], strict=True):
-        assert torch.equal(first, again)
-    assert len({tuple(each.flatten().tolist()) for each in components}) == 3
-    images = module(train_size=150, split_seed=5)
-    assert torch.equal(components[0], principal_components(images.images.train_images[images.train_indices]))
-    module(augment="flip_crop")
-    assert len(made) == 3
+def test_components_are_computed_once_for_the_same_images_and_split(module: Any) -> None:
+    cache = module().source.cache
+    known = set(cache.iterdir())
+    for size, seed in ((150, 5), (151, 5), (150, 6)):
+        settings = {"train_size": size, "split_seed": seed}
+        module(augment="flip_crop", **settings)
+        assert set(cache.iterdir()) == known
+        data = module(augment="vgg", **settings)
+        (path,) = set(cache.iterdir()) - known
+        components = principal_components(data.images.train_images[data.train_indices])
+        assert np.array_equal(np.load(path), components.numpy())
+        np.save(path, 100 * components.numpy())  # what is there is used
+        batch = next(iter(attach(module(augment="vgg", **settings)).train_dataloader()))
+        assert taken(attach(module(augment="vgg", **settings)), batch).std() > 5
+        path.unlink()
 
 
 @pytest.mark.parametrize("image_size", [32, 64])
@@ -444,11 +442,10 @@ def test_notebook_takes_windows_of_the_resized_image_padded_with_black_and_turns
     data = attach(module(augment="notebook", image_size=image_size), current_epoch=3)
     batch = next(iter(data.train_dataloader()))
     turned = set()
-    for index, image, original in zip(batch.indices, taken(data, batch), pixels[batch.indices], strict=True):
-        top, left, flipped, upside_down = (
-            float(uniform(data.seed, 3, index[None], draw))
-            for draw in (Draw.TOP, Draw.LEFT, Draw.FLIP, Draw.UPSIDE_DOWN)
-        )
+    purposes = (Draw.TOP, Draw.LEFT, Draw.FLIP, Draw.UPSIDE_DOWN)
+    draws = epoch_draws(AVAILABLE, data.seed, 3, purposes, torch.device("cpu"))[:, batch.indices].T.tolist()
+    images = zip(taken(data, batch), pixels[batch.indices], draws, strict=True)
+    for image, original, (top, left, flipped, upside_down) in images:
         resized = resize(scale(original[None]), image_size)[0]
         expected = tv.crop(tv.pad(resized, [4]), int(top * 9), int(left * 9), image_size, image_size)
         expected = tv.hflip(expected) if flipped < 0.5 else expected
@@ -456,12 +453,6 @@ def test_notebook_takes_windows_of_the_resized_image_padded_with_black_and_turns
         assert torch.allclose(image, normalize(expected, torch.tensor(MEAN), torch.tensor(STD)), atol=1e-5)
         turned.add((flipped < 0.5, upside_down < 0.5))
     assert len(turned) == 4
-
-
-def test_notebook_leaves_validation_images_alone(module: Any, pixels: Tensor) -> None:
-    data = attach(module(augment="notebook"), training=False)
-    batch = next(iter(data.val_dataloader()))
-    assert torch.allclose(taken(data, batch), plain(pixels[batch.indices]), atol=1e-5)
 
 
 @pytest.mark.parametrize("image_size", [16, 64])
@@ -495,7 +486,7 @@ def test_files_are_read_as_the_network_takes_them(image_folder: Path, pixels: Te
 
 
 @pytest.fixture
-def draws(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
+def draws(monkeypatch: pytest.MonkeyPatch, no_mirror: None) -> list[int]:
     """The numbers of images that were drawn, as it goes; no mirror can be reached."""
     counts: list[int] = []
 
@@ -504,11 +495,7 @@ def draws(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
         return np.zeros((100, 32, 32, 3), dtype=np.uint8), np.arange(100) % 10
 
     monkeypatch.setattr(synthetic, "draw", draw)
-    monkeypatch.setenv("no_proxy", "*")
-    with socket.socket() as bound:  # nobody listens there
-        bound.bind(("127.0.0.1", 0))
-        monkeypatch.setattr(sources, "CIFAR10_MIRRORS", (f"http://127.0.0.1:{bound.getsockname()[1]}/x",))
-        yield counts
+    return counts
 
 
 unreached = partial(CIFAR10DataModule, batch_size=10)
@@ -525,9 +512,7 @@ def test_where_cifar10_is_unreachable_the_error_names_three_ways_on(draws: list[
 
 
 def test_the_stand_in_is_taken_where_cifar10_is_unreachable(draws: list[int], tmp_path: Path) -> None:
-    data = unreached(tmp_path, stand_in=True)
-    data.prepare_data()
-    data.setup("fit")
+    data = ready(unreached(tmp_path, stand_in=True))
     assert draws == [50_000, 10_000]
     assert data.description()["source"] == "synthetic"
     assert data.classes == synthetic.CLASSES
@@ -542,21 +527,20 @@ def test_every_process_takes_the_stand_in_not_only_the_one_that_prepared(draws: 
 
 @pytest.mark.parametrize("stand_in", [False, True])
 def test_a_wrong_archive_is_not_taken_for_none(stand_in: bool, draws: list[int], tmp_path: Path) -> None:
-    (tmp_path / CIFAR10_ARCHIVE).write_bytes(b"something else")
-    with pytest.raises(DataError, match=f"{CIFAR10_ARCHIVE} has the MD5 sum") as caught:
+    (tmp_path / CIFAR10.ARCHIVE).write_bytes(b"something else")
+    with pytest.raises(DataError, match=f"{CIFAR10.ARCHIVE} has the MD5 sum") as caught:
         unreached(tmp_path, stand_in=stand_in).prepare_data()
     assert "could not be downloaded" not in str(caught.value)
     assert not draws
 
 
-def test_the_stand_in_is_not_taken_for_a_damaged_folder(draws: list[int], tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("source", "message"), [("cifar10", "incomplete or damaged"), ("folder", "holds no folder of images")]
+)
+def test_the_stand_in_is_not_taken_for_a_damaged_or_missing_folder(
+    source: Any, message: str, draws: list[int], tmp_path: Path
+) -> None:
     (tmp_path / "cifar-10-batches-py").mkdir()
-    with pytest.raises(DataError, match="incomplete or damaged"):
-        unreached(tmp_path, stand_in=True).prepare_data()
-    assert not draws
-
-
-def test_the_stand_in_is_not_taken_for_a_folder_that_is_missing(draws: list[int], tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="holds no folder of images"):
-        unreached(tmp_path / "nowhere", "folder", stand_in=True).prepare_data()
+    with pytest.raises(DataError, match=message):
+        unreached(tmp_path, source, stand_in=True).prepare_data()
     assert not draws

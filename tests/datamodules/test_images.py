@@ -131,19 +131,13 @@ def test_an_animation_gives_its_first_frame(tmp_path: Path) -> None:
     assert (read_image(tmp_path / "moving.gif") == RED).all()
 
 
-def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"nowhere\.png: no such file"):
-        read_image(tmp_path / "nowhere.png")
-
-
 @pytest.mark.parametrize("content", [b"", b"Dear reader, this is no picture.\n", b"\x89PNG\r\n\x1a\n", b"GIF89a"])
-def test_a_file_that_is_no_image_is_named(content: bytes, tmp_path: Path) -> None:
+def test_what_is_no_image_is_named(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "letter.png").write_bytes(content)
     with pytest.raises(DataError, match=r"letter\.png: cannot be read as an image"):
         read_image(tmp_path / "letter.png")
-
-
-def test_a_folder_is_no_image(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"nowhere\.png: no such file"):
+        read_image(tmp_path / "nowhere.png")
     with pytest.raises(DataError, match="is a folder; name the images in it"):
         read_image(tmp_path)
 

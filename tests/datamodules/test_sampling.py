@@ -1,10 +1,14 @@
+import itertools
 from collections.abc import Callable
-from itertools import islice
 
+import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
-from datamodules.sampling import Batch, BatchLoader, epoch_order, share
+from datamodules import Batch
+from datamodules.augmentation import Draw
+from datamodules.sampling import BatchLoader, epoch_draws, epoch_order
 
 INDICES = torch.randperm(30, generator=torch.Generator().manual_seed(0))[:23]
 
@@ -34,11 +38,11 @@ def test_an_epochs_order_is_a_permutation(size: int, seed: int, epoch: int) -> N
 
 
 def test_an_epochs_order_depends_on_seed_and_epoch_alone() -> None:
+    first, state = epoch_order(100, 4, 2), torch.get_rng_state()
     torch.manual_seed(1)
-    first = epoch_order(100, 4, 2)
-    torch.manual_seed(2)
-    state = torch.get_rng_state()
     assert torch.equal(epoch_order(100, 4, 2), first)
+    torch.set_rng_state(state)
+    epoch_order(100, 4, 2)
     assert torch.equal(torch.get_rng_state(), state)
 
 
@@ -47,15 +51,49 @@ def test_every_epoch_of_every_seed_has_its_own_order() -> None:
     assert len(orders) == 100
 
 
-@pytest.mark.parametrize("world_size", [1, 2, 3, 8])
-@pytest.mark.parametrize("length", range(21))
-def test_the_shares_of_a_batch_are_the_batch(world_size: int, length: int) -> None:
-    batch = torch.arange(length)
-    shares = [share(batch, rank, world_size) for rank in range(world_size)]
-    assert torch.equal(torch.cat(shares), batch)
-    lengths = [len(part) for part in shares]
-    assert max(lengths) - min(lengths) <= 1
-    assert lengths == sorted(lengths, reverse=True)
+def draws(seed: int = 0, epoch: int = 0, *purposes: Draw, size: int = 20_000) -> Tensor:
+    return epoch_draws(size, seed, epoch, purposes or (Draw.FLIP,), torch.device("cpu"))
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2**32 - 1])
+@pytest.mark.parametrize("epoch", [0, 1, 1000])
+def test_draws_are_numpys_of_seed_epoch_and_purpose(seed: int, epoch: int) -> None:
+    table = draws(seed, epoch, *Draw, size=100)
+    assert table.shape == (len(Draw), 100)
+    for purpose, row in zip(Draw, table, strict=True):
+        expected = np.random.default_rng((seed, epoch, purpose.value)).random(100, dtype=np.float32)
+        np.testing.assert_array_equal(row.numpy(), expected)
+
+
+def test_draws_are_uniform() -> None:
+    (numbers,) = draws(size=64_000)
+    assert numbers.dtype == torch.float32
+    assert 0 <= numbers.min() <= numbers.max() < 1
+    counts = torch.histc(numbers, bins=64, min=0, max=1)
+    chi_square = float(((counts - 1000) ** 2 / 1000).sum())
+    assert 35 < chi_square < 104  # 63 degrees of freedom: all but one in a thousand, on either side
+
+
+def test_draws_are_uncorrelated_over_seeds_epochs_purposes_neighbours_and_the_orders_stream() -> None:
+    seeds_and_epochs = list(itertools.product((0, 1, 2), (0, 1, 2)))
+    rows = [draws(seed, epoch, *Draw) for seed, epoch in seeds_and_epochs]
+    order = [np.random.default_rng(key).random(20_000, dtype=np.float32) for key in seeds_and_epochs]
+    rows += [torch.from_numpy(np.stack(order)), rows[0][:1].roll(1)]
+    correlation = torch.corrcoef(torch.cat(rows)) - torch.eye(9 * 8 + 1)
+    assert correlation.abs().max() < 0.035  # 4.9 standard deviations, of 2,628 pairs
+
+
+def test_draws_depend_on_no_generator_and_no_earlier_call() -> None:
+    first = draws(3, 5, *Draw).clone()
+    state = torch.get_rng_state()
+    draws(3, 6, *Draw)
+    assert torch.equal(torch.get_rng_state(), state)
+    torch.manual_seed(1)
+    assert torch.equal(draws(3, 5, *reversed(Draw)).flip(0), first)
+
+
+def test_nothing_is_drawn_for_no_purpose() -> None:
+    assert epoch_draws(10, 0, 0, (), torch.device("cpu")).shape == (0, 10)
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3])
@@ -72,6 +110,9 @@ def test_the_batches_are_the_same_for_any_number_of_processes(world_size: int) -
     for whole, *shares in zip(loader(seed=0), *ranks, strict=True):
         assert torch.equal(torch.cat([part.indices for part in shares]), whole.indices)
         assert {part.total for part in shares} == {whole.total} == {len(whole.indices)}
+        lengths = [len(part.indices) for part in shares]
+        assert max(lengths) - min(lengths) <= 1
+        assert lengths == sorted(lengths, reverse=True)
 
 
 def test_a_batch_has_the_images_and_labels_of_its_indices() -> None:
@@ -103,7 +144,7 @@ def test_an_iteration_that_was_abandoned_does_not_disturb_the_next() -> None:
 def test_a_loader_goes_on_where_its_state_was_taken(handed_out: int) -> None:
     whole = [batch.indices for batch in loader(seed=0, epoch=lambda: 2)]
     interrupted = loader(seed=0, epoch=lambda: 2)
-    before = [batch.indices for batch in islice(interrupted, handed_out)]
+    before = [batch.indices for batch in itertools.islice(interrupted, handed_out)]
     resumed = loader(seed=0, epoch=lambda: 2)
     resumed.load_state_dict(interrupted.state_dict())
     after = [batch.indices for batch in resumed]
@@ -112,21 +153,15 @@ def test_a_loader_goes_on_where_its_state_was_taken(handed_out: int) -> None:
     assert [len(batch.indices) for batch in resumed] == [5, 5, 5, 5, 3]  # the next iteration is a whole one
 
 
-def test_a_state_does_not_change_afterwards() -> None:
-    batches = loader()
+def test_a_state_counts_the_batches_handed_out_and_does_not_change_afterwards() -> None:
+    batches = loader(epoch=lambda: 1)
+    batches.load_state_dict({"epoch": 1, "batches": 2})
     iterator = iter(batches)
     next(iterator)
     state = batches.state_dict()
     next(iterator)
-    assert state == {"epoch": 0, "batches": 1}
-    assert batches.state_dict() == {"epoch": 0, "batches": 2}
-
-
-def test_the_state_of_a_resumed_epoch_counts_the_batches_before_the_interruption() -> None:
-    batches = loader(epoch=lambda: 1)
-    batches.load_state_dict({"epoch": 1, "batches": 2})
-    next(iter(batches))
-    assert batches.state_dict() == {"epoch": 1, "batches": 3}
+    assert state == {"epoch": 1, "batches": 3}
+    assert batches.state_dict() == {"epoch": 1, "batches": 4}
 
 
 @pytest.mark.parametrize("state", [{"epoch": 0, "batches": 5}, {"epoch": 0, "batches": 2}, {"epoch": 2, "batches": 2}])

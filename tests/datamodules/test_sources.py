@@ -1,10 +1,9 @@
-import hashlib
 import io
 import os
 import pickle
-import socket
+import shutil
 import tarfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -17,10 +16,11 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from datamodules import sources, synthetic
 from datamodules.errors import DataError, UnreachableError
-from datamodules.images import read_image
-from datamodules.sources import CIFAR10, Folder, Images, Synthetic
+from datamodules.sources import CIFAR10, Folder, Images, Synthetic, synthetic
+from tests.datamodules.conftest import FullDisk, md5
+
+pytestmark = pytest.mark.usefixtures("no_mirror")
 
 NAMES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
@@ -48,17 +48,10 @@ def root(tmp_path: Path) -> Path:
     return lay(tmp_path / "animals", "train/dog/1.png", "train/cat/2.png", "train/dog/3.png", "test/cat/4.png")
 
 
-@pytest.fixture
-def decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The names of the files that were decoded, as it goes."""
-    names: list[str] = []
-
-    def read(path: Path) -> NDArray[np.uint8]:
-        names.append(path.name)
-        return read_image(path)
-
-    monkeypatch.setattr(sources, "read_image", read)
-    return names
+def made(root: Path) -> tuple[int, int]:
+    """Which arrays these are, and since when."""
+    stat = (Folder(root).cache / "meta.json").stat()
+    return stat.st_ino, stat.st_mtime_ns
 
 
 def test_a_folders_images_stand_in_the_order_of_their_names_whatever_the_class(root: Path) -> None:
@@ -95,9 +88,9 @@ def test_a_class_may_lack_test_images(root: Path) -> None:
     assert prepared(lay(root, "train/zebra/5.png")).classes == ("cat", "dog", "zebra")
 
 
-def test_the_classes_are_known_before_anything_is_decoded(root: Path, decoded: list[str]) -> None:
+def test_the_classes_are_known_before_anything_is_decoded(root: Path) -> None:
     assert Folder(root).classes == ("cat", "dog")
-    assert not decoded
+    assert not Folder(root).cache.exists()
 
 
 def test_hidden_files_are_ignored(root: Path) -> None:
@@ -112,26 +105,17 @@ def test_hidden_folders_are_ignored(split: str, root: Path) -> None:
     assert prepared(root).classes == ("cat", "dog")
 
 
-def test_a_folder_is_decoded_once(root: Path, decoded: list[str]) -> None:
-    first = prepared(root)
-    assert sorted(decoded) == ["1.png", "2.png", "3.png", "4.png"]
-    decoded.clear()
-    second = prepared(root)
-    assert not decoded
-    assert second.identity == first.identity
-    assert torch.equal(second.train_images, first.train_images)
-
-
 @pytest.mark.parametrize("spelled", ["animals", "./animals/../animals", "link"])
 def test_a_folder_is_decoded_once_however_its_path_is_spelled(
-    spelled: str, root: Path, decoded: list[str], monkeypatch: pytest.MonkeyPatch
+    spelled: str, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    prepared(root)
-    decoded.clear()
+    first, then = prepared(root), made(root)
     monkeypatch.chdir(root.parent)
     Path("link").symlink_to(root)
-    prepared(Path(spelled))
-    assert not decoded
+    second = prepared(Path(spelled))
+    assert made(root) == then
+    assert second.identity == first.identity
+    assert torch.equal(second.train_images, first.train_images)
 
 
 def change(root: Path) -> None:
@@ -197,7 +181,7 @@ def test_the_prepared_arrays_lie_beside_the_folder_and_leave_it_as_it_is(root: P
 
 
 def test_where_the_parent_may_not_be_written_to_the_arrays_lie_in_the_working_directory(
-    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, decoded: list[str]
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     work = tmp_path / "work"
     work.mkdir()
@@ -208,9 +192,9 @@ def test_where_the_parent_may_not_be_written_to_the_arrays_lie_in_the_working_di
     assert not (root.parent / ".animals.prepared").exists()
     (cache,) = (path for path in (work / "data/prepared").iterdir() if path.is_dir())
     assert cache.name.startswith("animals-")
-    decoded.clear()
+    then = made(root)
     prepared(root)
-    assert not decoded
+    assert made(root) == then
 
 
 def test_folders_of_one_name_do_not_share_the_fallback(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -218,112 +202,114 @@ def test_folders_of_one_name_do_not_share_the_fallback(tmp_path: Path, monkeypat
     assert Folder(tmp_path / "a/x").cache != Folder(tmp_path / "b/x").cache
 
 
-def test_arrays_that_are_up_to_date_need_no_leave_to_write(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_arrays_that_are_up_to_date_need_no_leave_to_write(root: Path) -> None:
     prepared(root)
-
-    def refuse(path: str) -> None:
-        raise PermissionError(13, "Permission denied", path)
-
-    monkeypatch.setattr(sources, "FileLock", refuse)
+    lock = root.with_name(".animals.prepared.lock")
+    lock.unlink()
+    lock.mkdir()  # nobody gets this lock
     assert colours(prepared(root).train_images) == [1, 2, 3]
+    change(root)
+    with pytest.raises(DataError, match=r"cannot keep .*\.animals\.prepared: .*; make the folder"):
+        prepared(root)
 
 
-def test_arrays_that_cannot_be_kept_are_a_data_error(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*arguments: Any, **options: Any) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(np, "save", refuse)
-    with pytest.raises(DataError, match=r"cannot keep the prepared images in .*\.animals\.prepared: No space left"):
+def test_arrays_that_cannot_be_kept_are_a_data_error(root: Path, full_disk: FullDisk) -> None:
+    with full_disk(1000), pytest.raises(DataError, match=r"cannot keep .*\.animals\.prepared: .*; make the folder"):
         Folder(root).prepare()
     assert {path.name for path in root.parent.iterdir()} <= {"animals", ".animals.prepared.lock"}
 
 
-# What is made of the arrays
+# What is computed from the arrays
+
+TABLE = torch.arange(9.0).reshape(3, 3) / 7
 
 
-def counting(made: list[int]) -> Callable[[], Tensor]:
-    def make() -> Tensor:
-        made.append(1)
-        return torch.arange(9.0).reshape(3, 3) / 7
-
-    return make
+@pytest.fixture
+def computed() -> list[int]:
+    """Grows with each computation."""
+    return []
 
 
-def test_what_was_made_of_the_arrays_is_kept_by_its_name(root: Path) -> None:
+@pytest.fixture
+def load(root: Path, computed: list[int]) -> Callable[..., None]:
+    """Loads the table, or computes it, for a folder that is prepared."""
     prepared(root)
-    made: list[int] = []
-    for _ in range(2):
-        kept = Folder(root).kept("one", counting(made))
-        assert torch.equal(kept, torch.arange(9.0).reshape(3, 3) / 7)
-        assert kept.dtype == torch.float32
-    assert len(made) == 1
-    Folder(root).kept("other", counting(made))
-    assert len(made) == 2
-    names = {path.name for path in Folder(root).cache.iterdir()}
-    assert {"one.npy", "other.npy"} <= names
-    assert not [name for name in names if name.startswith(".")]
-    assert prepared(root).identity, "the arrays themselves are still up to date"
+
+    def compute() -> Tensor:
+        computed.append(1)
+        return TABLE
+
+    def load(name: str = "one") -> None:
+        loaded = Folder(root).load_or_compute(name, compute)
+        assert torch.equal(loaded, TABLE)
+        assert loaded.dtype == torch.float32
+
+    return load
+
+
+def kept(root: Path, name: str = "one") -> list[str]:
+    return [path.name for path in Folder(root).cache.iterdir() if name in path.name]
+
+
+def test_what_was_computed_is_loaded_by_its_name(load: Callable[..., None], root: Path, computed: list[int]) -> None:
+    load()
+    load()
+    assert len(computed) == 1
+    load("other")
+    assert len(computed) == 2
+    assert kept(root) == ["one.npy"]
+    assert kept(root, "other") == ["other.npy"]
+    then = made(root)
+    prepared(root)
+    assert made(root) == then, "the arrays themselves are still up to date"
     change(root)
     prepared(root)
-    Folder(root).kept("one", counting(made))
-    assert len(made) == 3, "it is of arrays that are no longer there"
+    load()
+    assert len(computed) == 3, "it is of arrays that are no longer there"
 
 
 @pytest.mark.parametrize("content", [b"", b"no array", "half"])
-def test_what_is_damaged_is_made_again(content: bytes | str, root: Path) -> None:
-    prepared(root)
-    made: list[int] = []
-    path = Folder(root).cache / "one.npy"
-    Folder(root).kept("one", counting(made))
-    path.write_bytes(path.read_bytes()[:-9] if isinstance(content, str) else content)
-    for _ in range(2):
-        assert torch.equal(Folder(root).kept("one", counting(made)), torch.arange(9.0).reshape(3, 3) / 7)
-    assert len(made) == 2
-
-
-def test_what_cannot_be_kept_is_made_every_time(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    prepared(root)
-
-    def refuse(*arguments: Any, **options: Any) -> None:
-        raise PermissionError(13, "Permission denied")
-
-    made: list[int] = []
-    monkeypatch.setattr("tempfile.mkdtemp", refuse)  # root may write anywhere
-    for _ in range(2):
-        Folder(root).kept("one", counting(made))
-    assert len(made) == 2
-    monkeypatch.undo()
-    monkeypatch.setattr(np, "save", refuse)
-    Folder(root).kept("one", counting(made))
-    assert not [path for path in Folder(root).cache.iterdir() if "one" in path.name]
-
-
-def test_a_process_that_dies_while_it_keeps_leaves_no_half_of_a_file(
-    root: Path, monkeypatch: pytest.MonkeyPatch
+def test_what_is_damaged_is_computed_again(
+    content: bytes | str, load: Callable[..., None], root: Path, computed: list[int]
 ) -> None:
-    prepared(root)
+    load()
+    path = Folder(root).cache / "one.npy"
+    path.write_bytes(path.read_bytes()[:-9] if isinstance(content, str) else content)
+    load()
+    load()
+    assert len(computed) == 2
 
+
+def test_what_cannot_be_written_is_computed_every_time(
+    load: Callable[..., None], root: Path, computed: list[int], full_disk: FullDisk
+) -> None:
+    with full_disk(100):
+        load()
+        load()
+    assert len(computed) == 2
+    assert not kept(root)
+    shutil.rmtree(Folder(root).cache)
+    load()
+    assert len(computed) == 3
+
+
+def test_a_process_that_dies_while_it_writes_leaves_no_half_of_a_file(
+    load: Callable[..., None], root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def die(path: Path, *arguments: Any, **options: Any) -> None:
         path.write_bytes(b"half")
         raise KeyboardInterrupt
 
     monkeypatch.setattr(np, "save", die)
     with pytest.raises(KeyboardInterrupt):
-        Folder(root).kept("one", counting([]))
-    assert not (Folder(root).cache / "one.npy").exists()
+        load()
+    assert not kept(root)
 
 
-def test_several_processes_that_keep_at_once_leave_a_whole_file(root: Path) -> None:
-    prepared(root)
-    seen: list[bool] = []
-
-    def keep(_: int) -> None:
-        seen.append(torch.equal(Folder(root).kept("one", counting([])), counting([])()))
-
+def test_several_processes_that_compute_at_once_leave_a_whole_file(load: Callable[..., None], root: Path) -> None:
     with ThreadPoolExecutor(8) as pool:
-        list(pool.map(keep, range(200)))
-    assert seen == [True] * 200
-    assert [path.name for path in Folder(root).cache.iterdir() if "one" in path.name] == ["one.npy"]
+        list(pool.map(lambda _: load(), range(200)))
+    assert kept(root) == ["one.npy"]
 
 
 @pytest.mark.parametrize("damage", ["", "{"])
@@ -415,10 +401,6 @@ def unpack(body: bytes, root: Path) -> None:
         tar.extractall(root, filter="data")
 
 
-def md5(content: bytes) -> str:
-    return hashlib.md5(content, usedforsecurity=False).hexdigest()
-
-
 BATCHES = (*(f"data_batch_{number}" for number in range(1, 6)), "test_batch")
 
 
@@ -441,18 +423,8 @@ def genuine(contents: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> bytes:
     monkeypatch.setattr(dataset, "test_list", [["test_batch", sums["test_batch"]]])
     monkeypatch.setattr(dataset, "meta", {**dataset.meta, "md5": sums["batches.meta"]})
     body = archive(contents)
-    monkeypatch.setattr(sources, "CIFAR10_MD5", md5(body))
+    monkeypatch.setattr(CIFAR10, "MD5", md5(body))
     return body
-
-
-@pytest.fixture(autouse=True)
-def no_mirror(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A port of this machine where nobody listens, instead of the mirrors."""
-    monkeypatch.setenv("no_proxy", "*")
-    with socket.socket() as bound:
-        bound.bind(("127.0.0.1", 0))
-        monkeypatch.setattr(sources, "CIFAR10_MIRRORS", (f"http://127.0.0.1:{bound.getsockname()[1]}/x",))
-        yield
 
 
 def expected_pixels(contents: dict[str, Any], *names: str) -> NDArray[np.uint8]:
@@ -516,7 +488,7 @@ def test_an_archive_cannot_write_outside_its_folder(kind: str, tmp_path: Path, m
         info.size = 3
         tar.addfile(info, io.BytesIO(b"bad"))
     (root / "cifar-10-python.tar.gz").write_bytes(buffer.getvalue())
-    monkeypatch.setattr(sources, "CIFAR10_MD5", md5(buffer.getvalue()))
+    monkeypatch.setattr(CIFAR10, "MD5", md5(buffer.getvalue()))
     with pytest.raises(DataError, match=r"cannot be unpacked|cannot keep"):
         CIFAR10(root).prepare()
     assert not outside.exists()
@@ -535,23 +507,20 @@ def test_a_wrong_archive_is_refused_and_not_unpacked(contents: dict[str, Any], t
     assert (tmp_path / "cifar-10-python.tar.gz").read_bytes() == wrong  # it may be somebody's own
 
 
+@pytest.mark.parametrize("missing", [False, True])
 @pytest.mark.parametrize("name", [*BATCHES, "batches.meta"])
-def test_a_file_that_was_changed_is_refused_and_not_unpickled(name: str, genuine: bytes, tmp_path: Path) -> None:
+def test_a_file_that_is_missing_or_changed_is_refused_and_not_unpickled(
+    name: str, missing: bool, genuine: bytes, tmp_path: Path
+) -> None:
     unpack(genuine, tmp_path)
-    trace = tmp_path / "trace"
-    (tmp_path / "cifar-10-batches-py" / name).write_bytes(pickle.dumps(Bomb(trace)))
+    path, trace = tmp_path / "cifar-10-batches-py" / name, tmp_path / "trace"
+    path.unlink()
+    if not missing:
+        path.write_bytes(pickle.dumps(Bomb(trace)))
     with pytest.raises(DataError, match="cifar-10-batches-py is incomplete or damaged; delete it"):
         CIFAR10(tmp_path).prepare()
     assert not trace.exists()
     assert not CIFAR10(tmp_path).cache.exists()
-
-
-@pytest.mark.parametrize("name", [*BATCHES, "batches.meta"])
-def test_a_file_that_is_missing_is_reported(name: str, genuine: bytes, tmp_path: Path) -> None:
-    unpack(genuine, tmp_path)
-    (tmp_path / "cifar-10-batches-py" / name).unlink()
-    with pytest.raises(DataError, match="cifar-10-batches-py is incomplete or damaged; delete it"):
-        CIFAR10(tmp_path).prepare()
 
 
 def test_cifar10_that_is_nowhere_is_unreachable(tmp_path: Path) -> None:

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from datamodules.synthetic import CLASSES, draw
+from datamodules.sources.synthetic import CLASSES, draw
 
 Drawn = tuple[NDArray[np.uint8], NDArray[np.int64]]
 

@@ -246,7 +246,7 @@ def test_check_of_a_sound_experiment(
         "data       bright, split overfit: 600 training",
         "3 x 32 x 32",
         "first loss ",
-        "guessing has 1.099",
+        "chance level is 1.099",
         "steps      6 an epoch, 6 in 1 epochs",
         "schedule   none",
         "s an epoch with validation",

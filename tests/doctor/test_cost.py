@@ -13,7 +13,7 @@ from overfitting_lab.doctor.callback import EVERY, Doctor
 from tests.conftest import execute
 
 HOOKS = ("on_train_batch_start", "on_before_backward", "on_before_optimizer_step", "on_train_batch_end")
-UNVALIDATED = (  # the plateau schedule wants validation
+UNVALIDATED = (  # the plateau schedule needs validation
     "--data.train_size=1000",
     "--data.val_size=500",
     "--trainer.callbacks=null",
@@ -49,10 +49,11 @@ def test_share_of_the_time(
     source = ("--data.source=folder", f"--data.root={real_images}", "--trainer.limit_val_batches=0")
     limits = ("--trainer.limit_test_batches=1", "--trainer.max_epochs=15", "--trainer.enable_checkpointing=false")
     assert execute(monkeypatch, "fit", "--config", *flags, *source, *limits) == 0
-    first = spent.pop(0)  # the look before the first step
+    first = spent.pop(0)  # the measurement before the first step
     measured = (whole[-1] - whole[1]) / (8 * (len(whole) - 2))  # seconds a step, from the second epoch on
-    at_looks = sum(spent[step] for step in spent if step % EVERY in (0, EVERY - 1))
+    measuring = sum(spent[step] for step in spent if step % EVERY in (0, EVERY - 1))
     print(
-        f"\n{flags[0]}: {measured:.3f} s a step; the first look {first:.2f} s, the two later ones {at_looks:.2f} s, "
-        f"all {len(spent)} steps {sum(spent.values()):.2f} s: {sum(spent.values()) / len(spent) / measured:.2%}"
+        f"\n{flags[0]}: {measured:.3f} s a step; the first measurement {first:.2f} s, the two later ones "
+        f"{measuring:.2f} s, all {len(spent)} steps {sum(spent.values()):.2f} s: "
+        f"{sum(spent.values()) / len(spent) / measured:.2%}"
     )

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.optim import SGD, Optimizer
 from torch.optim.lr_scheduler import StepLR
 
-from datamodules import CIFAR10DataModule
+from datamodules import Batch, CIFAR10DataModule
 from lightning_modules import VGG, AlexNet, ImageClassifier
 from lightning_modules.errors import ModelError
 from tests.conftest import Outcome
@@ -76,7 +76,7 @@ def gradient(model: ImageClassifier, loss: Tensor) -> Tensor:
 def test_the_loss_is_the_mean_cross_entropy(among: Among) -> None:
     model = among(classifier(), 1)
     images, labels = torch.rand(7, 3, 32, 32), torch.arange(7) % 3
-    loss, logits = model.training_step((images, labels, 7, torch.arange(7)), 0).values()
+    loss, logits = model.training_step(Batch(images, labels, torch.arange(7), 7), 0).values()
     expected = F.cross_entropy(model(images), labels)
     assert torch.allclose(logits, model(images))
     assert torch.allclose(loss, expected)
@@ -87,8 +87,9 @@ def test_the_loss_is_the_mean_cross_entropy(among: Among) -> None:
 def test_the_mean_gradient_over_processes_is_that_of_the_whole_step(parts: list[int], among: Among) -> None:
     model = among(classifier(), len(parts))
     images, labels = torch.rand(7, 3, 32, 32), torch.arange(7) % 3
-    shares = zip(torch.split(images, parts), torch.split(labels, parts), strict=True)
-    gradients = [gradient(model, model.training_step((*share, 7, torch.arange(7)), 0)["loss"]) for share in shares]
+    shares = zip(*(torch.split(whole, parts) for whole in (images, labels, torch.arange(7))), strict=True)
+    batches = [Batch(part, its, indices, 7) for part, its, indices in shares]
+    gradients = [gradient(model, model.training_step(batch, 0)["loss"]) for batch in batches]
     expected = gradient(model, F.cross_entropy(model(images), labels))
     assert torch.allclose(torch.stack(gradients).mean(0), expected, atol=1e-6)
 
@@ -96,7 +97,7 @@ def test_the_mean_gradient_over_processes_is_that_of_the_whole_step(parts: list[
 def test_a_process_without_an_image_counts_nothing(among: Among) -> None:
     model = among(AlexNet(num_classes=3, hidden_features=16, dropout=0), 2)
     images, labels = torch.rand(1, 3, 32, 32), torch.tensor([2])
-    for batch in ((images, labels, 1, torch.arange(1)), (images[:0], labels[:0], 1, torch.arange(0))):
+    for batch in (Batch(images, labels, torch.arange(1), 1), Batch(images[:0], labels[:0], torch.arange(0), 1)):
         model.validation_step(batch, 0)
         model.test_step(batch, 0)
     for confusion in (model.val_confusion, model.test_confusion):

@@ -18,7 +18,7 @@ def seeded() -> Iterator[None]:
 
 
 def initialized(initialization: Initialization) -> tuple[Tensor, Tensor]:
-    """The weights of a convolution (fan-in 30 * 9, fan-out 80 * 9) and of the linear layer after it (400, 90)."""
+    """Return the weights of a convolution (fan-in 30 * 9, fan-out 80 * 9) and of a linear layer (400, 90)."""
     convolution, hidden, output = nn.Conv2d(30, 80, 3), nn.Linear(400, 90), nn.Linear(90, 5)
     initialization(nn.Sequential(convolution, nn.Sequential(nn.ReLU(), hidden), output))
     return convolution.weight.detach(), hidden.weight.detach()
@@ -48,7 +48,9 @@ def test_the_weights_have_mean_0_and_the_formulas_variance(
 @pytest.mark.parametrize(("initialization", "outside"), [(He(), 0.0833), (Normal(), 0.0833), (Glorot(), 0.0)])
 def test_glorots_weights_are_uniform_and_the_others_normal(initialization: Initialization, outside: float) -> None:
     for weight in initialized(initialization):
-        beyond = (weight.abs() > math.sqrt(3) * weight.std() * 1.001).double().mean()  # where a uniform one ends
+        beyond = (
+            (weight.abs() > math.sqrt(3) * weight.std() * 1.001).double().mean()
+        )  # the limit of a uniform distribution
         assert float(beyond) == pytest.approx(outside, abs=0.01)
 
 
@@ -71,7 +73,7 @@ def test_small_output_draws_the_last_layer_small(std: float) -> None:
     assert not output.bias.any()
 
 
-def test_vggs_first_loss_is_that_of_a_guess() -> None:
+def test_vggs_first_loss_is_at_chance_level() -> None:
     network = VGG(hidden_features=64).eval()
     with torch.inference_mode():
         loss = F.cross_entropy(network(torch.randn(16, 3, 32, 32)), torch.arange(16) % 10)
@@ -79,7 +81,7 @@ def test_vggs_first_loss_is_that_of_a_guess() -> None:
 
 
 @pytest.mark.parametrize(("kind", "fan"), [(AlexNet, "fan_out"), (VGG, "fan_in")])
-def test_networks_draw_by_hes_rule_unless_told_otherwise(kind: type[AlexNet | VGG], fan: str) -> None:
+def test_networks_use_hes_rule_by_default(kind: type[AlexNet | VGG], fan: str) -> None:
     network = kind(hidden_features=16).network
     assert isinstance(network, nn.Sequential)
     third = [layer for layer in network if isinstance(layer, nn.Conv2d)][2]

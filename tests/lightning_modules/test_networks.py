@@ -12,7 +12,7 @@ from lightning_modules import VGG, AlexNet, ImageClassifier
 
 
 def without_memory(kind: type[ImageClassifier], **settings: Any) -> nn.Sequential:
-    """The layers of a network, of which only the shapes are there."""
+    """Return a network's layers with shapes only."""
     with torch.device("meta"):
         network = kind(**settings).network
     assert isinstance(network, nn.Sequential)
@@ -57,11 +57,11 @@ def test_alexnets_layers_have_the_shapes_of_the_table() -> None:
 
 
 def test_alexnet_is_torchvisions_with_small_kernels() -> None:
-    mine, theirs = without_memory(AlexNet), torchvision.models.alexnet
+    mine = without_memory(AlexNet)
     with torch.device("meta"):
-        original = theirs(num_classes=10)
-    mine_kinds = [type(layer) for layer in mine if not isinstance(layer, nn.Flatten)]
-    assert mine_kinds == [type(layer) for layer in (*original.features, *original.classifier)]
+        original = torchvision.models.alexnet(num_classes=10)
+    kinds = [type(layer) for layer in mine if not isinstance(layer, nn.Flatten)]
+    assert kinds == [type(layer) for layer in (*original.features, *original.classifier)]
     for layer, other in zip(weight_layers(mine)[:5], weight_layers(original)[:5], strict=True):
         assert isinstance(layer, nn.Conv2d)
         assert isinstance(other, nn.Conv2d)
@@ -69,17 +69,17 @@ def test_alexnet_is_torchvisions_with_small_kernels() -> None:
         assert (layer.kernel_size, layer.stride, layer.padding) == ((3, 3), (1, 1), (1, 1))
 
 
-@pytest.mark.parametrize(("configuration", "number"), [("A", 11), ("B", 13), ("C", 16), ("D", 16), ("E", 19)])
-def test_vgg_has_as_many_weight_layers_as_its_configuration(configuration: Any, number: int) -> None:
-    layers = weight_layers(without_memory(VGG, configuration=configuration))
-    assert len(layers) == number
-    assert [type(layer) for layer in layers[-4:]] == [nn.Conv2d, nn.Linear, nn.Linear, nn.Linear]
-
-
-@pytest.mark.parametrize(("configuration", "millions"), [("A", 133), ("B", 133), ("C", 134), ("D", 138), ("E", 144)])
-def test_vgg_has_as_many_parameters_as_the_papers_table_2(configuration: Any, millions: int) -> None:
+@pytest.mark.parametrize(
+    ("configuration", "number", "millions"),
+    [("A", 11, 133), ("B", 13, 133), ("C", 16, 134), ("D", 16, 138), ("E", 19, 144)],
+)
+def test_vgg_has_the_weight_layers_and_parameters_of_the_papers_tables(
+    configuration: Any, number: int, millions: int
+) -> None:
     network = without_memory(VGG, configuration=configuration, image_size=224, num_classes=1000)
-    assert round(parameters(network) / 1e6) == millions
+    layers = weight_layers(network)
+    assert (len(layers), round(parameters(network) / 1e6)) == (number, millions)
+    assert [type(layer) for layer in layers[-4:]] == [nn.Conv2d, nn.Linear, nn.Linear, nn.Linear]
 
 
 def test_vggs_configuration_c_ends_three_blocks_in_1x1_convolutions() -> None:
@@ -111,23 +111,23 @@ def test_vgg_is_torchvisions_layer_for_layer(configuration: Any, depth: int, bat
 
 
 @pytest.mark.parametrize(
-    ("kind", "settings", "shape"),
+    ("kind", "image_size", "settings"),
     [
-        (AlexNet, {"image_size": 8}, (8, 8)),
-        (AlexNet, {"image_size": 64, "num_classes": 3, "hidden_features": 7}, (64, 64)),
-        (VGG, {"image_size": 64, "num_classes": 3, "hidden_features": 7}, (64, 64)),
+        (AlexNet, 8, {"num_classes": 10}),
+        (AlexNet, 64, {"num_classes": 3, "hidden_features": 7}),
+        (VGG, 64, {"num_classes": 3, "hidden_features": 7}),
     ],
 )
-def test_networks_take_the_image_size_and_number_of_classes_they_were_told(
-    kind: type[ImageClassifier], settings: dict[str, Any], shape: tuple[int, int]
+def test_networks_have_the_image_size_and_number_of_classes_that_are_set(
+    kind: type[ImageClassifier], image_size: int, settings: dict[str, Any]
 ) -> None:
-    logits = without_memory(kind, **settings)(torch.empty(2, 3, *shape, device="meta"))
-    assert logits.shape == (2, settings.get("num_classes", 10))
+    network = without_memory(kind, image_size=image_size, **settings)
+    assert network(torch.empty(2, 3, image_size, image_size, device="meta")).shape == (2, settings["num_classes"])
 
 
-def test_a_softmax_at_the_end_of_vgg_is_taken_for_one() -> None:
+def test_a_softmax_at_the_end_of_vgg_is_not_applied_twice() -> None:
     plain, model = (VGG(configuration="A", hidden_features=8, softmax=softmax).eval() for softmax in (False, True))
-    model.network.load_state_dict(plain.network.state_dict())  # it has no weights
+    model.network.load_state_dict(plain.network.state_dict())  # a softmax has no weights
     images = torch.randn(2, 3, 32, 32)
     with torch.inference_mode():
         assert torch.allclose(model(images), plain(images).softmax(1))
@@ -135,9 +135,8 @@ def test_a_softmax_at_the_end_of_vgg_is_taken_for_one() -> None:
         assert model.to(torch.bfloat16).predict_step(images).dtype == torch.float32
 
 
-def test_no_network_that_ends_in_a_softmax_has_a_loss_below_that_of_the_docstring() -> None:
-    perfect = torch.eye(10)
-    assert float(F.cross_entropy(perfect, torch.arange(10))) == pytest.approx(math.log(1 + 9 / math.e))
+def test_the_least_loss_of_a_network_that_ends_in_a_softmax_is_as_documented() -> None:
+    assert float(F.cross_entropy(torch.eye(10), torch.arange(10))) == pytest.approx(math.log(1 + 9 / math.e))
     assert math.log(1 + 9 / math.e) == pytest.approx(1.46, abs=0.005)
 
 

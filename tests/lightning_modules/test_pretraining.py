@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from lightning_modules import VGG, AlexNet
 from lightning_modules.errors import ModelError
@@ -16,8 +16,8 @@ SMALL: dict[str, Any] = {"hidden_features": 8, "num_classes": 3}
 PLACES = ((1, 1), (2, 1), (3, 1), (3, 2))  # block, and place within it, of the first four convolutions of A
 
 
-def kept(network: nn.Module, folder: Path) -> Path:
-    """A run's folder, as far as others take weights from it."""
+def saved(network: nn.Module, folder: Path) -> Path:
+    """Write a run's folder with nothing but its weights."""
     folder.mkdir(parents=True, exist_ok=True)
     torch.save(network.state_dict(), folder / "weights.pth")
     return folder
@@ -25,7 +25,7 @@ def kept(network: nn.Module, folder: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def a_run(tmp_path_factory: pytest.TempPathFactory) -> Callable[[bool], Path]:
-    """Folders of trained configurations A, whose every number differs from what a new network has."""
+    """Return folders of trained configurations A, whose every number differs from a new network's."""
     folder = tmp_path_factory.mktemp("a")
 
     def make(batch_norm: bool) -> Path:
@@ -34,14 +34,14 @@ def a_run(tmp_path_factory: pytest.TempPathFactory) -> Callable[[bool], Path]:
             network = VGG(configuration="A", batch_norm=batch_norm, **SMALL).network
             for value in network.state_dict().values():
                 value.copy_(torch.randn(value.shape) * 10 + 100)
-            kept(network, place)
+            saved(network, place)
         return place
 
     return make
 
 
 def blocks(network: nn.Module) -> list[list[nn.Module]]:
-    """The convolutions of each block; last, the linear layers."""
+    """Return the convolutions of each block and, last, the linear layers."""
     found: list[list[nn.Module]] = [[]]
     for layer in network.children():
         if isinstance(layer, nn.Conv2d | nn.Linear):
@@ -57,7 +57,7 @@ def same(one: nn.Module, other: nn.Module) -> bool:
 
 
 def started(model: VGG) -> VGG:
-    """The model as training begins with it."""
+    """Return the model as training begins with it."""
     model.network.load_state_dict(model.pretrained(), strict=False)
     return model
 
@@ -81,7 +81,7 @@ def test_a_gives_its_first_four_convolutions_and_the_linear_layers(
         assert torch.equal(value, drawn[name]) == (name.partition(".")[0] not in names), name
 
 
-def test_with_batch_norm_the_layers_after_those_convolutions_are_taken_too(a_run: Callable[[bool], Path]) -> None:
+def test_with_batch_norm_the_layers_after_those_convolutions_are_loaded_too(a_run: Callable[[bool], Path]) -> None:
     model = started(VGG(batch_norm=True, init_from=a_run(True), **SMALL))
     theirs = torch.load(a_run(True) / "weights.pth", weights_only=True)
     norms = {name: layer for name, layer in model.network.named_children() if isinstance(layer, nn.BatchNorm2d)}
@@ -94,7 +94,7 @@ def test_with_batch_norm_the_layers_after_those_convolutions_are_taken_too(a_run
         assert (float(layer.running_mean.abs().max()) > 0) == (name in after)  # type: ignore[union-attr]
 
 
-def test_nothing_is_taken_unless_asked_for() -> None:
+def test_without_init_from_no_weights_are_loaded() -> None:
     assert VGG(**SMALL).pretrained() == {}
     assert AlexNet(hidden_features=8).pretrained() == {}
 
@@ -114,7 +114,7 @@ def test_nothing_is_taken_unless_asked_for() -> None:
 def test_weights_of_another_network_are_refused(
     theirs: Callable[[], VGG | AlexNet], message: str, tmp_path: Path
 ) -> None:
-    kept(theirs().network, tmp_path / "other")
+    saved(theirs().network, tmp_path / "other")
     with pytest.raises(ModelError, match=message):
         VGG(init_from=tmp_path / "other", **SMALL).pretrained()
 
@@ -132,7 +132,7 @@ def test_a_folder_that_has_no_weights_is_refused(tmp_path: Path) -> None:
 
 
 def test_damaged_weights_and_those_that_would_run_code_are_refused(tmp_path: Path) -> None:
-    path = kept(VGG(configuration="A", **SMALL).network, tmp_path) / "weights.pth"
+    path = saved(VGG(configuration="A", **SMALL).network, tmp_path) / "weights.pth"
     whole = path.read_bytes()
     for content in (whole[: len(whole) // 2], b""):
         path.write_bytes(content)
@@ -146,7 +146,7 @@ def test_damaged_weights_and_those_that_would_run_code_are_refused(tmp_path: Pat
         VGG(init_from=tmp_path, **SMALL).pretrained()
 
 
-def test_configuration_a_takes_from_no_other() -> None:
+def test_configuration_a_has_no_init_from() -> None:
     with pytest.raises(ValueError, match="init_from is for configurations B to E"):
         VGG(configuration="A", init_from="lightning_logs/vgg11/version_0")
 
@@ -157,16 +157,8 @@ def test_configuration_a_takes_from_no_other() -> None:
 @pytest.fixture
 def vgg(tiny: tuple[str, ...]) -> tuple[str, ...]:
     data = ("--data.train_size=12", "--data.val_size=6", "--data.batch_size=6")
-    small_steps = (
-        "--model.optimizer.lr=1e-5",
-        "--model.optimizer.momentum=0",
-    )  # the weights stay near where they began
+    small_steps = ("--model.optimizer.lr=1e-5", "--model.optimizer.momentum=0")  # the weights hardly move
     return "--config=vgg16_32", *tiny, *data, *small_steps, "--trainer.max_epochs=1", "--trainer.precision=32-true"
-
-
-def weights_of(folder: Path) -> dict[str, Tensor]:
-    weights: dict[str, Tensor] = torch.load(folder / "weights.pth", weights_only=True)
-    return weights
 
 
 def test_the_papers_way(
@@ -181,17 +173,16 @@ def test_the_papers_way(
     assert "error: lightning_logs/vgg11_32/version_1 is no folder; give model.init_from the run" in wrong.err
     assert not d.parent.exists() or not list(d.parent.iterdir()), "a mistake leaves no run"
 
-    flags = ("--model.init_from", "lightning_logs/vgg11_32/version_0")
-    outcome = run_script("fit", *vgg, *flags)
+    outcome = run_script("fit", *vgg, "--model.init_from", "lightning_logs/vgg11_32/version_0")
     assert outcome.status == 0, outcome.err
-    theirs, mine = weights_of(a), weights_of(d)
+    theirs, mine = (torch.load(folder / "weights.pth", weights_only=True) for folder in (a, d))
     for ours, their in {"0": "0", "5": "3", "10": "6", "12": "8", "32": "22", "35": "25", "38": "28"}.items():
         torch.testing.assert_close(mine[f"{ours}.weight"], theirs[f"{their}.weight"], atol=1e-3, rtol=0)
     assert f"init_from: {a}" in (d / "config.yaml").read_text()
     settings = torch.load(d / "checkpoints" / "best.ckpt", weights_only=True)["hyper_parameters"]
     assert "init_from" not in settings
 
-    shutil.rmtree(a.parent)  # what was taken from is needed no more
+    shutil.rmtree(a.parent)  # no longer needed
     longer = run_script("fit", "--resume", d, "--trainer.max_epochs=2")
     assert longer.status == 0, longer.err
     assert Run(d).summary.epochs == 2

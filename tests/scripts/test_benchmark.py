@@ -1,4 +1,5 @@
 import json
+import re
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -15,6 +16,7 @@ from benchmarks.steps import EXPERIMENTS
 from tests.conftest import Outcome
 
 SMALL = ("--data.train_size=90", "--data.val_size=50", "--data.batch_size=20", "--model.hidden_features=16")
+Benchmark = Callable[..., tuple[dict[str, Any], str]]
 
 
 @pytest.fixture
@@ -22,17 +24,28 @@ def data(image_folder: Path) -> tuple[str, ...]:
     return ("--data.source=folder", f"--data.root={image_folder}", "--trainer.accelerator=cpu", *SMALL)
 
 
+@pytest.fixture
+def benchmark(run_script: Callable[..., Outcome], data: tuple[str, ...], tmp_path: Path) -> Benchmark:
+    """Measures parts, and returns the content of benchmark.json and the output."""
+
+    def run(*flags: str) -> tuple[dict[str, Any], str]:
+        outcome = run_script("benchmark", "--output=out", *data, *flags)
+        assert outcome.status == 0, outcome.err
+        assert not list(tmp_path.rglob("version_*")), "a run was left behind"
+        return json.loads((tmp_path / "out" / "benchmark.json").read_text()), outcome.out
+
+    return run
+
+
 def test_training_steps_are_measured_and_drawn(
-    run_script: Callable[..., Outcome], data: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    benchmark: Benchmark, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(steps, "EXPERIMENTS", EXPERIMENTS[:1])
     monkeypatch.setattr(machine, "PRODUCT", 256)
     monkeypatch.setattr(machine, "ELEMENTS", 2**16)
-    outcome = run_script("benchmark", "--parts", "steps", "--rounds=2", "--output=out", *data)
-    assert outcome.status == 0, outcome.err
-    results = json.loads((tmp_path / "out" / "benchmark.json").read_text())
-    assert {"machine", "versions", "git_commit", "date", "command"} <= results["steps"].keys()
-    overfit = results["steps"]["results"]["AlexNet, overfit"]
+    known, out = benchmark("--parts=steps", "--rounds=2")
+    assert {"machine", "versions", "git_commit", "date", "command"} <= known["steps"].keys()
+    overfit = known["steps"]["results"]["AlexNet, overfit"]
     assert (overfit["batch_size"], overfit["train_size"]) == (20, 90)
     assert overfit["step_images"] == 18  # an epoch's last step has 10
     assert list(overfit["contenders"]) == ["plain loop", "fit.py, float32", "hand-written", "fit.py"]
@@ -42,51 +55,36 @@ def test_training_steps_are_measured_and_drawn(
         assert speed["n"] == 2
         assert contender["epoch_seconds"] == pytest.approx(90 / speed["median"])
         assert contender["peak_memory"] > 10**8
-    assert "| AlexNet, overfit | fit.py |" in outcome.out
+    assert "| AlexNet, overfit | fit.py |" in out
     assert "share_of_floor" not in overfit["contenders"]["plain loop"]
     assert (tmp_path / "out" / "benchmark.png").stat().st_size > 10_000
-    assert not list(tmp_path.rglob("version_*"))
 
 
 @pytest.mark.long  # seven processes that import Lightning
-def test_whole_commands_are_measured(
-    run_script: Callable[..., Outcome], data: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_whole_commands_are_measured(benchmark: Benchmark, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(start_up, "alternate", partial(alternate, warm_up=0))
-    flags = ("--rounds=1", "--output=out", *data, "--trainer.max_epochs=2")
-    outcome = run_script("benchmark", "--parts", "end_to_end", "start_up", *flags)
-    assert outcome.status == 0, outcome.err
-    known = json.loads((tmp_path / "out" / "benchmark.json").read_text())
+    known, _ = benchmark("--parts", "end_to_end", "start_up", "--rounds=1", "--trainer.max_epochs=2")
     for command in known["end_to_end"]["results"].values():
         assert command["seconds"]["median"] > 1
         assert command["peak_memory"] > 10**8
     assert known["start_up"]["results"]["fit.py to its first step"]["median"] > 1
-    assert not list(tmp_path.rglob("version_*"))
 
 
-def test_data_path_and_scaling_are_measured(
-    run_script: Callable[..., Outcome], data: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_the_data_path_is_measured(benchmark: Benchmark, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(data_path, "BATCHES", 2)
+    known, _ = benchmark("--parts=data_path", "--rounds=1")
+    assert [speed["median"] > 0 for speed in known["data_path"]["results"].values()] == [True] * 4
+
+
+def test_scaling_is_measured(benchmark: Benchmark, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scaling, "BATCH_SIZES", (20,))
-    monkeypatch.setattr(scaling, "TRAIN_SIZES", (60,))
-    monkeypatch.setattr(scaling, "IMAGES", 40)
-    real = scaling.speed
-    asked: list[tuple[str, ...]] = []
-
-    def speed(arguments: list[str], steps: int, batch_size: int) -> float:
-        asked.append(tuple(arguments))
-        return real(arguments, steps, batch_size) if len(asked) == 1 else float(steps * batch_size)
-
-    monkeypatch.setattr(scaling, "speed", speed)
-    flags = ("--rounds=1", "--output=out", *data, "--trainer.max_epochs=2")
-    outcome = run_script("benchmark", "--parts", "data_path", "scaling", *flags)
-    assert outcome.status == 0, outcome.err
-    known = json.loads((tmp_path / "out" / "benchmark.json").read_text())
-    assert len(known["data_path"]["results"]) == 4
-    assert known["scaling"]["results"]["batch_size"]["20"]["median"] > 0
-    assert any("--trainer.strategy=ddp" in arguments for arguments in asked)
-    assert not list(tmp_path.rglob("version_*"))
+    monkeypatch.setattr(scaling, "TRAIN_SIZES", ())
+    monkeypatch.setattr(scaling, "IMAGES", 128)
+    known, out = benchmark("--parts=scaling", "--rounds=1")
+    measured = {group: list(speeds) for group, speeds in known["scaling"]["results"].items()}
+    assert measured == {"batch_size": ["20"], "train_size": [], "processes": ["1", "2"]}
+    assert re.search(r"\| batch size \| 20 \| [1-9]", out)
+    assert re.search(r"\| processes \| 2 \| [1-9]", out)
 
 
 @pytest.mark.parametrize("rounds", ["0", "-1", "many"])

@@ -184,7 +184,7 @@ def test_a_mistake_is_one_message(
 @pytest.fixture
 def unreachable(monkeypatch: pytest.MonkeyPatch) -> None:
     """Has nobody serve CIFAR-10."""
-    monkeypatch.setattr(sources, "CIFAR10_MIRRORS", ("http://127.0.0.1:9/cifar-10-python.tar.gz",))
+    monkeypatch.setattr(sources.CIFAR10, "MIRRORS", ("http://127.0.0.1:9/cifar-10-python.tar.gz",))
     monkeypatch.setenv("no_proxy", "*")
 
 

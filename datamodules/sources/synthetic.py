@@ -1,24 +1,28 @@
-"""The stand-in data set for a first run without a download: pictures of shapes, made up on the spot.
+"""The stand-in: pictures of shapes, drawn on the spot, for a first run without a download.
 
-What makes a class is the shape alone. Its place, size, turn and stretch, the texture and the colours of shape and
-background, the clutter between the two, the contrast and the noise are drawn without regard to the class: a network
-that sees few images can learn them by heart, one that sees many learns to look past them.
+The shape alone makes the class. The shape's place, size, turn and stretch, the texture and the colours of shape and
+background, the clutter between the two, the contrast and the noise are drawn without regard to the class. A network can
+memorize these for few images, and learns to ignore them from many.
 
 A mirror image or a shift shows the same shape, so augmentation leaves the label true.
 """
 
+import hashlib
 from collections.abc import Callable
-from typing import Any
+from pathlib import Path
+from typing import Any, final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from datamodules.images import SIZE
+from datamodules.sources.base import Arrays, Source
+
 _Field = NDArray[np.floating[Any]]
 
-_SIDE = 32  # pixels
 _BLOCK = 500  # images that share a random generator; a multiple of the number of classes, so each block is balanced
 
-# How hard it is. With these an AlexNet gets a bit under half of the new images right after 1,000 images.
+# How hard it is: an AlexNet trained on 1,000 images gets a bit under half of new images right.
 _REACH = 3  # pixels that a shape's centre may lie off the middle, along each axis
 _TURN = 0.3  # radians that it may be turned, either way
 _SIZE = (8, 11)  # pixels from its centre to its far edge, before stretching
@@ -29,21 +33,14 @@ _STROKES = 2  # of clutter, behind the shape
 _CONTRAST = (0.6, 1)
 _NOISE = 0.1  # standard deviation, at most
 
-_Y, _X = np.mgrid[:_SIDE, :_SIDE].astype(np.float32) - (_SIDE - 1) / 2  # of each pixel, from the middle; y points down
+_Y, _X = np.mgrid[:SIZE, :SIZE].astype(np.float32) - (SIZE - 1) / 2  # pixels' offsets from the middle; y points down
 
-# A texture mixes the waves along two axes: how much of one, of the other, of their product, and of the second colour.
-_TEXTURES = np.array(
-    [
-        (0, 0, 0, -1),  # plain
-        (1, 0, 0, 0),  # stripes
-        (0, 0, 1, 0),  # checks
-        (1, 1, 0, -1),  # spots
-    ],
-    dtype=np.float32,
-)
+# A texture mixes waves along two axes: amounts of the one, the other, their product, and the second colour.
+# These are plain, stripes, checks and spots.
+_TEXTURES = np.array([(0, 0, 0, -1), (1, 0, 0, 0), (0, 0, 1, 0), (1, 1, 0, -1)], dtype=np.float32)
 
-# Signed distances from the outlines, negative inside, of shapes about 1 in radius. Both sides are alike, so a mirror
-# image is one of the same pictures, and x here is the distance from the axis in the middle.
+# Signed distances from the outlines, negative inside, of shapes about 1 in radius. Every shape is symmetric, so that a
+# mirror image is of the same class; x is the distance from the axis.
 _SHAPES: dict[str, Callable[[_Field, _Field], _Field]] = {
     "disc": lambda x, y: np.hypot(x, y) - 0.85,
     "ring": lambda x, y: np.abs(np.hypot(x, y) - 0.72) - 0.2,
@@ -64,21 +61,16 @@ CLASSES: tuple[str, ...] = tuple(_SHAPES)
 
 
 def draw(seed: int, first: int, count: int) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """Draw ``count`` images, from number ``first`` on, of the endless sequence that ``seed`` stands for.
+    """Draw ``count`` images of the seed's endless sequence, beginning with image ``first``.
 
     Image i of a sequence is the same wherever a call begins and ends. (Another release of NumPy may draw others.)
 
     Returns:
-        The images, [count, 32, 32, 3] in RGB, and their labels, [count], which are places in ``CLASSES``.
+        The images, [count, 32, 32, 3] in RGB, and their labels, [count], which are indices in ``CLASSES``.
     """
-    images = np.empty((count, _SIDE, _SIDE, 3), dtype=np.uint8)
-    labels = np.empty(count, dtype=np.int64)
-    end = first + count
-    for start in range(first - first % _BLOCK, end, _BLOCK):
-        low, high = max(first, start), min(end, start + _BLOCK)
-        wanted, drawn = slice(low - first, high - first), slice(low - start, high - start)
-        block_images, block_labels = _block(seed, start)
-        images[wanted], labels[wanted] = block_images[drawn], block_labels[drawn]
+    skipped = first % _BLOCK
+    blocks = [_block(seed, start) for start in range(first - skipped, first + max(count, 1), _BLOCK)]
+    images, labels = (np.concatenate(part)[skipped : skipped + count] for part in zip(*blocks, strict=True))
     return images, labels
 
 
@@ -92,7 +84,7 @@ def _block(seed: int, start: int) -> tuple[NDArray[np.uint8], NDArray[np.int64]]
     image += _SHADE * (_X * _uniform(rng, (-1, 1)) + _Y * _uniform(rng, (-1, 1)))
 
     for _ in range(_STROKES):
-        u, v = _axes(rng, reach=_SIDE / 2, turn=np.pi)
+        u, v = _axes(rng, reach=SIZE / 2, turn=np.pi)
         length, thickness = _uniform(rng, (0, 8)), _uniform(rng, (0.7, 2.5))
         distance = np.hypot(np.maximum(np.abs(u) - length, 0), v) - thickness
         _paint(image, _uniform(rng, (0, 1), channels=3), distance)
@@ -119,7 +111,7 @@ def _uniform(rng: np.random.Generator, between: tuple[float, float], channels: i
 
 
 def _axes(rng: np.random.Generator, reach: float, turn: float) -> tuple[_Field, _Field]:
-    """Draw two axes at a right angle; returns where each pixel lies along them, each [images, 1, 32, 32]."""
+    """Draw two axes at a right angle; return each pixel's coordinates, both [images, 1, 32, 32]."""
     x, y = _X - _uniform(rng, (-reach, reach)), _Y - _uniform(rng, (-reach, reach))
     angle = _uniform(rng, (-turn, turn))
     cos, sin = np.cos(angle), np.sin(angle)
@@ -128,7 +120,7 @@ def _axes(rng: np.random.Generator, reach: float, turn: float) -> tuple[_Field, 
 
 def _texture(rng: np.random.Generator, colour: _Field) -> _Field:
     """Draw a surface of the given colour and one near it, [images, 3, 32, 32]."""
-    u, v = _axes(rng, reach=_SIDE, turn=np.pi)
+    u, v = _axes(rng, reach=SIZE, turn=np.pi)
     pace = _uniform(rng, (0.7, 1.3))  # radians a pixel, so 5 to 9 pixels a wave
     u, v = np.sin(pace * u), np.sin(pace * v)
     of_u, of_v, of_both, of_second = rng.choice(_TEXTURES, _BLOCK).T[..., None, None, None]
@@ -137,5 +129,26 @@ def _texture(rng: np.random.Generator, colour: _Field) -> _Field:
 
 
 def _paint(image: _Field, colour: _Field, distance: _Field) -> None:
-    """Paint over what lies inside an outline that is ``distance`` pixels away; a pixel on it gets some of both."""
+    """Paint the inside of an outline that is ``distance`` pixels away; a pixel on it gets some of both colours."""
     image += np.clip(0.5 - distance, 0, 1) * (colour - image)
+
+
+@final
+class Synthetic(Source):
+    """Drawn images instead of CIFAR-10: 50,000 for training and 10,000 for the test."""
+
+    KEY = "synthetic"
+    SEED = 0
+    name = "stand-in (drawn images, not CIFAR-10)"
+    classes = CLASSES
+
+    def version(self) -> str:
+        """Return a digest of the code that draws."""
+        return hashlib.sha256(Path(__file__).read_bytes()).hexdigest()
+
+    def make(self) -> Arrays:
+        """Draw all images, of one sequence."""
+        arrays: Arrays = {}
+        for split, first, count in (("train", 0, 50_000), ("test", 50_000, 10_000)):
+            arrays[f"{split}_images"], arrays[f"{split}_labels"] = draw(self.SEED, first, count)
+        return arrays

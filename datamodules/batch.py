@@ -1,0 +1,36 @@
+"""A batch of images, and its way into the network."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from datamodules.augmentation import Augmentation
+from datamodules.images import normalize
+
+
+class Batch(NamedTuple):
+    """A process's share of a step, from the loader to the loss."""
+
+    images: Tensor  # from the loader uint8 [N, 32, 32, 3], for the network float32 [N, 3, image_size, image_size]
+    labels: Tensor  # int64 [N], in [0, num_classes)
+    indices: Tensor  # int64 [N], each image's index in its set
+    total: int  # number of images in the whole step, over all processes
+
+    def to(self, device: torch.device, non_blocking: bool = False) -> "Batch":
+        """Return the batch on a device; Lightning calls this too."""
+        images, labels, indices = (part.to(device, non_blocking=non_blocking) for part in self[:3])
+        return Batch(images, labels, indices, self.total)
+
+
+def to_network(images: Tensor, augmentation: Augmentation, mean_std: Tensor, draws: Tensor | None = None) -> Tensor:
+    """Prepare uint8 images [N, 3, 32, 32] for the network: float32 [N, 3, image_size, image_size], normalized.
+
+    Args:
+        images: see above.
+        augmentation: changes them as in training, or as in evaluation if there are no draws.
+        mean_std: float32 [2, 3], mean and standard deviation of the channels' values in [0, 1].
+        draws: see :meth:`Augmentation.train`.
+    """
+    changed = augmentation.evaluate(images) if draws is None else augmentation.train(images, draws)
+    return normalize(changed, mean_std[0], mean_std[1])

@@ -1,0 +1,74 @@
+"""Choice of training and validation images, label noise, and the fingerprint of both."""
+
+import hashlib
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from datamodules.errors import DataError
+from datamodules.sampling import epoch_order
+from datamodules.sources import Images
+
+
+@dataclass(frozen=True)
+class Split:
+    """Division of a data set's training images into training and validation."""
+
+    train_indices: Tensor  # int64 [train_size]
+    val_indices: Tensor  # int64 [val_size]
+    train_labels: Tensor  # int64, of every image in the training set, with label noise
+    fingerprint: str  # sha256, in hexadecimal, of the images' identity, both lists of indices, and labels drawn anew
+
+
+def split_images(
+    images: Images,
+    kind: Literal["overfit", "full"],
+    train_size: int | None,
+    val_size: int | None,
+    seed: int,
+    label_noise: float,
+) -> Split:
+    """Divide a training set: a pure function of its arguments.
+
+    Args:
+        images: data set. Training takes the first images, validation the next.
+        kind: ``overfit`` keeps the set's order, ``full`` shuffles it before.
+        train_size: ``None`` takes all that validation leaves.
+        val_size: ``None`` takes a tenth.
+        seed: of the shuffling and the label noise.
+        label_noise: fraction of the training images, in [0, 1], whose label is drawn anew from all classes.
+
+    Raises:
+        DataError: if the split needs more images than there are.
+    """
+    available = len(images.train_labels)
+    val_size = round(available / 10) if val_size is None else val_size
+    train_size = available - val_size if train_size is None else train_size
+    if train_size < 1 or train_size + val_size > available:
+        raise DataError(
+            f"{train_size} training and {val_size} validation images were asked for, but {images.name} has "
+            f"{available} images to train on; set --data.train_size and --data.val_size"
+        )
+    order = torch.arange(available) if kind == "overfit" else epoch_order(available, seed, 0)
+    train, val = order[:train_size], order[train_size : train_size + val_size]
+    digest = hashlib.sha256(images.identity.encode())
+    for indices in (train, val):
+        digest.update(repr(len(indices)).encode())
+        digest.update(indices.numpy().tobytes())
+    labels = images.train_labels
+    if label_noise:
+        labels = _add_noise(labels, train, label_noise, len(images.classes), seed)
+        digest.update(labels[train].numpy().tobytes())
+    return Split(train, val, labels, digest.hexdigest())
+
+
+def _add_noise(labels: Tensor, train: Tensor, fraction: float, num_classes: int, seed: int) -> Tensor:
+    random = np.random.default_rng((seed, *b"label noise"))
+    count = round(fraction * len(train))
+    noisy = labels.clone()
+    picked = train[torch.from_numpy(random.permutation(len(train))[:count])]
+    noisy[picked] = torch.from_numpy(random.integers(num_classes, size=count))
+    return noisy
