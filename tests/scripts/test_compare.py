@@ -26,7 +26,7 @@ def test_configurations_are_trained_once_and_compared(
     for ending in ("html", "md", "png"):
         assert (tmp_path / "report" / f"report.{ending}").stat().st_size > 1000
     text = (tmp_path / "report" / "report.md").read_text()
-    assert "| `data.label_noise` | 0.0 | 1.0 |" in text
+    assert "| data.label_noise | 0.0 | 1.0 |" in text
 
     again = run_script("compare", "overfit", LOGS / "random_labels/version_0", *tiny, "--output", "other")
     assert again.status == 0, again.err
