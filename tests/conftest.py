@@ -36,6 +36,10 @@ class Outcome(NamedTuple):
     err: str
 
 
+RunScript = Callable[..., Outcome]  # of a script's name and its arguments
+Flags = tuple[str, ...]
+
+
 class FinishedRun(NamedTuple):
     """A run that several tests look at: its folder, and what it printed."""
 
@@ -59,7 +63,7 @@ def image_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def tiny(image_folder: Path) -> tuple[str, ...]:
+def tiny(image_folder: Path) -> Flags:
     """Flags that make any experiment of AlexNet a matter of a second or two."""
     return (
         "--data.source=folder",
@@ -99,9 +103,7 @@ def execute(monkeypatch: pytest.MonkeyPatch, name: str, *arguments: object) -> i
 
 
 @pytest.fixture
-def run_script(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> Callable[..., Outcome]:
+def run_script(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> RunScript:
     """Runs a script as ``python scripts/NAME.py ARGUMENTS...`` would, in ``tmp_path`` as working directory."""
     monkeypatch.chdir(tmp_path)
 
@@ -127,7 +129,7 @@ def fitted(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
 
 
 @pytest.fixture(scope="session")
-def finished_run(tiny: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory) -> FinishedRun:
+def finished_run(tiny: Flags, tmp_path_factory: pytest.TempPathFactory) -> FinishedRun:
     """Three epochs of overfit.yaml, of which the last is the worst: the learning rate jumps before it."""
     schedule = ("torch.optim.lr_scheduler.StepLR", "step_size=2", "gamma=1000")
     flags = [f"--model.lr_scheduler{'.' if '=' in word else '='}{word}" for word in schedule]

@@ -70,16 +70,15 @@ class Ablation:
         self._train = train
         self._worker = f"{socket.gethostname()}:{os.getpid()}"
         optuna.logging.set_verbosity(optuna.logging.ERROR)
-        name = f"{folder.name}, {name}"  # experiments may share a storage
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(folder / ".storage.lock"):  # if two workers start at once, one of them creates the tables
-            opened = _open_storage(storage or str(folder / "optuna.journal"))
-            # With the grid's sampler, a trial can end only within optimize; this handle ends other workers' trials.
-            self._records = optuna.create_study(
-                study_name=name, storage=opened, direction="maximize", load_if_exists=True
+            self._study = optuna.create_study(
+                study_name=f"{folder.name}, {name}",  # experiments may share a storage
+                storage=_open_storage(storage or str(folder / "optuna.journal")),
+                sampler=optuna.samplers.RandomSampler(),  # never asked: each trial is enqueued with its setting
+                direction="maximize",
+                load_if_exists=True,
             )
-        grid_sampler = optuna.samplers.GridSampler(self._grid, seed=0)
-        self._study = optuna.load_study(study_name=name, storage=opened, sampler=grid_sampler)
         self._check_fixed(fixed)
 
     def _check_fixed(self, settings: Mapping[str, Any]) -> None:
@@ -104,10 +103,10 @@ class Ablation:
         Raises:
             RunError: at the end, if a run failed.
         """
-        self._requeue(also_failed=True)
-        while self._settings_left():
+        retried = {trial.number for trial in self._trials(TrialState.FAIL)}
+        while left := self._settings_left(retried):
+            self._study.enqueue_trial(left[0])
             self._study.optimize(self._objective, n_trials=1, catch=RunError)
-            self._requeue(also_failed=False)
         others = len(self._trials(TrialState.RUNNING))
         if others:
             print(f"{others} trials are with other workers; start this again when they have finished", flush=True)
@@ -128,40 +127,35 @@ class Ablation:
         return [dict(zip(self._grid, values, strict=True)) for values in product(*self._grid.values())]
 
     def _trials(self, *states: TrialState, any_seed: bool = False) -> list[FrozenTrial]:
-        """Return the last trial of each of the grid's settings, if it is in one of the states."""
-        last = {}
-        for trial in self._study.get_trials(deepcopy=False):
+        """Return the trial of each of the grid's settings, if it is in one of the states.
+
+        Of several trials with a setting, a complete one counts, else a running one, else the last.
+        """
+        found = {}
+        trials = self._study.get_trials(deepcopy=False)
+        complete, running = TrialState.COMPLETE, TrialState.RUNNING
+        for trial in sorted(trials, key=lambda trial: (trial.state == complete, trial.state == running, trial.number)):
             if (
                 trial.params.keys() == self._grid.keys()
                 and trial.state != TrialState.PRUNED
                 and all(trial.params[key] in grid or (any_seed and key == "seed") for key, grid in self._grid.items())
             ):
-                last[tuple(trial.params[key] for key in self._grid)] = trial
-        return [trial for trial in last.values() if trial.state in states]
+                found[tuple(trial.params[key] for key in self._grid)] = trial
+        return [trial for trial in found.values() if trial.state in states]
 
-    def _waiting(self) -> list[dict[str, Any]]:
-        """Return the settings in the queue."""
-        trials = self._study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
-        return [trial.system_attrs["fixed_params"] for trial in trials]
+    def _settings_left(self, retried: set[int]) -> list[dict[str, Any]]:
+        """Return the settings without a trial, and the settings of trials to retry.
 
-    def _settings_left(self) -> list[dict[str, Any]]:
-        begun = [trial.params for trial in self._trials(TrialState.COMPLETE, TrialState.RUNNING, TrialState.FAIL)]
-        waiting = self._waiting()
-        return [setting for setting in self._settings() if setting not in begun or setting in waiting]
-
-    def _requeue(self, *, also_failed: bool) -> None:
-        """Queue the trials whose worker is gone, and on request those whose run failed."""
-        gone = [trial for trial in self._trials(TrialState.RUNNING) if _is_gone(trial)]
-        for trial in gone:
-            self._records.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)
-        waiting = self._waiting()
-        for trial in self._trials(TrialState.FAIL) if also_failed else gone:
-            if trial.params not in waiting:
-                attributes = {
-                    **trial.system_attrs,
-                    "fixed_params": trial.params,
-                }  # with its place in the sampler's grid
-                self._study.add_trial(optuna.trial.create_trial(state=TrialState.WAITING, system_attrs=attributes))
+        Args:
+            retried: numbers of failed trials to retry. Trials whose worker is gone are marked as failed and added.
+        """
+        for trial in self._trials(TrialState.RUNNING):
+            if _is_gone(trial):
+                self._study.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)
+                retried.add(trial.number)
+        trials = self._trials(TrialState.COMPLETE, TrialState.RUNNING, TrialState.FAIL)
+        begun = [trial.params for trial in trials if trial.number not in retried]
+        return [setting for setting in self._settings() if setting not in begun]
 
     def _is_duplicate(self, number: int, setting: dict[str, Any]) -> bool:
         """Tell if another trial has the setting already. Two workers may draw the same one at the same moment."""

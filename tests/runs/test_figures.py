@@ -29,10 +29,7 @@ def test_curves_are_drawn_in_the_same_axes() -> None:
     figure = curves(EPOCHS, "overfit: 1,000 training images")
     loss, accuracy = figure.axes
     assert figure.get_suptitle() == "overfit: 1,000 training images"
-    assert lines(loss) == {
-        "training": (TRAINING, [1, 2, 3], [2, 1, 0.5]),
-        "validation": (VALIDATION, [1, 3], [2.5, 3]),
-    }
+    assert lines(loss) == {"training": (TRAINING, [1, 2, 3], [2, 1, 0.5]), "validation": (VALIDATION, [1, 3], [2.5, 3])}
     assert lines(accuracy) == {
         "training": (TRAINING, [1, 2, 3], [25, 50, 100]),
         "validation": (VALIDATION, [1, 3], [20, 40]),

@@ -1,9 +1,8 @@
 import re
-from collections.abc import Callable
 from pathlib import Path
 
 from overfitting_lab.runs import Run
-from tests.conftest import FinishedRun, Outcome
+from tests.conftest import FinishedRun, RunScript
 
 
 def result(out: str) -> str:
@@ -16,7 +15,7 @@ def contents(folder: Path) -> dict[Path, tuple[int, bytes]]:
 
 
 def test_repeats_the_runs_result_and_leaves_its_folder(
-    run_script: Callable[..., Outcome], finished_run: FinishedRun, tmp_path: Path
+    run_script: RunScript, finished_run: FinishedRun, tmp_path: Path
 ) -> None:
     before = contents(finished_run.folder)
     outcome = run_script("test", finished_run.folder)
@@ -29,9 +28,7 @@ def test_repeats_the_runs_result_and_leaves_its_folder(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_takes_another_checkpoint_and_other_settings(
-    run_script: Callable[..., Outcome], finished_run: FinishedRun
-) -> None:
+def test_takes_another_checkpoint_and_other_settings(run_script: RunScript, finished_run: FinishedRun) -> None:
     last = finished_run.folder / "checkpoints" / "last.ckpt"  # the fixture's worst
     outcome = run_script("test", finished_run.folder, "--ckpt_path", last, "--data.batch_size=7")
     assert outcome.status == 0, outcome.err
