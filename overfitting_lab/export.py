@@ -28,14 +28,10 @@ ONNX_REMEDY = "pip install -e '.[onnx]'"
 
 
 class Predictor(NamedTuple):
-    """A trained network, from a run or from an exported file.
+    """A trained network, from a run or from an exported file."""
 
-    Attributes:
-        classes: names of the classes, in the order of the probabilities.
-        network: maps uint8 images [N, 3, 32, 32], RGB in [0, 255], to probabilities, float32 [N, classes].
-    """
-
-    classes: Sequence[str]
+    classes: Sequence[str]  # names of the classes, in the order of the probabilities
+    # maps uint8 images [N, 3, 32, 32], RGB in [0, 255], to probabilities, float32 [N, classes]
     network: Callable[[Tensor], Tensor]
 
     def probabilities(self, images: Tensor) -> Tensor:

@@ -76,15 +76,10 @@ class NamedRun:
 
 @dataclass(frozen=True)
 class Group:
-    """Runs of the same settings on the same images that differ at most in their seed.
+    """Runs of the same settings on the same images that differ at most in their seed."""
 
-    Attributes:
-        name: a short name that no other group has.
-        runs: at least one.
-    """
-
-    name: str
-    runs: list[NamedRun]
+    name: str  # a short name that no other group has
+    runs: list[NamedRun]  # at least one
 
     @property
     def accuracies(self) -> list[float]:
@@ -99,19 +94,12 @@ class Group:
 
 @dataclass(frozen=True)
 class Pair:
-    """The difference between two settings on the same test images.
+    """The difference between two settings on the same test images."""
 
-    Attributes:
-        first: name of a group.
-        second: name of another group.
-        difference: test accuracy of the first minus test accuracy of the second.
-        p: the difference's probability times the number of pairs (Bonferroni), at most 1.
-    """
-
-    first: str
-    second: str
-    difference: Difference
-    p: float
+    first: str  # name of a group
+    second: str  # name of another group
+    difference: Difference  # test accuracy of the first minus test accuracy of the second
+    p: float  # the difference's probability times the number of pairs (Bonferroni), at most 1
 
 
 class Comparison:

@@ -12,17 +12,11 @@ CONFIDENCE = 0.95
 
 @dataclass(frozen=True)
 class Estimate:
-    """A number and its 95 % confidence interval.
+    """A number and its 95 % confidence interval."""
 
-    Attributes:
-        value: the estimate.
-        low: lower end of the interval; NaN if it is unknown.
-        high: upper end of the interval; NaN if it is unknown.
-    """
-
-    value: float
-    low: float = float("nan")
-    high: float = float("nan")
+    value: float  # the estimate
+    low: float = float("nan")  # lower end of the interval; NaN if it is unknown
+    high: float = float("nan")  # upper end of the interval; NaN if it is unknown
 
     @property
     def known(self) -> bool:
@@ -64,19 +58,12 @@ def _clipped(value: float, low: float, high: float, least: float, most: float) -
 
 @dataclass(frozen=True)
 class Difference:
-    """The difference of two accuracies.
+    """The difference of two accuracies."""
 
-    Attributes:
-        points: first minus second, as a fraction of 1, with its interval.
-        p: two-sided p-value; NaN if it is unknown.
-        test: name of the test.
-        over_seeds: whether interval and p-value are about other seeds, instead of other test images.
-    """
-
-    points: Estimate
-    p: float
-    test: str
-    over_seeds: bool
+    points: Estimate  # first minus second, as a fraction of 1, with its interval
+    p: float  # two-sided p-value; NaN if it is unknown
+    test: str  # name of the test
+    over_seeds: bool  # whether interval and p-value are about other seeds, instead of other test images
 
 
 def paired_difference(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> Difference:

@@ -20,27 +20,16 @@ REMEDIES: dict[str, tuple[Any, Any]] = {
 
 @dataclass(frozen=True)
 class Trial:
-    """The result of one run.
+    """The result of one run."""
 
-    Attributes:
-        setting: levels of the remedies or number of training images (``size``), and the seed.
-        test_acc: test accuracy of the best checkpoint, a fraction of 1.
-        train_acc: training accuracy of the last epoch, with dropout and augmentation on.
-        val_acc: validation accuracy of the last epoch.
-        gap: ``train_acc`` minus ``val_acc``.
-        seconds: duration of the run.
-        epochs: number of epochs.
-        origin: data, device, versions and commit of the run.
-    """
-
-    setting: Mapping[str, Any]
-    test_acc: float
-    train_acc: float
-    val_acc: float
-    gap: float
-    seconds: float
-    epochs: int
-    origin: Mapping[str, Any]
+    setting: Mapping[str, Any]  # levels of the remedies or number of training images (size), and the seed
+    test_acc: float  # test accuracy of the best checkpoint, a fraction of 1
+    train_acc: float  # training accuracy of the last epoch, with dropout and augmentation on
+    val_acc: float  # validation accuracy of the last epoch
+    gap: float  # train_acc minus val_acc
+    seconds: float  # duration of the run
+    epochs: int  # number of epochs
+    origin: Mapping[str, Any]  # data, device, versions and commit of the run
 
     def has(self, setting: Mapping[str, Any]) -> bool:
         """Tell if the run has these settings; it may have others besides."""
@@ -49,16 +38,12 @@ class Trial:
 
 @dataclass(frozen=True)
 class Effect:
-    """The effect of one remedy on a response, or the interaction of several (Montgomery 2017, sec. 6.2).
+    """The effect of one remedy on a response, or the interaction of several (Montgomery 2017, sec. 6.2)."""
 
-    Attributes:
-        remedies: of one remedy, ``estimate`` is the mean effect over all settings of the others; of two, it is half the
-            difference between one's effect with and without the other.
-        estimate: a fraction of 1, with Student's interval from the spread of seeds within the cells.
-    """
-
+    # of one remedy, estimate is the mean effect over all settings of the others; of two, it is half the
+    # difference between one's effect with and without the other
     remedies: tuple[str, ...]
-    estimate: Estimate
+    estimate: Estimate  # a fraction of 1, with Student's interval from the spread of seeds within the cells
 
 
 def cells() -> Iterator[dict[str, Any]]:
