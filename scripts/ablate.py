@@ -12,7 +12,11 @@ import argparse
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from overfitting_lab.cli import reported_errors
+try:
+    from overfitting_lab.cli import reported_errors
+except ModuleNotFoundError as error:
+    raise SystemExit(f"{error}; install the project first: pip install -e .") from None
+
 from overfitting_lab.cli.finished import finished_run, plan
 from overfitting_lab.cli.parser import positive
 from overfitting_lab.runs.provenance import command_line

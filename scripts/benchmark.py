@@ -12,7 +12,11 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-from benchmarks import data_path, end_to_end, scaling, start_up, steps
+try:
+    from benchmarks import data_path, end_to_end, scaling, start_up, steps
+except ModuleNotFoundError as error:
+    raise SystemExit(f"{error}; install the project first: pip install -e .") from None
+
 from benchmarks.machine import describe
 from benchmarks.report import tables, write
 from overfitting_lab.cli import ExperimentCLI, reported_errors

@@ -8,7 +8,11 @@ finished run. Flags after the names go to fit.py then, such as --data.source fol
 import argparse
 from pathlib import Path
 
-from overfitting_lab.cli import reported_errors
+try:
+    from overfitting_lab.cli import reported_errors
+except ModuleNotFoundError as error:
+    raise SystemExit(f"{error}; install the project first: pip install -e .") from None
+
 from overfitting_lab.cli.finished import finished_run
 from overfitting_lab.cli.parser import available_configs, find_config
 from overfitting_lab.comparison.comparison import Comparison

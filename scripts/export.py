@@ -9,7 +9,11 @@ configuration, such as --data.root FOLDER if the data moved.
 import argparse
 from pathlib import Path
 
-from overfitting_lab.cli import ExperimentCLI, reported_errors
+try:
+    from overfitting_lab.cli import ExperimentCLI, reported_errors
+except ModuleNotFoundError as error:
+    raise SystemExit(f"{error}; install the project first: pip install -e .") from None
+
 from overfitting_lab.export import FORMATS, export
 from overfitting_lab.runs import Run
 

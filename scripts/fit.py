@@ -1,20 +1,24 @@
 """python scripts/fit.py --config overfit.yaml.
 
-Trains the experiment that the configuration describes, tests the best checkpoint by validation accuracy once, and
-leaves a folder in lightning_logs/. Any setting can be overridden: --data.source synthetic, --model.dropout 0.5,
---trainer.max_epochs 3. Configurations go on top of each other: --config overfit --config optimizer/sgd_momentum.
+Trains the experiment in a configuration, tests the checkpoint with the highest validation accuracy once, and writes a
+folder into lightning_logs/. Flags override settings: --data.source synthetic, --model.dropout 0.5,
+--trainer.max_epochs 3. Later configurations override earlier ones: --config overfit --config optimizer/sgd_momentum.
 
-With --check it looks at the experiment for some seconds and trains nothing. With --doctor stop it ends a run that
-cannot succeed. A run that was stopped, however, goes on with --resume lightning_logs/overfit/version_0.
+--check examines the experiment in some seconds and trains nothing. --doctor stop ends a run that cannot succeed.
+--resume lightning_logs/overfit/version_0 resumes a run, however it was interrupted.
 """
 
-from overfitting_lab.cli import ExperimentCLI, reported_errors
+try:
+    from overfitting_lab.cli import ExperimentCLI, reported_errors
+except ModuleNotFoundError as error:
+    raise SystemExit(f"{error}; install the project first: pip install -e .") from None
+
 from overfitting_lab.cli.memory import keep_freed_memory
 from overfitting_lab.doctor.check import check
 
 
 def main() -> None:
-    """Fits, then tests; or checks."""
+    """Check the experiment, or train and test it."""
     keep_freed_memory()
     with reported_errors():
         cli = ExperimentCLI(description=__doc__)

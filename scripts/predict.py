@@ -10,12 +10,16 @@ import argparse
 import warnings
 from pathlib import Path
 
+try:
+    from overfitting_lab.cli import reported_errors
+except ModuleNotFoundError as error:
+    raise SystemExit(f"{error}; install the project first: pip install -e .") from None
+
 import rich
 from rich.markup import escape
 from rich.table import Column, Table
 
 from datamodules import CIFAR10DataModule
-from overfitting_lab.cli import reported_errors
 from overfitting_lab.export import load_predictor
 from overfitting_lab.runs.figures import answers
 from overfitting_lab.runs.files import replace_file

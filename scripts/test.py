@@ -8,7 +8,11 @@ import argparse
 import warnings
 from pathlib import Path
 
-from overfitting_lab.cli import ExperimentCLI, reported_errors
+try:
+    from overfitting_lab.cli import ExperimentCLI, reported_errors
+except ModuleNotFoundError as error:
+    raise SystemExit(f"{error}; install the project first: pip install -e .") from None
+
 from overfitting_lab.runs import Run
 from overfitting_lab.runs.checkpoints import checked_checkpoint
 
