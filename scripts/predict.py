@@ -22,7 +22,7 @@ from rich.table import Column, Table
 from datamodules import CIFAR10DataModule
 from overfitting_lab.export import load_predictor
 from overfitting_lab.runs.figures import answers
-from overfitting_lab.runs.files import replace_file
+from overfitting_lab.runs.files import save_figure
 
 TOP = 3
 DRAWN = 50  # images in the picture
@@ -47,8 +47,7 @@ def main() -> None:
             table.add_row(escape(name), *(f"{escape(label)} {probability:.1%}" for label, probability in row))
         rich.print(table)
         pictures = images[:DRAWN].permute(0, 2, 3, 1).numpy()
-        figure = answers(pictures, names[:DRAWN], best[:DRAWN], title=str(arguments.model))
-        replace_file(arguments.output, lambda path: figure.savefig(path, dpi=120, format="png"))
+        save_figure(arguments.output, answers(pictures, names[:DRAWN], best[:DRAWN], title=str(arguments.model)))
         part = f" (the first {DRAWN} of {len(names)})" if len(names) > DRAWN else ""
         print(f"drawn to {arguments.output}{part}")
 

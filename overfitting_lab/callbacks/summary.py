@@ -17,7 +17,7 @@ from overfitting_lab.callbacks.recovery import StoppedError
 from overfitting_lab.runs.checkpoints import load_checkpoint
 from overfitting_lab.runs.epochs import best_epoch, write_records
 from overfitting_lab.runs.figures import curves
-from overfitting_lab.runs.files import replace_file, write_text
+from overfitting_lab.runs.files import replace_file, save_figure, write_text
 from overfitting_lab.runs.summary import DataSummary, ModelSummary, Summary, TestSummary
 
 
@@ -142,8 +142,7 @@ class RunSummary(Callback):
         if records:
             data = self._summary.data
             title = f"{self._summary.experiment}: {data.train_size:,} training images of {data.name}"
-            figure = curves(records, title)
-            replace_file(files.curves, lambda path: figure.savefig(path, dpi=120, format="png"))
+            save_figure(files.curves, curves(records, title))
         if files.best.is_file():
             state = load_checkpoint(files.best)["state_dict"]
             network = {

@@ -1,1 +1,1 @@
-"""What reads finished runs."""
+"""Several runs beside each other: statistics, charts and the report."""

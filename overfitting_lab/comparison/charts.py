@@ -48,7 +48,7 @@ def draw_curves(axes: Axes, runs: Sequence[Run], metric: str) -> None:
     # The first training loss comes from the initial weights and may lie far above the others, off the chart.
     highest = max((loss for run in runs for loss in usual_losses(run.records)), default=0)
     axes.set_ylim(0, 100 if metric == "acc" else 1.05 * highest or None)
-    _label(axes, "accuracy (%)" if metric == "acc" else "cross-entropy (nats)")
+    label_axes(axes, "accuracy (%)" if metric == "acc" else "cross-entropy (nats)")
 
 
 def draw_gap(axes: Axes, runs: Sequence[Run]) -> None:
@@ -56,7 +56,7 @@ def draw_gap(axes: Axes, runs: Sequence[Run]) -> None:
     for place, run in enumerate(runs):
         draw_metric(axes, run.records, "gap", **style(place))
     axes.axhline(0, color=rcParams["axes.edgecolor"], linewidth=0.8)
-    _label(axes, "training minus validation accuracy (points)")
+    label_axes(axes, "training minus validation accuracy (points)")
 
 
 def draw_estimates(axes: Axes, names: Sequence[str], estimates: Sequence[Estimate]) -> None:
@@ -70,7 +70,7 @@ def draw_estimates(axes: Axes, names: Sequence[str], estimates: Sequence[Estimat
     axes.set_yticks(range(len(names)), names)
     axes.set_ylim(len(names) - 0.5, -0.6)
     axes.margins(x=0.15)
-    _label(axes, x="test accuracy (%), 95 % interval")
+    label_axes(axes, x="test accuracy (%), 95 % interval")
 
 
 def draw_learned(axes: Axes, runs: Sequence[Run]) -> None:
@@ -83,10 +83,11 @@ def draw_learned(axes: Axes, runs: Sequence[Run]) -> None:
         shares = 100 * np.cumsum(counts) / (learned >= 0).sum()
         axes.plot(np.arange(1, len(shares) + 1), shares, **style(place))
     axes.set_ylim(0, 100)
-    _label(axes, "training images learned for good (%)")
+    label_axes(axes, "training images learned for good (%)")
 
 
-def _label(axes: Axes, y: str = "", x: str = "epoch") -> None:
+def label_axes(axes: Axes, y: str = "", x: str = "epoch") -> None:
+    """Name the axes, and give them the grid of all charts."""
     axes.set(xlabel=x, ylabel=y)
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)

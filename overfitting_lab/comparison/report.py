@@ -20,7 +20,7 @@ from PIL import Image
 
 from overfitting_lab.comparison.charts import colour, draw_curves, draw_estimates, draw_gap, draw_learned, marker, style
 from overfitting_lab.comparison.comparison import Comparison, NamedRun, percent
-from overfitting_lab.runs.files import replace_file, write_text
+from overfitting_lab.runs.files import save_figure, write_text
 
 TEMPLATES = Path(__file__).with_name("templates")
 INK = "#123457"  # stands for the page's own colour of text, light or dark
@@ -38,22 +38,13 @@ Table = list[list[Any]]  # rows of cells; the first row names the columns, the f
 
 
 def write_report(comparison: Comparison, folder: Path) -> list[Path]:
-    """Write ``report.html``, which needs no other file, ``report.md`` and ``report.png``.
-
-    Args:
-        comparison: to report on.
-        folder: of the report. It is created if it is missing.
-
-    Returns:
-        The paths of the files.
-    """
+    """Write ``report.html``, which needs no other file, ``report.md`` and ``report.png``. Return their paths."""
     folder.mkdir(parents=True, exist_ok=True)
     page, text, picture = (folder / f"report.{ending}" for ending in ("html", "md", "png"))
     content = _content(comparison)
     write_text(page, render(TEMPLATES / "report.html", {**content, "charts": list(_charts(comparison))}))
     write_text(text, render(TEMPLATES / "report.md", content))
-    figure = _overview(comparison)
-    replace_file(picture, lambda path: figure.savefig(path, dpi=120, format="png"))
+    save_figure(picture, _overview(comparison))
     return [page, text, picture]
 
 

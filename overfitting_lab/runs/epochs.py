@@ -1,4 +1,4 @@
-"""What a run measured in each epoch, and what follows from it."""
+"""The measurements of each epoch of a run, and the conclusions that they allow."""
 
 import csv
 import math

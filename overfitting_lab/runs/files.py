@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from filelock import FileLock, Timeout
+from matplotlib.figure import Figure
 
 
 class RunError(Exception):
@@ -75,6 +76,11 @@ def replace_file(path: Path, write: Callable[[Path], object]) -> None:
     except BaseException:
         new.unlink(missing_ok=True)
         raise
+
+
+def save_figure(path: Path, figure: Figure) -> None:
+    """Replace a PNG by a figure."""
+    replace_file(path, lambda new: figure.savefig(new, dpi=120, format="png"))
 
 
 def write_text(path: Path, text: str) -> None:

@@ -11,10 +11,10 @@ from filelock import FileLock
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from overfitting_lab.comparison.charts import RUNS
+from overfitting_lab.comparison.charts import RUNS, label_axes
 from overfitting_lab.comparison.report import render
 from overfitting_lab.comparison.statistics import CONFIDENCE, Estimate, mean, welch_difference
-from overfitting_lab.runs.files import replace_file, write_text
+from overfitting_lab.runs.files import save_figure, write_text
 from overfitting_lab.sweeps.factorial import Effect, Trial, cells, effects, images_for, remedies_of
 
 TEMPLATES = Path(__file__).with_name("templates")
@@ -23,15 +23,12 @@ Worth = tuple[tuple[str, ...], Estimate]  # remedies, and the test accuracy with
 
 
 def write_factorial(trials: Sequence[Trial], facts: Mapping[str, Any], folder: Path) -> list[Path]:
-    """Write table, figure and numbers of a factorial.
+    """Write table, figure and numbers of a factorial: ``factorial-SIZE.md``, ``.png`` and ``.json``.
 
     Args:
         trials: at least one of every cell, with one number of training images.
         facts: ``train_size``, and the ``command`` that trained them.
         folder: of the files.
-
-    Returns:
-        The paths of ``factorial-SIZE.md``, ``.png`` and ``.json``.
     """
     size = f"{facts['train_size']:,} training images"
     seeds = "/".join(map(str, sorted({len(_having(trials, setting)) for setting in cells()})))
@@ -43,11 +40,8 @@ def write_factorial(trials: Sequence[Trial], facts: Mapping[str, Any], folder: P
     content = {
         "size": size,
         "cells": [
-            (
-                remedy_name(remedies_of(setting)),
-                *_means(_having(trials, setting), "train_acc", "val_acc", "gap", "test_acc"),
-            )
-            for setting in cells()
+            (remedy_name(remedies_of(cell)), *_means(_having(trials, cell), "train_acc", "val_acc", "gap", "test_acc"))
+            for cell in cells()
         ],
         "several": all(effect.estimate.known for effect in found["test_acc"]),
         "effects": [
@@ -63,16 +57,13 @@ def write_factorial(trials: Sequence[Trial], facts: Mapping[str, Any], folder: P
 def write_sizes(
     trials: Sequence[Trial], remedied: Sequence[Trial], facts: Mapping[str, Any], folder: Path
 ) -> list[Path]:
-    """Write table, figure and numbers of a learning curve, with the worth of the remedies in images.
+    """Write a learning curve, with the worth of the remedies in images: ``sizes.md``, ``.png`` and ``.json``.
 
     Args:
         trials: without remedies, of several sizes.
         remedied: the trials of the factorial; may be empty.
         facts: ``train_size`` of the factorial, and the ``command`` that trained the curve.
         folder: of the files.
-
-    Returns:
-        The paths of ``sizes.md``, ``.png`` and ``.json``.
     """
     sizes = sorted({trial.setting["size"] for trial in trials})
     curve = [mean([trial.test_acc for trial in _having(trials, {"size": size})]) for size in sizes]
@@ -124,7 +115,7 @@ def _write(
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / f".{name}.lock"):  # two workers may end at the same moment
         write_text(paths[0], text)
-        replace_file(paths[1], lambda path: figure.savefig(path, dpi=120, format="png"))
+        save_figure(paths[1], figure)
         write_text(paths[2], numbers)
     return paths
 
@@ -197,9 +188,7 @@ def _draw_effects(axes: Axes, found: Sequence[Effect], label: str) -> None:
     axes.axvline(0, color="black", linewidth=0.8)
     axes.set_yticks(range(len(found)), [_effect_name(effect) for effect in found])
     axes.set_ylim(len(found) - 0.5, -0.7)
-    axes.set_xlabel(label)
-    axes.grid(alpha=0.3)
-    axes.spines[["top", "right"]].set_visible(False)
+    label_axes(axes, x=label)
 
 
 def _draw_curve(axes: Axes, sizes: Sequence[int], curve: Sequence[Estimate], worth: Sequence[Worth]) -> None:
@@ -214,13 +203,10 @@ def _draw_curve(axes: Axes, sizes: Sequence[int], curve: Sequence[Estimate], wor
         axes.plot([sizes[0], end], [height, height], line, color=colour, label=remedy_name(remedies))
         if np.isfinite(needed):
             axes.plot([end, end], [0, height], ":", color=colour, linewidth=1)
+    label_axes(axes, "test accuracy (%)", "training images")
     axes.set_xscale("log")
     axes.set_xticks(sizes, [f"{size:,}" for size in sizes], rotation=30)
     axes.minorticks_off()
     highest = max([*values, *(accuracy.value for _, accuracy in worth)])
     axes.set_ylim(90 * min(values), 105 * highest)
-    axes.set_xlabel("training images")
-    axes.set_ylabel("test accuracy (%)")
-    axes.grid(alpha=0.3)
-    axes.spines[["top", "right"]].set_visible(False)
     axes.legend(fontsize=9)
