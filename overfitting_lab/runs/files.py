@@ -3,9 +3,12 @@
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from filelock import FileLock, Timeout
-from matplotlib.figure import Figure
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 class RunError(Exception):
@@ -78,7 +81,7 @@ def replace_file(path: Path, write: Callable[[Path], object]) -> None:
         raise
 
 
-def save_figure(path: Path, figure: Figure) -> None:
+def save_figure(path: Path, figure: "Figure") -> None:
     """Replace a PNG by a figure."""
     replace_file(path, lambda new: figure.savefig(new, dpi=120, format="png"))
 
