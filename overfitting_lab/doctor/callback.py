@@ -209,8 +209,6 @@ def examine(datamodule: Any, pl_module: LightningModule) -> tuple[progress.Facts
     labels, classes = images.train_labels[train], len(images.classes)
     copies = data_rules.duplicates(images.train_images, train, val)
     found = [*data_rules.duplicate_images(copies, len(val)), *data_rules.class_imbalance(labels, images.classes)]
-    accuracy = data_rules.linear_accuracy(images.train_images, images.train_labels, train, val, classes)
-    asked = images.train_labels[val[: data_rules.PROBED]]
     network = _network(pl_module)
     dropout = any(isinstance(module, nn.modules.dropout._DropoutNd) and module.p > 0 for module in network.modules())
     remedies = {"dropout": dropout, f"augmentation {datamodule.augment}": datamodule.augment != "none"}
@@ -221,7 +219,7 @@ def examine(datamodule: Any, pl_module: LightningModule) -> tuple[progress.Facts
         train_size=len(train),
         val_size=len(val),
         remedies=tuple(name for name, used in remedies.items() if used),
-        labels_fit=None if accuracy is None else data_rules.beats_chance(accuracy, asked, classes),
+        labels_fit=data_rules.labels_fit(images.train_images, images.train_labels, train, val, classes),
         label_noise=datamodule.label_noise,
     )
     return facts, found

@@ -64,9 +64,10 @@ def check(trainer: Trainer, model: ImageClassifier, data: CIFAR10DataModule) -> 
     epochs = -(-total // steps)
     print(f"steps      {steps:,} an epoch, {total:,} in {epochs} epochs")
     found += _schedule(schedule, total, epochs)
-    _print_time(trainer, model, optimizer, batch, steps, total, len(data.val_indices))
+    _print_costs(trainer, model, optimizer, batch, steps, total, len(data.val_indices))
     problems = list(_disk(Path(trainer.default_root_dir), model))
-    print(*found, sep="\n", end="\n" * bool(found))
+    for diagnosis in found:
+        print(diagnosis)
     problems += [diagnosis.code for diagnosis in found if diagnosis.severity is Severity.FATAL]
     sys.stdout.flush()
     if problems:
@@ -96,7 +97,7 @@ def _schedule(schedule: dict[str, Any] | None, total: int, epochs: int) -> Itera
     yield from schedule_cut_short(scheduler, interval, epochs, total)
 
 
-def _print_time(
+def _print_costs(
     trainer: Trainer, model: ImageClassifier, optimizer: Optimizer, batch: Batch, steps: int, total: int, val_size: int
 ) -> None:
     images = batch.images
@@ -134,21 +135,15 @@ def _print_time(
         f"time       {seconds:.3g} s a step, {epoch:.3g} s an epoch with validation, {whole} in all "
         f"(3 steps of {number} of {len(images)} images on {model.device.type.upper()})"
     )
-    if taken := _memory(model.device):
-        print(f"memory     {taken} after steps of {number} of {len(images)} images")
+    after = f"after steps of {number} of {len(images)} images"
+    if model.device.type == "cuda":
+        taken, there = torch.cuda.max_memory_reserved(model.device), torch.cuda.mem_get_info(model.device)[1]
+        print(f"memory     {taken / 1e9:.1f} of the GPU's {there / 1e9:.1f} GB {after}")
+    elif os.name == "posix":
+        import resource  # not at the top: Windows has none
 
-
-def _memory(device: torch.device) -> str | None:
-    """Return the memory used so far; ``None`` if the system does not tell."""
-    if device.type == "cuda":
-        taken, there = torch.cuda.max_memory_reserved(device), torch.cuda.mem_get_info(device)[1]
-        return f"{taken / 1e9:.1f} of the GPU's {there / 1e9:.1f} GB"
-    if os.name != "posix":
-        return None
-    import resource  # not at the top: Windows has none
-
-    taken = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    return f"{taken / 1e9:.1f} GB"
+        taken = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+        print(f"memory     {taken / 1e9:.1f} GB {after}")
 
 
 def _disk(root: Path, model: ImageClassifier) -> Iterator[str]:

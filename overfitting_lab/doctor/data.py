@@ -32,12 +32,12 @@ def chance(labels: Tensor, classes: int) -> float:
     return float(-torch.special.xlogy(shares, shares).sum())
 
 
-def linear_accuracy(images: Tensor, labels: Tensor, train: Tensor, val: Tensor, classes: int) -> float | None:
-    """Return the validation accuracy of a linear classifier on 8x8 pixels; ``None`` if there are too few images.
+def labels_fit(images: Tensor, labels: Tensor, train: Tensor, val: Tensor, classes: int) -> bool | None:
+    """Tell if a linear classifier on 8x8 pixels beats chance, so that the labels fit; ``None`` with too few images.
 
-    It needs no network. If it beats chance, labels and images belong together. ``images`` are uint8 [N, 32, 32, 3],
-    ``labels`` int64 [N] in [0, classes). The first 5,000 ``train`` indices, int64, are fitted, the first 5,000 of
-    ``val`` classified.
+    It beats chance if its validation accuracy is three standard deviations above always naming the largest class.
+    ``images`` are uint8 [N, 32, 32, 3], ``labels`` int64 [N] in [0, classes). The first 5,000 ``train`` indices, int64,
+    are fitted, the first 5,000 of ``val`` classified.
     """
     train, val = train[:PROBED], val[:PROBED]
     if min(len(train), len(val)) < FEW:
@@ -54,13 +54,9 @@ def linear_accuracy(images: Tensor, labels: Tensor, train: Tensor, val: Tensor, 
     targets = F.one_hot(labels[train], classes).double()
     normal = known.T @ known + 1e-2 * len(train) * torch.eye(known.shape[1], dtype=torch.float64)
     predicted = (asked @ torch.linalg.solve(normal, known.T @ targets)).argmax(dim=1)
-    return float((predicted == labels[val]).double().mean())
-
-
-def beats_chance(accuracy: float, labels: Tensor, classes: int) -> bool:
-    """Return whether an accuracy on the labels is three standard deviations above always naming the largest class."""
-    share = float(torch.bincount(labels, minlength=classes).max()) / len(labels)
-    return accuracy > share + 3 * math.sqrt(share * (1 - share) / len(labels))
+    accuracy = float((predicted == labels[val]).double().mean())
+    share = float(torch.bincount(labels[val]).max()) / len(val)
+    return accuracy > share + 3 * math.sqrt(share * (1 - share) / len(val))
 
 
 def duplicate_images(number: int, val_size: int) -> Iterator[Diagnosis]:
