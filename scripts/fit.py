@@ -4,8 +4,8 @@ Trains the experiment that the configuration describes, tests the best checkpoin
 leaves a folder in lightning_logs/. Any setting can be overridden: --data.source synthetic, --model.dropout 0.5,
 --trainer.max_epochs 3. Configurations go on top of each other: --config overfit --config optimizer/sgd_momentum.
 
-With --check it looks at the experiment for some seconds and trains nothing. With --doctor stop it ends a run that
-cannot succeed. A run that was stopped, however, goes on with --resume lightning_logs/overfit/version_0.
+With --check it examines the experiment for some seconds and trains nothing. With --doctor stop it ends a run that
+cannot succeed. A run that was stopped in any way is resumed with --resume lightning_logs/overfit/version_0.
 """
 
 from overfitting_lab.cli import ExperimentCLI, reported_errors
@@ -14,7 +14,7 @@ from overfitting_lab.doctor.check import check
 
 
 def main() -> None:
-    """Fits, then tests; or checks."""
+    """Fit, then test; or check."""
     keep_freed_memory()
     with reported_errors():
         cli = ExperimentCLI(description=__doc__)
