@@ -165,13 +165,12 @@ class ImageClassifier(LightningModule, ABC):
         theirs = {name: tuple(tensor.shape) for name, tensor in checkpoint["state_dict"].items()}
         mine = {name: tuple(tensor.shape) for name, tensor in self.state_dict().items()}
         for name in sorted(theirs.keys() | mine.keys()):
-            if theirs.get(name) == mine.get(name):
-                continue
-            raise ModelError(
-                f"the checkpoint is of another network than {type(self).__name__} as configured here: "
-                f"{name} is {theirs.get(name, 'missing')} there and {mine.get(name, 'missing')} here; "
-                "use the checkpoint with the config.yaml of the run it is from, and with data of the same classes"
-            )
+            if theirs.get(name) != mine.get(name):
+                raise ModelError(
+                    f"the checkpoint is of another network than {type(self).__name__} as configured here: "
+                    f"{name} is {theirs.get(name, 'missing')} there and {mine.get(name, 'missing')} here; "
+                    "use the checkpoint with the config.yaml of the run it is from, and with data of the same classes"
+                )
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Return the optimizer and, if one is set, the learning-rate schedule.

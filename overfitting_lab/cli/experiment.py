@@ -100,12 +100,11 @@ class ExperimentCLI(LightningCLI):
         Raises:
             RunError: if ``--resume`` names no run.
         """
-        given = list(sys.argv[1:] if args is None else args)
         finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
         finder.add_argument("--resume", type=Path)
-        resumed, others = finder.parse_known_args(given)
+        resumed, others = finder.parse_known_args(args)
         if resumed.resume is None:
-            self.config = parser.parse_args(given)
+            self.config = parser.parse_args(args)
             return
         self._resumed = Run(resumed.resume)
         own = ["--config", str(self._resumed.files.config)]
