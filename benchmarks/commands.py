@@ -17,10 +17,7 @@ FIT = str(ROOT / "scripts" / "fit.py")
 
 
 def run(arguments: list[str], folder: Path) -> tuple[float, int]:
-    """Run Python with arguments, in a folder.
-
-    Returns:
-        Seconds from the command to its end, and the peak of its resident memory in bytes.
+    """Run Python with arguments in a folder, and return its seconds and the peak of its resident memory in bytes.
 
     Raises:
         ChildProcessError: if the command fails; the message ends with its output.
@@ -30,9 +27,7 @@ def run(arguments: list[str], folder: Path) -> tuple[float, int]:
     environment = {**os.environ, "PYTHONPATH": paths}
     output = folder / "output.txt"
     with output.open("w") as file:
-        runner = subprocess.run(
-            command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=file, text=True, check=False
-        )
+        runner = subprocess.run(command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=file, text=True)
     if runner.returncode:
         raise ChildProcessError(f"{' '.join(arguments)} failed:\n{output.read_text()[-2000:]}")
     seconds, memory = json.loads(runner.stdout)

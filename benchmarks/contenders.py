@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import Callback, Trainer
 from torch.utils.data import DataLoader
 from torchvision import transforms
 
@@ -23,13 +23,10 @@ from overfitting_lab.cli.memory import keep_freed_memory
 
 
 class Gate(Callback):
-    """Lets a contender train a number of steps at a time, and times them.
+    """Let a contender train a number of steps at a time, and time them.
 
-    It stops the clock between the steps of two epochs, for validation and checkpoints.
-
-    Args:
-        connection: receives numbers of steps; sends images, seconds and the peak memory in bytes.
-        device: the contender's device.
+    The clock stops between the steps of two epochs, for validation and checkpoints. The ``connection`` receives numbers
+    of steps, and sends images, seconds and the peak memory in bytes.
     """
 
     def __init__(self, connection: "Connection[Any, Any]", device: torch.device) -> None:
@@ -59,13 +56,11 @@ class Gate(Callback):
             self._connection.send((self._images, self._seconds, peak_memory(self._device)))
             self.start()
 
-    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_train_epoch_start(self, *_: Any) -> None:
         """Call :meth:`start`."""
         self.start()
 
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: Trainer, _: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Call :meth:`step` and, after an epoch's last batch, :meth:`stop`."""
         self.step(batch.total)
         if batch_idx + 1 == trainer.num_training_batches:
@@ -121,7 +116,7 @@ def plain_loop(arguments: list[str], gate: Callable[[torch.device], Gate]) -> No
     turns = gate(device)
     while True:
         turns.start()
-        train_epoch(network, loader, optimizer, device, turns.step)
+        train_epoch(network, loader, optimizer, turns.step)
         turns.stop()
 
 
@@ -173,9 +168,8 @@ class Contender(NamedTuple):
 def running(contender: Contender, arguments: list[str], folder: Path) -> Iterator[Callable[[int], tuple[float, int]]]:
     """Run a contender in its own process, on the experiment of fit.py's arguments, with an empty folder for its output.
 
-    Yields:
-        A function that trains so many steps, and returns images a second and the peak memory in bytes. It raises a
-        ``ChildProcessError`` if the process has died; the process's own message is on standard error.
+    Yield a function that trains so many steps, and returns images a second and the peak memory in bytes. It raises a
+    ``ChildProcessError`` if the process has died; the process's own message is on standard error.
     """
     context = multiprocessing.get_context("spawn")
     connection, theirs = context.Pipe()

@@ -34,14 +34,12 @@ def measure(arguments: list[str], rounds: int) -> dict[str, Spread]:
     loader: Callable[..., DataLoader[Any]] = partial(DataLoader, batch_size=data.batch_size, shuffle=True)
     pil = Images(images.numpy(), labels.numpy(), pil_transform(*augmentations("flip_crop", 32)))
     scaled = v2.ToDtype(torch.float32, scale=True)
-    v2_transform = v2.Compose(
-        [v2.RandomCrop(32, padding=4), v2.RandomHorizontalFlip(), scaled, v2.Normalize(MEAN, STD)]
-    )
+    v2_steps = [v2.RandomCrop(32, padding=4), v2.RandomHorizontalFlip(), scaled, v2.Normalize(MEAN, STD)]
     ways: dict[str, Callable[[], Iterable[Any]]] = {
         "whole batches": whole_batches,
         "PIL, in process": loader(pil).__iter__,
         "PIL, 2 workers": loader(pil, **two_workers).__iter__,
-        "transforms.v2, in process": loader(Images(images.permute(0, 3, 1, 2), labels, v2_transform)).__iter__,
+        "transforms.v2, in process": loader(Images(images.permute(0, 3, 1, 2), labels, v2.Compose(v2_steps))).__iter__,
     }
 
     def images_per_second(way: Callable[[], Iterable[Any]]) -> float:

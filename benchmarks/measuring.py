@@ -22,14 +22,8 @@ class Spread:
 def alternate(contenders: Mapping[str, Callable[[], float]], rounds: int, warm_up: int = 1) -> dict[str, Spread]:
     """Let contenders measure themselves in turns, so that a machine that slows down slows all of them down.
 
-    Args:
-        contenders: a function for each name that takes one measurement.
-        rounds: turns of each contender that count.
-        warm_up: turns of each contender before the ones that count.
+    Each has ``warm_up`` turns that do not count, then ``rounds`` that do.
     """
-    values: dict[str, list[float]] = {name: [] for name in contenders}
-    for _ in range(warm_up + rounds):
-        for name, measure in contenders.items():
-            values[name].append(measure())
-    counted = {name: measured[warm_up:] for name, measured in values.items()}
-    return {name: Spread(statistics.median(v), min(v), max(v), len(v)) for name, v in counted.items()}
+    turns = [{name: measure() for name, measure in contenders.items()} for _ in range(warm_up + rounds)]
+    counted = {name: [turn[name] for turn in turns[warm_up:]] for name in contenders}
+    return {name: Spread(statistics.median(v), min(v), max(v), rounds) for name, v in counted.items()}

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
+from torch.optim import Optimizer
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
@@ -53,13 +54,10 @@ def alexnet() -> nn.Module:
 
 
 def train_epoch(
-    network: nn.Module,
-    loader: DataLoader[Any],
-    optimizer: torch.optim.Optimizer,
-    device: torch.device,
-    after_step: Callable[[int], None] = lambda images: None,
+    network: nn.Module, loader: DataLoader[Any], optimizer: Optimizer, on_step: Callable[[int], None] = lambda _: None
 ) -> tuple[float, float]:
-    """Train an epoch, and return mean loss and accuracy."""
+    """Train an epoch, and return mean loss and accuracy. ``on_step`` gets each step's number of images."""
+    device = next(network.parameters()).device
     network.train()
     total_loss, correct, seen = 0.0, 0, 0
     for images, labels in loader:
@@ -72,7 +70,7 @@ def train_epoch(
         total_loss += loss.item() * len(labels)
         correct += (logits.argmax(1) == labels).sum().item()
         seen += len(labels)
-        after_step(len(labels))
+        on_step(len(labels))
     return total_loss / seen, correct / seen
 
 
@@ -105,7 +103,7 @@ def main() -> None:
     network = alexnet().to(device)
     optimizer = torch.optim.Adam(network.parameters(), lr=1e-4)
     for epoch in range(arguments.epochs):
-        loss, accuracy = train_epoch(network, train_loader, optimizer, device)
+        loss, accuracy = train_epoch(network, train_loader, optimizer)
         validated = evaluate(network, val_loader, device)
         print(f"epoch {epoch + 1} loss {loss:.4f} training {accuracy:.1%} validation {validated:.1%}", flush=True)
     print(f"test {evaluate(network, test_loader, device):.2%}")

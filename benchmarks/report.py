@@ -81,11 +81,8 @@ def _start_up(commands: dict[str, Spread]) -> str:
 
 def _scaling(groups: dict[str, dict[str, Spread]]) -> str:
     names = {"batch_size": "batch size", "train_size": "training images", "processes": "processes"}
-    rows = (
-        f"{names[group]} | {int(value):,} | {speed:,.0f}"
-        for group, speeds in groups.items()
-        for value, speed in speeds.items()
-    )
+    speeds = ((names[group], value, speed) for group in groups for value, speed in groups[group].items())
+    rows = (f"{name} | {int(value):,} | {speed:,.0f}" for name, value, speed in speeds)
     title = "Scaling of fit.py, AlexNet, in epochs cut to about 2,000 images on a CPU"
     return _table(title, f"against |  | {SPEED}", rows)
 
@@ -95,9 +92,8 @@ def _origins(known: dict[str, Any]) -> str:
     for part, facts in known.items():
         commit = facts["git_commit"][:7] + "-dirty" * facts["git_commit"].endswith("-dirty")
         used = ", ".join(facts["versions"][name] for name in ("python", "torch", "lightning"))
-        hardware = ", ".join(
-            [_hardware(facts["machine"]), *([] if facts["machine"]["gpu"] else facts["machine"]["bf16"])]
-        )
+        machine = facts["machine"]
+        hardware = ", ".join([_hardware(machine), *([] if machine["gpu"] else machine["bf16"])])
         rows.append(f"{part} | {facts['date']} | {commit} | {hardware} | {used} | `{facts['command']}`")
     columns = "part | date | commit | machine | Python, torch, Lightning | command"
     return _table("Where the figures are from", columns, rows)

@@ -29,11 +29,11 @@ GPU_CONTENDERS = (
 
 
 class Experiment(NamedTuple):
-    """An experiment to train, with its steps in a turn on a CPU; ten times as many on a GPU."""
+    """An experiment to train."""
 
     name: str
     config: str
-    steps: int
+    steps: int  # in a turn on a CPU; ten times as many on a GPU
 
 
 EXPERIMENTS = (
@@ -47,9 +47,8 @@ GPU_EXPERIMENTS = (*EXPERIMENTS, Experiment("VGG16 at 224x224", "vgg16", 2))
 def measure(arguments: list[str], rounds: int, device: torch.device) -> dict[str, Any]:
     """Measure every experiment on a device, with fit.py's arguments for the data and so many rounds that count.
 
-    Returns:
-        By experiment: batch size, training images, and by contender images a second, seconds of an epoch's training
-        steps, peak memory in bytes and, for the experiment's own precision, the floor's share of a step.
+    Return by experiment batch size and training images, and by contender images a second, seconds of an epoch's steps,
+    peak memory in bytes and, for the experiment's own precision, the floor's share of a step.
     """
     gpu = device.type == "cuda"
     measured: dict[torch.dtype, Rates] = {}
@@ -91,11 +90,5 @@ def _experiment(
     }
     for name in ("hand-written", "fit.py"):
         rows[name]["share_of_floor"] = floor * speeds[name].median / step_images
-    return {
-        "batch_size": data.batch_size,
-        "train_size": train_size,
-        "precision": cli.trainer.precision,
-        "step_images": step_images,
-        "floor_seconds": floor,
-        "contenders": rows,
-    }
+    facts = {"batch_size": data.batch_size, "train_size": train_size, "precision": cli.trainer.precision}
+    return facts | {"step_images": step_images, "floor_seconds": floor, "contenders": rows}

@@ -28,16 +28,11 @@ class ImageClassifier(LightningModule, ABC):
     images, also if they do not divide evenly.
 
     Logged once an epoch, over every image exactly once for any number of processes: ``train_loss``, ``train_acc``,
-    ``val_loss``, ``val_acc``, ``test_loss``, ``test_acc``. Losses are means in nats, accuracies fractions of 1; those
-    of training are taken while the weights move, with dropout and augmentation on.
+    ``val_loss``, ``val_acc``, ``test_loss``, ``test_acc``. Losses are means in nats, accuracies fractions of 1. The
+    training metrics are measured while the weights move, with dropout and augmentation on.
 
-    Attributes:
-        network: the layers alone; its ``state_dict`` is the run's ``weights.pth``.
-        num_classes: number of logits.
-        image_size: height and width of the images, in pixels.
-        train_metrics: loss and accuracy of the running training epoch; those of ``val`` and ``test`` likewise.
-        val_confusion: counts [num_classes, num_classes] of the last validation, rows are the true classes.
-        test_confusion: the same of the test.
+    The ``state_dict`` of ``network``, the layers alone, is the run's ``weights.pth``. ``val_confusion`` and
+    ``test_confusion`` count images [num_classes, num_classes], rows are the true classes.
     """
 
     def __init__(
@@ -50,8 +45,8 @@ class ImageClassifier(LightningModule, ABC):
         lr_scheduler_interval: Literal["epoch", "step"],
     ) -> None:
         super().__init__()
-        # Callables do not survive a checkpoint that is loaded with weights_only=True; what weights were drawn or taken
-        # from, it has itself. The run's config.yaml has them all.
+        # Callables do not survive a checkpoint that is loaded with weights_only=True, and the weights' origin is no
+        # longer needed. The run's config.yaml has them all.
         self.save_hyperparameters(ignore=["network", "initialization", "init_from", "optimizer", "lr_scheduler"])
         self.network = network.to(memory_format=torch.channels_last)
         self.num_classes = num_classes
@@ -61,12 +56,8 @@ class ImageClassifier(LightningModule, ABC):
         self._lr_scheduler = lr_scheduler
         self._lr_scheduler_interval = lr_scheduler_interval
 
-        metrics = MetricCollection(
-            {
-                "loss": MeanMetric(nan_strategy="disable"),
-                "acc": MulticlassAccuracy(num_classes, average="micro", validate_args=False),
-            }
-        )
+        accuracy = MulticlassAccuracy(num_classes, average="micro", validate_args=False)
+        metrics = MetricCollection({"loss": MeanMetric(nan_strategy="disable"), "acc": accuracy})
         self.train_metrics = metrics.clone(prefix="train_")
         self.val_metrics = metrics.clone(prefix="val_")
         self.test_metrics = metrics.clone(prefix="test_")
@@ -150,10 +141,7 @@ class ImageClassifier(LightningModule, ABC):
 
     @classmethod
     def from_checkpoint(cls, path: Path) -> "ImageClassifier":
-        """Return a trained network of whatever class, on the CPU and in evaluation mode.
-
-        Args:
-            path: a checkpoint that a run on the command line wrote.
+        """Return the network of a checkpoint that a run wrote, of whatever class, on the CPU and in evaluation mode.
 
         Raises:
             ModelError: if the checkpoint names no image classifier.
@@ -176,14 +164,13 @@ class ImageClassifier(LightningModule, ABC):
         """
         theirs = {name: tuple(tensor.shape) for name, tensor in checkpoint["state_dict"].items()}
         mine = {name: tuple(tensor.shape) for name, tensor in self.state_dict().items()}
-        differing = sorted(name for name in theirs.keys() | mine.keys() if theirs.get(name) != mine.get(name))
-        if differing:
-            name = differing[0]
-            raise ModelError(
-                f"the checkpoint is of another network than {type(self).__name__} as configured here: "
-                f"{name} is {theirs.get(name, 'missing')} there and {mine.get(name, 'missing')} here; "
-                "use the checkpoint with the config.yaml of the run it is from, and with data of the same classes"
-            )
+        for name in sorted(theirs.keys() | mine.keys()):
+            if theirs.get(name) != mine.get(name):
+                raise ModelError(
+                    f"the checkpoint is of another network than {type(self).__name__} as configured here: "
+                    f"{name} is {theirs.get(name, 'missing')} there and {mine.get(name, 'missing')} here; "
+                    "use the checkpoint with the config.yaml of the run it is from, and with data of the same classes"
+                )
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Return the optimizer and, if one is set, the learning-rate schedule.
@@ -196,10 +183,8 @@ class ImageClassifier(LightningModule, ABC):
             return optimizer
         scheduler = self._lr_scheduler(optimizer)
         if not isinstance(scheduler, ReduceLROnPlateau):
-            return {
-                "optimizer": optimizer,
-                "lr_scheduler": {"scheduler": scheduler, "interval": self._lr_scheduler_interval},
-            }
+            interval = self._lr_scheduler_interval
+            return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": interval}}
         if scheduler.monitor not in METRICS:
             raise ModelError(
                 f"the learning-rate schedule monitors {scheduler.monitor!r}, which no epoch logs; "

@@ -8,15 +8,11 @@ from torch import Tensor, nn
 
 
 class Initialization(ABC):
-    """Draws the weights of every convolution and linear layer of a network, in place."""
+    """Draw the weights of every convolution and linear layer of a network, in place."""
 
     @abstractmethod
     def draw(self, weight: Tensor) -> None:
-        """Draw the weights of one layer, in place.
-
-        Args:
-            weight: float tensor [out, in] or [out, in, height, width].
-        """
+        """Draw the weights of one layer, float [out, in] or [out, in, height, width], in place."""
 
     def __call__(self, network: nn.Module) -> None:
         """Initialize every convolution and linear layer of the network in place; normalization layers keep 1 and 0."""
@@ -29,12 +25,9 @@ class Initialization(ABC):
 
 @dataclass(frozen=True)
 class He(Initialization):
-    """Normal with variance 2 / fan, the gain of a ReLU (He et al. 2015, sec. 2.2).
+    """Normal with variance 2 / fan, the gain of a ReLU (He et al. 2015, sec. 2.2)."""
 
-    Attributes:
-        fan: ``fan_in`` keeps the variance of the activations from layer to layer, ``fan_out`` that of the gradients.
-    """
-
+    # fan_in keeps the variance of the activations from layer to layer, fan_out the variance of the gradients.
     fan: Literal["fan_in", "fan_out"] = "fan_in"
 
     def draw(self, weight: Tensor) -> None:
@@ -53,13 +46,9 @@ class Glorot(Initialization):
 
 @dataclass(frozen=True)
 class Normal(Initialization):
-    """Normal with one standard deviation for all layers (Simonyan & Zisserman 2014, sec. 3.1).
+    """Normal with one standard deviation for all layers (Simonyan & Zisserman 2014, sec. 3.1)."""
 
-    Attributes:
-        std: standard deviation of every weight. The default is the paper's, which names the variance, 10^-2.
-    """
-
-    std: float = 0.1
+    std: float = 0.1  # the paper's, which names the variance, 10^-2
 
     def draw(self, weight: Tensor) -> None:
         """See the base class."""
@@ -72,13 +61,10 @@ class SmallOutput(Initialization):
 
     With He's rule for the last layer, a deep network's first logits are far from 0, and its first steps only undo that.
 
-    Attributes:
-        hidden: draws every layer but the last.
-        std: standard deviation of the last layer's weights.
     """
 
-    hidden: Initialization = He()
-    std: float = 0.01
+    hidden: Initialization = He()  # draws every layer but the last
+    std: float = 0.01  # of the last layer's weights
 
     def draw(self, weight: Tensor) -> None:
         """See the base class."""

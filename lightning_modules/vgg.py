@@ -72,7 +72,7 @@ def _names(network: nn.Module) -> dict[tuple[type[nn.Module], int, int], str]:
 
 
 def _read_weights(folder: Path) -> dict[str, Tensor]:
-    """The ``weights.pth`` of a run; empty where it holds something else.
+    """Return the ``weights.pth`` of a run; nothing if it holds something else.
 
     Raises:
         ModelError: if there is none, or a damaged one.
@@ -165,8 +165,7 @@ class VGG(ImageClassifier):
         folder = Path(self._init_from)
         theirs = _read_weights(folder)
         with torch.device("meta"):
-            plain, normalized = (self._layers("A", batch_norm) for batch_norm in (False, True))
-        expected, other = (normalized, plain) if self._batch_norm else (plain, normalized)
+            expected, other = (self._layers("A", batch_norm) for batch_norm in (self._batch_norm, not self._batch_norm))
         if theirs.keys() == other.state_dict().keys():
             has, lacks = ("this network", folder) if self._batch_norm else (folder, "this network")
             raise ModelError(

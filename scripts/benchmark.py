@@ -9,6 +9,7 @@ fit.py; the plain loop of overfit.yaml uses only those that set the data's size.
 import argparse
 from collections.abc import Callable
 from datetime import date
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,23 +37,18 @@ def main() -> None:
     with reported_errors():
         arguments.output.mkdir(parents=True, exist_ok=True)
         device = ExperimentCLI(["--config=overfit", *rest], keep=False).trainer.strategy.root_device
-        measures: dict[str, Callable[[int], Any]] = {
-            "steps": lambda rounds: steps.measure(rest, rounds, device),
-            "data_path": lambda rounds: data_path.measure(rest, rounds),
-            "start_up": lambda rounds: start_up.measure(rest, rounds),
-            "scaling": lambda rounds: scaling.measure(rest, rounds, device),
-            "end_to_end": lambda rounds: end_to_end.measure(rest, rounds),
+        measures: dict[str, Callable[[list[str], int], Any]] = {
+            "steps": partial(steps.measure, device=device),
+            "data_path": data_path.measure,
+            "start_up": start_up.measure,
+            "scaling": partial(scaling.measure, device=device),
+            "end_to_end": end_to_end.measure,
         }
-        facts = {
-            "date": date.today().isoformat(),
-            "command": command_line(),
-            "machine": describe(device),
-            "versions": versions(),
-            "git_commit": git_commit(),
-        }
+        facts = {"date": date.today().isoformat(), "command": command_line(), "machine": describe(device)}
+        facts |= {"versions": versions(), "git_commit": git_commit()}
         for part in arguments.parts:
             print(f"measuring {part} ...", flush=True)
-            results = measures[part](arguments.rounds or ROUNDS[part])
+            results = measures[part](rest, arguments.rounds or ROUNDS[part])
             print(tables({part: results}), flush=True)
             files = write(part, results, facts, arguments.output)
         print("written", *files)

@@ -25,9 +25,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     destroy the old checkpoint.
     """
 
-    def save_checkpoint(
-        self, checkpoint: dict[str, Any], path: str | os.PathLike[str], storage_options: Any = None
-    ) -> None:
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | os.PathLike[str], *_: Any, **__: Any) -> None:
         """Write the checkpoint.
 
         Raises:
@@ -54,40 +52,30 @@ class BestCheckpoint(Checkpoint):
 
     Unlike Lightning's ``ModelCheckpoint`` it remembers the score and no path, so that a run's folder may be moved
     before the run is resumed.
-
-    Args:
-        logger: the run's logger, which owns the folder.
     """
-
-    MONITOR = "val_acc"
 
     def __init__(self, logger: RunLogger) -> None:
         self._logger = logger
         self._score = -1.0
 
-    @property
-    def path(self) -> Path:
-        """The file, which is there after the first validation."""
-        return self._logger.files.best
-
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Copy the best weights of another run that this one starts from; without them, discard their score."""
         if self._score < 0:
             return
-        if trainer.is_global_zero and not self.path.is_file():
-            before = Path(str(trainer.ckpt_path)).with_name(self.path.name)
-            if before.is_file():
-                self.path.parent.mkdir(parents=True, exist_ok=True)
-                replace_file(self.path, lambda path: shutil.copyfile(before, path))
-        if not trainer.strategy.broadcast(self.path.is_file()):
+        best = self._logger.files.best
+        before = Path(str(trainer.ckpt_path)).with_name(best.name)
+        if trainer.is_global_zero and not best.is_file() and before.is_file():
+            best.parent.mkdir(parents=True, exist_ok=True)
+            replace_file(best, lambda path: shutil.copyfile(before, path))
+        if not trainer.strategy.broadcast(best.is_file()):
             self._score = -1.0
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save the weights if they are better than any before."""
-        score = float(trainer.callback_metrics[self.MONITOR])
+        score = float(trainer.callback_metrics["val_acc"])
         if not trainer.sanity_checking and score > self._score:
             self._score = score
-            trainer.save_checkpoint(self.path, weights_only=True)
+            trainer.save_checkpoint(self._logger.files.best, weights_only=True)
 
     def state_dict(self) -> dict[str, float]:
         """Return the highest accuracy so far."""

@@ -19,10 +19,8 @@ from overfitting_lab.callbacks.logger import RunLogger
 class Console(Callback):
     """Print what is trained on which data, where the run's folder is, and how the run ended.
 
-    Args:
-        logger: the run's logger; ``None`` if nothing is kept.
-        lines: print a line every epoch, for a log file; a terminal has a progress bar instead.
-        precision_reason: why the precision was chosen.
+    With ``lines`` it prints a line every epoch, for a log file; a terminal has a progress bar instead. Without a
+    ``logger`` nothing is kept.
     """
 
     def __init__(self, logger: RunLogger | None, lines: bool, precision_reason: str) -> None:
@@ -72,10 +70,9 @@ class Console(Callback):
             f"on {images:,} test images of {data['name']}"
         )
         if self._logger:
-            self._ending += (
-                f"\nkept       {self._logger.folder}: {', '.join(path.name for path in self._logger.files.results)}"
-                f"\n           tensorboard --logdir {self._logger.save_dir} --host localhost"
-            )
+            kept = ", ".join(path.name for path in self._logger.files.results)
+            self._ending += f"\nkept       {self._logger.folder}: {kept}"
+            self._ending += f"\n           tensorboard --logdir {self._logger.save_dir} --host localhost"
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Print the closing lines, below the progress bar."""
@@ -92,11 +89,9 @@ class Console(Callback):
 class ProgressBar(RichProgressBar):
     """Lightning's bar without the run's version, which it cuts to four characters."""
 
-    def get_metrics(
-        self, trainer: Trainer, pl_module: LightningModule
-    ) -> dict[str, int | str | float | dict[str, float]]:
+    def get_metrics(self, *args: Any) -> dict[str, int | str | float | dict[str, float]]:
         """Return what stands behind the bar."""
-        return {name: value for name, value in super().get_metrics(trainer, pl_module).items() if name != "v_num"}
+        return {name: value for name, value in super().get_metrics(*args).items() if name != "v_num"}
 
 
 class LayerTable(Callback):
@@ -109,16 +104,14 @@ class LayerTable(Callback):
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Precision .* is not supported by the model summary")
             summary = ModelSummary(pl_module, max_depth=2)
-        table = Table(
-            title=f"{type(pl_module).__name__}, {summary.total_parameters:,} parameters", title_justify="left"
-        )
-        for column in ("layer", "type", "output", "parameters"):
-            table.add_column(column, justify="left" if column in ("layer", "type") else "right")
-        for name, kind, sizes, parameters in zip(
-            summary.layer_names, summary.layer_types, summary.out_sizes, summary.param_nums, strict=True
-        ):
+        title = f"{type(pl_module).__name__}, {summary.total_parameters:,} parameters"
+        table = Table("layer", "type", title=title, title_justify="left")
+        for column in ("output", "parameters"):
+            table.add_column(column, justify="right")
+        columns = (summary.layer_names, summary.layer_types, summary.out_sizes, summary.param_nums)
+        for name, kind, sizes, parameters in zip(*columns, strict=True):
             if name.startswith("network."):
-                size = " x ".join(str(extent) for extent in sizes[1:])
+                size = " x ".join(map(str, sizes[1:]))
                 table.add_row(name.removeprefix("network."), kind, size, f"{parameters:,}" if parameters else "")
         rich.print(table)
 
@@ -132,8 +125,7 @@ def data_lines(data: dict[str, Any]) -> str:
     noise = f"; {data['label_noise']:.0%} of the training labels drawn at random" if data["label_noise"] else ""
     return (warning if data["source"] == "synthetic" else "") + (
         f"data       {data['name']}, split {data['split']}: {data['train_size']:,} training, "
-        f"{data['val_size']:,} validation, {data['test_size']:,} test images; augmentation {data['augment']}"
-        f"{noise}\n"
+        f"{data['val_size']:,} validation, {data['test_size']:,} test images; augmentation {data['augment']}{noise}\n"
         f"           fingerprint {data['fingerprint'][:16]}"
     )
 

@@ -17,12 +17,8 @@ class Dashboard(Callback):
     """Add to a run's TensorBoard what the epoch metrics lack.
 
     These are the loss and learning rate of single steps, a grid of training images as the network sees them, the
-    confusion matrices of the last validation and of the test, and the settings with the final metrics.
-
-    Args:
-        logger: the run's logger.
-        settings: settings for the hparams tab, by name.
-        step_interval: steps between two points of the loss of single steps; ``None`` is a tenth of an epoch.
+    confusion matrices of the last validation and of the test, and the ``settings``, by flag, with the final metrics.
+    The loss of single steps has a point every ``step_interval`` steps; ``None`` is a tenth of an epoch.
     """
 
     def __init__(self, logger: RunLogger, settings: dict[str, Any], step_interval: int | None = None) -> None:
@@ -32,15 +28,14 @@ class Dashboard(Callback):
         self._results: dict[str, float] = {}
         self._step = 0
 
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: Trainer, model: LightningModule, outputs: Any, batch: Any, *_: Any) -> None:
         """Write the step's loss and learning rate, and once the images."""
         if not trainer.is_global_zero or trainer.global_step == self._step:  # gradients of more batches are to come
             return
         self._step = trainer.global_step
         if self._step == 1:
-            tag = f"training images of {_data_name(trainer)}, as the network sees them"
+            data = trainer.datamodule.images.name  # type: ignore[attr-defined]
+            tag = f"training images of {data}, as the network sees them"
             self._logger.writer().add_image(tag, image_grid(batch.images), 0)
         batches = trainer.accumulate_grad_batches
         interval = self._step_interval or max(1, int(trainer.num_training_batches) // batches // 10)
@@ -59,35 +54,25 @@ class Dashboard(Callback):
         self._draw_confusion(trainer, "test", pl_module.test_confusion)
         if trainer.is_global_zero:
             self._results |= {name: float(value) for name, value in trainer.callback_metrics.items()}
-            self._write_settings(self._results)
+            writer = self._logger.writer()
+            writer.flush()  # TensorBoard reads a folder's event files one after the other, and add_hparams adds one
+            results = {f"result/{name}": value for name, value in self._results.items()}
+            writer.add_hparams(self._settings, results, run_name=".")
 
     def _draw_confusion(self, trainer: Trainer, split: str, confusion: Any) -> None:
         if not confusion.update_called:
             return
         counts = cast(Tensor, confusion.compute()).cpu().numpy()  # adds up over processes: each must call it
         if trainer.is_global_zero:
-            classes = trainer.datamodule.classes  # type: ignore[attr-defined]
-            figure = confusion_matrix(counts, classes, f"{split} images of {_data_name(trainer)}")
+            images = trainer.datamodule.images  # type: ignore[attr-defined]
+            figure = confusion_matrix(counts, images.classes, f"{split} images of {images.name}")
             self._logger.writer().add_figure(f"predictions/confusion, {split} images", figure, trainer.current_epoch)
-
-    def _write_settings(self, results: dict[str, float]) -> None:
-        writer = self._logger.writer()
-        writer.flush()  # TensorBoard reads a folder's event files one after the other, and this adds one
-        writer.add_hparams(self._settings, {f"result/{name}": value for name, value in results.items()}, run_name=".")
-
-
-def _data_name(trainer: Trainer) -> str:
-    return str(trainer.datamodule.images.name)  # type: ignore[attr-defined]
 
 
 def image_grid(images: Tensor) -> Tensor:
-    """Return up to 32 images as one picture, their common range of values stretched to [0, 1].
+    """Return up to 32 images, float [N, 3, H, W], as one picture, float [3, height, width] in [0, 1].
 
-    Args:
-        images: float [N, 3, H, W], normalized.
-
-    Returns:
-        float [3, height, width] in [0, 1].
+    The images' common range of values is stretched to [0, 1].
     """
     from torchvision.utils import make_grid  # not at the top: slow to import
 

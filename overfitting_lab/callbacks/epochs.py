@@ -13,16 +13,11 @@ from overfitting_lab.runs.epochs import METRICS, EpochRecord
 
 
 class EpochRecorder(Callback):
-    """Measure each epoch. It must stand before the callbacks that read its records.
-
-    Attributes:
-        records: one for each epoch that has ended.
-        learning_rate: learning rate of the running step. After the step, a schedule may have changed it.
-    """
+    """Measure each epoch. It must stand before the callbacks that read its records."""
 
     def __init__(self) -> None:
-        self.records: list[EpochRecord] = []
-        self.learning_rate = float("nan")
+        self.records: list[EpochRecord] = []  # one for each epoch that has ended
+        self.learning_rate = float("nan")  # of the running step. After the step, a schedule may have changed it
         self._training_seconds = 0.0
         self._training_images = 0
         self._validated = False  # since the last epoch ended
@@ -67,13 +62,11 @@ class EpochRecorder(Callback):
         self._epoch_started = time.perf_counter()
         self._validation_seconds = 0.0
 
-    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_start(self, trainer: Trainer, *_: Any) -> None:
         """Note the learning rate of the step."""
         self.learning_rate = trainer.optimizers[0].param_groups[0]["lr"]
 
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: Trainer, model: LightningModule, outputs: Any, batch: Any, *_: Any) -> None:
         """Count the images of the whole step."""
         self._training_images += batch.total
 
@@ -96,15 +89,8 @@ class EpochRecorder(Callback):
             name: logged.get(name) if self._validated or name.startswith("train_") else None for name in METRICS
         }
         self._validated = False
-        self.records.append(
-            EpochRecord(
-                epoch=trainer.current_epoch,
-                step=trainer.global_step,
-                learning_rate=self.learning_rate,
-                seconds=round(seconds, 3),
-                **metrics,
-            )
-        )
+        metrics |= {"learning_rate": self.learning_rate, "seconds": round(seconds, 3)}
+        self.records.append(EpochRecord(epoch=trainer.current_epoch, step=trainer.global_step, **metrics))
 
 
 def recorder_of(trainer: Trainer) -> EpochRecorder:

@@ -36,9 +36,6 @@ class ImageRecord(Callback):
       pixels.
 
     A run that starts from a checkpoint without these counts has no arrays of training images.
-
-    Args:
-        logger: the run's logger, which owns the folder.
     """
 
     def __init__(self, logger: RunLogger) -> None:
@@ -56,9 +53,7 @@ class ImageRecord(Callback):
         if self._last_wrong is not None:
             self._last_wrong = self._last_wrong.to(pl_module.device)
 
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: Trainer, model: LightningModule, outputs: Any, batch: Any, *_: Any) -> None:
         """Note which predictions were wrong, without waiting for the device."""
         self._visits.append((batch.indices, outputs["logits"].argmax(dim=1) != batch.labels))
 
@@ -107,17 +102,9 @@ class ImageRecord(Callback):
         }
         self._write()
 
-    def on_test_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
+    def on_test_batch_end(self, trainer: Trainer, model: LightningModule, outputs: Any, batch: Any, *_: Any) -> None:
         """Keep the predictions."""
-        probabilities: Tensor = pl_module.probabilities(outputs)  # type: ignore[operator]
+        probabilities: Tensor = model.probabilities(outputs)  # type: ignore[operator]
         self._answers.append((batch.indices.cpu().numpy(), batch.labels.cpu().numpy(), probabilities.cpu().numpy()))
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -24,12 +24,8 @@ class RunLogger(Logger):
     """Claim ``<root>/<experiment>/version_N`` and write metrics there as TensorBoard events.
 
     Metrics named ``train_*`` and ``val_*`` go to two sub-folders under one tag, so that TensorBoard draws both curves
-    in one chart over epochs. All other metrics go to the run's folder itself, at the optimizer step.
-
-    Args:
-        root: folder of all experiments.
-        experiment: name of the folder of this experiment's runs.
-        version: name of the folder of a resumed run; ``None`` claims a new one.
+    in one chart over epochs. All other metrics go to the run's folder itself, at the optimizer step. ``version`` is the
+    name of the folder of a resumed run; ``None`` claims a new one.
     """
 
     def __init__(self, root: Path, experiment: str, version: str | None = None) -> None:
@@ -95,13 +91,11 @@ class RunLogger(Logger):
     def discard_events_after(self, step: int, records: Sequence[EpochRecord]) -> None:
         """Discard the events that a resumed run wrote after its checkpoint.
 
-        The curves of the ``records``, all epochs before it, are written again: the last events may not have reached
-        the disk.
+        The curves of all epochs before it, ``records``, are written again: the last events may not be on the disk.
         """
         self._purge = {"": step + 1, "train": 0, "val": 0}
         for record in records:
-            values = asdict(record.metrics)
-            self.log_metrics({name: value for name, value in values.items() if value is not None})
+            self.log_metrics({name: value for name, value in asdict(record.metrics).items() if value is not None})
 
     def flush(self) -> None:
         """Hand all events to the operating system."""

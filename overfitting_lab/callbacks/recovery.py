@@ -47,13 +47,8 @@ class Recovery(Checkpoint):
     the Trainer validates within epochs, states are saved at the ends of epochs only.
 
     Dropout is seeded for each batch from seed, epoch, batch and process, so that no generator's state has to be saved.
-    The counts of the training metrics are saved with the state, process by process.
-
-    Args:
-        logger: the run's logger, which owns the folder.
-        seed: seed of the run.
-        minutes: time between two checkpoints within an epoch.
-        steps: optimizer steps between two checkpoints within an epoch; ``None`` leaves it to ``minutes``.
+    The counts of the training metrics are saved with the state, process by process. ``minutes`` or ``steps``, optimizer
+    steps, pass between two checkpoints within an epoch; ``None`` leaves it to ``minutes``.
     """
 
     def __init__(self, logger: RunLogger, seed: int, minutes: float, steps: int | None) -> None:
@@ -110,19 +105,16 @@ class Recovery(Checkpoint):
         self._saved_at = time.monotonic()
         self._saved_step = trainer.global_step
         if self._counted is not None:
-            self._restore_counts(trainer, pl_module)
+            self._restore_counts(trainer, pl_module, self._counted)
         for number in (signal.SIGTERM, signal.SIGINT):
             self._handlers[number] = signal.signal(number, self._on_signal)
 
-    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+    def on_exception(self, *_: Any) -> None:
+        """Do as at the end of a run; Lightning does not call ``teardown`` if it fails."""
+        self.teardown()
+
+    def teardown(self, *_: Any) -> None:
         """Release the signals and the folder."""
-        self._release()
-
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Release them if the run fails; Lightning does not call ``teardown`` then."""
-        self._release()
-
-    def _release(self) -> None:
         if self._lock is not None:
             if os.name == "posix":  # elsewhere an open file cannot be removed, and the lock removes it itself
                 self._logger.files.lock.unlink(missing_ok=True)
@@ -144,9 +136,7 @@ class Recovery(Checkpoint):
         torch.manual_seed(int.from_bytes(hashlib.sha256(place.encode()).digest()[:4], "big"))
         self._rates.append(recorder_of(trainer).learning_rate)
 
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: Trainer, _: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Check the loss every 20 steps; save if it is time, or if a signal arrived."""
         self._losses.append(outputs["loss"].detach())
         if (batch_idx + 1) % trainer.accumulate_grad_batches:
@@ -158,7 +148,8 @@ class Recovery(Checkpoint):
         stop, due = self._agree(trainer, due=self._is_due(trainer))
         if ends_epoch:
             return
-        if (stop or due) and self._validates_at_epoch_ends(trainer):
+        # A state saved between two validations within an epoch would lose the first one.
+        if (stop or due) and (trainer.val_check_batch or 0) >= trainer.num_training_batches:
             self._save(trainer, within_epoch=True)
         if stop:
             raise StoppedError(stop, self._logger.folder)
@@ -172,11 +163,6 @@ class Recovery(Checkpoint):
             self._save(trainer, within_epoch=False)
         if stop:
             raise StoppedError(stop, self._logger.folder)
-
-    @staticmethod
-    def _validates_at_epoch_ends(trainer: Trainer) -> bool:
-        """Tell if no validation is within an epoch; a state saved within would lose the validations before it."""
-        return trainer.val_check_batch is not None and trainer.val_check_batch >= trainer.num_training_batches
 
     def _is_due(self, trainer: Trainer) -> bool:
         by_steps = self._steps is not None and trainer.global_step - self._saved_step >= self._steps
@@ -221,10 +207,8 @@ class Recovery(Checkpoint):
         if not self._within_epoch:
             checkpoint["stopped"] = trainer.should_stop
             return
-        mine = {
-            name: {key: value.cpu() for key, value in metric.metric_state.items()}
-            for name, metric in pl_module.train_metrics.items(keep_base=True)  # type: ignore[operator, union-attr]
-        }
+        metrics = pl_module.train_metrics.items(keep_base=True)  # type: ignore[operator, union-attr]
+        mine = {name: {key: value.cpu() for key, value in metric.metric_state.items()} for name, metric in metrics}
         counted = [mine] * trainer.world_size
         if trainer.world_size > 1:
             torch.distributed.all_gather_object(counted, mine)
@@ -235,12 +219,11 @@ class Recovery(Checkpoint):
         self._counted = checkpoint.get("counted")
         trainer.should_stop = checkpoint.get("stopped", False)
 
-    def _restore_counts(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        assert self._counted is not None
-        if len(self._counted) == trainer.world_size:
-            mine = [self._counted[trainer.global_rank]]
-        else:  # another number of processes: the first one gets all counts
-            mine = self._counted if trainer.is_global_zero else []
+    @staticmethod
+    def _restore_counts(trainer: Trainer, pl_module: LightningModule, counted: list[Any]) -> None:
+        mine = counted if trainer.is_global_zero else []
+        if len(counted) == trainer.world_size:  # else, the first process gets all counts
+            mine = [counted[trainer.global_rank]]
         for name, metric in pl_module.train_metrics.items(keep_base=True):  # type: ignore[operator, union-attr]
             for counts in mine:
                 for key, value in counts[name].items():

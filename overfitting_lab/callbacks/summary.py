@@ -28,11 +28,8 @@ class RunSummary(Callback):
     epoch and at the end. ``metrics.csv`` gets a row every epoch. ``curves.png`` and ``weights.pth``, the weights of the
     best checkpoint, are written at the end.
 
-    Args:
-        logger: the run's logger, which owns the folder.
-        config: returns the complete configuration.
-        facts: fields of :class:`Summary` that are known before the run.
-        diagnosis: returns the findings of the doctor.
+    ``config`` returns the complete configuration, ``diagnosis`` the findings of the doctor. ``facts`` are fields of
+    :class:`Summary` that are known before the run.
     """
 
     def __init__(
@@ -84,9 +81,6 @@ class RunSummary(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Cut the files and curves of a resumed run off at its checkpoint."""
-        self._restore_files(trainer)
-
-    def _restore_files(self, trainer: Trainer) -> None:
         self._files_restored = True
         if trainer.is_global_zero:
             records, metrics = recorder_of(trainer).records, self._logger.files.metrics
@@ -108,7 +102,7 @@ class RunSummary(Callback):
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Complete the files."""
         if not self._files_restored:  # the checkpoint was of the run's end: training did not start
-            self._restore_files(trainer)
+            self.on_train_start(trainer, pl_module)
         if trainer.is_global_zero:
             self._end(trainer, status="finished")
 
@@ -125,15 +119,10 @@ class RunSummary(Callback):
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Add the test's result."""
         images = int(pl_module.test_confusion.compute().sum())  # type: ignore[operator, union-attr]
-        if self._summary is None:
-            return
-        result = TestSummary(
-            checkpoint=Path(trainer.ckpt_path).stem if trainer.ckpt_path else "last",
-            loss=plain(trainer.callback_metrics["test_loss"]),
-            acc=plain(trainer.callback_metrics["test_acc"]),
-            images=images,
-        )
-        self._write(replace(self._summary, test=result))
+        if self._summary is not None:
+            checkpoint = Path(trainer.ckpt_path).stem if trainer.ckpt_path else "last"
+            loss, accuracy = (plain(trainer.callback_metrics[name]) for name in ("test_loss", "test_acc"))
+            self._write(replace(self._summary, test=TestSummary(checkpoint, loss, accuracy, images)))
 
     def _end(self, trainer: Trainer, **changes: Any) -> None:
         self._update(trainer, **changes)
@@ -145,9 +134,8 @@ class RunSummary(Callback):
             save_figure(files.curves, curves(records, title))
         if files.best.is_file():
             state = load_checkpoint(files.best)["state_dict"]
-            network = {
-                name.removeprefix("network."): value for name, value in state.items() if name.startswith("network.")
-            }
+            prefix = "network."
+            network = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
             replace_file(files.weights, lambda path: torch.save(network, path))
 
     def _update(self, trainer: Trainer, **changes: Any) -> None:

@@ -40,10 +40,8 @@ CompileMode = Literal["default", "reduce-overhead", "max-autotune"]
 class ExperimentCLI(LightningCLI):
     """Parse ``--config`` and flags, and build ``model``, ``datamodule`` and ``trainer``. Run nothing.
 
-    Args:
-        args: the command line; ``None`` is the process's own.
-        description: text of ``--help``.
-        keep: keep a run's folder. ``--trainer.fast_dev_run`` and ``--trainer.logger false`` keep none either.
+    Without ``args`` it parses the process's own command line. A run's folder is kept if ``keep`` is true, but not with
+    ``--trainer.fast_dev_run`` or ``--trainer.logger false``.
     """
 
     model: ImageClassifier
@@ -59,6 +57,7 @@ class ExperimentCLI(LightningCLI):
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")  # names of classes in any script
         self._keep = keep
         self._resumed: Run | None = None
+        self._changes: dict[str, tuple[Any, Any]] = {}  # of the resumed run's settings: before and now
         self.logger: RunLogger | None = None
         super().__init__(
             ImageClassifier,
@@ -90,9 +89,8 @@ class ExperimentCLI(LightningCLI):
         parser.add_argument("--compile", type=CompileMode | None, help="mode of torch.compile; off by default")
         advice = "advise: report what is wrong with the run; stop: also end a run that cannot succeed"
         parser.add_argument("--doctor", type=Advice, default="advise", help=advice)
-        parser.add_argument(
-            "--check", action="store_true", help="examine the experiment for some seconds, train nothing"
-        )
+        check = "examine the experiment for some seconds, train nothing"
+        parser.add_argument("--check", action="store_true", help=check)
         parser.link_arguments("data.image_size", "model.init_args.image_size")
         parser.link_arguments("data.num_classes", "model.init_args.num_classes", apply_on="instantiate")
 
@@ -102,12 +100,11 @@ class ExperimentCLI(LightningCLI):
         Raises:
             RunError: if ``--resume`` names no run.
         """
-        given = list(sys.argv[1:] if args is None else args)
         finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
         finder.add_argument("--resume", type=Path)
-        resumed, others = finder.parse_known_args(given)
+        resumed, others = finder.parse_known_args(args)
         if resumed.resume is None:
-            self.config = parser.parse_args(given)
+            self.config = parser.parse_args(args)
             return
         self._resumed = Run(resumed.resume)
         own = ["--config", str(self._resumed.files.config)]
@@ -116,9 +113,12 @@ class ExperimentCLI(LightningCLI):
         self._changes = {key: (before.get(key), after[key]) for key in after if after[key] != before.get(key)}
 
     def before_instantiate_classes(self) -> None:
-        """Print the changes of a resumed run, and choose the precision if none was given."""
-        if self._resumed is not None:
-            self._print_changes(self._resumed)
+        """Print the changes of a resumed run, or exit if it is complete. Choose the precision if none was given."""
+        if self._resumed is not None and not self._changes and self._resumed.finished:
+            rank_zero_only(print)(f"{self._resumed.folder} is already complete")
+            sys.exit(0)
+        for key, (before, after) in self._changes.items():
+            rank_zero_only(print)(f"changed    {key}: {before} -> {after}")
         trainer = self.config.trainer
         if self.config.check:
             self._keep = False
@@ -162,14 +162,13 @@ class ExperimentCLI(LightningCLI):
         callbacks: list[Callback] = [EpochRecorder(), *(given if isinstance(given, list) else [given])]
         if not any(isinstance(callback, PlateauSchedule) for callback in callbacks):
             callbacks.append(PlateauSchedule(reductions=None))
-        if keep:
-            if self._resumed is None:
-                root = Path(config.default_root_dir or ".") / "lightning_logs"
-                folder = root / self.config.experiment
-                self.logger = RunLogger(root, self.config.experiment)
-            else:
-                folder = Path(os.path.relpath(self._resumed.folder))
-                self.logger = RunLogger(folder.parent.parent, folder.parent.name, folder.name)
+        if keep and self._resumed is None:
+            root = Path(config.default_root_dir or ".") / "lightning_logs"
+            self.logger = RunLogger(root, self.config.experiment)
+            _check_writable(root / self.config.experiment)
+        elif keep and self._resumed is not None:
+            folder = Path(os.path.relpath(self._resumed.folder))
+            self.logger = RunLogger(folder.parent.parent, folder.parent.name, folder.name)
             _check_writable(folder)
         doctor = Doctor(self.logger, stop=self.config.doctor == "stop") if self.config.doctor != "off" else None
         if doctor is not None:
@@ -195,8 +194,8 @@ class ExperimentCLI(LightningCLI):
     def _writers(self, logger: RunLogger, doctor: Doctor | None, checkpoints: bool) -> list[Callback]:
         """Return the callbacks that write the run's folder."""
         config = self.config
-        facts = {"experiment": config.experiment, "seed": config.seed_everything}
-        facts |= {"versions": versions(), "git_commit": git_commit()}
+        facts = {"experiment": config.experiment, "seed": config.seed_everything, "versions": versions()}
+        facts["git_commit"] = git_commit()
         writers: list[Callback] = [
             RunSummary(logger, lambda: self.complete_config, facts, lambda: doctor.diagnosis if doctor else []),
             ImageRecord(logger),
@@ -206,14 +205,6 @@ class ExperimentCLI(LightningCLI):
             recovery = Recovery(logger, config.seed_everything, config.checkpoint_minutes, config.checkpoint_steps)
             writers += [BestCheckpoint(logger), recovery]
         return writers
-
-    def _print_changes(self, run: Run) -> None:
-        """Print how the configuration differs from the run's own; exit if nothing is left to do."""
-        if not self._changes and run.finished:
-            rank_zero_only(print)(f"{run.folder} is already complete")
-            sys.exit(0)
-        for key, (before, after) in self._changes.items():
-            rank_zero_only(print)(f"changed    {key}: {before} -> {after}")
 
     @property
     def complete_config(self) -> str:

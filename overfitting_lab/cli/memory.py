@@ -13,9 +13,7 @@ def keep_freed_memory() -> None:
     Every step frees and allocates activations and gradients. By default, malloc maps and unmaps each of them, and the
     system clears every page again; docs/speed.md has the cost. With another C library, nothing happens.
     """
-    if sys.platform != "linux":
-        return
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is not None:
         mallopt(M_MMAP_MAX, 0)
         mallopt(M_TRIM_THRESHOLD, LARGEST_INT)

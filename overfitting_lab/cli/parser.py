@@ -85,15 +85,9 @@ class ExperimentParser(LightningArgumentParser):
 
 
 # Lines in which jsonargparse describes its own workings instead of the mistake.
-NOISE = (
-    "Does not validate against any of the Union subtypes",
-    "Errors:",
-    "Expected a <class 'NoneType'>",
-    "Expected a path but ",
-    "Given value type: ",
-    "Given value: Namespace",
-    "Given value: NestedArg",
-    "Subtypes: ",
+NOISE = re.compile(
+    "Does not validate against any of the Union subtypes|Errors:|Expected a (<class 'NoneType'>|path but )|"
+    "Given value( type: |: Namespace|: NestedArg)|Subtypes: "
 )
 NO_CLASS = "Expected a dot import path string: "
 
@@ -101,7 +95,7 @@ NO_CLASS = "Expected a dot import path string: "
 def clear(message: str) -> str:
     """Return a message of jsonargparse without the noise."""
     lines = [line.strip().removeprefix("- ") for line in message.splitlines()]
-    lines = [line for line in lines if line and not line.startswith(NOISE)]
+    lines = [line for line in lines if line and not NOISE.match(line)]
     said = [line for line in lines if not line.startswith(NO_CLASS)]
     if not any("Expected" in line or "accepted" in line for line in said):
         said += [f"{line.removeprefix(NO_CLASS)} cannot be imported" for line in lines if line.startswith(NO_CLASS)]

@@ -4,13 +4,9 @@ import torch
 
 
 def default_precision(accelerator: str) -> tuple[str, str]:
-    """Return the default precision: bf16-mixed if the hardware multiplies in bf16, else float32.
+    """Return the Trainer's name of the default precision, and the reason in words.
 
-    Args:
-        accelerator: the Trainer's accelerator; ``auto`` prefers a GPU.
-
-    Returns:
-        The Trainer's name of the precision, and the reason in words.
+    It is bf16-mixed if the hardware multiplies in bf16, else float32. The accelerator ``auto`` prefers a GPU.
     """
     if accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available():
         chip, has_bf16 = "GPU", torch.cuda.get_device_capability() >= (8, 0)

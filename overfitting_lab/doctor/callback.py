@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import replace
 from statistics import fmean, median
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -35,16 +35,15 @@ class Doctor(Callback):
     no random number, updates no metric and leaves the network unchanged, so that the weights are bit for bit equal to
     the weights of a run without it. Process 0 probes its share of a step and reports.
 
-    Args:
-        logger: the run's logger, for TensorBoard; ``None`` if nothing is kept.
-        stop: end a run that cannot succeed.
+    With ``stop`` it ends a run that cannot succeed. Without a ``logger`` it writes nothing to TensorBoard.
     """
+
+    _facts: progress.Facts  # of process 0, from the start of training on
 
     def __init__(self, logger: RunLogger | None, stop: bool = False) -> None:
         self._logger = logger
         self._stop = stop
         self._found: dict[str, Diagnosis] = {}
-        self._facts: progress.Facts | None = None
         self._losses: list[Tensor] = []
         self._means: list[float] = []
         self._gradients: tuple[gradients.Gradient, ...] = ()
@@ -85,11 +84,11 @@ class Doctor(Callback):
         self._report(found, trainer)
         for config in trainer.lr_scheduler_configs:
             epochs, steps = trainer.max_epochs or 0, trainer.estimated_stepping_batches
-            counted = epochs > 0 or config.interval == "step"
-            if counted and steps < float("inf") and not trainer.fast_dev_run:  # type: ignore[attr-defined]
+            counted = (epochs > 0 or config.interval == "step") and steps < float("inf")
+            if counted and not trainer.fast_dev_run:  # type: ignore[attr-defined]
                 self._report(schedule_cut_short(config.scheduler, config.interval, epochs, int(steps)), trainer)
 
-    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, *_: Any) -> None:
         """Probe the layers before the first step."""
         self._images = batch.images if trainer.is_global_zero and len(batch.images) else None
         if trainer.global_step == 0 and self._probed_step < 0:
@@ -104,11 +103,10 @@ class Doctor(Callback):
         Reading the loss makes a GPU wait, so that it is read there only if a probe is due.
         """
         due = trainer.global_step < 2 or (trainer.global_step + 1) % EVERY == 0 or loss.device.type == "cpu"
-        if self._images is None or not due or "not_finite" in self._found or bool(loss.isfinite()):
-            return
-        self._report_not_finite(trainer, pl_module)
-        if trainer.world_size == 1:
-            self._stop_if_hopeless(trainer)
+        if self._images is not None and due and "not_finite" not in self._found and not loss.isfinite():
+            self._report_not_finite(trainer, pl_module)
+            if trainer.world_size == 1:
+                self._stop_if_hopeless(trainer)
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Any) -> None:
         """Measure the gradients if a probe is due."""
@@ -116,9 +114,7 @@ class Doctor(Callback):
             self._gradients = gradients.measure(_network(pl_module))
             self._weights = gradients.sample(_network(pl_module))
 
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *_: Any) -> None:
         """Keep the loss; probe if that is due."""
         if self._images is not None:
             self._losses.append(outputs["loss"].detach() * trainer.accumulate_grad_batches)
@@ -132,9 +128,9 @@ class Doctor(Callback):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Probe the epoch's metrics."""
-        if trainer.is_global_zero and self._facts is not None:
+        if trainer.is_global_zero:
             self._report(self._not_learning(trainer.global_step), trainer)
-            causes = [code for code in self._found if code in (*EXPLAIN, *EXPLAINED)]
+            causes = [code for code in self._found if code in CAUSES + EFFECTS]
             self._report(progress.epochs_say(self._facts, recorder_of(trainer).records, causes), trainer)
         self._stop_if_hopeless(trainer)
 
@@ -165,24 +161,18 @@ class Doctor(Callback):
             yield from activations.dead_relus(self._measure(trainer, pl_module), step)
         self._change = median(gradients.relative_changes(self._weights, gradients.sample(_network(pl_module))))
         yield from self._not_learning(step)
-        if self._facts is not None:
-            yield from progress.learning_rate_too_high(self._facts, self._means)
+        yield from progress.learning_rate_too_high(self._facts, self._means)
 
     def _not_learning(self, step: int) -> Iterable[Diagnosis]:
-        if self._facts is not None:
-            causes = [code for code in self._found if code in EXPLAIN]
-            yield from progress.not_learning(self._facts, self._means, self._change, causes, step)
+        causes = [code for code in self._found if code in CAUSES]
+        return progress.not_learning(self._facts, self._means, self._change, causes, step)
 
     def _report_not_finite(self, trainer: Trainer, pl_module: LightningModule) -> None:
         where = f"step {trainer.global_step + 1}"
-        lost = [name for name, parameter in _network(pl_module).named_parameters() if not parameter.isfinite().all()]
-        if lost:
-            names = tuple(dict.fromkeys(name.rpartition(".")[0] for name in lost))
-            found = activations.weights_not_finite(names, where)
-        elif self._images is not None and (layer := self._measure(trainer, pl_module).first_not_finite) is not None:
-            found = activations.not_finite(layer, where)
-        else:
-            found = activations.weights_not_finite((), where)
+        weights = _network(pl_module).named_parameters()
+        lost = dict.fromkeys(name.rpartition(".")[0] for name, weight in weights if not weight.isfinite().all())
+        layer = None if lost or self._images is None else self._measure(trainer, pl_module).first_not_finite
+        found = activations.not_finite(layer, where) if layer else activations.weights_not_finite(tuple(lost), where)
         self._report([found], trainer)
         if "activations_explode" not in self._found and found.layers[:1] != ("input",):
             self._report([progress.too_high(f"the loss is NaN or infinite at {where}")], trainer)
@@ -203,57 +193,37 @@ class Doctor(Callback):
         if not self._stop:
             return
         causes = [found for found in self._found.values() if found.severity is Severity.FATAL]
-        fatal = f"{causes[0].code}: {causes[0].what}" if causes else ""
-        if trainer.world_size > 1:
-            fatal = trainer.strategy.broadcast(fatal)
+        fatal = trainer.strategy.broadcast(f"{causes[0].code}: {causes[0].what}" if causes else "")
         if fatal:
             raise HopelessError(f"this run cannot succeed: {fatal}; --doctor advise trains it all the same")
 
 
-# Codes that explain a loss that does not fall.
-EXPLAIN = (
-    "softmax_before_cross_entropy",
-    "activations_explode",
-    "activations_vanish",
-    "dead_relus",
-    "gradients_vanish",
-)
-# Codes that report such a loss.
-EXPLAINED = ("stuck_at_chance", "learning_rate_too_high", "learning_rate_too_low", "shuffled_labels")
+# Codes that explain a loss that does not fall, and codes that report it.
+CAUSES = ("softmax_before_cross_entropy", "activations_explode", "activations_vanish", "dead_relus", "gradients_vanish")
+EFFECTS = ("stuck_at_chance", "learning_rate_too_high", "learning_rate_too_low", "shuffled_labels")
 
 
 def examine(datamodule: Any, pl_module: LightningModule) -> tuple[progress.Facts, list[Diagnosis]]:
-    """Return the facts and the findings that data and network show before the first step.
-
-    Args:
-        datamodule: a ``CIFAR10DataModule`` that is set up.
-        pl_module: an ``ImageClassifier``.
-    """
+    """Return what a set-up ``CIFAR10DataModule`` and an ``ImageClassifier`` show before the first step."""
     images, train, val = datamodule.images, datamodule.train_indices, datamodule.val_indices
     labels, classes = images.train_labels[train], len(images.classes)
-    found = [
-        *data_rules.duplicate_images(data_rules.duplicates(images.train_images, train, val), len(val)),
-        *data_rules.class_imbalance(labels, images.classes),
-    ]
-    accuracy = data_rules.linear_accuracy(images.train_images, images.train_labels, train, val, classes)
-    asked = images.train_labels[val[: data_rules.PROBED]]
+    copies = data_rules.duplicates(images.train_images, train, val)
+    found = [*data_rules.duplicate_images(copies, len(val)), *data_rules.class_imbalance(labels, images.classes)]
     network = _network(pl_module)
     dropout = any(isinstance(module, nn.modules.dropout._DropoutNd) and module.p > 0 for module in network.modules())
-    augment = () if datamodule.augment == "none" else (f"augmentation {datamodule.augment}",)
+    remedies = {"dropout": dropout, f"augmentation {datamodule.augment}": datamodule.augment != "none"}
     facts = progress.Facts(
         classes=classes,
         chance=data_rules.chance(labels, classes),
         depth=len(weighted_layers(network)),
         train_size=len(train),
         val_size=len(val),
-        remedies=(("dropout",) if dropout else ()) + augment,
-        labels_fit=None if accuracy is None else data_rules.beats_chance(accuracy, asked, classes),
+        remedies=tuple(name for name, used in remedies.items() if used),
+        labels_fit=data_rules.labels_fit(images.train_images, images.train_labels, train, val, classes),
         label_noise=datamodule.label_noise,
     )
     return facts, found
 
 
 def _network(pl_module: LightningModule) -> nn.Module:
-    network = pl_module.network
-    assert isinstance(network, nn.Module)
-    return network
+    return cast(nn.Module, pl_module.network)

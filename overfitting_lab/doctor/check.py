@@ -21,7 +21,7 @@ from overfitting_lab.callbacks.console import data_lines
 from overfitting_lab.callbacks.recovery import checkpoint_bytes
 from overfitting_lab.doctor import Diagnosis, Severity, activations
 from overfitting_lab.doctor.callback import IMAGES, HopelessError, examine
-from overfitting_lab.doctor.layers import Measurement, measure_layers
+from overfitting_lab.doctor.layers import Layer, measure_layers
 from overfitting_lab.doctor.schedule import length, schedule_cut_short
 
 SECONDS = 6  # about as long as the steps may take
@@ -45,26 +45,26 @@ def check(trainer: Trainer, model: ImageClassifier, data: CIFAR10DataModule) -> 
     trainer.precision_plugin.convert_module(model)
     model.to(trainer.strategy.root_device)
     batch = data.to_network(next(iter(data.train_dataloader())).to(model.device), training=True)
-    measured = measure_layers(
-        model.network,
-        batch.images[: IMAGES if data.image_size <= 64 else FEW].to(next(model.parameters()).dtype),
-        trainer.precision_plugin.forward_context(),
-    )
+    probed = batch.images[: IMAGES if data.image_size <= 64 else FEW].to(next(model.parameters()).dtype)
+    measured = measure_layers(model.network, probed, trainer.precision_plugin.forward_context())
     facts, found = examine(data, model)
     found += activations.diagnose(measured)
-    _print_layers(measured)
-    loss = float(F.cross_entropy(measured.logits, batch.labels[: len(measured.logits)]))
-    print(f"first loss {loss:.3f} on {len(measured.logits)} images; chance level is {facts.chance:.3f}")
+    shape, layers = _shape(measured.input), len(measured.layers)
+    print(f"shapes     {shape} into {layers} layers; their outputs' root mean square")
+    for layer in measured.weighted:
+        print(f"           {layer!s:16} {_shape(layer):>16} {layer.size:9.3g}")
+    loss = float(F.cross_entropy(measured.logits, batch.labels[: len(probed)]))
+    print(f"first loss {loss:.3f} on {len(probed)} images; chance level is {facts.chance:.3f}")
 
-    configured: Any = model.configure_optimizers()
-    made: dict[str, Any] = {"optimizer": configured} if isinstance(configured, Optimizer) else configured
+    made: Any = model.configure_optimizers()
+    optimizer, schedule = (made, None) if isinstance(made, Optimizer) else (made["optimizer"], made["lr_scheduler"])
     steps = _steps_of_epoch(trainer, data)
-    ends = [end for end in (steps * (trainer.max_epochs or 0), trainer.max_steps) if end > 0]  # -1 is no end
-    total = min(ends, default=0)
+    ends = (steps * (trainer.max_epochs or 0), trainer.max_steps)
+    total = min((end for end in ends if end > 0), default=0)  # -1 is no end
     epochs = -(-total // steps)
     print(f"steps      {steps:,} an epoch, {total:,} in {epochs} epochs")
-    found += _schedule(made.get("lr_scheduler"), total, epochs)
-    _print_time(trainer, model, made["optimizer"], batch, steps, total, len(data.val_indices))
+    found += _schedule(schedule, total, epochs)
+    _print_costs(trainer, model, optimizer, batch, steps, total, len(data.val_indices))
     problems = list(_disk(Path(trainer.default_root_dir), model))
     for diagnosis in found:
         print(diagnosis)
@@ -75,16 +75,8 @@ def check(trainer: Trainer, model: ImageClassifier, data: CIFAR10DataModule) -> 
     print("check      " + ("nothing that would keep it from learning" if found else "nothing to report"), flush=True)
 
 
-def _print_layers(measured: Measurement) -> None:
-    print(
-        f"shapes     {_shape(measured.input.shape)} into {len(measured.layers)} layers; their outputs' root mean square"
-    )
-    for layer in measured.weighted:
-        print(f"           {layer!s:16} {_shape(layer.shape):>16} {layer.size:9.3g}")
-
-
-def _shape(shape: tuple[int, ...]) -> str:
-    return " x ".join(str(extent) for extent in shape)
+def _shape(layer: Layer) -> str:
+    return " x ".join(map(str, layer.shape))
 
 
 def _steps_of_epoch(trainer: Trainer, data: CIFAR10DataModule) -> int:
@@ -105,15 +97,15 @@ def _schedule(schedule: dict[str, Any] | None, total: int, epochs: int) -> Itera
     yield from schedule_cut_short(scheduler, interval, epochs, total)
 
 
-def _print_time(
+def _print_costs(
     trainer: Trainer, model: ImageClassifier, optimizer: Optimizer, batch: Batch, steps: int, total: int, val_size: int
 ) -> None:
-    images, labels = batch.images, batch.labels
+    images = batch.images
 
     def step(number: int) -> None:
         optimizer.zero_grad()
         with trainer.precision_plugin.forward_context():
-            loss = F.cross_entropy(model(images[:number]).float(), labels[:number])
+            loss = F.cross_entropy(model(images[:number]).float(), batch.labels[:number])
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
 
@@ -121,44 +113,37 @@ def _print_time(
         with torch.no_grad(), trainer.precision_plugin.forward_context():
             model(images[:number])
 
+    def timed(work: Callable[[int], None], number: int) -> float:
+        started = time.perf_counter()
+        work(number)
+        if model.device.type != "cpu":
+            torch.accelerator.synchronize(model.device)
+        return time.perf_counter() - started
+
     number = min(4, len(images))
     step(number)  # the first one takes memory
-    while 12 * _seconds(step, number, model.device) < SECONDS and number < len(images):
+    while 12 * timed(step, number) < SECONDS and number < len(images):
         number = min(4 * number, len(images))
-    seconds = median(_seconds(step, number, model.device) for _ in range(3))
+    seconds = median(timed(step, number) for _ in range(3))
     if number < len(images):  # what is left is the images' alone
         fewer = max(1, number // 4)
-        seconds += (seconds - _seconds(step, fewer, model.device)) * (len(images) - number) / (number - fewer)
+        seconds += (seconds - timed(step, fewer)) * (len(images) - number) / (number - fewer)
     seconds *= trainer.accumulate_grad_batches
-    epoch = steps * seconds + _seconds(validate, number, model.device) * val_size / number
+    epoch = steps * seconds + timed(validate, number) * val_size / number
     whole = timedelta(seconds=round(epoch * total / steps))
     print(
         f"time       {seconds:.3g} s a step, {epoch:.3g} s an epoch with validation, {whole} in all "
         f"(3 steps of {number} of {len(images)} images on {model.device.type.upper()})"
     )
-    if taken := _memory(model.device):
-        print(f"memory     {taken} after steps of {number} of {len(images)} images")
+    after = f"after steps of {number} of {len(images)} images"
+    if model.device.type == "cuda":
+        taken, there = torch.cuda.max_memory_reserved(model.device), torch.cuda.mem_get_info(model.device)[1]
+        print(f"memory     {taken / 1e9:.1f} of the GPU's {there / 1e9:.1f} GB {after}")
+    elif os.name == "posix":
+        import resource  # not at the top: Windows has none
 
-
-def _seconds(work: Callable[[int], None], number: int, device: torch.device) -> float:
-    started = time.perf_counter()
-    work(number)
-    if device.type != "cpu":
-        torch.accelerator.synchronize(device)
-    return time.perf_counter() - started
-
-
-def _memory(device: torch.device) -> str | None:
-    """Return the memory used so far; ``None`` if the system does not tell."""
-    if device.type == "cuda":
-        taken, there = torch.cuda.max_memory_reserved(device), torch.cuda.mem_get_info(device)[1]
-        return f"{taken / 1e9:.1f} of the GPU's {there / 1e9:.1f} GB"
-    if os.name != "posix":
-        return None
-    import resource  # not at the top: Windows has none
-
-    taken = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    return f"{taken / 1e9:.1f} GB"
+        taken = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+        print(f"memory     {taken / 1e9:.1f} GB {after}")
 
 
 def _disk(root: Path, model: ImageClassifier) -> Iterator[str]:

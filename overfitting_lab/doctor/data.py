@@ -19,17 +19,11 @@ PROBED = 5000  # the linear probe uses at most so many images
 def duplicates(images: Tensor, train: Tensor, val: Tensor) -> int:
     """Count the validation images that are, pixel for pixel, training images.
 
-    Args:
-        images: uint8 [N, height, width, 3].
-        train: int64 [n], indices of the training images.
-        val: int64 [m], indices of the validation images.
+    ``images`` are uint8 [N, height, width, 3]. ``train`` and ``val`` are int64, indices of images.
     """
     pixels = images.numpy()
-    in_train, in_val = (
-        [sha256(pixels[index].tobytes()).digest() for index in indices] for indices in (train.tolist(), val.tolist())
-    )
-    known = set(in_train)
-    return sum(digest in known for digest in in_val)
+    known = {sha256(pixels[index].tobytes()).digest() for index in train.tolist()}
+    return sum(sha256(pixels[index].tobytes()).digest() in known for index in val.tolist())
 
 
 def chance(labels: Tensor, classes: int) -> float:
@@ -38,17 +32,12 @@ def chance(labels: Tensor, classes: int) -> float:
     return float(-torch.special.xlogy(shares, shares).sum())
 
 
-def linear_accuracy(images: Tensor, labels: Tensor, train: Tensor, val: Tensor, classes: int) -> float | None:
-    """Return the validation accuracy of a linear classifier on 8x8 pixels; ``None`` if there are too few images.
+def labels_fit(images: Tensor, labels: Tensor, train: Tensor, val: Tensor, classes: int) -> bool | None:
+    """Tell if a linear classifier on 8x8 pixels beats chance, so that the labels fit; ``None`` with too few images.
 
-    It needs no network. If it beats chance, labels and images belong together.
-
-    Args:
-        images: uint8 [N, 32, 32, 3].
-        labels: int64 [N], in [0, classes).
-        train: int64 [n], indices of the images to fit; only the first 5,000 count.
-        val: int64 [m], indices of the images to classify; only the first 5,000 count.
-        classes: number of classes.
+    It beats chance if its validation accuracy is three standard deviations above always naming the largest class.
+    ``images`` are uint8 [N, 32, 32, 3], ``labels`` int64 [N] in [0, classes). The first 5,000 ``train`` indices, int64,
+    are fitted, the first 5,000 of ``val`` classified.
     """
     train, val = train[:PROBED], val[:PROBED]
     if min(len(train), len(val)) < FEW:
@@ -65,13 +54,9 @@ def linear_accuracy(images: Tensor, labels: Tensor, train: Tensor, val: Tensor, 
     targets = F.one_hot(labels[train], classes).double()
     normal = known.T @ known + 1e-2 * len(train) * torch.eye(known.shape[1], dtype=torch.float64)
     predicted = (asked @ torch.linalg.solve(normal, known.T @ targets)).argmax(dim=1)
-    return float((predicted == labels[val]).double().mean())
-
-
-def beats_chance(accuracy: float, labels: Tensor, classes: int) -> bool:
-    """Return whether an accuracy on the labels is three standard deviations above always naming the largest class."""
-    share = float(torch.bincount(labels, minlength=classes).max()) / len(labels)
-    return accuracy > share + 3 * math.sqrt(share * (1 - share) / len(labels))
+    accuracy = float((predicted == labels[val]).double().mean())
+    share = float(torch.bincount(labels[val]).max()) / len(val)
+    return accuracy > share + 3 * math.sqrt(share * (1 - share) / len(val))
 
 
 def duplicate_images(number: int, val_size: int) -> Iterator[Diagnosis]:

@@ -26,8 +26,7 @@ class Diagnosis:
     evidence: str  # the numbers and layers that show the cause
     remedy: str  # what to type or to change next
     layers: tuple[str, ...] = ()  # names in the network's named_modules. The cause begins at the first
-    # the epoch at which the cause began, counted from 0; None if the finding is not about epochs
-    epoch: int | None = None
+    epoch: int | None = None  # at which the cause began, counted from 0; None if the finding is not about epochs
     step: int = 0  # the number of optimizer steps before the finding. The caller of a rule sets it
 
     def as_dict(self) -> dict[str, Any]:

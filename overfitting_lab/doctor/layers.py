@@ -21,9 +21,7 @@ class Layer:
     shape: tuple[int, ...]  # of the output for one image
     weighted: bool  # whether the layer is a convolution or a linear layer
     size: float  # root mean square of the output
-    # root mean square, over the output's elements, of their standard deviation over the images: how much the
-    # output still depends on the image
-    spread: float
+    spread: float  # root mean square of the elements' standard deviation over images: how far the image still matters
     finite: bool  # whether every element is finite
     dead: float | None  # share of the channels that are 0 for every image and at every position; None if it is no ReLU
 
@@ -67,12 +65,8 @@ def measure_layers(
     """Measure each layer's output for a batch.
 
     Dropout is off. Batch normalization uses the batch's own statistics, as in training, and keeps its running ones.
-    The network runs without its compiled form and is left unchanged.
-
-    Args:
-        network: any module that maps images to logits [N, classes].
-        images: float [N, 3, H, W], N at least 1.
-        context: of the forward pass, as for mixed precision.
+    The network, any module that maps images to logits [N, classes], runs without its compiled form and is left
+    unchanged. ``images`` are float [N, 3, H, W], N at least 1. ``context`` is of the forward pass: mixed precision.
     """
     found: list[tuple[str, nn.Module, tuple[int, ...], Tensor]] = []
 
@@ -91,20 +85,11 @@ def measure_layers(
         for handle in handles:
             handle.remove()
     numbers = torch.stack([statistics for *_, statistics in found]).tolist()  # one wait for a GPU
-    first, *layers = (
-        Layer(
-            name,
-            type(module).__name__,
-            shape,
-            weighted=is_weighted(module),
-            size=size,
-            spread=spread,
-            finite=bool(finite),
-            dead=dead if isinstance(module, RECTIFIERS) else None,
-        )
-        for (name, module, shape, _), (size, spread, finite, dead) in zip(found, numbers, strict=True)
-    )
-    return Measurement(first, tuple(layers), logits)
+    layers = []
+    for (name, module, shape, _), (size, spread, finite, dead) in zip(found, numbers, strict=True):
+        share = dead if isinstance(module, RECTIFIERS) else None
+        layers.append(Layer(name, type(module).__name__, shape, is_weighted(module), size, spread, bool(finite), share))
+    return Measurement(layers[0], tuple(layers[1:]), logits)
 
 
 def _statistics(module: nn.Module, output: Tensor) -> Tensor:

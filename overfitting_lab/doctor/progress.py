@@ -44,12 +44,8 @@ def not_learning(
 ) -> Iterator[Diagnosis]:
     """Report a loss that stays at chance level for longer than is normal for the network's depth.
 
-    Args:
-        facts: of the run.
-        losses: mean losses of equally many steps, from the first step on.
-        changes: how far the last measured step moved the middle layer's weights, as a fraction of their norm.
-        causes: codes of earlier findings that explain it.
-        step: optimizer steps so far.
+    ``losses`` are means of equally many steps, of all ``step`` optimizer steps so far. The last measured step moved the
+    middle layer's weights by the fraction ``changes`` of their norm. ``causes`` are earlier findings that explain it.
     """
     if step < facts.plateau or len(losses) < PATIENCE or min(losses) < LEFT * facts.chance:
         return
@@ -61,22 +57,20 @@ def not_learning(
     if facts.labels_fit is False and not facts.label_noise:
         yield shuffled_labels("neither a network nor a linear classifier on the pixels beats chance; " + evidence)
     elif not causes and changes < STILL:
-        what = "the steps are so small that the network hardly changes"
-        remedy = "ten times the --model.optimizer.lr"
+        what, remedy = "the steps are so small that the network hardly changes", "ten times the --model.optimizer.lr"
         yield Diagnosis("learning_rate_too_low", Severity.WARNING, what, evidence, remedy)
     elif not causes and losses[-1] > WORSE * facts.chance:
         yield too_high(evidence)
     else:
-        yield Diagnosis(
-            "stuck_at_chance",
-            Severity.FATAL if causes or step >= HOPELESS * facts.plateau else Severity.WARNING,
-            "the network does no better than chance" + (f": {', '.join(causes)}" if causes else ""),
-            evidence,
+        what = "the network does no better than chance" + (f": {', '.join(causes)}" if causes else "")
+        remedy = (
             f"the remedy of {', '.join(causes)}"
             if causes
             else "a third of the --model.optimizer.lr, or --model.initialization "
-            "lightning_modules.initialization.SmallOutput; --config vgg16_32.yaml has both right",
+            "lightning_modules.initialization.SmallOutput; --config vgg16_32.yaml has both right"
         )
+        fatal = causes or step >= HOPELESS * facts.plateau
+        yield Diagnosis("stuck_at_chance", Severity.FATAL if fatal else Severity.WARNING, what, evidence, remedy)
 
 
 def learning_rate_too_high(facts: Facts, losses: Sequence[float]) -> Iterator[Diagnosis]:
@@ -111,12 +105,12 @@ def epochs_say(facts: Facts, epochs: Sequence[EpochRecord], causes: Sequence[str
 
 def validation_not_finite(epochs: Sequence[EpochRecord], causes: Sequence[str]) -> Iterator[Diagnosis]:
     """Report a validation loss that is NaN or infinite, although the training losses were finite."""
-    last, place = epochs[-1], len(epochs) - 1
+    last = epochs[-1]
     if last.val_loss is None or math.isfinite(last.val_loss):
         return
     what = "the validation loss is NaN or infinite"
-    evidence = f"in epoch {place + 1}, mean training loss {last.train_loss:.3g}, validation loss {last.val_loss}"
-    yield Diagnosis("not_finite", Severity.FATAL, what, evidence, SMALLER_STEPS, epoch=place)
+    evidence = f"in epoch {len(epochs)}, mean training loss {last.train_loss:.3g}, validation loss {last.val_loss}"
+    yield Diagnosis("not_finite", Severity.FATAL, what, evidence, SMALLER_STEPS, epoch=len(epochs) - 1)
     if "activations_explode" not in causes:
         yield too_high(evidence)
 
@@ -156,7 +150,7 @@ def shuffled_labels(evidence: str) -> Diagnosis:
 
 
 def labels_without_meaning(facts: Facts, accuracies: Sequence[tuple[float, float]]) -> Iterator[Diagnosis]:
-    """Report training labels that are memorized and say nothing about validation images.
+    """Report training labels that are memorized, although validation shows that they mean nothing.
 
     ``accuracies`` holds the training and the validation accuracy of each epoch.
     """
@@ -168,18 +162,14 @@ def labels_without_meaning(facts: Facts, accuracies: Sequence[tuple[float, float
     if not all(train > chance + 0.1 and val <= chance + noise for train, val in recent):
         return
     train, val = recent[-1]
-    evidence = (
-        f"training accuracy {train:.1%}, validation accuracy {val:.1%} of {facts.val_size:,} images; chance level is "
-        f"{chance:.1%}"
-    )
+    evidence = f"training accuracy {train:.1%}, validation {val:.1%} of {facts.val_size:,} images; chance {chance:.1%}"
     if facts.label_noise:
         what = f"{facts.label_noise:.0%} of the training labels were drawn at random, and the network memorizes them"
         remedy = "nothing: --data.label_noise asked for it"
         yield Diagnosis("shuffled_labels", Severity.NOTE, what, evidence, remedy)
     else:
-        yield shuffled_labels(
-            f"{evidence}; the same in {PATIENCE} epochs in a row; a linear classifier on the pixels does no better"
-        )
+        evidence += f"; the same in {PATIENCE} epochs in a row; a linear classifier on the pixels does no better"
+        yield shuffled_labels(evidence)
 
 
 def validation_above_training(facts: Facts, accuracies: Sequence[tuple[float, float]]) -> Iterator[Diagnosis]:

@@ -23,21 +23,16 @@ def length(scheduler: object) -> int | None:
         case schedules.LinearLR() | schedules.ConstantLR() | schedules.PolynomialLR():
             return int(scheduler.total_iters)
         case schedules.SequentialLR():
-            begins = int(scheduler._milestones[-1])
             last = length(scheduler._schedulers[-1])
-            return begins + 1 if last is None else begins + last
+            return int(scheduler._milestones[-1]) + (1 if last is None else last)
         case _:
             return None
 
 
 def schedule_cut_short(scheduler: object, interval: str, epochs: int, total: int) -> Iterator[Diagnosis]:
-    """Report a schedule whose last change comes after the run's end.
+    """Report a schedule whose last change comes after the end of a run of ``epochs`` and ``total`` optimizer steps.
 
-    Args:
-        scheduler: of ``torch.optim.lr_scheduler``.
-        interval: ``epoch`` or ``step``: when the run steps the schedule.
-        epochs: number of epochs of the run.
-        total: number of optimizer steps of the run.
+    The run steps the ``scheduler``, of ``torch.optim.lr_scheduler``, at each ``interval``: ``epoch`` or ``step``.
     """
     needed, steps = length(scheduler), epochs if interval == "epoch" else total
     if needed is None or needed <= steps:

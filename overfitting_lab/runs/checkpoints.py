@@ -12,9 +12,7 @@ from overfitting_lab.runs.files import RunError
 def load_saved(path: Path, kind: str = "file of torch") -> Any:
     """Return what ``torch.save`` wrote, on the CPU, with tensors mapped into memory.
 
-    Args:
-        path: file to load.
-        kind: name of what the file should be, for the message.
+    A message calls the file a ``kind``.
 
     Raises:
         RunError: if there is no such file, or it is damaged or would run code when loaded.
@@ -31,11 +29,7 @@ def load_saved(path: Path, kind: str = "file of torch") -> Any:
 
 
 def load_checkpoint(path: Path, *, with_state: bool = False) -> dict[str, Any]:
-    """Return the content of a Lightning checkpoint; see :func:`load_saved`.
-
-    Args:
-        path: file to load.
-        with_state: require the state of training besides the weights.
+    """Return the content of a Lightning checkpoint, which must hold the state of training if ``with_state``.
 
     Raises:
         RunError: if the file cannot be used.

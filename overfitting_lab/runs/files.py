@@ -16,11 +16,7 @@ class RunError(Exception):
 
 
 class RunFiles:
-    """Name the files of a run.
-
-    Args:
-        folder: ``lightning_logs/<experiment>/version_N``.
-    """
+    """Name the files of a run in its folder, ``lightning_logs/<experiment>/version_N``."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -57,11 +53,7 @@ class RunFiles:
 def replace_file(path: Path, write: Callable[[Path], object]) -> None:
     """Replace a file as a whole: whenever the process or the machine dies, the old file or the new one is there.
 
-    The new file is written beside the old one, flushed to the disk, and renamed.
-
-    Args:
-        path: file to replace or to create.
-        write: writes the new content to the path that it gets.
+    ``write`` writes the new content to the path that it gets, beside the old file. The new file is flushed and renamed.
     """
     new = path.with_name(f".{path.name}.new")
     new.unlink(missing_ok=True)
@@ -76,9 +68,8 @@ def replace_file(path: Path, write: Callable[[Path], object]) -> None:
                 os.fsync(folder)
             finally:
                 os.close(folder)
-    except BaseException:
+    finally:
         new.unlink(missing_ok=True)
-        raise
 
 
 def save_figure(path: Path, figure: "Figure") -> None:

@@ -55,11 +55,9 @@ def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def recipe(settings: Mapping[str, Any], data: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """Return the settings that decide the result.
+    """Return those of all settings by flag that decide the result.
 
-    Args:
-        settings: all settings by flag; see :func:`flat`.
-        data: the data module's description. It has the values of settings that the data decides if they are not given.
+    ``data`` is the data module's description. It has the values that the data decides if they are not given.
     """
     decided = {f"data.{name}": data[name] for name in ("augment", "train_size", "val_size")} if data else {}
     return {name: value for name, value in settings.items() if decides(name)} | decided

@@ -19,10 +19,7 @@ from overfitting_lab.runs.summary import Summary
 
 
 class Run:
-    """Read what a run left.
-
-    Args:
-        folder: ``lightning_logs/<experiment>/version_N``.
+    """Read what a run left in its folder, ``lightning_logs/<experiment>/version_N``.
 
     Raises:
         RunError: if the folder is not a run's.
@@ -32,10 +29,8 @@ class Run:
         self.folder = folder
         self.files = RunFiles(folder)
         if not self.files.config.is_file():
-            raise RunError(
-                f"{folder} is not a run's folder (it has no config.yaml); "
-                "give one such as lightning_logs/overfit/version_0"
-            )
+            example = "give one such as lightning_logs/overfit/version_0"
+            raise RunError(f"{folder} is not a run's folder (it has no config.yaml); {example}")
         self._new_run = f"python scripts/fit.py --config {self.files.config}"
 
     @cached_property
@@ -138,9 +133,6 @@ class Run:
 
 def runs_of(experiment: Path) -> list[Run]:
     """Return the runs in an experiment's folder, the newest first."""
-    numbers = [
-        int(path.name.removeprefix("version_"))
-        for path in (experiment.iterdir() if experiment.is_dir() else ())
-        if re.fullmatch(r"version_\d+", path.name) and RunFiles(path).config.is_file()
-    ]
-    return [Run(experiment / f"version_{number}") for number in sorted(numbers, reverse=True)]
+    named = [(re.fullmatch(r"version_(\d+)", path.name), path) for path in experiment.glob("version_*")]
+    numbered = sorted(((int(match[1]), path) for match, path in named if match), reverse=True)
+    return [Run(path) for _, path in numbered if RunFiles(path).config.is_file()]

@@ -87,10 +87,8 @@ class Summary:
         """
         values = json.loads(text)
         try:
-            nested: dict[str, Any] = {
-                name: _make(kind, values[name]) for name, kind in _NESTED.items() if name in values
-            }
-            return _make(cls, values | nested)
+            values |= {name: _make(kind, values[name]) for name, kind in _NESTED.items() if name in values}
+            return _make(cls, values)
         except (KeyError, TypeError) as error:
             raise ValueError(f"{type(error).__name__}: {error}") from error
 
