@@ -51,11 +51,7 @@ class Predictor(NamedTuple):
 class Portable(nn.Module):
     """A network that maps raw images, uint8 [N, 3, 32, 32], to probabilities, float32 [N, classes].
 
-    It contains resizing, the crop of the policy ``vgg`` and normalization.
-
-    Args:
-        model: the trained network, in evaluation mode.
-        data: the data module that the network was trained with, which prepares the images.
+    It contains resizing, the crop of the policy ``vgg`` and normalization, as ``data`` prepared the images in training.
     """
 
     def __init__(self, model: ImageClassifier, data: CIFAR10DataModule) -> None:
@@ -84,10 +80,8 @@ def _from_checkpoint(path: Path, classes: Sequence[str]) -> Predictor:
 def load_predictor(path: Path) -> Predictor:
     """Load a run's best checkpoint, or a file that :func:`export` wrote.
 
-    A ``.pt2`` can run code when it is loaded, as torch says of the format: load only files that you trust.
-
-    Args:
-        path: the folder of a run, or a file that ends in ``.pth``, ``.pt2`` or ``.onnx``.
+    A file ends in ``.pth``, ``.pt2`` or ``.onnx``. A ``.pt2`` can run code when it is loaded, as torch says of the
+    format: load only files that you trust.
 
     Raises:
         ModelError: if the file is damaged or foreign, or ONNX Runtime is missing.
@@ -192,11 +186,8 @@ FORMATS = tuple(_WRITERS)
 def export(run: Run, checkpoint: Path, data: CIFAR10DataModule, formats: Sequence[str] | None) -> Iterator[str]:
     """Write a run's checkpoint into ``export/`` in its folder, and compare each file before it gets its name.
 
-    Args:
-        run: the run.
-        checkpoint: one of the run's checkpoints.
-        data: the run's data. The files are compared on 1,000 test images spread over it, or on all if there are fewer.
-        formats: some of :data:`FORMATS`; by default all that can be written here.
+    The files are compared on 1,000 test images spread over ``data``, the run's data, or on all if there are fewer. By
+    default all of :data:`FORMATS` that can be written here are written.
 
     Yields:
         One line a file for people: how well it agrees with the checkpoint, or why it is missing.
@@ -240,14 +231,10 @@ def export(run: Run, checkpoint: Path, data: CIFAR10DataModule, formats: Sequenc
 
 
 def compare(answers: Tensor, reference: Tensor) -> tuple[bool, str]:
-    """Tell if two networks agree, and describe how well.
+    """Tell if two networks agree by their probabilities, float32 [N, classes], and describe how well.
 
     They agree if no probability differs by more than ``TOLERANCE`` and each image has the same class. Classes whose
     probabilities differ by at most ``TOLERANCE`` count as the same.
-
-    Args:
-        answers: probabilities of one network, float32 [N, classes].
-        reference: probabilities of the other one, float32 [N, classes].
     """
     difference = (answers - reference).abs().max()
     named = answers.argmax(dim=1, keepdim=True)

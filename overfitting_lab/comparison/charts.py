@@ -35,12 +35,7 @@ def style(place: int) -> dict[str, Any]:
 def draw_curves(axes: Axes, runs: Sequence[Run], metric: str) -> None:
     """Draw one metric of several runs over epochs: validation solid, training dashed, each run in its colour.
 
-    A first training loss may lie above the axis.
-
-    Args:
-        axes: to draw in.
-        runs: in the order of their colours.
-        metric: ``loss`` in nats, or ``acc`` in per cent.
+    The metric is ``loss`` in nats, or ``acc`` in per cent. A first training loss may lie above the axis.
     """
     for place, run in enumerate(runs):
         draw_metric(axes, run.records, f"train_{metric}", linestyle="--", **style(place))

@@ -15,13 +15,9 @@ TRAINING, VALIDATION = "#0072B2", "#D55E00"  # colour-blind readers can distingu
 
 
 def draw_metric(axes: Axes, epochs: Sequence[EpochMetrics], metric: str, **style: Any) -> None:
-    """Draw one metric over the epochs that have it, the first epoch at 1.
+    """Draw one metric over the epochs that have it, the first epoch at 1; ``style`` goes to matplotlib's ``plot``.
 
-    Args:
-        axes: to draw in.
-        epochs: in their order.
-        metric: an attribute of :class:`EpochMetrics`. A loss is drawn in nats, an accuracy or a gap in per cent.
-        style: settings of matplotlib's ``plot``.
+    The metric is an attribute of :class:`EpochMetrics`. A loss is drawn in nats, an accuracy or a gap in per cent.
     """
     points = [(each.epoch + 1, value) for each in epochs if (value := getattr(each, metric)) is not None]
     x, y = np.array(points, dtype=float).reshape(-1, 2).T
@@ -38,12 +34,7 @@ def usual_losses(epochs: Sequence[EpochMetrics]) -> list[float]:
 
 
 def curves(epochs: Sequence[EpochMetrics], title: str) -> Figure:
-    """Draw loss and accuracy over epochs, training and validation in the same axes.
-
-    Args:
-        epochs: of one run, in their order.
-        title: names the run.
-    """
+    """Draw loss and accuracy of a run over its epochs, training and validation in the same axes."""
     figure = Figure(figsize=(11, 4.2), layout="constrained")
     figure.suptitle(title)
     loss, accuracy = figure.subplots(1, 2)

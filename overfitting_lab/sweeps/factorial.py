@@ -60,9 +60,7 @@ def remedies_of(setting: Mapping[str, Any]) -> tuple[str, ...]:
 def effects(trials: Sequence[Trial], response: str) -> list[Effect]:
     """Return main effects and interactions of the full factorial, by least squares on contrasts of -1 and 1.
 
-    Args:
-        trials: at least one of every cell.
-        response: name of a number of :class:`Trial`.
+    ``response`` names a number of :class:`Trial`.
 
     Raises:
         ValueError: if a cell has no trial.
@@ -91,15 +89,8 @@ def effects(trials: Sequence[Trial], response: str) -> list[Effect]:
 def images_for(accuracy: float, sizes: Sequence[int], accuracies: Sequence[float]) -> float:
     """Return the number of training images with which a network without remedies reaches an accuracy.
 
-    It is read from the learning curve, made monotone, and interpolated on a logarithmic scale of sizes.
-
-    Args:
-        accuracy: a fraction of 1.
-        sizes: numbers of training images, ascending.
-        accuracies: one a size.
-
-    Returns:
-        The number of images; NaN below the curve, infinity above it.
+    It is read from the learning curve, made monotone, and interpolated on a logarithmic scale of the ascending sizes.
+    It is NaN below the curve and infinity above it.
     """
     curve = isotonic_regression(accuracies).x
     if accuracy < curve[0]:

@@ -19,16 +19,14 @@ from overfitting_lab.sweeps.factorial import Effect, Trial, cells, effects, imag
 
 TEMPLATES = Path(__file__).with_name("templates")
 RESPONSES = {"test_acc": "test accuracy", "gap": "gap between training and validation"}
+Content = Mapping[str, Any]
 Worth = tuple[tuple[str, ...], Estimate]  # remedies, and the test accuracy with them
 
 
-def write_factorial(trials: Sequence[Trial], facts: Mapping[str, Any], folder: Path) -> list[Path]:
+def write_factorial(trials: Sequence[Trial], facts: Content, folder: Path) -> list[Path]:
     """Write table, figure and numbers of a factorial: ``factorial-SIZE.md``, ``.png`` and ``.json``.
 
-    Args:
-        trials: at least one of every cell, with one number of training images.
-        facts: ``train_size``, and the ``command`` that trained them.
-        folder: of the files.
+    It needs a trial of every cell, with one number of training images. ``facts`` are ``train_size`` and ``command``.
     """
     size = f"{facts['train_size']:,} training images"
     seeds = "/".join(map(str, sorted({len(_having(trials, setting)) for setting in cells()})))
@@ -51,19 +49,14 @@ def write_factorial(trials: Sequence[Trial], facts: Mapping[str, Any], folder: P
         "excluding": f"{1 - CONFIDENCE**7:.0%}",
         "sentences": [*_effect_sentences(found["test_acc"]), *_alone_sentences(trials)],
     }
-    return _write(folder, "factorial", f"factorial-{facts['train_size']}", content, figure, trials, facts)
+    return _write(folder / f"factorial-{facts['train_size']}", "factorial", content, figure, trials, facts)
 
 
-def write_sizes(
-    trials: Sequence[Trial], remedied: Sequence[Trial], facts: Mapping[str, Any], folder: Path
-) -> list[Path]:
+def write_sizes(trials: Sequence[Trial], remedied: Sequence[Trial], facts: Content, folder: Path) -> list[Path]:
     """Write a learning curve, with the worth of the remedies in images: ``sizes.md``, ``.png`` and ``.json``.
 
-    Args:
-        trials: without remedies, of several sizes.
-        remedied: the trials of the factorial; may be empty.
-        facts: ``train_size`` of the factorial, and the ``command`` that trained the curve.
-        folder: of the files.
+    ``trials`` are without remedies, of several sizes; ``remedied`` are those of the factorial, if there are any.
+    ``facts`` are ``train_size`` of the factorial and ``command`` of the curve.
     """
     sizes = sorted({trial.setting["size"] for trial in trials})
     curve = [mean([trial.test_acc for trial in _having(trials, {"size": size})]) for size in sizes]
@@ -81,7 +74,7 @@ def write_sizes(
         value = _worth(needed, facts["train_size"], sizes)
         sentences.append(f"{remedy_name(remedies).capitalize()} at {facts['train_size']:,} images: {value}.")
     rows = [(f"{size:,}", *_means(_having(trials, {"size": size}), "test_acc", "gap")) for size in sizes]
-    return _write(folder, "sizes", "sizes", {"rows": rows, "sentences": sentences}, figure, trials, facts)
+    return _write(folder / "sizes", "sizes", {"rows": rows, "sentences": sentences}, figure, trials, facts)
 
 
 def remedy_name(remedies: Sequence[str]) -> str:
@@ -99,21 +92,15 @@ def _having(trials: Sequence[Trial], setting: Mapping[str, Any]) -> list[Trial]:
 
 
 def _write(
-    folder: Path,
-    template: str,
-    name: str,
-    content: Mapping[str, Any],
-    figure: Figure,
-    trials: Sequence[Trial],
-    facts: Mapping[str, Any],
+    path: Path, template: str, content: Content, figure: Figure, trials: Sequence[Trial], facts: Content
 ) -> list[Path]:
     origins = [f"{key} {', '.join(sorted({str(each.origin[key]) for each in trials}))}" for key in trials[0].origin]
     content = {**content, "epochs": _epochs(trials), "origin": "; ".join(origins), "command": facts["command"]}
     text = render(TEMPLATES / f"{template}.md", content)
     numbers = json.dumps({**facts, "trials": [asdict(trial) for trial in trials]}, indent=1) + "\n"
-    paths = [folder / f"{name}.{ending}" for ending in ("md", "png", "json")]
-    folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder / f".{name}.lock"):  # two workers may end at the same moment
+    paths = [path.with_name(f"{path.name}.{ending}") for ending in ("md", "png", "json")]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(path.with_name(f".{path.name}.lock")):  # two workers may end at the same moment
         write_text(paths[0], text)
         save_figure(paths[1], figure)
         write_text(paths[2], numbers)
@@ -158,13 +145,7 @@ def _alone_sentences(trials: Sequence[Trial]) -> Iterator[str]:
 
 
 def _worth(needed: Sequence[float], train_size: int, sizes: Sequence[int]) -> str:
-    """Describe what remedies are worth, with its range if there are several seeds.
-
-    Args:
-        needed: images for the accuracy and, if it has an interval, for its ends; see :func:`images_for`.
-        train_size: number of images that the remedies were trained with.
-        sizes: of the curve.
-    """
+    """Describe what remedies are worth; ``needed`` are images for the accuracy and, if known, for its interval."""
 
     def more(images: float) -> str:
         if np.isnan(images):

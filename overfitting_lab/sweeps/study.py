@@ -45,10 +45,10 @@ class Ablation:
     worker stops, the next one resumes its run. A trial discards the checkpoints of the run that it trained.
 
     Args:
-        name: of the study in the storage, after the experiment's name.
+        name: name of the study in the storage.
         grid: the values of each of some of :data:`FLAGS`.
-        folder: the experiment's, which holds its runs.
-        fixed: what all trials have in common, as plain values; see :func:`refuse_varied`.
+        folder: holds the runs of the experiment.
+        fixed: what all trials have in common, as plain values.
         train: finds or trains the run that ``fit.py`` makes with further flags, and prints into a file.
         storage: URL of a database, or path of Optuna's journal file; by default a journal file in ``folder``.
 
@@ -144,10 +144,9 @@ class Ablation:
         return [trial for trial in found.values() if trial.state in states]
 
     def _settings_left(self, retried: set[int]) -> list[dict[str, Any]]:
-        """Return the settings without a trial, and the settings of trials to retry.
+        """Return the settings without a trial, and those of failed trials to retry, given by number.
 
-        Args:
-            retried: numbers of failed trials to retry. Trials whose worker is gone are marked as failed and added.
+        Trials whose worker is gone are marked as failed, and their numbers are added to ``retried``.
         """
         for trial in self._trials(TrialState.RUNNING):
             if _is_gone(trial):
