@@ -109,11 +109,11 @@ class Recovery(Checkpoint):
         for number in (signal.SIGTERM, signal.SIGINT):
             self._handlers[number] = signal.signal(number, self._on_signal)
 
-    def on_exception(self, *_: Any) -> None:
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Do as at the end of a run; Lightning does not call ``teardown`` if it fails."""
-        self.teardown()
+        self.teardown(trainer, pl_module, "fit")
 
-    def teardown(self, *_: Any) -> None:
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Release the signals and the folder."""
         if self._lock is not None:
             if os.name == "posix":  # elsewhere an open file cannot be removed, and the lock removes it itself
