@@ -1,12 +1,14 @@
 """Small data and a way to run the real scripts, in the test's own process and folder."""
 
 import io
+import json
 import os
 import runpy
 import shutil
 import sys
 from collections.abc import Callable
 from contextlib import nullcontext, redirect_stderr, redirect_stdout
+from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
@@ -16,44 +18,65 @@ import torch
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # type: ignore[import-untyped]
 
+from overfitting_lab.cli import ExperimentCLI
+from overfitting_lab.runs import Run
+from overfitting_lab.runs.epochs import EpochRecord
+
 ROOT = Path(__file__).parents[1]
 CLASSES = ("airplane", "bird", "cat")
 TRAIN, TEST = 60, 15  # images of a class
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Lets the long tests take what they take."""
+    """Lift the time limit of the long tests."""
     for item in items:
         if item.get_closest_marker("long"):
             item.add_marker(pytest.mark.timeout(0))
 
 
 class Outcome(NamedTuple):
-    """What a script left: its exit status, and what it printed."""
+    """Exit status and output of a script."""
 
     status: int
     out: str
     err: str
 
 
-RunScript = Callable[..., Outcome]  # of a script's name and its arguments
-Flags = tuple[str, ...]
-
-
 class FinishedRun(NamedTuple):
-    """A run that several tests look at: its folder, and what it printed."""
+    """Folder and output of a run that several tests read."""
 
     folder: Path
     out: str
 
 
+Script = Callable[..., Outcome]  # of a name and arguments
+Flags = tuple[str, ...]
+Parse = Callable[..., Any]  # of arguments
+
+
+class Parsed(ExperimentCLI):
+    def instantiate_classes(self) -> None:
+        """Stop at the configuration."""
+
+
+@pytest.fixture
+def parse(monkeypatch: pytest.MonkeyPatch) -> Parse:
+    """Return the configuration that fit.py makes of arguments."""
+    monkeypatch.setenv("PL_GLOBAL_SEED", "0")  # parsing sets it, and this restores it
+    return lambda *arguments: Parsed(list(arguments)).config
+
+
 @pytest.fixture(scope="session")
 def image_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """180 training and 45 test images of three classes that differ in brightness, named by their index."""
-    root = tmp_path_factory.mktemp("data") / "tiny"
+    return write_images(tmp_path_factory.mktemp("data") / "tiny", len(CLASSES) * TRAIN, len(CLASSES) * TEST)
+
+
+def write_images(root: Path, train: int, test: int) -> Path:
+    """Write images of three classes that differ in brightness."""
     random = np.random.default_rng(0)
-    for split, number in (("train", TRAIN), ("test", TEST)):
-        for index in range(number * len(CLASSES)):
+    for split, number in (("train", train), ("test", test)):
+        for index in range(number):
             label = index % len(CLASSES)
             folder = root / split / CLASSES[label]
             folder.mkdir(parents=True, exist_ok=True)
@@ -64,7 +87,7 @@ def image_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny(image_folder: Path) -> Flags:
-    """Flags that make any experiment of AlexNet a matter of a second or two."""
+    """Return flags that make any experiment of AlexNet a matter of a second or two."""
     return (
         "--data.source=folder",
         f"--data.root={image_folder}",
@@ -78,14 +101,27 @@ def tiny(image_folder: Path) -> Flags:
 
 
 def events_of(folder: Path) -> Any:
-    """What TensorBoard reads in a folder, without those under it."""
+    """Return what TensorBoard reads in a folder, but not in the folders within it."""
     return EventAccumulator(str(folder), size_guidance={"scalars": 0, "images": 0}).Reload()
 
 
 def scalars_of(folder: Path) -> dict[str, list[tuple[Any, Any]]]:
-    """The points (x, y) of each curve that TensorBoard draws of a folder."""
+    """Return the points (x, y) of each curve that TensorBoard draws of a folder."""
     events = events_of(folder)
     return {tag: [(event.step, event.value) for event in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
+
+
+def summary_of(folder: Path) -> Any:
+    return json.loads((folder / "summary.json").read_text())
+
+
+def timeless(folder: Path) -> list[EpochRecord]:
+    """Return a run's records without the time that each epoch took."""
+    return [replace(record, seconds=0) for record in Run(folder).records]
+
+
+def weights_of(folder: Path) -> dict[str, torch.Tensor]:
+    return dict(torch.load(folder / "weights.pth", weights_only=True))
 
 
 def execute(monkeypatch: pytest.MonkeyPatch, name: str, *arguments: object) -> int:
@@ -93,7 +129,7 @@ def execute(monkeypatch: pytest.MonkeyPatch, name: str, *arguments: object) -> i
     script = str(ROOT / "scripts" / f"{name}.py")
     torch.set_num_threads(1)  # more gain nothing on batches this small, and lose much where the cores are shared
     monkeypatch.setenv("COLUMNS", "120")
-    monkeypatch.setenv("PL_GLOBAL_SEED", "0")  # a run sets it: have it restored
+    monkeypatch.setenv("PL_GLOBAL_SEED", "0")  # a run sets it, and this restores it
     monkeypatch.setattr(sys, "argv", [script, *map(str, arguments)])
     try:
         runpy.run_path(script, run_name="__main__")
@@ -103,8 +139,8 @@ def execute(monkeypatch: pytest.MonkeyPatch, name: str, *arguments: object) -> i
 
 
 @pytest.fixture
-def run_script(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> RunScript:
-    """Runs a script as ``python scripts/NAME.py ARGUMENTS...`` would, in ``tmp_path`` as working directory."""
+def run_script(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> Script:
+    """Run a script as ``python scripts/NAME.py ARGUMENTS...`` would, in ``tmp_path`` as working directory."""
     monkeypatch.chdir(tmp_path)
 
     def run(name: str, *arguments: object) -> Outcome:
@@ -130,7 +166,7 @@ def fitted(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
 
 @pytest.fixture(scope="session")
 def finished_run(tiny: Flags, tmp_path_factory: pytest.TempPathFactory) -> FinishedRun:
-    """Three epochs of overfit.yaml, of which the last is the worst: the learning rate jumps before it."""
+    """Train three epochs of overfit.yaml, of which the last is the worst: the learning rate jumps before it."""
     schedule = ("torch.optim.lr_scheduler.StepLR", "step_size=2", "gamma=1000")
     flags = [f"--model.lr_scheduler{'.' if '=' in word else '='}{word}" for word in schedule]
     with pytest.MonkeyPatch.context() as monkeypatch, redirect_stdout(io.StringIO()) as out:
@@ -144,7 +180,7 @@ def finished_run(tiny: Flags, tmp_path_factory: pytest.TempPathFactory) -> Finis
 
 @pytest.fixture(scope="session")
 def exported_run(finished_run: FinishedRun, tmp_path_factory: pytest.TempPathFactory) -> FinishedRun:
-    """A copy of the finished run, exported in every format."""
+    """Export a copy of the finished run in every format."""
     folder = Path(shutil.copytree(finished_run.folder, tmp_path_factory.mktemp("exported") / "run"))
     with pytest.MonkeyPatch.context() as monkeypatch, redirect_stdout(io.StringIO()) as out:
         with redirect_stderr(io.StringIO()) as err:
@@ -155,7 +191,7 @@ def exported_run(finished_run: FinishedRun, tmp_path_factory: pytest.TempPathFac
 
 @pytest.fixture(scope="session")
 def real_images() -> Path:
-    """The folder that CIFAR10_IMAGES names: train/<class>/*, test/<class>/*."""
+    """Return the folder that CIFAR10_IMAGES names: train/<class>/*, test/<class>/*."""
     folder = os.environ.get("CIFAR10_IMAGES")
     if not folder:
         pytest.skip("CIFAR10_IMAGES names no folder of real images")

@@ -1,4 +1,4 @@
-"""Callbacks that end a run at a chosen place, once."""
+"""Callbacks that plant faults in a run."""
 
 import os
 import signal
@@ -13,14 +13,9 @@ Place = Literal["step", "validation", "saving"]
 
 
 class KillOnce(Callback):
-    """Kills its own process, as ``kill`` would, at a place after so many steps; where the mark is, it does nothing.
+    """Send a signal to the own process, or to the one with a rank, once: the file ``mark`` says that it was sent.
 
-    Args:
-        place: after a training step, in the middle of a validation, or with half of a checkpoint written.
-        step: the optimizer step after which that is.
-        mark: a file that says that it has happened.
-        rank: the process that is killed, of several; none kills all.
-        number: of the signal; SIGKILL if none is given.
+    The place is after a training step, within a validation, or with half of a checkpoint written.
     """
 
     def __init__(
@@ -37,7 +32,6 @@ class KillOnce(Callback):
         os.kill(os.getpid(), self.number)
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Has half of a checkpoint written, where that is the place."""
         self.armed = not self.mark.exists() and self.rank in (None, trainer.global_rank)
         if self.place != "saving" or not self.armed:
             return
@@ -52,28 +46,21 @@ class KillOnce(Callback):
         torch.save = half  # type: ignore[assignment]
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
-        """Kills after a step, where that is the place."""
         if self.place == "step" and trainer.global_step == self.step and self.armed:
             self._kill()
 
     def on_validation_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
-        """Kills within a validation, where that is the place."""
         if self.place == "validation" and trainer.global_step >= self.step and self.armed:
             self._kill()
 
 
 class SlowStep(Callback):
-    """Makes one step last a minute, once, and leaves a file that says that it has begun.
-
-    Args:
-        step: the optimizer steps before.
-    """
+    """Make the step after ``step`` steps last a minute, once, and leave a file when it has begun."""
 
     def __init__(self, step: int = 0) -> None:
         self.step = step
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
-        """Begins the step."""
         mark = Path("in a step")
         if trainer.global_step != self.step or mark.exists():
             return
@@ -84,36 +71,25 @@ class SlowStep(Callback):
 
 
 class MemoryLog(Callback):
-    """Writes the process's resident memory, in bytes, to a file: a line an epoch.
-
-    Args:
-        file: where to.
-    """
+    """Write the process's resident memory, in bytes, to a file: a line an epoch."""
 
     def __init__(self, file: str) -> None:
         self.file = Path(file)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Adds the epoch's line."""
         pages = int(Path("/proc/self/statm").read_text().split()[1])
         with self.file.open("a") as file:
             print(pages * os.sysconf("SC_PAGESIZE"), file=file)
 
 
 class WrongLabels(Callback):
-    """Deals out anew the labels of a share of the images.
-
-    Args:
-        share: of the images, by their place.
-        val: whether those of validation images too.
-    """
+    """Shuffle the labels of a share of the training images and, unless ``val`` is false, of the validation images."""
 
     def __init__(self, share: float = 1, val: bool = True) -> None:
         self.share = share
         self.val = val
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Deals them out."""
         data = trainer.datamodule  # type: ignore[attr-defined]
         labels = data.images.train_labels
         generator = torch.Generator().manual_seed(0)
@@ -123,17 +99,12 @@ class WrongLabels(Callback):
 
 
 class LeakedImages(Callback):
-    """Validates on training images.
-
-    Args:
-        number: of validation images that are replaced.
-    """
+    """Replace a number of validation images by training images, pixel for pixel, label for label."""
 
     def __init__(self, number: int) -> None:
         self.number = number
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Copies them, pixel for pixel, label for label."""
         data = trainer.datamodule  # type: ignore[attr-defined]
         source, target = data.train_indices[: self.number], data.val_indices[: self.number]
         data.images.train_images[target] = data.images.train_images[source]
@@ -141,17 +112,12 @@ class LeakedImages(Callback):
 
 
 class RareClass(Callback):
-    """Leaves a tenth of the training images of one class.
-
-    Args:
-        label: of the class.
-    """
+    """Remove nine tenths of the training images of one class."""
 
     def __init__(self, label: int) -> None:
         self.label = label
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Takes the others away."""
         data = trainer.datamodule  # type: ignore[attr-defined]
         labels = data.images.train_labels[data.train_indices]
         kept = (labels != self.label) | (torch.arange(len(labels)) % 10 == 0)
@@ -159,19 +125,13 @@ class RareClass(Callback):
 
 
 class Poison(Callback):
-    """Has a layer give NaN from a step on.
-
-    Args:
-        layer: its name in the network.
-        step: the optimizer steps before.
-    """
+    """Make a layer return NaN after ``step`` optimizer steps."""
 
     def __init__(self, layer: str, step: int) -> None:
         self.layer = layer
         self.step = step
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
-        """Begins, where it is time to."""
         if trainer.global_step == self.step:
             layer = pl_module.network.get_submodule(self.layer)  # type: ignore[union-attr]
             layer.register_forward_hook(lambda module, inputs, output: output * float("nan"))

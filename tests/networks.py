@@ -1,19 +1,23 @@
-"""A small network that can have what makes a network not learn."""
+"""Small networks, sound and faulty, and a Trainer that prints and keeps nothing."""
 
 from functools import partial
 from itertools import pairwise
-from typing import Literal, final
+from typing import Any, Literal, final
 
 import torch
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
 from lightning_modules import ImageClassifier
 from lightning_modules.initialization import He, Initialization, Normal
 
+Interval = Literal["epoch", "step"]
+
 
 class Times(nn.Module):
-    """Its input times a number."""
+    """Multiply the input by a number."""
 
     def __init__(self, factor: float) -> None:
         super().__init__()
@@ -25,21 +29,7 @@ class Times(nn.Module):
 
 @final
 class Small(ImageClassifier):
-    """Fully-connected layers on 4x4 pixels; the defaults learn.
-
-    Args:
-        num_classes: number of outputs.
-        image_size: height and width in pixels, a multiple of 4.
-        layers: number of hidden layers.
-        width: of each of them.
-        weight_std: of all weights; none draws them by He's rule.
-        bias: of the hidden layers.
-        sigmoid: in place of ReLU.
-        softmax: behind the last layer.
-        factor: of the outputs.
-        optimizer: from parameters to an optimizer.
-        lr_scheduler: from the optimizer to a learning-rate schedule.
-    """
+    """Fully-connected layers on 4x4 pixels. The defaults learn; ``weight_std=None`` means He's rule."""
 
     def __init__(
         self,
@@ -72,8 +62,29 @@ class Small(ImageClassifier):
         super().__init__(network, num_classes, image_size, optimizer, lr_scheduler, "epoch")
 
 
+def linear_classifier(lr: float, lr_scheduler: Any = None, interval: Interval = "epoch") -> ImageClassifier:
+    """Return the smallest classifier: a linear map from pixels to three logits."""
+    network = nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 3))
+    return ImageClassifier(network, 3, 32, partial(torch.optim.SGD, lr=lr), lr_scheduler, interval)
+
+
+def quiet_trainer(*callbacks: Callback, max_epochs: int = 2, **settings: Any) -> Trainer:
+    """Return a Trainer that writes checkpoints only if one of the callbacks does."""
+    return Trainer(
+        max_epochs=max_epochs,
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=any(isinstance(callback, ModelCheckpoint) for callback in callbacks),
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        log_every_n_steps=1,
+        callbacks=[*callbacks],
+        **settings,
+    )
+
+
 class ExportFault(nn.Module):
-    """Passes its input on, but not if it is exported."""
+    """Return the input, except in an export."""
 
     def __init__(self, fault: str) -> None:
         super().__init__()
@@ -89,14 +100,7 @@ class ExportFault(nn.Module):
 
 @final
 class NotExportable(ImageClassifier):
-    """One layer on 4x4 pixels whose exports are wrong.
-
-    Args:
-        num_classes: number of outputs.
-        image_size: height and width in pixels, a multiple of 4.
-        fault: what is wrong: the weights that are written, the network that torch exports, or that it has a branch.
-        optimizer: from parameters to an optimizer.
-    """
+    """One layer on 4x4 pixels whose exports have a fault: other weights, another network, or a branch."""
 
     def __init__(
         self,

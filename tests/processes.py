@@ -1,4 +1,4 @@
-"""The real scripts in processes of their own that a test can kill, without seconds of imports for each."""
+"""Run the real scripts in processes that a test can kill, without seconds of imports for each."""
 
 import atexit
 import contextlib
@@ -6,9 +6,11 @@ import multiprocessing
 import os
 import runpy
 import signal
+import subprocess
 import sys
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).parents[1]
 _context = multiprocessing.get_context("forkserver")
@@ -30,11 +32,29 @@ def _run(name: str, arguments: list[str], folder: Path) -> None:
 
 
 def start(name: str, arguments: list[str], folder: Path) -> BaseProcess:
-    """Starts a script in ``folder``, where what it prints is added to ``output.txt``."""
+    """Start a script in ``folder``, where its output is added to ``output.txt``."""
     process = _context.Process(target=_run, args=(name, arguments, folder), daemon=False)
     process.start()
-    atexit.register(_kill, process)  # whose end a failed test no longer waits for, and Python would
+    atexit.register(_kill, process)  # after a failed test, Python would wait for its end
     return process
+
+
+def run_python(folder: Path, *command: str) -> subprocess.CompletedProcess[str]:
+    """Run a Python command that starts other processes, of which none outlives it."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    pipes: dict[str, Any] = {"text": True, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    command = (sys.executable, *command)
+    with subprocess.Popen(command, cwd=folder, env=environment, start_new_session=True, **pipes) as process:
+        try:
+            out, err = process.communicate(timeout=240)
+        except BaseException:
+            process.terminate()  # torchrun ends its processes then; they are not of its group
+            try:
+                process.communicate(timeout=10)
+            finally:
+                os.killpg(process.pid, signal.SIGKILL)
+            raise
+    return subprocess.CompletedProcess(command, process.returncode, out, err)
 
 
 def _kill(process: BaseProcess) -> None:

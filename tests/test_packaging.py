@@ -9,8 +9,6 @@ from hatchling.builders.wheel import WheelBuilder
 
 from tests.conftest import ROOT
 
-SCRIPTS = sorted(path.name for path in (ROOT / "scripts").glob("*.py"))
-
 
 def test_the_wheel_holds_three_packages_and_the_configurations(tmp_path: Path) -> None:
     (wheel,) = WheelBuilder(str(ROOT)).build(directory=str(tmp_path), versions=["standard"])
@@ -23,22 +21,22 @@ def test_the_wheel_holds_three_packages_and_the_configurations(tmp_path: Path) -
     assert any(name.name == "report.html" for name in names)
 
 
-@pytest.mark.parametrize("script", SCRIPTS)
-def test_a_script_without_an_installation_says_what_to_type(script: str) -> None:
-    command = [sys.executable, "-I", "-S", str(ROOT / "scripts" / script)]  # without site-packages
+@pytest.mark.parametrize("script", sorted((ROOT / "scripts").glob("*.py")), ids=lambda path: path.stem)
+def test_a_script_without_an_installation_says_what_to_type(script: Path) -> None:
+    command = [sys.executable, "-I", "-S", str(script)]  # without site-packages
     outcome = subprocess.run(command, capture_output=True, text=True, check=False)
     assert outcome.returncode == 1
     assert outcome.stderr.count("\n") == 1
     assert outcome.stderr.endswith("install the project first: pip install -e .\n")
 
 
-def test_packages_of_other_people_do_no_harm(tmp_path: Path) -> None:
+def test_packages_with_names_of_this_projects_modules_do_no_harm(tmp_path: Path) -> None:
     for name in ("callbacks", "cli", "doctor", "reporting", "runs", "comparison"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "__init__.py").write_text("raise ImportError('not this one')")
     paths = os.pathsep.join([str(tmp_path), str(ROOT)])
     command = [sys.executable, str(ROOT / "scripts" / "fit.py"), "--config=overfit", "--print_config"]
-    outcome = subprocess.run(
-        command, env={**os.environ, "PYTHONPATH": paths}, capture_output=True, text=True, check=False
-    )
+    environment = {**os.environ, "PYTHONPATH": paths}
+    outcome = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert outcome.returncode == 0, outcome.stderr
+    assert "experiment: overfit\n" in outcome.stdout

@@ -1,4 +1,3 @@
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +10,13 @@ from datamodules import CIFAR10DataModule
 from lightning_modules import ImageClassifier
 from overfitting_lab.cli import ExperimentCLI
 from overfitting_lab.runs import Run, RunError
-from tests.conftest import FinishedRun, Outcome
+from tests.conftest import FinishedRun, Flags, Script
 
 RUN = "lightning_logs/overfit/version_0"
 
 
 class Answers(Callback):
-    """Takes down what the network named of each training image, visit by visit."""
+    """Record of each training image, visit by visit, if the network classified it correctly."""
 
     def __init__(self) -> None:
         self.right: dict[int, list[bool]] = {}
@@ -31,9 +30,7 @@ class Answers(Callback):
 
 
 @pytest.fixture
-def learned(
-    tiny: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> tuple[Answers, Run, CIFAR10DataModule]:
+def learned(tiny: Flags, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> tuple[Answers, Run, CIFAR10DataModule]:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PL_GLOBAL_SEED", "0")
     cli = ExperimentCLI(["--config=overfit", *tiny, "--trainer.max_epochs=5", "--data.label_noise=1"])
@@ -84,7 +81,7 @@ def test_an_image_is_learned_after_its_last_mistake(learned: tuple[Answers, Run,
 
 
 def test_a_run_from_a_checkpoint_without_the_count_says_nothing_of_training_images(
-    run_script: Callable[..., Outcome], tiny: tuple[str, ...], tmp_path: Path
+    run_script: Script, tiny: Flags, tmp_path: Path
 ) -> None:
     assert run_script("fit", "--config=overfit", *tiny).status == 0
     path = tmp_path / RUN / "checkpoints" / "last.ckpt"
@@ -95,9 +92,7 @@ def test_a_run_from_a_checkpoint_without_the_count_says_nothing_of_training_imag
     assert {name.partition("_")[0] for name in Run(tmp_path / RUN).images} == {"test"}
 
 
-def test_images_that_were_not_visited_are_told_apart(
-    run_script: Callable[..., Outcome], tiny: tuple[str, ...], tmp_path: Path
-) -> None:
+def test_images_that_were_not_visited_are_told_apart(run_script: Script, tiny: Flags, tmp_path: Path) -> None:
     flags = ["--trainer.limit_train_batches=2", "--trainer.max_epochs=1"]
     assert run_script("fit", "--config=overfit", *tiny, *flags).status == 0
     learned = Run(tmp_path / RUN).images["train_learned"]

@@ -1,22 +1,14 @@
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from overfitting_lab.cli import ExperimentCLI
-from overfitting_lab.cli.parser import CONFIGS, available_configs, clear, find_config
-from tests.conftest import ROOT
-
-
-class Parsed(ExperimentCLI):
-    def instantiate_classes(self) -> None:
-        """Stops at the configuration."""
+from overfitting_lab.cli.parser import CONFIGS, clear, find_config
+from tests.conftest import Parse
 
 
 @pytest.fixture(autouse=True)
 def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("PL_GLOBAL_SEED", "0")  # parsing sets it, and this restores it
 
 
 @pytest.mark.parametrize("name", ["overfit", "overfit.yaml", "optimizer/adam", "optimizer/adam.yaml"])
@@ -38,33 +30,21 @@ def test_a_folder_of_that_name_is_no_configuration(tmp_path: Path) -> None:
     assert find_config("overfit") == str(CONFIGS / "overfit.yaml")
 
 
-def test_an_unknown_name_stays_unchanged_for_the_message() -> None:
-    assert find_config("nothing") == "nothing"
+@pytest.mark.parametrize("words", [["--config", "regularized"], ["--config=regularized"], ["-c", "regularized"]])
+def test_every_way_to_say_config(words: list[str], parse: Parse) -> None:
+    assert parse(*words).experiment == "regularized"
 
 
-def test_available_configs_are_the_files_in_configs() -> None:
-    assert {f"{name}.yaml" for name in available_configs()} == {
-        path.relative_to(ROOT / "configs").as_posix() for path in (ROOT / "configs").rglob("*.yaml")
-    }
-
-
-@pytest.mark.parametrize(
-    "spell", [lambda name: ["--config", name], lambda name: [f"--config={name}"], lambda name: ["-c", name]]
-)
-def test_every_way_to_say_config(spell: Callable[[str], list[str]]) -> None:
-    assert Parsed(spell("regularized")).config.experiment == "regularized"
-
-
-def test_later_configurations_and_flags_win(tmp_path: Path) -> None:
+def test_later_configurations_and_flags_win(tmp_path: Path, parse: Parse) -> None:
     (tmp_path / "mine.yaml").write_text("data:\n  batch_size: 7\ntrainer:\n  max_epochs: 3\n")
-    config = Parsed(["-c", "overfit", "-c", "mine.yaml", "--data.batch_size=9"]).config
+    config = parse("-c", "overfit", "-c", "mine.yaml", "--data.batch_size=9")
     assert (config.data.batch_size, config.trainer.max_epochs, config.data.split) == (9, 3, "overfit")
 
 
-def test_debug_variable_keeps_the_exception(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_debug_variable_keeps_the_exception(monkeypatch: pytest.MonkeyPatch, parse: Parse) -> None:
     monkeypatch.setenv("JSONARGPARSE_DEBUG", "true")
     with pytest.raises(Exception, match="many"):
-        Parsed(["-c", "overfit", "--data.batch_size=many"])
+        parse("-c", "overfit", "--data.batch_size=many")
 
 
 @pytest.mark.parametrize(

@@ -1,37 +1,26 @@
-"""Each fault, planted in a real short run, is named; sound runs are left in peace; looking changes nothing."""
+"""The doctor names each fault that is planted in a short run, raises no alarm in sound runs, and changes nothing."""
 
-import json
 import re
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from overfitting_lab.doctor import callback as doctor
 from overfitting_lab.runs import Run
 from overfitting_lab.runs.epochs import over_fits_since
-from tests.conftest import Outcome, events_of
+from tests.conftest import Flags, Outcome, Script, events_of, summary_of, timeless, weights_of, write_images
 
 RUN = Path("lightning_logs/unnamed/version_0")
 FAULT = "--trainer.callbacks=tests.faults."
 
 
 @pytest.fixture(scope="session")
-def bright(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, ...]:
-    """Flags for 600 training and 300 validation images of three classes that differ in brightness, and a small net."""
-    root = tmp_path_factory.mktemp("data") / "bright"
-    random = np.random.default_rng(0)
-    for split, number in (("train", 900), ("test", 30)):
-        for index in range(number):
-            folder = root / split / f"class {index % 3}"
-            folder.mkdir(parents=True, exist_ok=True)
-            pixels = random.integers(0, 128, (32, 32, 3)) + 60 * (index % 3)
-            Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{index}.png")
+def bright(tmp_path_factory: pytest.TempPathFactory) -> Flags:
+    """Return flags for 600 training and 300 validation images of three classes, and a small network."""
+    root = write_images(tmp_path_factory.mktemp("data") / "bright", 900, 30)
     return (
         "--model=tests.networks.Small",
         "--model.optimizer=torch.optim.Adam",
@@ -53,15 +42,13 @@ Fit = Callable[..., tuple[Outcome, dict[str, dict[str, Any]]]]
 
 
 @pytest.fixture
-def fit(run_script: Callable[..., Outcome], bright: tuple[str, ...], tmp_path: Path) -> Fit:
-    """Fits, and gives what the script left and what was found, by code."""
+def fit(run_script: Script, bright: Flags, tmp_path: Path) -> Fit:
+    """Fit, and return the script's outcome and the findings by code."""
 
     def run(*flags: str) -> tuple[Outcome, dict[str, dict[str, Any]]]:
         outcome = run_script("fit", *bright, *flags)
-        path = tmp_path / RUN / "summary.json"
-        assert path.exists(), outcome.err
-        summary = json.loads(path.read_text())
-        return outcome, {found["code"]: found for found in summary["diagnosis"]}
+        assert (tmp_path / RUN).exists(), outcome.err
+        return outcome, {found["code"]: found for found in summary_of(tmp_path / RUN)["diagnosis"]}
 
     return run
 
@@ -85,11 +72,10 @@ def alarms(found: dict[str, dict[str, Any]]) -> set[str]:
         ([f"{FAULT}RareClass", "--trainer.callbacks.label=1"], "class_imbalance", [], "warning"),
     ],
 )
-def test_what_the_first_steps_show(fit: Fit, flags: list[str], code: str, layers: list[str], severity: str) -> None:
+def test_faults_that_first_steps_show(fit: Fit, flags: list[str], code: str, layers: list[str], severity: str) -> None:
     outcome, found = fit(*flags)
     assert code in found, outcome.out
-    assert found[code]["layers"] == layers
-    assert found[code]["severity"] == severity
+    assert (found[code]["layers"], found[code]["severity"]) == (layers, severity)
     assert len(re.findall(rf"^doctor     {code} \({severity}, step", outcome.out, re.MULTILINE)) == 1
 
 
@@ -114,7 +100,7 @@ def test_what_the_first_steps_show(fit: Fit, flags: list[str], code: str, layers
         ),
     ],
 )
-def test_what_many_steps_show(
+def test_faults_that_many_steps_show(
     fit: Fit, monkeypatch: pytest.MonkeyPatch, flags: list[str], code: str, layers: str
 ) -> None:
     monkeypatch.setattr(doctor, "EVERY", 10)
@@ -132,7 +118,7 @@ def test_labels_drawn_at_random_on_purpose_are_no_alarm(fit: Fit, monkeypatch: p
     assert alarms(found) == set()
 
 
-def test_a_schedule_of_steps_in_a_run_of_steps(run_script: Callable[..., Outcome], tiny: tuple[str, ...]) -> None:
+def test_a_schedule_of_steps_in_a_run_of_steps(run_script: Script, tiny: Flags) -> None:
     schedule = ("--model.lr_scheduler=torch.optim.lr_scheduler.StepLR", "--model.lr_scheduler.step_size=30")
     steps = ("--model.lr_scheduler_interval=step", "--trainer.max_epochs=-1", "--trainer.max_steps=8")
     outcome = run_script("fit", "--config=overfit", *tiny, *schedule, *steps)
@@ -169,7 +155,7 @@ def test_a_schedule_that_never_ends(fit: Fit) -> None:
 
 
 @pytest.mark.parametrize("flags", [[], ["--model.layers=6"], ["--model.optimizer.lr=0.01"]])
-def test_sound_runs_are_left_in_peace(fit: Fit, monkeypatch: pytest.MonkeyPatch, flags: list[str]) -> None:
+def test_sound_runs_raise_no_alarm(fit: Fit, monkeypatch: pytest.MonkeyPatch, flags: list[str]) -> None:
     monkeypatch.setattr(doctor, "EVERY", 10)
     outcome, found = fit("--trainer.max_epochs=15", *flags)
     assert outcome.status == 0
@@ -182,7 +168,7 @@ def test_verdicts_are_in_tensorboard(fit: Fit, tmp_path: Path) -> None:
     assert "doctor/text_summary" in events_of(tmp_path / RUN).Tags()["tensors"]
 
 
-def test_a_run_that_cannot_succeed_is_stopped_where_asked(fit: Fit) -> None:
+def test_a_run_that_cannot_succeed_is_stopped_on_request(fit: Fit) -> None:
     outcome, found = fit("--doctor=stop", "--model.softmax=true")
     assert outcome.status == 1
     assert outcome.err.strip().startswith("error: this run cannot succeed: softmax_before_cross_entropy: the network")
@@ -201,9 +187,9 @@ def test_a_doctor_that_is_off_says_nothing(fit: Fit) -> None:
 
 
 @pytest.mark.parametrize("checkpoints", ["true", "false"])
-def test_looking_changes_nothing(
-    run_script: Callable[..., Outcome],
-    tiny: tuple[str, ...],
+def test_probes_change_nothing(
+    run_script: Script,
+    tiny: Flags,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     checkpoints: str,
@@ -213,32 +199,28 @@ def test_looking_changes_nothing(
     flags = ("--config=vgg16_32", *tiny, *vgg, f"--trainer.enable_checkpointing={checkpoints}")
     for mode in ("off", "advise"):
         assert run_script("fit", *flags, f"--doctor={mode}").status == 0
-    off, on = (Run(tmp_path / "lightning_logs" / "vgg16_32" / f"version_{number}") for number in (0, 1))
-    assert [replace(row, seconds=0) for row in off.records] == [replace(row, seconds=0) for row in on.records]
+    off, on = (tmp_path / "lightning_logs" / "vgg16_32" / f"version_{number}" for number in (0, 1))
+    assert timeless(off) == timeless(on)
     if checkpoints == "true":
-        one, other = (torch.load(run.folder / "weights.pth", weights_only=True) for run in (off, on))
+        one, other = weights_of(off), weights_of(on)
         assert all(torch.equal(one[name], other[name]) for name in one)
         assert any("running_mean" in name for name in one)
 
 
-def test_a_resumed_run_says_the_same_once(
-    fit: Fit, run_script: Callable[..., Outcome], bright: tuple[str, ...], tmp_path: Path
-) -> None:
+def test_a_resumed_run_says_the_same_once(fit: Fit, run_script: Script, bright: Flags, tmp_path: Path) -> None:
     wrong = (f"{FAULT}WrongLabels", "--trainer.callbacks.share=0.4", "--trainer.callbacks.val=false")
     assert run_script("fit", *bright, *wrong, "--trainer.max_epochs=8", "--experiment=through").status == 0
-    through = json.loads((tmp_path / "lightning_logs/through/version_0/summary.json").read_text())["diagnosis"]
+    through = summary_of(tmp_path / "lightning_logs/through/version_0")["diagnosis"]
     first, _ = fit(*wrong, "--trainer.max_epochs=7")
     second = run_script("fit", f"--resume={RUN}", "--trainer.max_epochs=8")
     assert second.status == 0, second.err
-    assert json.loads((tmp_path / RUN / "summary.json").read_text())["diagnosis"] == through
+    assert summary_of(tmp_path / RUN)["diagnosis"] == through
     assert through
     said = "doctor     validation_above_training (warning, step"
     assert (first.out + second.out).count(said) == 1
 
 
-def test_check_of_a_sound_experiment(
-    run_script: Callable[..., Outcome], bright: tuple[str, ...], tmp_path: Path
-) -> None:
+def test_check_of_a_sound_experiment(run_script: Script, bright: Flags, tmp_path: Path) -> None:
     outcome = run_script("fit", *bright, "--check")
     assert outcome.status == 0, outcome.err
     assert list(tmp_path.iterdir()) == []
@@ -257,9 +239,7 @@ def test_check_of_a_sound_experiment(
         assert words in outcome.out
 
 
-def test_check_of_one_that_cannot_succeed(
-    run_script: Callable[..., Outcome], bright: tuple[str, ...], tmp_path: Path
-) -> None:
+def test_check_of_one_that_cannot_succeed(run_script: Script, bright: Flags, tmp_path: Path) -> None:
     outcome = run_script("fit", *bright, "--check", "--model.softmax=true")
     assert outcome.status == 1
     assert "doctor     softmax_before_cross_entropy (fatal, step 0)" in outcome.out

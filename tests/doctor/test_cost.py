@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from overfitting_lab.callbacks.summary import RunSummary
+from overfitting_lab.callbacks.epochs import EpochRecorder
 from overfitting_lab.doctor.callback import EVERY, Doctor
 from tests.conftest import execute
 
@@ -39,12 +39,15 @@ def test_share_of_the_time(
 
         return run
 
-    def ended(self: RunSummary, trainer: Any, *_: Any) -> None:
+    start_epoch = EpochRecorder.on_train_epoch_start
+
+    def noted(self: EpochRecorder, *arguments: Any) -> None:
         whole.append(time.perf_counter())
+        start_epoch(self, *arguments)
 
     for name in HOOKS:
         monkeypatch.setattr(Doctor, name, timed(getattr(Doctor, name)))
-    monkeypatch.setattr(RunSummary, "on_train_epoch_start", ended)
+    monkeypatch.setattr(EpochRecorder, "on_train_epoch_start", noted)
     monkeypatch.setattr(torch, "set_num_threads", lambda _: None)
     source = ("--data.source=folder", f"--data.root={real_images}", "--trainer.limit_val_batches=0")
     limits = ("--trainer.limit_test_batches=1", "--trainer.max_epochs=15", "--trainer.enable_checkpointing=false")

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.conftest import execute
+from tests.conftest import Flags, execute
 
 pytestmark = pytest.mark.long
 
@@ -62,7 +62,7 @@ Severities = Callable[..., dict[str, str]]
 
 @pytest.fixture(scope="module")
 def rates() -> Iterator[dict[str, list[bool]]]:
-    """Collects for each kind of run whether the doctor was right, and prints the shares at the end."""
+    """Collect for each kind of run if the doctor was right, and print the shares at the end."""
     right: dict[str, list[bool]] = {"sound": [], "faulty": []}
     yield right
     for kind, results in right.items():
@@ -71,7 +71,7 @@ def rates() -> Iterator[dict[str, list[bool]]]:
 
 @pytest.fixture
 def severities(real_images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Severities:
-    """Fits on real images, prints a row, and returns each code's severity."""
+    """Fit on real images, print a row, and return each code's severity."""
     monkeypatch.chdir(tmp_path)
 
     def run(config: str, *flags: str) -> dict[str, str]:
@@ -96,18 +96,14 @@ def severities(real_images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.parametrize(("config", "seed", "flags"), SOUND)
-def test_sound(
-    severities: Severities, rates: dict[str, list[bool]], config: str, seed: int, flags: tuple[str, ...]
-) -> None:
+def test_sound(severities: Severities, rates: dict[str, list[bool]], config: str, seed: int, flags: Flags) -> None:
     found = severities(config, f"--seed_everything={seed}", *flags)
     rates["sound"].append(set(found.values()) <= {"note"})
     assert set(found.values()) <= {"note"}, found
 
 
 @pytest.mark.parametrize(("code", "config", "flags"), FAULTS)
-def test_faulty(
-    severities: Severities, rates: dict[str, list[bool]], code: str, config: str, flags: tuple[str, ...]
-) -> None:
+def test_faulty(severities: Severities, rates: dict[str, list[bool]], code: str, config: str, flags: Flags) -> None:
     found = severities(config, *flags)
     rates["faulty"].append(code in found)
     assert code in found

@@ -1,4 +1,4 @@
-"""The rules alone: what they report, and above all when they stay silent."""
+"""Test the rules alone: which findings they report, and when they report none."""
 
 import math
 import pickle
@@ -20,7 +20,6 @@ from overfitting_lab.runs import Run
 from overfitting_lab.runs.epochs import EpochRecord
 
 LN10 = math.log(10)
-CURVES = ("train_loss", "train_acc", "val_loss", "val_acc")
 REFERENCE = Path(__file__).parents[2] / "lightning_logs" / "reference"
 
 
@@ -94,36 +93,17 @@ def test_a_validation_loss_that_is_not_finite_is_reported() -> None:
     assert codes(progress.epochs_say(facts(), rows, ("activations_explode",))) == ["not_finite"]
 
 
-OVERFIT = [  # of overfit.yaml on CIFAR-10
-    (14.2440, 0.138, 4.1563, 0.172),
-    (2.9542, 0.175, 2.5310, 0.192),
-    (2.0609, 0.324, 2.0073, 0.268),
-    (1.6689, 0.437, 1.8987, 0.318),
-    (1.4175, 0.553, 1.7812, 0.342),
-    (1.1468, 0.680, 1.7753, 0.376),
-    (0.8931, 0.786, 1.7957, 0.354),
-    (0.6650, 0.863, 1.7553, 0.366),
-    (0.4510, 0.936, 1.7520, 0.398),
-    (0.2965, 0.977, 1.8177, 0.408),
-    (0.1728, 0.997, 1.8070, 0.416),
-    (0.1076, 0.998, 1.8172, 0.414),
-    (0.0630, 1.000, 1.8514, 0.424),
-    (0.0422, 1.000, 1.9557, 0.408),
-    (0.0280, 1.000, 1.9313, 0.418),
-    (0.0196, 1.000, 1.9759, 0.430),
-]
-
-
 def test_over_fitting_is_seen_once_it_holds_and_says_since_when() -> None:
     small = facts(train_size=1000, val_size=500, depth=8)
-    for number in range(1, len(OVERFIT)):
-        assert codes(progress.epochs_say(small, epochs(*OVERFIT[:number]), ())) == []
-    (found,) = progress.epochs_say(small, epochs(*OVERFIT), ())
+    rows = Run(REFERENCE / "overfit" / "version_0").records[:16]
+    for number in range(1, len(rows)):
+        assert codes(progress.epochs_say(small, rows[:number], ())) == []
+    (found,) = progress.epochs_say(small, rows, ())
     assert (found.code, found.severity, found.epoch) == ("over_fitting", Severity.NOTE, 9)
     assert "since epoch 10" in found.what
     assert "--model.dropout" in found.remedy
     tried = facts(train_size=1000, val_size=500, depth=8, remedies=("dropout", "augmentation flip_crop"))
-    (found,) = progress.epochs_say(tried, epochs(*OVERFIT), ())
+    (found,) = progress.epochs_say(tried, rows, ())
     assert found.remedy == "--model.optimizer.weight_decay 1e-4, or more images: --config regularized.yaml"
 
 
@@ -221,7 +201,7 @@ def test_measuring_leaves_the_network_as_it_was() -> None:
     assert normalized.size == pytest.approx(1, rel=0.01), "the batch's own statistics"
 
 
-def test_numbers_of_a_layer() -> None:
+def test_measurements_of_a_layer() -> None:
     layer = nn.Linear(192, 4)
     nn.init.zeros_(layer.weight)
     layer.bias = nn.Parameter(torch.tensor([-1.0, -1.0, -1.0, 3.0]))

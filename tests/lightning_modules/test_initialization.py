@@ -48,14 +48,12 @@ def test_the_weights_have_mean_0_and_the_formulas_variance(
 @pytest.mark.parametrize(("initialization", "outside"), [(He(), 0.0833), (Normal(), 0.0833), (Glorot(), 0.0)])
 def test_glorots_weights_are_uniform_and_the_others_normal(initialization: Initialization, outside: float) -> None:
     for weight in initialized(initialization):
-        beyond = (
-            (weight.abs() > math.sqrt(3) * weight.std() * 1.001).double().mean()
-        )  # the limit of a uniform distribution
-        assert float(beyond) == pytest.approx(outside, abs=0.01)
+        limit = math.sqrt(3) * weight.std()  # of a uniform distribution
+        assert float((weight.abs() > 1.001 * limit).double().mean()) == pytest.approx(outside, abs=0.01)
 
 
 @pytest.mark.parametrize("initialization", [He(), He("fan_out"), Glorot(), Normal(), SmallOutput()])
-def test_biases_are_0_and_normalization_is_left_alone(initialization: Initialization) -> None:
+def test_biases_are_0_and_normalization_stays(initialization: Initialization) -> None:
     norm = nn.BatchNorm2d(8)
     network = nn.Sequential(nn.Conv2d(3, 8, 3), norm, nn.Conv2d(8, 8, 3, bias=False), nn.Linear(8, 8), nn.Linear(8, 2))
     initialization(network)

@@ -10,7 +10,7 @@ from torch import nn
 from lightning_modules import VGG, AlexNet
 from lightning_modules.errors import ModelError
 from overfitting_lab.runs import Run
-from tests.conftest import Outcome
+from tests.conftest import Flags, Script
 
 SMALL: dict[str, Any] = {"hidden_features": 8, "num_classes": 3}
 PLACES = ((1, 1), (2, 1), (3, 1), (3, 2))  # block, and place within it, of the first four convolutions of A
@@ -155,15 +155,13 @@ def test_configuration_a_has_no_init_from() -> None:
 
 
 @pytest.fixture
-def vgg(tiny: tuple[str, ...]) -> tuple[str, ...]:
+def vgg(tiny: Flags) -> Flags:
     data = ("--data.train_size=12", "--data.val_size=6", "--data.batch_size=6")
     small_steps = ("--model.optimizer.lr=1e-5", "--model.optimizer.momentum=0")  # the weights hardly move
     return "--config=vgg16_32", *tiny, *data, *small_steps, "--trainer.max_epochs=1", "--trainer.precision=32-true"
 
 
-def test_the_papers_way(
-    run_script: Callable[..., Outcome], vgg: tuple[str, ...], tmp_path: Path, image_folder: Path
-) -> None:
+def test_the_papers_way(run_script: Script, vgg: Flags, tmp_path: Path, image_folder: Path) -> None:
     a, d = (tmp_path / "lightning_logs" / name / "version_0" for name in ("vgg11_32", "vgg16_32"))
     outcome = run_script("fit", *vgg, "--model.configuration", "A", "--experiment", "vgg11_32")
     assert outcome.status == 0, outcome.err

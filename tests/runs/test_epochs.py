@@ -11,7 +11,7 @@ SINCE = {"overfit": 8, "long_all_remedies": 80, "images_45000": 3, "regularized"
 
 
 def records(val_losses: list[float | None], train_losses: list[float] | None = None) -> list[EpochRecord]:
-    """One record for each validation loss; the training loss falls unless it is given."""
+    """Return a record for each validation loss. The training loss falls unless it is given."""
     falling = train_losses or [1 / (epoch + 1) for epoch in range(len(val_losses))]
     return [
         EpochRecord(epoch, falling[epoch], 0.5, loss, None if loss is None else 0.5, 1, 0.1, 1.0)

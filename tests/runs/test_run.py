@@ -1,4 +1,3 @@
-import json
 import pickle
 from pathlib import Path
 from typing import Any
@@ -18,15 +17,8 @@ REFERENCE = sorted((ROOT / "lightning_logs" / "reference").glob("*/version_0"))
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A run that has ended, without checkpoints."""
+    """Make a run that has ended, without checkpoints."""
     return make_run(tmp_path / "made" / "version_0", np.array([True] * 9))
-
-
-def change(folder: Path, **changes: Any) -> None:
-    """Change keys of a run's summary; ``None`` removes a key."""
-    path = folder / "summary.json"
-    content = json.loads(path.read_text()) | changes
-    path.write_text(json.dumps({key: value for key, value in content.items() if value is not None}))
 
 
 @pytest.mark.parametrize("folder", REFERENCE, ids=lambda folder: folder.parent.name)
@@ -70,8 +62,8 @@ def test_run_that_has_only_begun(folder: Path) -> None:
         ({"best": None}, "the run had no validation"),
     ],
 )
-def test_why_there_is_no_best_checkpoint(changes: dict[str, Any], message: str, folder: Path) -> None:
-    change(folder, **changes)
+def test_why_there_is_no_best_checkpoint(changes: dict[str, Any], message: str, tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "made" / "version_0", np.array([True] * 9), **changes)
     with pytest.raises(RunError, match=rf"best\.ckpt is missing: .*{message}"):
         _ = Run(folder).best_checkpoint
 

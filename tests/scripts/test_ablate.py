@@ -10,7 +10,7 @@ from optuna.storages.journal import JournalFileBackend
 
 from overfitting_lab.runs import runs_of
 from overfitting_lab.sweeps.study import GONE
-from tests.conftest import Flags, RunScript
+from tests.conftest import Flags, Script
 from tests.processes import start
 
 FOLDER = Path("lightning_logs/ablation")
@@ -28,7 +28,7 @@ def journal() -> optuna.storages.JournalStorage:
     return optuna.storages.JournalStorage(JournalFileBackend(str(FOLDER / "optuna.journal")))
 
 
-def test_the_full_factorial_is_trained_once(run_script: RunScript, small: Flags, fitted: list[list[str]]) -> None:
+def test_the_full_factorial_is_trained_once(run_script: Script, small: Flags, fitted: list[list[str]]) -> None:
     outcome = run_script("ablate", "--train_size=60", "--seeds=1", *small)
     assert outcome.status == 0, outcome.err
     made = runs_of(FOLDER)
@@ -64,7 +64,7 @@ def test_the_full_factorial_is_trained_once(run_script: RunScript, small: Flags,
     assert "Augmentation at 60 images: " in text
 
 
-def test_more_seeds_are_added_to_what_is_there(run_script: RunScript, small: Flags, fitted: list[list[str]]) -> None:
+def test_more_seeds_are_added_to_what_is_there(run_script: Script, small: Flags, fitted: list[list[str]]) -> None:
     for seeds, made in ((1, 1), (2, 2)):
         outcome = run_script("ablate", f"--seeds={seeds}", "--sizes", "40", *small)
         assert outcome.status == 0, outcome.err
@@ -72,9 +72,7 @@ def test_more_seeds_are_added_to_what_is_there(run_script: RunScript, small: Fla
     assert "| 40 | 2 |" in (FOLDER / "sizes.md").read_text()
 
 
-def test_a_run_that_was_there_keeps_its_checkpoints(
-    run_script: RunScript, small: Flags, fitted: list[list[str]]
-) -> None:
+def test_a_run_that_was_there_keeps_its_checkpoints(run_script: Script, small: Flags, fitted: list[list[str]]) -> None:
     assert run_script("fit", "--config=overfit", "--experiment=ablation", "--data.train_size=40", *small).status == 0
     assert run_script("ablate", "--seeds=2", "--sizes", "40", *small).status == 0
     assert len(fitted) == 1
@@ -84,7 +82,7 @@ def test_a_run_that_was_there_keeps_its_checkpoints(
 
 
 def test_a_run_that_fails_is_told_and_tried_again_later(
-    run_script: RunScript, small: Flags, fitted: list[list[str]]
+    run_script: Script, small: Flags, fitted: list[list[str]]
 ) -> None:
     kill = {
         "": "tests.faults.KillOnce",
@@ -107,7 +105,7 @@ def test_a_run_that_fails_is_told_and_tried_again_later(
     assert (FOLDER / "sizes.md").exists()
 
 
-def test_a_result_outlives_a_later_failure(run_script: RunScript, small: Flags, fitted: list[list[str]]) -> None:
+def test_a_result_outlives_a_later_failure(run_script: Script, small: Flags, fitted: list[list[str]]) -> None:
     assert run_script("ablate", "--seeds=1", "--sizes", "40", *small).status == 0
     study = optuna.load_study(study_name="ablation, sizes", storage=journal())
     (done,) = study.get_trials()
@@ -117,7 +115,7 @@ def test_a_result_outlives_a_later_failure(run_script: RunScript, small: Flags, 
     assert len(fitted) == 1
 
 
-def test_other_settings_do_not_mix(run_script: RunScript, small: Flags, fitted: list[list[str]]) -> None:
+def test_other_settings_do_not_mix(run_script: Script, small: Flags, fitted: list[list[str]]) -> None:
     assert run_script("ablate", "--seeds=1", "--sizes", "40", *small).status == 0
     other = run_script("ablate", "--seeds=1", "--sizes", "40", *small, "--model.hidden_features=8")
     assert other.status == 1
@@ -126,7 +124,7 @@ def test_other_settings_do_not_mix(run_script: RunScript, small: Flags, fitted: 
     assert apart.status == 0, apart.err
 
 
-def test_what_a_trial_cannot_have_is_told(run_script: RunScript, small: Flags, fitted: list[list[str]]) -> None:
+def test_what_a_trial_cannot_have_is_told(run_script: Script, small: Flags, fitted: list[list[str]]) -> None:
     outcome = run_script("ablate", "--seeds=1", "--sizes", "10", "40", *small)
     assert outcome.status == 1
     assert "failed     size 10, seed 0" in outcome.out
@@ -142,7 +140,7 @@ def test_what_a_trial_cannot_have_is_told(run_script: RunScript, small: Flags, f
 
 
 def test_a_worker_that_was_killed_while_it_wrote_holds_nobody_up(
-    run_script: RunScript, small: Flags, fitted: list[list[str]], monkeypatch: pytest.MonkeyPatch
+    run_script: Script, small: Flags, fitted: list[list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("overfitting_lab.sweeps.study.GRACE", 3)
     FOLDER.mkdir(parents=True)
@@ -160,7 +158,7 @@ def test_a_worker_that_was_killed_while_it_wrote_holds_nobody_up(
         ("torn.journal", "move it away: finished runs are found again"),
     ],
 )
-def test_a_storage_that_cannot_be_used_is_named(storage: str, remedy: str, run_script: RunScript, small: Flags) -> None:
+def test_a_storage_that_cannot_be_used_is_named(storage: str, remedy: str, run_script: Script, small: Flags) -> None:
     Path("torn.journal").write_text('{"op_code": 0, "worker_id": \n{"op')
     outcome = run_script("ablate", *small, "--storage", storage)
     assert outcome.status == 1
@@ -169,7 +167,7 @@ def test_a_storage_that_cannot_be_used_is_named(storage: str, remedy: str, run_s
     assert "Traceback" not in outcome.err
 
 
-def test_experiments_may_share_a_storage(run_script: RunScript, small: Flags, fitted: list[list[str]]) -> None:
+def test_experiments_may_share_a_storage(run_script: Script, small: Flags, fitted: list[list[str]]) -> None:
     shared = ["--seeds=1", "--sizes", "40", *small, "--storage=shared.journal"]
     assert run_script("ablate", *shared).status == 0
     other = run_script("ablate", *shared, "--model.hidden_features=8", "--experiment=b")
@@ -178,7 +176,7 @@ def test_experiments_may_share_a_storage(run_script: RunScript, small: Flags, fi
 
 
 def test_a_worker_that_is_killed_leaves_its_trial_to_the_next(
-    run_script: RunScript, small: Flags, fitted: list[list[str]], tmp_path: Path
+    run_script: Script, small: Flags, fitted: list[list[str]], tmp_path: Path
 ) -> None:
     slow = ["--trainer.callbacks=tests.faults.SlowStep", "--trainer.callbacks.step=7"]  # of 2 in an epoch
     flags = ["--seeds=1", "--sizes", "40", *small, *slow, "--trainer.max_epochs=5", "--checkpoint_steps=1"]
@@ -220,7 +218,7 @@ def test_two_workers_share_the_trials(small: Flags, tmp_path: Path) -> None:
 
 
 def test_a_trial_is_anothers_as_long_as_its_worker_lives(
-    run_script: RunScript, small: Flags, fitted: list[list[str]]
+    run_script: Script, small: Flags, fitted: list[list[str]]
 ) -> None:
     FOLDER.mkdir(parents=True)
     study = optuna.create_study(study_name="ablation, sizes", storage=journal(), direction="maximize")

@@ -13,20 +13,20 @@ from benchmarks.machine import Rates, step_floor
 from benchmarks.measuring import Spread, alternate
 from benchmarks.report import write
 from benchmarks.steps import EXPERIMENTS
-from tests.conftest import Outcome
+from tests.conftest import Flags, Script
 
 SMALL = ("--data.train_size=90", "--data.val_size=50", "--data.batch_size=20", "--model.hidden_features=16")
 Benchmark = Callable[..., tuple[dict[str, Any], str]]
 
 
 @pytest.fixture
-def data(image_folder: Path) -> tuple[str, ...]:
+def data(image_folder: Path) -> Flags:
     return ("--data.source=folder", f"--data.root={image_folder}", "--trainer.accelerator=cpu", *SMALL)
 
 
 @pytest.fixture
-def benchmark(run_script: Callable[..., Outcome], data: tuple[str, ...], tmp_path: Path) -> Benchmark:
-    """Measures parts, and returns the content of benchmark.json and the output."""
+def benchmark(run_script: Script, data: Flags, tmp_path: Path) -> Benchmark:
+    """Measure parts, and return the content of benchmark.json and the output."""
 
     def run(*flags: str) -> tuple[dict[str, Any], str]:
         outcome = run_script("benchmark", "--output=out", *data, *flags)
@@ -88,13 +88,13 @@ def test_scaling_is_measured(benchmark: Benchmark, monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.parametrize("rounds", ["0", "-1", "many"])
-def test_rounds_are_counted_from_1(rounds: str, run_script: Callable[..., Outcome]) -> None:
+def test_rounds_are_counted_from_1(rounds: str, run_script: Script) -> None:
     outcome = run_script("benchmark", f"--rounds={rounds}")
     assert outcome.status == 2
     assert "--rounds: invalid positive value" in outcome.err
 
 
-def test_a_command_that_fails_says_why(run_script: Callable[..., Outcome], data: tuple[str, ...]) -> None:
+def test_a_command_that_fails_says_why(run_script: Script, data: Flags) -> None:
     outcome = run_script("benchmark", "--parts", "end_to_end", "--rounds=1", *data, "--model.dropout=2")
     assert outcome.status == 2
     assert "dropout must be in [0, 1)" in outcome.err

@@ -8,7 +8,7 @@ import pytest
 from filelock import FileLock
 
 from overfitting_lab.runs import Run, RunFiles, runs_of
-from tests.conftest import ROOT, FinishedRun, Flags, RunScript
+from tests.conftest import ROOT, FinishedRun, Flags, Script
 from tests.made_runs import make_run
 from tests.processes import start
 
@@ -16,7 +16,7 @@ LOGS = Path("lightning_logs")
 
 
 def test_configurations_are_trained_once_and_compared(
-    run_script: RunScript, tiny: Flags, fitted: list[list[str]], tmp_path: Path
+    run_script: Script, tiny: Flags, fitted: list[list[str]], tmp_path: Path
 ) -> None:
     outcome = run_script("compare", "overfit", "random_labels.yaml", *tiny)
     assert outcome.status == 0, outcome.err
@@ -41,7 +41,7 @@ def test_configurations_are_trained_once_and_compared(
 
 
 def test_a_run_that_was_stopped_goes_on(
-    run_script: RunScript, tiny: Flags, fitted: list[list[str]], tmp_path: Path
+    run_script: Script, tiny: Flags, fitted: list[list[str]], tmp_path: Path
 ) -> None:
     assert run_script("fit", "--config=overfit", *tiny).status == 0
     path = tmp_path / LOGS / "overfit/version_0/summary.json"
@@ -55,7 +55,7 @@ def test_a_run_that_was_stopped_goes_on(
 
 
 def test_what_cannot_be_compared_is_said(
-    run_script: RunScript, finished_run: FinishedRun, fitted: list[list[str]], tmp_path: Path
+    run_script: Script, finished_run: FinishedRun, fitted: list[list[str]], tmp_path: Path
 ) -> None:
     for arguments, words in (
         (
@@ -79,7 +79,7 @@ def test_what_cannot_be_compared_is_said(
 
 
 def test_a_run_on_other_data_is_another_run(
-    run_script: RunScript, tiny: Flags, fitted: list[list[str]], image_folder: Path, tmp_path: Path
+    run_script: Script, tiny: Flags, fitted: list[list[str]], image_folder: Path, tmp_path: Path
 ) -> None:
     assert run_script("compare", "overfit", *tiny).status == 0
     shutil.copytree(image_folder, tmp_path / "moved" / image_folder.name)
@@ -90,7 +90,7 @@ def test_a_run_on_other_data_is_another_run(
     assert len(fitted) == 2
 
 
-def test_a_run_that_another_process_trains_is_waited_for(run_script: RunScript, tiny: Flags, tmp_path: Path) -> None:
+def test_a_run_that_another_process_trains_is_waited_for(run_script: Script, tiny: Flags, tmp_path: Path) -> None:
     assert run_script("fit", "--config=overfit", *tiny).status == 0
     files = RunFiles(tmp_path / LOGS / "overfit/version_0")
     complete = files.summary.read_text()
@@ -108,7 +108,7 @@ def test_a_run_that_another_process_trains_is_waited_for(run_script: RunScript, 
     assert len(runs_of(tmp_path / LOGS / "overfit")) == 1
 
 
-def test_a_run_that_fails_ends_it(run_script: RunScript, monkeypatch: pytest.MonkeyPatch, tiny: Flags) -> None:
+def test_a_run_that_fails_ends_it(run_script: Script, monkeypatch: pytest.MonkeyPatch, tiny: Flags) -> None:
     monkeypatch.setenv("PYTHONPATH", str(ROOT))  # so that the process of fit.py finds tests.faults
     kill = {"": "tests.faults.KillOnce", ".place": "step", ".step": 2, ".mark": "killed"}
     stops = [f"--trainer.callbacks{key}={value}" for key, value in kill.items()]
@@ -118,7 +118,7 @@ def test_a_run_that_fails_ends_it(run_script: RunScript, monkeypatch: pytest.Mon
     assert "ended with exit status -9, and no finished run" in outcome.err
 
 
-def test_a_report_replaces_the_one_before(run_script: RunScript, tmp_path: Path) -> None:
+def test_a_report_replaces_the_one_before(run_script: Script, tmp_path: Path) -> None:
     for name in ("a", "b"):
         folder = make_run(tmp_path / name / "version_0", np.ones(30, dtype=bool))
         assert run_script("compare", folder).status == 0

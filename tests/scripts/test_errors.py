@@ -2,14 +2,15 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 
 from datamodules import CIFAR10DataModule, sources
-from tests.conftest import FinishedRun, Outcome
+from tests.conftest import ROOT, FinishedRun, Flags, Outcome, Script
 
 OVERFIT = "--config overfit.yaml {flags}"
 PLATEAU = "--model.lr_scheduler=lightning.pytorch.cli.ReduceLROnPlateau --model.lr_scheduler.monitor=val_f1"
@@ -17,24 +18,16 @@ IMAGE = "{tiny}/test/cat/00002.png"
 
 
 class Mistake(NamedTuple):
-    """A command line that cannot be followed, and what its message has to say."""
+    """A command line that cannot be followed, and words of its message."""
 
     command: str  # {flags} are those of tiny data, the rest folders
     status: int
     words: tuple[str, ...]
-    data_work: bool = False  # whether it may take the data to find out
+    data_work: bool = False  # finding out may need the data
 
 
-CONFIGURATIONS = (
-    "overfit",
-    "regularized",
-    "vgg11",
-    "vgg16",
-    "vgg16_32",
-    "vgg16_bn_32",
-    "vgg16_notebook",
-    "optimizer/adam",
-    "optimizer/sgd_momentum",
+CONFIGURATIONS = tuple(
+    str(path.relative_to(ROOT / "configs").with_suffix("")) for path in ROOT.glob("configs/**/*.yaml")
 )
 USAGE = {
     "unknown flag": Mistake(f"fit {OVERFIT} --data.bach_size=3", 2, ("bach_size", "did you mean --data.batch_size?")),
@@ -87,21 +80,18 @@ DATA = {
     "no test images": Mistake(f"fit {OVERFIT} --data.root={{bad}}/no_test", 1, ("no_test/test is missing",), True),
 }
 NO_GPU = {
-    "no GPU": Mistake(f"fit {OVERFIT} --trainer.accelerator=gpu", 2, ("has no GPU", "say cpu")),
-    "no CUDA": Mistake(f"fit {OVERFIT} --trainer.accelerator=cuda", 2, ("has no GPU", "say cpu")),
+    name: Mistake(f"fit {OVERFIT} --trainer.accelerator={name}", 2, ("has no GPU", "say cpu"))
+    for name in ("gpu", "cuda")
 }
-GPU = torch.cuda.is_available() or torch.backends.mps.is_available()
+WITHOUT_GPU = pytest.mark.skipif(torch.cuda.is_available() or torch.backends.mps.is_available(), reason="a GPU")
 TABLE = [
     *(pytest.param(mistake, id=name) for name, mistake in {**USAGE, **DATA}.items()),
-    *(
-        pytest.param(mistake, id=name, marks=pytest.mark.skipif(GPU, reason="a GPU"))
-        for name, mistake in NO_GPU.items()
-    ),
+    *(pytest.param(mistake, id=name, marks=WITHOUT_GPU) for name, mistake in NO_GPU.items()),
 ]
 
 
 class Code:
-    """What runs when it is unpickled."""
+    """Create a file when unpickled."""
 
     def __init__(self, marker: Path) -> None:
         self.marker = marker
@@ -112,7 +102,7 @@ class Code:
 
 @pytest.fixture(scope="module")
 def bad(tmp_path_factory: pytest.TempPathFactory, image_folder: Path, finished_run: FinishedRun) -> Path:
-    """A folder of everything that is wrong."""
+    """Write files of every kind that is wrong."""
     root = tmp_path_factory.mktemp("bad")
     for name, text in {
         "key.yaml": "data:\n  bach_size: 3\n",
@@ -139,7 +129,7 @@ def bad(tmp_path_factory: pytest.TempPathFactory, image_folder: Path, finished_r
 
 @pytest.fixture
 def data_work(monkeypatch: pytest.MonkeyPatch) -> list[CIFAR10DataModule]:
-    """The data modules that began to prepare their data."""
+    """List the data modules that began to prepare their data."""
     begun = []
     prepare_data = CIFAR10DataModule.prepare_data
 
@@ -162,8 +152,8 @@ def check_one_message(outcome: Outcome, status: int) -> None:
 @pytest.mark.parametrize("mistake", TABLE)
 def test_a_mistake_is_one_message(
     mistake: Mistake,
-    run_script: Callable[..., Outcome],
-    tiny: tuple[str, ...],
+    run_script: Script,
+    tiny: Flags,
     bad: Path,
     finished_run: FinishedRun,
     image_folder: Path,
@@ -183,13 +173,21 @@ def test_a_mistake_is_one_message(
 
 @pytest.fixture
 def unreachable(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Has nobody serve CIFAR-10."""
+    """Make every mirror of CIFAR-10 unreachable."""
     monkeypatch.setattr(sources.CIFAR10, "MIRRORS", ("http://127.0.0.1:9/cifar-10-python.tar.gz",))
     monkeypatch.setenv("no_proxy", "*")
 
 
+def draw_images(monkeypatch: pytest.MonkeyPatch, labels: NDArray[np.int64]) -> None:
+    """Make the synthetic images few and plain, which takes less time than to draw them."""
+    images = np.full((len(labels), 32, 32, 3), 20 * labels[:, None, None, None], dtype=np.uint8)
+    arrays = {f"{split}_images": images for split in ("train", "test")}
+    arrays |= {f"{split}_labels": labels for split in ("train", "test")}
+    monkeypatch.setattr(sources.Synthetic, "make", lambda self: arrays)
+
+
 @pytest.mark.usefixtures("unreachable")
-def test_unreachable_cifar10_names_three_ways_on(run_script: Callable[..., Outcome], tmp_path: Path) -> None:
+def test_unreachable_cifar10_names_three_ways_on(run_script: Script, tmp_path: Path) -> None:
     outcome = run_script("fit", "--config", "regularized.yaml", "--model.hidden_features=16")
     check_one_message(outcome, 1)
     for way in ("cifar-10-python.tar.gz in data", "--data.source folder", "--data.source synthetic"):
@@ -199,37 +197,20 @@ def test_unreachable_cifar10_names_three_ways_on(run_script: Callable[..., Outco
 
 @pytest.mark.usefixtures("unreachable")
 def test_unreachable_cifar10_is_replaced_loudly_for_overfit(
-    run_script: Callable[..., Outcome], tiny: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run_script: Script, tiny: Flags, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def draw(self: sources.Synthetic) -> dict[str, Any]:
-        arrays: dict[str, Any] = {}
-        for split, count in (("train", 60), ("test", 20)):
-            arrays[f"{split}_labels"] = labels = np.arange(count) % 10
-            arrays[f"{split}_images"] = np.full((count, 32, 32, 3), 20 * labels[:, None, None, None], dtype=np.uint8)
-        return arrays
-
-    monkeypatch.setattr(sources.Synthetic, "make", draw)
+    draw_images(monkeypatch, np.arange(60) % 10)
     flags = ("--data.source=cifar10", "--data.root=data", "--data.train_size=40", "--data.val_size=20")
     outcome = run_script("fit", "--config", "overfit.yaml", *tiny, *flags, "--trainer.max_epochs=1")
     assert outcome.status == 0, outcome.err
     assert "NOT CIFAR-10" in outcome.out
-    assert "20 test images of stand-in" in outcome.out
+    assert "60 test images of stand-in" in outcome.out
     config = (tmp_path / "lightning_logs" / "overfit" / "version_0" / "config.yaml").read_text()
     assert "source: synthetic\n" in config, "a replay is to use the same data, also where CIFAR-10 is reachable"
 
 
-def test_labels_without_a_class_are_refused(
-    run_script: Callable[..., Outcome], tiny: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def draw(self: sources.Synthetic) -> dict[str, Any]:
-        images, labels = np.zeros((200, 32, 32, 3), dtype=np.uint8), np.arange(200) % 11
-        return {
-            f"{split}_{kind}": array
-            for split in ("train", "test")
-            for kind, array in zip(("images", "labels"), (images, labels), strict=True)
-        }
-
-    monkeypatch.setattr(sources.Synthetic, "make", draw)
+def test_labels_without_a_class_are_refused(run_script: Script, tiny: Flags, monkeypatch: pytest.MonkeyPatch) -> None:
+    draw_images(monkeypatch, np.arange(200) % 11)
     outcome = run_script("fit", "--config", "overfit.yaml", *tiny, "--data.source=synthetic", "--data.root=data")
     check_one_message(outcome, 1)
     assert "labels run from 0 to 10, but there are 10 classes" in outcome.err

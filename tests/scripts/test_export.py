@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from lightning_modules import VGG, AlexNet
 from overfitting_lab.export import FORMATS
-from tests.conftest import CLASSES, FinishedRun, Flags, RunScript, execute
+from tests.conftest import CLASSES, FinishedRun, Flags, Script, execute
 from tests.scripts.test_errors import check_one_message
 
 FILES = ["model.onnx", "model.pt2", "model.pth"]
@@ -157,7 +157,7 @@ def test_state_dict(run: Exported) -> None:
     }
 
 
-def fit_faulty(run_script: RunScript, tiny: Flags, fault: str) -> Path:
+def fit_faulty(run_script: Script, tiny: Flags, fault: str) -> Path:
     """Train a network that cannot be exported right, and return the folder of the run."""
     flags = [flag for flag in tiny if not flag.startswith("--model.")]
     model = ("--model=tests.networks.NotExportable", f"--model.fault={fault}", "--model.optimizer=torch.optim.Adam")
@@ -168,7 +168,7 @@ def fit_faulty(run_script: RunScript, tiny: Flags, fault: str) -> Path:
 
 
 @pytest.mark.parametrize("kind", FORMATS)
-def test_a_file_that_disagrees_is_not_left(kind: str, run_script: RunScript, tiny: Flags) -> None:
+def test_a_file_that_disagrees_is_not_left(kind: str, run_script: Script, tiny: Flags) -> None:
     folder = fit_faulty(run_script, tiny, "weights" if kind == "pth" else "network")
     before = contents(folder)
     outcome = run_script("export", folder, "--formats", kind)
@@ -179,7 +179,7 @@ def test_a_file_that_disagrees_is_not_left(kind: str, run_script: RunScript, tin
 
 @pytest.mark.parametrize("package", ["onnx", "onnxscript", "onnxruntime"])
 def test_onnx_is_left_out_where_the_extra_is_missing(
-    package: str, run_script: RunScript, finished_run: FinishedRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    package: str, run_script: Script, finished_run: FinishedRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = Path(shutil.copytree(finished_run.folder, tmp_path / "run"))
     monkeypatch.setitem(sys.modules, package, None)
@@ -196,7 +196,7 @@ def test_onnx_is_left_out_where_the_extra_is_missing(
 
 
 def test_a_network_outlives_the_place_of_its_data(
-    run_script: RunScript, tiny: Flags, image_folder: Path, tmp_path: Path
+    run_script: Script, tiny: Flags, image_folder: Path, tmp_path: Path
 ) -> None:
     there, moved = tmp_path / "images", tmp_path / "moved"
     shutil.copytree(image_folder, there)
@@ -220,7 +220,7 @@ def test_a_network_outlives_the_place_of_its_data(
 
 
 @pytest.mark.parametrize("kind", ["pt2", "onnx"])
-def test_a_network_that_a_format_cannot_hold_is_told(kind: str, run_script: RunScript, tiny: Flags) -> None:
+def test_a_network_that_a_format_cannot_hold_is_told(kind: str, run_script: Script, tiny: Flags) -> None:
     folder = fit_faulty(run_script, tiny, "branch")
     before = contents(folder)
     outcome = run_script("export", folder, "--formats", kind)

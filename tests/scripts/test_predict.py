@@ -10,14 +10,14 @@ import torch
 from PIL import Image
 
 from lightning_modules import AlexNet
-from tests.conftest import CLASSES, FinishedRun, RunScript
+from tests.conftest import CLASSES, FinishedRun, Script
 from tests.scripts.test_errors import check_one_message
 
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)  # of overfit.yaml
 
 
 def test_names_classes_with_their_probabilities_in_the_order_of_the_images(
-    run_script: RunScript, finished_run: FinishedRun, image_folder: Path, tmp_path: Path
+    run_script: Script, finished_run: FinishedRun, image_folder: Path, tmp_path: Path
 ) -> None:
     names = ["cat/00002.png", "bird/00001.png", "airplane/00000.png", "cat/00005.png"]
     for name in names:
@@ -43,7 +43,7 @@ def test_names_classes_with_their_probabilities_in_the_order_of_the_images(
 
 
 def test_images_with_long_names_are_told_apart(
-    run_script: RunScript, finished_run: FinishedRun, image_folder: Path, tmp_path: Path
+    run_script: Script, finished_run: FinishedRun, image_folder: Path, tmp_path: Path
 ) -> None:
     deep = tmp_path / ("long" * 20) / ("longer" * 20)
     deep.mkdir(parents=True)
@@ -61,7 +61,7 @@ def table(out: str) -> list[str]:
 
 @pytest.mark.parametrize("name", ["model.pth", "model.pt2", "model.onnx"])
 def test_an_exported_file_gives_the_runs_answer(
-    name: str, run_script: RunScript, finished_run: FinishedRun, exported_run: FinishedRun, image_folder: Path
+    name: str, run_script: Script, finished_run: FinishedRun, exported_run: FinishedRun, image_folder: Path
 ) -> None:
     images = [image_folder / "test" / "cat" / "00002.png", image_folder / "test" / "bird" / "00001.png"]
     of_run = run_script("predict", finished_run.folder, *images)
@@ -75,9 +75,7 @@ def test_an_exported_file_gives_the_runs_answer(
     assert (pictures[0][below_the_title] == pictures[1][below_the_title]).all()
 
 
-def test_answers_are_drawn(
-    run_script: RunScript, finished_run: FinishedRun, image_folder: Path, tmp_path: Path
-) -> None:
+def test_answers_are_drawn(run_script: Script, finished_run: FinishedRun, image_folder: Path, tmp_path: Path) -> None:
     colour = (250, 0, 250)  # of no bar
     Image.new("RGB", (40, 40), colour).save(tmp_path / "pink.png")
     images = [tmp_path / "pink.png"] * 3
@@ -99,7 +97,7 @@ def test_answers_are_drawn(
 
 
 def test_of_many_images_the_first_are_drawn(
-    run_script: RunScript, finished_run: FinishedRun, image_folder: Path, tmp_path: Path
+    run_script: Script, finished_run: FinishedRun, image_folder: Path, tmp_path: Path
 ) -> None:
     image = image_folder / "test" / "cat" / "00002.png"
     outcome = run_script("predict", finished_run.folder, *[image] * 51)
@@ -141,7 +139,7 @@ def unusable(exported_run: FinishedRun, finished_run: FinishedRun, tmp_path_fact
     ],
 )
 def test_a_file_that_is_damaged_or_foreign_is_refused(
-    name: str, run_script: RunScript, unusable: Path, image_folder: Path, tmp_path: Path
+    name: str, run_script: Script, unusable: Path, image_folder: Path, tmp_path: Path
 ) -> None:
     outcome = run_script("predict", unusable / name, image_folder / "test" / "cat" / "00002.png")
     check_one_message(outcome, 1)
@@ -150,14 +148,14 @@ def test_a_file_that_is_damaged_or_foreign_is_refused(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_file_that_is_missing_is_named(run_script: RunScript, image_folder: Path, tmp_path: Path) -> None:
+def test_a_file_that_is_missing_is_named(run_script: Script, image_folder: Path, tmp_path: Path) -> None:
     outcome = run_script("predict", "none.onnx", image_folder / "test" / "cat" / "00002.png")
     check_one_message(outcome, 1)
     assert "none.onnx: no such file; make it from a run: python scripts/export.py RUN" in outcome.err
 
 
 def test_onnx_without_the_extra_names_it(
-    run_script: RunScript, exported_run: FinishedRun, image_folder: Path, monkeypatch: pytest.MonkeyPatch
+    run_script: Script, exported_run: FinishedRun, image_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     outcome = run_script(

@@ -1,5 +1,3 @@
-import csv
-import json
 import os
 import random
 import signal
@@ -15,8 +13,8 @@ import pytest
 import torch
 
 from overfitting_lab.runs import Run
-from tests.conftest import scalars_of
-from tests.processes import ROOT, start
+from tests.conftest import Flags, scalars_of, summary_of, timeless, weights_of
+from tests.processes import ROOT, run_python, start
 
 EPOCHS = 4
 STEPS = 5  # an epoch
@@ -35,13 +33,13 @@ FIRST = "lightning_logs/overfit/version_0"
 
 
 @pytest.fixture
-def recipe(tiny: tuple[str, ...]) -> list[str]:
+def recipe(tiny: Flags) -> list[str]:
     return [*RECIPE, *tiny, f"--trainer.max_epochs={EPOCHS}"]
 
 
 @pytest.fixture(scope="module")
-def through(tiny: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """Runs that ran through, by precision."""
+def through(tiny: Flags, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Return the run that ran through at a precision."""
     folders: dict[str, Path] = {}
 
     def run(precision: str) -> Path:
@@ -55,8 +53,16 @@ def through(tiny: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory) -> 
     return run
 
 
+@pytest.fixture
+def two_folders(tmp_path: Path) -> tuple[Path, Path]:
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    whole.mkdir()
+    killed.mkdir()
+    return whole, killed
+
+
 def finish(process: BaseProcess, folder: Path, status: int = 0) -> str:
-    """Waits for a script's end; returns all that was printed in that folder."""
+    """Wait for a script's end and return all that was printed in the folder."""
     process.join(240)
     if process.is_alive():
         process.kill()
@@ -65,39 +71,29 @@ def finish(process: BaseProcess, folder: Path, status: int = 0) -> str:
     return output
 
 
-def rows_of(run: Path) -> list[dict[str, str]]:
-    with (run / "metrics.csv").open(newline="") as file:
-        return [{name: value for name, value in row.items() if name != "seconds"} for row in csv.DictReader(file)]
-
-
 def differences(one: Any, other: Any, place: str = "") -> list[str]:
-    """Where two nested structures are not the same to the last bit; times do not count."""
+    """Return the places where two nested structures differ by a bit; times do not count."""
+    if isinstance(one, list | tuple) and isinstance(other, list | tuple):
+        one, other = dict(enumerate(one)), dict(enumerate(other))
     if isinstance(one, dict) and isinstance(other, dict) and one.keys() == other.keys():
         return [found for key in one for found in differences(one[key], other[key], f"{place}/{key}")]
-    if isinstance(one, list | tuple) and isinstance(other, list | tuple) and len(one) == len(other):
-        return [
-            found
-            for i, (a, b) in enumerate(zip(one, other, strict=True))
-            for found in differences(a, b, f"{place}/{i}")
-        ]
-    same = (
-        torch.equal(one, other) if isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor) else one == other
-    )
+    tensors = isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor)
+    same = torch.equal(one, other) if tensors else one == other
     return [] if same or "seconds" in place else [place]
 
 
 def assert_same(run: Path, through: Path) -> None:
-    """Metrics, best and last checkpoint, curves and summary are those of a run that ran through."""
-    assert rows_of(run) == rows_of(through)
+    """Assert that metrics, checkpoints, curves and summary equal those of a run that ran through."""
+    assert timeless(run) == timeless(through)
     for name in ("best", "last"):
         one, other = (torch.load(folder / f"checkpoints/{name}.ckpt", weights_only=True) for folder in (run, through))
-        for checkpoint in (one, other):  # what KillOnce adds, and what the configuration says of it
+        for checkpoint in (one, other):  # KillOnce adds its own state
             checkpoint.pop("callbacks", {}).pop("KillOnce", None)
         assert differences(one, other) == []
-    assert torch.load(run / "weights.pth", weights_only=True).keys()
+    assert differences(weights_of(run), weights_of(through)) == []
     for split in ("train", "val"):
         assert scalars_of(run / split) == scalars_of(through / split)
-    one, other = (json.loads((folder / "summary.json").read_text()) for folder in (run, through))
+    one, other = summary_of(run), summary_of(through)
     for summary in (one, other):
         summary.pop("train_images_per_second")
         summary.pop("git_commit")
@@ -114,9 +110,9 @@ def test_killed_at_200_random_moments(recipe: list[str], through: Any, tmp_path:
 
 
 def assert_survives_kills(kills: int, recipe: list[str], through: Path, tmp_path: Path) -> None:
-    """Kills and resumes a run, and where it ends before there were kills enough, another one."""
+    """Kill and resume a run, and if it ends before there were kills enough, another one."""
     recipe = [*recipe, "--trainer.precision=32-true"]
-    moments, training = random.Random(0), json.loads((through / "summary.json").read_text())["seconds"]
+    moments, training = random.Random(0), summary_of(through)["seconds"]
     survived = runs = 0
     while survived < kills:
         folder = tmp_path / str(runs)
@@ -138,7 +134,7 @@ def assert_survives_kills(kills: int, recipe: list[str], through: Path, tmp_path
 
 
 def stamp(run: Path) -> int:
-    """Changes when the run's summary is written, which is first done just before the first step."""
+    """Return when the run's summary was written, which is first done just before the first step."""
     try:
         return (run / "summary.json").stat().st_mtime_ns
     except FileNotFoundError:
@@ -176,20 +172,19 @@ def test_killed_at_a_certain_place(
 @pytest.mark.parametrize(
     "more", [["--trainer.max_steps=8", "--trainer.max_epochs=-1"], ["--trainer.val_check_interval=2"]]
 )
-def test_killed_where_epochs_are_unusual(more: list[str], recipe: list[str], tmp_path: Path) -> None:
-    whole, killed = (tmp_path / name for name in ("whole", "killed"))
-    for folder in (whole, killed):
-        folder.mkdir()
+def test_killed_in_a_run_of_unusual_epochs(
+    more: list[str], recipe: list[str], two_folders: tuple[Path, Path], tmp_path: Path
+) -> None:
+    whole, killed = two_folders
     finish(start("fit", [*recipe, *more], whole), whole)
     finish(start("fit", [*recipe, *more, *killer("step", 8, tmp_path / "mark")], killed), killed, -signal.SIGKILL)
     finish(start("fit", ["--resume", FIRST], killed), killed)
-    assert rows_of(killed / FIRST) == rows_of(whole / FIRST)
-    weights = [torch.load(folder / FIRST / "weights.pth", weights_only=True) for folder in (whole, killed)]
-    assert differences(*weights) == []
+    assert timeless(killed / FIRST) == timeless(whole / FIRST)
+    assert differences(*(weights_of(folder / FIRST) for folder in (whole, killed))) == []
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_a_signal_saves_and_says_how_to_go_on(
+def test_a_signal_saves_and_says_how_to_resume(
     number: signal.Signals, status: int, recipe: list[str], through: Any, tmp_path: Path
 ) -> None:
     signalled = killer("step", STEPS + 3, tmp_path / "mark", f"number={int(number)}")
@@ -209,21 +204,17 @@ def killer(place: str, step: int, mark: Path, *more: str) -> list[str]:
 
 
 def in_two_processes(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Runs ``fit.py`` by Lightning's launcher; it may take 60 s beyond the start to end where one process dies."""
-    command = [sys.executable, str(ROOT / "scripts" / "fit.py"), *arguments]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    return subprocess.run(
-        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=240, check=False
-    )
+    """Run ``fit.py`` by Lightning's launcher, which may take 60 s to end if one process dies."""
+    return run_python(folder, str(ROOT / "scripts" / "fit.py"), *arguments)
 
 
 TWO = ("--trainer.devices=2", "--trainer.strategy=ddp", "--trainer.precision=32-true")
 
 
-def test_two_processes_killed_and_one_killed_alone(recipe: list[str], tmp_path: Path) -> None:
-    whole, killed = (tmp_path / name for name in ("whole", "killed"))
-    for folder in (whole, killed):
-        folder.mkdir()
+def test_two_processes_killed_and_one_killed_alone(
+    recipe: list[str], two_folders: tuple[Path, Path], tmp_path: Path
+) -> None:
+    whole, killed = two_folders
     assert in_two_processes(whole, *recipe, *TWO).returncode == 0
     deadly = killer("step", STEPS + 3, tmp_path / "mark", "rank=1")
     died = in_two_processes(killed, *recipe, *TWO, *deadly)
@@ -274,14 +265,12 @@ def test_two_nodes_on_loopback_train_as_one_process(recipe: list[str], tmp_path:
         for node in nodes:
             node.kill()
     assert statuses == [0, 0], (tmp_path / "node 0.txt").read_text() + (tmp_path / "node 1.txt").read_text()
-    summaries = [json.loads((folder / FIRST / "summary.json").read_text()) for folder in (tmp_path, tmp_path / "one")]
+    summaries = [summary_of(folder / FIRST) for folder in (tmp_path, tmp_path / "one")]
     assert [summary["world_size"] for summary in summaries] == [2, 1]
     assert [summary["test"]["images"] for summary in summaries] == [45, 45]
     assert summaries[0]["data"]["fingerprint"] == summaries[1]["data"]["fingerprint"]
-    two, one_process = (
-        torch.cat([value.flatten() for value in torch.load(folder / FIRST / "weights.pth", weights_only=True).values()])
-        for folder in (tmp_path, tmp_path / "one")
-    )
+    runs = (weights_of(folder / FIRST) for folder in (tmp_path, tmp_path / "one"))
+    two, one_process = (torch.cat([value.flatten() for value in weights.values()]) for weights in runs)
     apart = float((two - one_process).norm() / one_process.norm())
     print(f"weights apart by {apart:.1e} of their norm")
     assert apart < 2e-4  # sums in another order; 1.2e-5 measured

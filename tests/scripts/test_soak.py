@@ -3,13 +3,14 @@ from statistics import median
 
 import pytest
 
+from tests.conftest import Flags
 from tests.processes import start
 
 EPOCHS = 2000
 
 
 @pytest.mark.long
-def test_memory_stays_flat_over_2000_epochs(tiny: tuple[str, ...], tmp_path: Path) -> None:
+def test_memory_stays_flat_over_2000_epochs(tiny: Flags, tmp_path: Path) -> None:
     log = tmp_path / "memory.txt"
     short = [
         "--data.train_size=20",

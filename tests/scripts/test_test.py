@@ -2,7 +2,7 @@ import re
 from pathlib import Path
 
 from overfitting_lab.runs import Run
-from tests.conftest import FinishedRun, RunScript
+from tests.conftest import FinishedRun, Script
 
 
 def result(out: str) -> str:
@@ -15,7 +15,7 @@ def contents(folder: Path) -> dict[Path, tuple[int, bytes]]:
 
 
 def test_repeats_the_runs_result_and_leaves_its_folder(
-    run_script: RunScript, finished_run: FinishedRun, tmp_path: Path
+    run_script: Script, finished_run: FinishedRun, tmp_path: Path
 ) -> None:
     before = contents(finished_run.folder)
     outcome = run_script("test", finished_run.folder)
@@ -28,7 +28,7 @@ def test_repeats_the_runs_result_and_leaves_its_folder(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_takes_another_checkpoint_and_other_settings(run_script: RunScript, finished_run: FinishedRun) -> None:
+def test_takes_another_checkpoint_and_other_settings(run_script: Script, finished_run: FinishedRun) -> None:
     last = finished_run.folder / "checkpoints" / "last.ckpt"  # the fixture's worst
     outcome = run_script("test", finished_run.folder, "--ckpt_path", last, "--data.batch_size=7")
     assert outcome.status == 0, outcome.err
