@@ -73,15 +73,12 @@ def principal_components(images: Tensor) -> Tensor:
 def shift_colour(images: Tensor, draws: Tensor, components: Tensor, std: float = 0.1) -> Tensor:
     """Add a random mixture of principal components to all pixels of an image; the result is not clipped.
 
+    The images are float [N, 3, H, W] of about [0, 1], the drawn numbers [3, N]. For the components, float [3, 3], see
+    :func:`principal_components`. ``std`` is the standard deviation of the normal draws.
+
     Krizhevsky et al. (2012, sec. 4.1): each component times a normal draw of standard deviation 0.1. Their text scales
     the components by eigenvalues, which would depend on the unit of the pixels. Their code and this function scale them
     by standard deviations.
-
-    Args:
-        images: float [N, 3, H, W], values of about [0, 1].
-        draws: drawn numbers, [3, N].
-        components: float [3, 3], see :func:`principal_components`.
-        std: standard deviation of the normal draws.
     """
     normal = torch.special.ndtri(draws.T.clamp(min=2**-25)).to(images.dtype)
     shift: Tensor = std * normal @ components.to(images).T
@@ -89,13 +86,9 @@ def shift_colour(images: Tensor, draws: Tensor, components: Tensor, std: float =
 
 
 class Augmentation(ABC):
-    """A policy that turns uint8 images [N, 3, 32, 32] into float32 [N, 3, image_size, image_size] of about [0, 1].
+    """A policy that turns uint8 images [N, 3, 32, 32] into float32 [N, 3, image_size, image_size] of about [0, 1]."""
 
-    Attributes:
-        DRAWS: purposes of the numbers that training needs for each image.
-    """
-
-    DRAWS: ClassVar[tuple[Draw, ...]] = ()
+    DRAWS: ClassVar[tuple[Draw, ...]] = ()  # purposes of the numbers that training needs for each image
 
     def __init__(self, image_size: int) -> None:
         self.image_size = image_size

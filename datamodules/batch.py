@@ -26,11 +26,8 @@ class Batch(NamedTuple):
 def to_network(images: Tensor, augmentation: Augmentation, mean_std: Tensor, draws: Tensor | None = None) -> Tensor:
     """Prepare uint8 images [N, 3, 32, 32] for the network: float32 [N, 3, image_size, image_size], normalized.
 
-    Args:
-        images: see above.
-        augmentation: changes them as in training, or as in evaluation if there are no draws.
-        mean_std: float32 [2, 3], mean and standard deviation of the channels' values in [0, 1].
-        draws: see :meth:`Augmentation.train`.
+    Draws, see :meth:`Augmentation.train`, augment the images; without them the images are prepared for evaluation. Mean
+    and standard deviation of the channels' values in [0, 1] are float32 [2, 3].
     """
     changed = augmentation.evaluate(images) if draws is None else augmentation.train(images, draws)
-    return normalize(changed, mean_std[0], mean_std[1])
+    return normalize(changed, *mean_std)

@@ -51,16 +51,16 @@ class CIFAR10DataModule(LightningDataModule):
         split_seed: of the random split and the label noise; apart from ``seed``, so that runs over several seeds share
             one split.
 
-    Attributes:
-        images: data set, with label noise; it and the following exist from ``setup`` on.
-        train_indices: int64 [train_size], indices in the training set.
-        val_indices: int64 [val_size], indices in the training set.
-        test_indices: int64, indices in the test set.
-        fingerprint: see :class:`Split`.
-
     Raises:
         ValueError: if an argument is out of its range.
     """
+
+    # From setup() on:
+    images: Images  # with label noise
+    train_indices: Tensor  # int64 [train_size], indices in the training set
+    val_indices: Tensor  # int64 [val_size], indices in the training set
+    test_indices: Tensor  # int64, indices in the test set
+    fingerprint: str  # see Split
 
     def __init__(
         self,
@@ -115,11 +115,6 @@ class CIFAR10DataModule(LightningDataModule):
     def source(self) -> Source:
         """Source of the images: the one asked for, or the stand-in if it replaces CIFAR-10."""
         return Synthetic(self._source.root) if self._stand_in and not self._source.present() else self._source
-
-    @property
-    def source_name(self) -> str:
-        """The source's name on the command line."""
-        return self.source.KEY
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -184,7 +179,7 @@ class CIFAR10DataModule(LightningDataModule):
         images = self._source.load()
         split = split_images(images, self.split, self._train_size, self._val_size, self.split_seed, self.label_noise)
         self._check_batch_fits(len(split.train_indices), DataError)
-        self.images: Images = replace(images, train_labels=split.train_labels)
+        self.images = replace(images, train_labels=split.train_labels)
         self.train_indices, self.val_indices = split.train_indices, split.val_indices
         self.test_indices = torch.arange(len(images.test_labels))
         self.fingerprint = split.fingerprint
@@ -198,7 +193,7 @@ class CIFAR10DataModule(LightningDataModule):
     def description(self) -> dict[str, Any]:
         """Describe the data in plain values."""
         return {
-            "source": self.source_name,
+            "source": self.source.KEY,
             "name": self.images.name,
             "identity": self.images.identity,
             "fingerprint": self.fingerprint,

@@ -25,21 +25,13 @@ class Split:
 
 def split_images(
     images: Images,
-    kind: Literal["overfit", "full"],
-    train_size: int | None,
-    val_size: int | None,
-    seed: int,
-    label_noise: float,
+    kind: Literal["overfit", "full"],  # overfit keeps the set's order, full shuffles it before
+    train_size: int | None,  # None takes all that validation leaves
+    val_size: int | None,  # None takes a tenth
+    seed: int,  # of the shuffling and the label noise
+    label_noise: float,  # fraction of the training images, in [0, 1], whose label is drawn anew from all classes
 ) -> Split:
-    """Divide a training set: a pure function of its arguments.
-
-    Args:
-        images: data set. Training takes the first images, validation the next.
-        kind: ``overfit`` keeps the set's order, ``full`` shuffles it before.
-        train_size: ``None`` takes all that validation leaves.
-        val_size: ``None`` takes a tenth.
-        seed: of the shuffling and the label noise.
-        label_noise: fraction of the training images, in [0, 1], whose label is drawn anew from all classes.
+    """Divide a training set: the first images train, the next validate. A pure function of its arguments.
 
     Raises:
         DataError: if the split needs more images than there are.
@@ -60,15 +52,10 @@ def split_images(
         digest.update(indices.numpy().tobytes())
     labels = images.train_labels
     if label_noise:
-        labels = _add_noise(labels, train, label_noise, len(images.classes), seed)
+        random = np.random.default_rng((seed, *b"label noise"))
+        count = round(label_noise * train_size)
+        noisy = train[torch.from_numpy(random.permutation(train_size)[:count])]
+        labels = labels.clone()
+        labels[noisy] = torch.from_numpy(random.integers(len(images.classes), size=count))
         digest.update(labels[train].numpy().tobytes())
     return Split(train, val, labels, digest.hexdigest())
-
-
-def _add_noise(labels: Tensor, train: Tensor, fraction: float, num_classes: int, seed: int) -> Tensor:
-    random = np.random.default_rng((seed, *b"label noise"))
-    count = round(fraction * len(train))
-    noisy = labels.clone()
-    picked = train[torch.from_numpy(random.permutation(len(train))[:count])]
-    noisy[picked] = torch.from_numpy(random.integers(num_classes, size=count))
-    return noisy

@@ -3,12 +3,12 @@
 import tarfile
 import tempfile
 from pathlib import Path
-from typing import final
+from typing import Literal, final
 
 import numpy as np
 
 from datamodules.errors import DataError
-from datamodules.sources.base import Arrays, Source
+from datamodules.sources.base import Labelled, Source
 from datamodules.sources.download import download
 
 
@@ -41,7 +41,7 @@ class CIFAR10(Source):
         """Return the archive's checksum: there is one CIFAR-10."""
         return self.MD5
 
-    def make(self) -> Arrays:
+    def make(self, split: Literal["train", "test"]) -> Labelled:
         """Read the original files. The checksum of each is verified before it is unpickled.
 
         Raises:
@@ -53,17 +53,13 @@ class CIFAR10(Source):
         if not self._unpacked.is_dir():
             download(self.MIRRORS, self._archive, self.MD5)
             self._unpack()
-        arrays: Arrays = {}
-        for split in ("train", "test"):
-            try:
-                original = torchvision.datasets.CIFAR10(self.root, train=split == "train", download=False)
-            except RuntimeError as error:
-                raise DataError(
-                    f"{self._unpacked} is incomplete or damaged; delete it, and it is unpacked or downloaded again"
-                ) from error
-            arrays[f"{split}_images"] = original.data
-            arrays[f"{split}_labels"] = np.asarray(original.targets, dtype=np.int64)
-        return arrays
+        try:
+            original = torchvision.datasets.CIFAR10(self.root, train=split == "train", download=False)
+        except RuntimeError as error:
+            raise DataError(
+                f"{self._unpacked} is incomplete or damaged; delete it, and it is unpacked or downloaded again"
+            ) from error
+        return original.data, np.asarray(original.targets, dtype=np.int64)
 
     def _unpack(self) -> None:
         """Unpack the verified archive beside its place, so that an interruption leaves no half of it there."""

@@ -9,7 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ from torch import Tensor
 
 from datamodules.errors import DataError
 
-Arrays = dict[str, NDArray[Any]]
+Labelled = tuple[NDArray[np.uint8], NDArray[np.int64]]  # images [N, 32, 32, 3] and their labels [N]
 
 
 @dataclass(frozen=True)
@@ -38,18 +38,14 @@ class Images:
 class Source(ABC):
     """A place that images come from.
 
-    Decoding, unpacking or drawing happens once. The arrays are written to :attr:`cache` and mapped into memory from
-    there, so that several processes share them.
-
-    Args:
-        root: folder that holds the data.
+    They are made once, as arrays in :attr:`cache`, and mapped into memory from there: several processes share them.
     """
 
     ARRAYS = ("train_images", "train_labels", "test_images", "test_labels")
     KEY: ClassVar[str]  # the source's name on the command line
 
     def __init__(self, root: Path) -> None:
-        self.root = root
+        self.root = root  # folder that holds the data
 
     @property
     @abstractmethod
@@ -71,8 +67,8 @@ class Source(ABC):
         """Return a text that changes when the arrays have to be made again."""
 
     @abstractmethod
-    def make(self) -> Arrays:
-        """Make the arrays named in :attr:`ARRAYS`."""
+    def make(self, split: Literal["train", "test"]) -> Labelled:
+        """Read or draw the images of a split. The training images come first."""
 
     def present(self) -> bool:
         """Return whether the data needs no download."""
@@ -91,7 +87,7 @@ class Source(ABC):
             self.cache.parent.mkdir(parents=True, exist_ok=True)
             with FileLock(f"{self.cache}.lock"):
                 if self._stored().get("version") != version:
-                    self._store(self.make(), version)
+                    self._store(version)
         except OSError as error:
             raise DataError(
                 f"cannot keep the prepared images in {self.cache}: {error.strerror or error}; "
@@ -114,8 +110,8 @@ class Source(ABC):
     def load_or_compute(self, name: str, compute: Callable[[], Tensor]) -> Tensor:
         """Load a tensor that was once computed from the prepared arrays, or compute it and write it beside them.
 
-        The name says what it is computed from, by the arrays' identity: by now :attr:`cache` may hold other arrays. New
-        arrays discard the file. A damaged file is replaced. A tensor that cannot be written is computed each time.
+        The name contains the arrays' identity, as :attr:`cache` may hold other arrays by now. New arrays discard the
+        file. A damaged file is replaced. A tensor that cannot be written is computed each time.
         """
         path = self.cache / f"{name}.npy"
         with contextlib.suppress(OSError, ValueError, EOFError):  # missing or damaged
@@ -137,8 +133,11 @@ class Source(ABC):
     def _sizes(self, folder: Path) -> dict[str, int]:
         return {name: (folder / f"{name}.npy").stat().st_size for name in self.ARRAYS}
 
-    def _store(self, arrays: Arrays, version: str) -> None:
-        """Write the arrays to a folder beside the cache, then put it in the cache's place."""
+    def _store(self, version: str) -> None:
+        """Make the arrays and write them to a folder beside the cache, then put it in the cache's place."""
+        arrays: dict[str, NDArray[Any]] = {}
+        for split in ("train", "test"):
+            arrays[f"{split}_images"], arrays[f"{split}_labels"] = self.make(split)
         labels = np.concatenate([arrays["train_labels"], arrays["test_labels"]])
         if len(labels) and not 0 <= labels.min() <= labels.max() < len(self.classes):
             raise DataError(
@@ -150,10 +149,10 @@ class Source(ABC):
         shutil.rmtree(new, ignore_errors=True)
         new.mkdir()
         try:
-            for name in self.ARRAYS:
-                digest.update(repr((name, arrays[name].shape)).encode())
-                digest.update(np.ascontiguousarray(arrays[name]).data)
-                np.save(new / f"{name}.npy", arrays[name], allow_pickle=False)
+            for name, array in arrays.items():
+                digest.update(repr((name, array.shape)).encode())
+                digest.update(np.ascontiguousarray(array).data)
+                np.save(new / f"{name}.npy", array, allow_pickle=False)
             stored = {"version": version, "identity": digest.hexdigest(), "bytes": self._sizes(new)}
             (new / "meta.json").write_text(json.dumps(stored))
             shutil.rmtree(self.cache, ignore_errors=True)

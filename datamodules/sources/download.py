@@ -10,12 +10,14 @@ import re
 import sys
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent import futures
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass, field
 from http.client import HTTPException, HTTPResponse
+from itertools import chain
 from pathlib import Path
+from typing import NamedTuple
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
@@ -23,23 +25,19 @@ from filelock import FileLock, Timeout
 
 from datamodules.errors import DataError, UnreachableError
 
-_CHUNK = 1 << 16  # bytes
 _EARLIER = "earlier"  # stands for the unknown mirrors of a part that was there before
 _WRONG = "served a wrong file"
 _Report = Callable[[int, int | None], None]  # gets the bytes so far, and the size of the file if it is known
 
 
 def download(urls: Sequence[str], target: Path, md5: str, *, patience: float = 15.0) -> Path:
-    """Download a file, unless it is there already. One process at a time does so; others wait for it.
+    """Download a file, unless it is there already, and return its path. Of several processes, one does so.
 
     Args:
         urls: http or https addresses of the file, in any order.
         target: path of the file. An incomplete file is ``<target>.part``, which stays if the download fails.
         md5: MD5 sum of the file, in lower-case hexadecimal digits.
         patience: seconds within which some mirror has to start delivering, and that a mirror may pause.
-
-    Returns:
-        The target, whose MD5 sum is right.
 
     Raises:
         DataError: if the target is another file, no mirror serves the right one, or it cannot be written.
@@ -86,13 +84,16 @@ def _lock(target: Path) -> AbstractContextManager[object]:
         return lock.acquire()
 
 
-@dataclass
-class _Answer:
+class _MirrorError(Exception):
+    """A mirror's fault. It is no OSError, so that a full disk is not taken for one."""
+
+
+class _Answer(NamedTuple):
     url: str
-    response: HTTPResponse
     start: int  # index in the file of the answer's first byte
     total: int | None  # bytes of the whole file, if the mirror tells
     head: bytes  # the first to arrive
+    rest: Generator[bytes, None, None]  # raises _MirrorError if not all bytes come
 
 
 @dataclass
@@ -151,26 +152,26 @@ class _Download:
         A mirror is asked again only if the part has grown by it.
         """
         sources = {_EARLIER} if self._size() else set()
-        waiting, grew = list(mirrors), list[str]()
-        while waiting or grew:
-            if not waiting:
-                waiting, grew = grew, []
-            size = self._size()
-            answer = self._race(waiting, size)
-            if answer is None:
-                waiting = []
-            elif self._receive(answer):
-                return {answer.url} if answer.start == 0 else sources | {answer.url}
-            else:
+        while mirrors:
+            grew = list[str]()
+            while answer := self._race(mirrors, size := self._size()):
+                if self._receive(answer):
+                    return {answer.url} if answer.start == 0 else sources | {answer.url}
                 sources.add(answer.url)
-                waiting.remove(answer.url)
+                mirrors = [url for url in mirrors if url != answer.url]
                 if self._size() > size:
                     grew.append(answer.url)
+            mirrors = grew
         return set()
 
     def _race(self, mirrors: list[str], offset: int) -> _Answer | None:
-        """Ask all mirrors at once for the bytes from offset on; return the first answer, ``None`` if none comes."""
-        asked = {_in_background(url, offset, self.patience): url for url in mirrors}
+        """Ask all mirrors at once for the bytes from offset on; return the first answer, ``None`` if none comes.
+
+        Later answers are dropped, and close their connections by that.
+        """
+        asked: dict[futures.Future[_Answer], str] = {futures.Future(): url for url in mirrors}
+        for future, url in asked.items():  # an executor's threads would keep the process from ending
+            threading.Thread(target=_answer, args=(future, url, offset, self.patience), daemon=True).start()
         try:
             for future in futures.as_completed(asked, timeout=self.patience):
                 url = asked.pop(future)
@@ -179,58 +180,34 @@ class _Download:
                 self.faults[url] = _describe(error)
         except futures.TimeoutError:
             self.faults.update(dict.fromkeys(asked.values(), f"no answer within {self.patience:g} s"))
-        finally:
-            for future in asked:
-                future.add_done_callback(_discard)
         return None
 
     def _receive(self, answer: _Answer) -> bool:
         """Write an answer over the part, which never shrinks except to the file's size; return whether all came."""
-        with answer.response, self.part.open("r+b" if self.part.exists() else "wb") as file:
-            position, chunk = file.seek(answer.start), answer.head
-            while chunk:
-                position += file.write(chunk)
-                self.report(position, answer.total)
-                try:
-                    chunk = answer.response.read1(_CHUNK)
-                except (OSError, HTTPException) as error:
-                    self.faults[answer.url] = _describe(error)
-                    return False
-            if answer.total is not None and position < answer.total:
-                self.faults[answer.url] = _broke_off(position, answer.total)
+        with closing(answer.rest), self.part.open("r+b" if self.part.exists() else "wb") as file:
+            file.seek(answer.start)
+            try:
+                for chunk in chain([answer.head], answer.rest):
+                    file.write(chunk)
+                    self.report(file.tell(), answer.total)
+            except _MirrorError as error:
+                self.faults[answer.url] = str(error)
                 return False
             file.truncate()
             return True
 
 
-def _in_background(url: str, offset: int, patience: float) -> futures.Future[_Answer]:
-    """Ask in a daemon thread: unlike an executor's, it never keeps the process from ending."""
-    future: futures.Future[_Answer] = futures.Future()
-
-    def run() -> None:
-        try:
-            future.set_result(_ask(url, offset, patience))
-        except Exception as error:
-            future.set_exception(error)
-
-    threading.Thread(target=run, daemon=True).start()
-    return future
-
-
-def _discard(late: futures.Future[_Answer]) -> None:
-    if late.exception() is None:
-        late.result().response.close()
-
-
-def _describe(error: BaseException) -> str:
-    reason = getattr(error, "reason", None) or error  # urllib wraps what the socket raised
-    return str(reason) or type(reason).__name__
+def _answer(future: futures.Future[_Answer], url: str, offset: int, patience: float) -> None:
+    try:
+        future.set_result(_ask(url, offset, patience))
+    except Exception as error:
+        future.set_exception(error)
 
 
 def _ask(url: str, offset: int, patience: float) -> _Answer:
     """Ask a mirror for the bytes from offset on, or for the whole file if it does not serve them alone."""
     if not url.startswith(("http://", "https://")):
-        raise ValueError("neither http nor https")
+        raise _MirrorError("neither http nor https")
     headers = {"User-Agent": "overfitting-lab"}  # some servers turn Python's own away
     if offset:
         headers["Range"] = f"bytes={offset}-"
@@ -240,30 +217,38 @@ def _ask(url: str, offset: int, patience: float) -> _Answer:
         error.close()
         if offset and error.code == 416:  # the part is no shorter than this mirror's file
             return _ask(url, 0, patience)
-        raise ConnectionError(f"HTTP status {error.code} ({error.reason})") from error
-    with ExitStack() as on_failure:
-        on_failure.enter_context(response)
-        start, total = _span(response)
-        if start not in (0, offset):
-            if offset:
-                return _ask(url, 0, patience)
-            raise ConnectionError(f"HTTP status {response.status} with other bytes than asked for")
-        if not (head := response.read1(_CHUNK)):
-            raise ConnectionError(_broke_off(start, total) if total else "sent nothing")
-        on_failure.pop_all()
-    return _Answer(url, response, start, total, head)
+        raise _MirrorError(f"HTTP status {error.code} ({error.reason})") from error
+    start, total = (0, response.length) if response.status == 200 else (-1, None)
+    span = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", response.headers.get("Content-Range", ""))
+    if response.status == 206 and span:
+        start, total = int(span[1]), None if span[2] == "*" else int(span[2])
+    if start not in (0, offset):
+        response.close()
+        if offset:
+            return _ask(url, 0, patience)
+        raise _MirrorError(f"HTTP status {response.status} with other bytes than asked for")
+    chunks = _chunks(response, start, total)
+    if not (head := next(chunks, b"")):
+        raise _MirrorError("sent nothing")
+    return _Answer(url, start, total, head, chunks)
 
 
-def _broke_off(position: int, total: int) -> str:
-    return f"broke off after {position:,} of {total:,} bytes"
+def _chunks(response: HTTPResponse, position: int, total: int | None) -> Generator[bytes, None, None]:
+    """Read a response, whose first byte has this position in a file of ``total`` bytes, and close it."""
+    with response:
+        try:
+            while chunk := response.read1(1 << 16):
+                position += len(chunk)
+                yield chunk
+        except (OSError, HTTPException) as error:
+            raise _MirrorError(_describe(error)) from error
+    if total is not None and position < total:
+        raise _MirrorError(f"broke off after {position:,} of {total:,} bytes")
 
 
-def _span(response: HTTPResponse) -> tuple[int, int | None]:
-    """Return the index in the file of a response's first byte, -1 if unclear, and the file's size, if told."""
-    found = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", response.headers.get("Content-Range", ""))
-    if response.status == 206 and found:
-        return int(found[1]), None if found[2] == "*" else int(found[2])
-    return (0, response.length) if response.status == 200 else (-1, None)
+def _describe(error: BaseException) -> str:
+    reason = getattr(error, "reason", None) or error  # urllib wraps what the socket raised
+    return str(reason) or type(reason).__name__
 
 
 @contextmanager

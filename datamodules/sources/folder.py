@@ -5,14 +5,13 @@ import os
 import re
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import final
+from typing import Literal, final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from datamodules.errors import DataError
 from datamodules.images import SIZE, read_image
-from datamodules.sources.base import Arrays, Source
+from datamodules.sources.base import Labelled, Source
 
 
 @final
@@ -59,37 +58,39 @@ class Folder(Source):
         digest = hashlib.sha256(repr((SIZE, self.classes)).encode())
         for split in ("train", "test"):
             for file in self._files(split):
-                stat = file.stat()
-                digest.update(
-                    f"{file.path.removeprefix(str(self.root))}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode()
-                )
+                stat, name = file.stat(), file.path.removeprefix(str(self.root))
+                digest.update(f"{name}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode())
         return digest.hexdigest()
 
-    def make(self) -> Arrays:
+    def make(self, split: Literal["train", "test"]) -> Labelled:
         """Decode every image on all cores, with progress on standard error."""
-        label = {name: index for index, name in enumerate(self.classes)}
-        arrays: Arrays = {}
-        for split in ("train", "test"):
-            paths = [Path(file.path) for file in self._files(split)]
-            arrays[f"{split}_images"] = _decode(paths, f"decoding {self.name}/{split}")
-            arrays[f"{split}_labels"] = np.array([label[path.parent.name] for path in paths], dtype=np.int64)
-        return arrays
+        from rich.console import Console  # not at the top: needed once, when a folder is first read
+        from rich.progress import track
+
+        paths, classes = [Path(file.path) for file in self._files(split)], self.classes
+        labels = np.array([classes.index(path.parent.name) for path in paths], dtype=np.int64)
+        images = np.empty((len(paths), SIZE, SIZE, 3), dtype=np.uint8)
+        description, console = f"decoding {self.name}/{split}", Console(stderr=True)
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            try:
+                decoded = track(pool.map(read_image, paths), description, len(paths), console=console, transient=True)
+                for place, image in zip(images, decoded, strict=True):
+                    place[:] = image
+            except BaseException:
+                pool.shutdown(cancel_futures=True)
+                raise
+        return images, labels
 
     def _files(self, split: str) -> list["os.DirEntry[str]"]:
         """Return a split's files in the order of their names."""
-        folder = self.root / split
+        folder, known = self.root / split, self.classes
         if not folder.is_dir():
             raise self._missing(folder, "is missing")
-        classes = self.classes
-        if unknown := set(_folders(folder)) - set(classes):
+        found = _folders(folder)
+        if unknown := set(found).difference(known):
             raise DataError(f"{folder} has classes that train has not: {', '.join(sorted(unknown))}")
-        files = [
-            entry
-            for name in classes
-            if (folder / name).is_dir()
-            for entry in os.scandir(folder / name)
-            if entry.is_file() and not entry.name.startswith(".")
-        ]
+        entries = (entry for name in found for entry in os.scandir(folder / name))
+        files = [entry for entry in entries if entry.is_file() and not entry.name.startswith(".")]
         if not files:
             raise DataError(f"{folder} holds no images")
         return sorted(files, key=lambda file: (_natural(file.name), file.path))
@@ -109,21 +110,3 @@ def _folders(path: Path) -> list[str]:
 def _natural(name: str) -> list[str | int]:
     """Return a key by which 2.png comes before 10.png."""
     return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name)]
-
-
-def _decode(paths: list[Path], description: str) -> NDArray[np.uint8]:
-    """Read images [N, 32, 32, 3] on all cores."""
-    from rich.console import Console  # not at the top: needed once, when a folder is first read
-    from rich.progress import track
-
-    images = np.empty((len(paths), SIZE, SIZE, 3), dtype=np.uint8)
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        try:
-            decoded = pool.map(read_image, paths)
-            shown = track(decoded, description, len(paths), console=Console(stderr=True), transient=True)
-            for place, image in zip(images, shown, strict=True):
-                place[:] = image
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
-    return images

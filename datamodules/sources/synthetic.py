@@ -1,37 +1,24 @@
 """The stand-in: pictures of shapes, drawn on the spot, for a first run without a download.
 
-The shape alone makes the class. The shape's place, size, turn and stretch, the texture and the colours of shape and
-background, the clutter between the two, the contrast and the noise are drawn without regard to the class. A network can
-memorize these for few images, and learns to ignore them from many.
-
-A mirror image or a shift shows the same shape, so augmentation leaves the label true.
+The shape alone makes the class, so that a mirror image or a shift leaves the label true. All else, from the shape's
+place and size to the noise, is drawn without regard to the class. A network can memorize it for few images, and learns
+to ignore it from many.
 """
 
 import hashlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, final
+from typing import Any, Literal, final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from datamodules.images import SIZE
-from datamodules.sources.base import Arrays, Source
+from datamodules.sources.base import Labelled, Source
 
 _Field = NDArray[np.floating[Any]]
 
 _BLOCK = 500  # images that share a random generator; a multiple of the number of classes, so each block is balanced
-
-# How hard it is: an AlexNet trained on 1,000 images gets a bit under half of new images right.
-_REACH = 3  # pixels that a shape's centre may lie off the middle, along each axis
-_TURN = 0.3  # radians that it may be turned, either way
-_SIZE = (8, 11)  # pixels from its centre to its far edge, before stretching
-_GAP = (0.25, 0.75)  # from background to shape in each colour channel, where 1 is once around
-_ACCENT = 0.25  # between the two colours of a texture, in each channel
-_SHADE = 0.012  # slope of the background's gradient, a pixel
-_STROKES = 2  # of clutter, behind the shape
-_CONTRAST = (0.6, 1)
-_NOISE = 0.1  # standard deviation, at most
 
 _Y, _X = np.mgrid[:SIZE, :SIZE].astype(np.float32) - (SIZE - 1) / 2  # pixels' offsets from the middle; y points down
 
@@ -60,13 +47,11 @@ _SHAPES: dict[str, Callable[[_Field, _Field], _Field]] = {
 CLASSES: tuple[str, ...] = tuple(_SHAPES)
 
 
-def draw(seed: int, first: int, count: int) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+def draw(seed: int, first: int, count: int) -> Labelled:
     """Draw ``count`` images of the seed's endless sequence, beginning with image ``first``.
 
     Image i of a sequence is the same wherever a call begins and ends. (Another release of NumPy may draw others.)
-
-    Returns:
-        The images, [count, 32, 32, 3] in RGB, and their labels, [count], which are indices in ``CLASSES``.
+    Labels are indices in ``CLASSES``.
     """
     skipped = first % _BLOCK
     blocks = [_block(seed, start) for start in range(first - skipped, first + max(count, 1), _BLOCK)]
@@ -74,33 +59,36 @@ def draw(seed: int, first: int, count: int) -> tuple[NDArray[np.uint8], NDArray[
     return images, labels
 
 
-def _block(seed: int, start: int) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """Draw the block of images that begins at number ``start``, from back to front."""
+def _block(seed: int, start: int) -> Labelled:
+    """Draw the block of images that begins at number ``start``, from back to front.
+
+    The numbers below make the images so hard that an AlexNet trained on 1,000 gets a bit under half of new ones right.
+    """
     rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(start,)))
     labels = rng.permutation(np.arange(_BLOCK) % len(CLASSES))
 
     back_colour = _uniform(rng, (0, 1), channels=3)
     image = _texture(rng, back_colour)
-    image += _SHADE * (_X * _uniform(rng, (-1, 1)) + _Y * _uniform(rng, (-1, 1)))
+    image += 0.012 * (_X * _uniform(rng, (-1, 1)) + _Y * _uniform(rng, (-1, 1)))  # a gradient
 
-    for _ in range(_STROKES):
+    for _ in range(2):  # strokes of clutter
         u, v = _axes(rng, reach=SIZE / 2, turn=np.pi)
         length, thickness = _uniform(rng, (0, 8)), _uniform(rng, (0.7, 2.5))
         distance = np.hypot(np.maximum(np.abs(u) - length, 0), v) - thickness
         _paint(image, _uniform(rng, (0, 1), channels=3), distance)
 
-    x, y = _axes(rng, _REACH, _TURN)
-    size, stretch = _uniform(rng, _SIZE), _uniform(rng, (0.87, 1.15))
+    x, y = _axes(rng, reach=3, turn=0.3)
+    size, stretch = _uniform(rng, (8, 11)), _uniform(rng, (0.87, 1.15))  # pixels to the far edge, before stretching
     x, y = x / (size * stretch), y / (size / stretch)
     distance = np.empty_like(x)
     for label, shape in enumerate(_SHAPES.values()):
         its = labels == label
         distance[its] = shape(np.abs(x[its]), y[its])
-    shape_colour = (back_colour + _uniform(rng, _GAP, channels=3)) % 1
+    shape_colour = (back_colour + _uniform(rng, (0.25, 0.75), channels=3)) % 1
     _paint(image, _texture(rng, shape_colour), size * distance)
 
-    image = 0.5 + (image - 0.5) * _uniform(rng, _CONTRAST)
-    image += rng.standard_normal(image.shape, dtype=np.float32) * _uniform(rng, (0, _NOISE))
+    image = 0.5 + (image - 0.5) * _uniform(rng, (0.6, 1))
+    image += rng.standard_normal(image.shape, dtype=np.float32) * _uniform(rng, (0, 0.1))
     pixels = np.clip(255 * image + 0.5, 0, 255).astype(np.uint8)
     return pixels.transpose(0, 2, 3, 1), labels
 
@@ -111,7 +99,10 @@ def _uniform(rng: np.random.Generator, between: tuple[float, float], channels: i
 
 
 def _axes(rng: np.random.Generator, reach: float, turn: float) -> tuple[_Field, _Field]:
-    """Draw two axes at a right angle; return each pixel's coordinates, both [images, 1, 32, 32]."""
+    """Draw two axes at a right angle; return each pixel's coordinates, both [images, 1, 32, 32].
+
+    Their origin lies up to ``reach`` pixels off the middle, along each pixel axis. They turn by up to ``turn`` radians.
+    """
     x, y = _X - _uniform(rng, (-reach, reach)), _Y - _uniform(rng, (-reach, reach))
     angle = _uniform(rng, (-turn, turn))
     cos, sin = np.cos(angle), np.sin(angle)
@@ -125,7 +116,7 @@ def _texture(rng: np.random.Generator, colour: _Field) -> _Field:
     u, v = np.sin(pace * u), np.sin(pace * v)
     of_u, of_v, of_both, of_second = rng.choice(_TEXTURES, _BLOCK).T[..., None, None, None]
     share: _Field = np.clip(0.5 + 2 * (of_u * u + of_v * v + of_both * u * v + of_second), 0, 1)
-    return colour + share * _uniform(rng, (-_ACCENT, _ACCENT), channels=3)
+    return colour + share * _uniform(rng, (-0.25, 0.25), channels=3)
 
 
 def _paint(image: _Field, colour: _Field, distance: _Field) -> None:
@@ -146,9 +137,6 @@ class Synthetic(Source):
         """Return a digest of the code that draws."""
         return hashlib.sha256(Path(__file__).read_bytes()).hexdigest()
 
-    def make(self) -> Arrays:
-        """Draw all images, of one sequence."""
-        arrays: Arrays = {}
-        for split, first, count in (("train", 0, 50_000), ("test", 50_000, 10_000)):
-            arrays[f"{split}_images"], arrays[f"{split}_labels"] = draw(self.SEED, first, count)
-        return arrays
+    def make(self, split: Literal["train", "test"]) -> Labelled:
+        """Draw the images of a split. Those for the test follow in the same sequence."""
+        return draw(self.SEED, *((0, 50_000) if split == "train" else (50_000, 10_000)))

@@ -211,7 +211,7 @@ class ExperimentCLI(LightningCLI):
     def complete_config(self) -> str:
         """The complete configuration as YAML, with the source that was used and absolute paths."""
         config = self.config.clone()
-        config.data.source = self.datamodule.source_name
+        config.data.source = self.datamodule.source.KEY
         config.data.stand_in = False
         config.data.root = str(Path(config.data.root).resolve())
         if config.model.init_args.get("init_from") is not None:
