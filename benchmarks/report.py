@@ -1,7 +1,6 @@
 """Write the results as tables, as JSON and as a chart."""
 
 import json
-from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -10,93 +9,15 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from benchmarks.measuring import Spread
+from overfitting_lab.comparison.report import render
 
 COLOURS = ("#999999", "#56B4E9", "#0072B2", "#009E73", "#E69F00", "#CC79A7")  # Okabe & Ito 2008
-SPEED, SECONDS = (f"{unit}: median (lowest to highest)" for unit in ("images/s", "seconds"))
-GIB = 2**30
+TEMPLATES = Path(__file__).with_name("templates")
 
 
-def tables(results: dict[str, Any]) -> str:
-    """Return a Markdown table with its heading for each measured part."""
-    writers: dict[str, Callable[[Any], str]] = {
-        "steps": _steps,
-        "end_to_end": _end_to_end,
-        "data_path": _data_path,
-        "start_up": _start_up,
-        "scaling": _scaling,
-    }
-    return "\n\n".join(write(results[part]) for part, write in writers.items() if part in results) + "\n"
-
-
-def _table(title: str, columns: str, rows: Iterable[str]) -> str:
-    rule = " | ".join("---" for _ in columns.split(" | "))
-    return "\n".join([f"### {title}\n", *(f"| {row} |" for row in (columns, rule, *rows))])
-
-
-def _steps(experiments: dict[str, Any]) -> str:
-    table = _table(
-        "Training steps",
-        f"experiment | contender | {SPEED} | an epoch's steps, s | of the floor | peak memory",
-        (
-            f"{name} | {contender} | {row['images_per_second']:,.0f} | {row['epoch_seconds']:,.1f} | "
-            f"{format(row['share_of_floor'], '.0%') if 'share_of_floor' in row else ''} | "
-            f"{row['peak_memory'] / GIB:.2f} GiB"
-            for name, experiment in experiments.items()
-            for contender, row in experiment["contenders"].items()
-        ),
-    )
-    lines = [table, ""]
-    for name, experiment in experiments.items():
-        speed = {name: row["images_per_second"].median for name, row in experiment["contenders"].items()}
-        lines.append(
-            f"- {name}, {experiment['precision']}: fit.py is {speed['fit.py'] / speed['plain loop']:.2f} times as fast "
-            f"as the plain loop, {speed['fit.py'] / speed['hand-written']:.3f} of the hand-written one; floor "
-            f"{1000 * experiment['floor_seconds']:,.1f} ms a step of {experiment['step_images']:.1f} images"
-        )
-    return "\n".join(lines)
-
-
-def _end_to_end(commands: dict[str, Any]) -> str:
-    rows = (f"{name} | {row['seconds']:.1f} | {row['peak_memory'] / GIB:.2f} GiB" for name, row in commands.items())
-    table = _table("overfit.yaml, from the command to the finished folder", f"command | {SECONDS} | peak memory", rows)
-    slow, fast = commands["plain loop"], commands["fit.py"]
-    times = slow["seconds"].median / fast["seconds"].median
-    memory = fast["peak_memory"] / slow["peak_memory"]
-    return f"{table}\n\nfit.py is {times:.2f} times as fast, and takes {memory:.2f} times the memory."
-
-
-def _data_path(ways: dict[str, Spread]) -> str:
-    fast = ways["whole batches"].median
-    rows = (f"{name} | {speed:,.0f} | {fast / speed.median:.1f}" for name, speed in ways.items())
-    return _table("The data path alone", f"way | {SPEED} | whole batches are so many times as fast", rows)
-
-
-def _start_up(commands: dict[str, Spread]) -> str:
-    rows, baseline = [], 1.0
-    for name, seconds in commands.items():
-        baseline = seconds.median if name.startswith("import") else baseline
-        rows.append(f"{name} | {seconds:.2f} | {seconds.median / baseline:.2f}")
-    return _table("Start-up", f"command | {SECONDS} | times the bare import above it", rows)
-
-
-def _scaling(groups: dict[str, dict[str, Spread]]) -> str:
-    names = {"batch_size": "batch size", "train_size": "training images", "processes": "processes"}
-    speeds = ((names[group], value, speed) for group in groups for value, speed in groups[group].items())
-    rows = (f"{name} | {int(value):,} | {speed:,.0f}" for name, value, speed in speeds)
-    title = "Scaling of fit.py, AlexNet, in epochs cut to about 2,000 images on a CPU"
-    return _table(title, f"against |  | {SPEED}", rows)
-
-
-def _origins(known: dict[str, Any]) -> str:
-    rows = []
-    for part, facts in known.items():
-        commit = facts["git_commit"][:7] + "-dirty" * facts["git_commit"].endswith("-dirty")
-        used = ", ".join(facts["versions"][name] for name in ("python", "torch", "lightning"))
-        machine = facts["machine"]
-        hardware = ", ".join([_hardware(machine), *([] if machine["gpu"] else machine["bf16"])])
-        rows.append(f"{part} | {facts['date']} | {commit} | {hardware} | {used} | `{facts['command']}`")
-    columns = "part | date | commit | machine | Python, torch, Lightning | command"
-    return _table("Where the figures are from", columns, rows)
+def tables(results: dict[str, Any], origins: dict[str, Any] | None = None) -> str:
+    """Return a Markdown table for each measured part, and one of their origins: date, commit, machine, ..."""
+    return render(TEMPLATES / "benchmark.md", {"results": results, "origins": origins})
 
 
 def _hardware(machine: dict[str, Any]) -> str:
@@ -137,7 +58,7 @@ def write(part: str, results: dict[str, Any], facts: dict[str, Any], folder: Pat
     known = json.loads(files[0].read_text(), object_hook=_spread) if files[0].is_file() else {}
     known[part] = {**facts, "results": results}
     files[0].write_text(json.dumps(known, indent=2, default=asdict) + "\n")
-    files[1].write_text(f"{tables({name: entry['results'] for name, entry in known.items()})}\n{_origins(known)}\n")
+    files[1].write_text(tables({name: entry["results"] for name, entry in known.items()}, origins=known))
     if "steps" in known:
         files.append(folder / "benchmark.png")
         chart(known["steps"]["results"], _hardware(known["steps"]["machine"])).savefig(files[-1], dpi=120)
