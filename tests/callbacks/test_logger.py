@@ -41,6 +41,13 @@ def test_no_folder_is_claimed_before_something_reads_its_name(tmp_path: Path) ->
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_version_that_another_run_claims_in_between(experiment: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in (0, 1):
+        (experiment / f"version_{number}").mkdir()
+    monkeypatch.setattr(Path, "iterdir", lambda _: iter(()))  # as if both were made after the folder was listed
+    assert RunLogger(experiment.parent, experiment.name).version == "version_2"
+
+
 def test_runs_that_start_at_once(experiment: Path) -> None:
     runs = 16
     ready = Barrier(runs)

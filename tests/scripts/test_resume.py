@@ -180,7 +180,7 @@ def test_killed_in_a_run_of_unusual_epochs(
     finish(start("fit", [*recipe, *more, *killer("step", 8, tmp_path / "mark")], killed), killed, -signal.SIGKILL)
     finish(start("fit", ["--resume", FIRST], killed), killed)
     assert timeless(killed / FIRST) == timeless(whole / FIRST)
-    assert differences(*(weights_of(folder / FIRST) for folder in (whole, killed))) == []
+    assert differences(weights_of(whole / FIRST), weights_of(killed / FIRST)) == []
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
