@@ -85,15 +85,12 @@ def taken(data: CIFAR10DataModule, batch: Batch) -> Tensor:
 # The split
 
 
-def test_overfit_takes_the_first_images_and_the_next_for_validation(module: Any) -> None:
+def test_overfit_takes_the_first_images_and_the_next_for_validation_1000_and_500_by_default(module: Any) -> None:
     data = module(split="overfit", train_size=100, val_size=30)
     assert data.train_indices.tolist() == list(range(100))
     assert data.val_indices.tolist() == list(range(100, 130))
     assert data.test_indices.tolist() == list(range(len(CLASSES) * TEST))
     assert data.augment == "none"
-
-
-def test_overfit_asks_for_1000_and_500_images(module: Any) -> None:
     with pytest.raises(DataError, match="1000 training and 500 validation images were asked for, but tiny has 180"):
         module(split="overfit")
 
@@ -129,17 +126,12 @@ def test_augment_overrides_the_splits(augment: str, module: Any) -> None:
     assert module(split="overfit", train_size=20, val_size=5, augment=augment).augment == augment
 
 
-def test_the_split_depends_on_its_own_seed_alone(module: Any) -> None:
-    assert torch.equal(module(seed=1).train_indices, module(seed=2).train_indices)
+def test_the_split_and_the_order_of_training_each_depend_on_their_own_seed(module: Any) -> None:
+    one, again, two = (attach(module(seed=seed)) for seed in (1, 1, 2))
+    assert torch.equal(one.train_indices, two.train_indices)
     assert not torch.equal(module(split_seed=1).train_indices, module(split_seed=2).train_indices)
-
-
-def test_the_order_of_training_depends_on_the_seed(module: Any) -> None:
-    def first(seed: int) -> list[int]:
-        return next(iter(attach(module(seed=seed)).train_dataloader())).indices.tolist()
-
-    assert first(1) == first(1)
-    assert first(1) != first(2)
+    first, same, other = (next(iter(data.train_dataloader())).indices.tolist() for data in (one, again, two))
+    assert first == same != other
 
 
 def test_the_seed_is_that_of_seed_everything_unless_told_otherwise(
@@ -195,20 +187,20 @@ def test_the_batch_is_divided_among_the_processes(batch_size: int, world_size: i
 
 
 @pytest.mark.parametrize(("batch_size", "world_size", "remedy"), [(128, 3, 129), (1, 2, 2), (100, 8, 96)])
-def test_a_batch_that_does_not_divide_is_refused(batch_size: int, world_size: int, remedy: int) -> None:
-    with pytest.raises(ValueError, match=f"try --data.batch_size {remedy}$"):
+def test_a_batch_that_does_not_divide_is_refused(batch_size: int, world_size: int, remedy: int, module: Any) -> None:
+    message = f"cannot be divided among {world_size}; try --data.batch_size {remedy}$"
+    with pytest.raises(ValueError, match=message):
         CIFAR10DataModule(batch_size=batch_size).share_of_batch(world_size)
+    with pytest.raises(ValueError, match=message):
+        attach(module(batch_size=batch_size), world_size=world_size).train_dataloader()
 
 
-def test_classes_are_those_of_the_source(image_folder: Path) -> None:
-    data = CIFAR10DataModule(image_folder, "folder")
+def test_classes_are_the_sources_and_known_when_the_folder_is_gone(image_folder: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(image_folder, tmp_path / "stick"))
+    data = CIFAR10DataModule(folder, "folder", batch_size=20)
     assert data.classes == CLASSES
     assert data.num_classes == 3
-
-
-def test_classes_are_known_when_the_folder_is_gone(image_folder: Path, tmp_path: Path) -> None:
-    folder = Path(shutil.copytree(image_folder, tmp_path / "stick"))
-    data = ready(CIFAR10DataModule(folder, "folder", batch_size=20))
+    ready(data)
     shutil.rmtree(folder)
     assert data.state_dict()["classes"] == list(CLASSES)
 
@@ -283,16 +275,12 @@ def test_the_description_is_of_plain_values(module: Any) -> None:
     }
 
 
-def test_going_on_with_another_split_is_refused(module: Any) -> None:
+def test_only_training_on_another_split_is_refused(module: Any) -> None:
     state = module(split_seed=1).state_dict()
     assert state["classes"] == list(CLASSES)
     attach(module(split_seed=1)).load_state_dict(state)
     with pytest.raises(DataError, match="trained on other data or another split"):
         attach(module(split_seed=2)).load_state_dict(state)
-
-
-def test_a_trained_network_may_be_tested_on_any_split(module: Any) -> None:
-    state = module(split_seed=1).state_dict()
     attach(module(split_seed=2), state=SimpleNamespace(fn=TrainerFn.TESTING)).load_state_dict(state)
     module(split_seed=2).load_state_dict(state)
 
@@ -317,30 +305,18 @@ def test_the_loaders_give_each_image_of_their_split_once(world_size: int, module
         assert sorted(indices) == sorted(getattr(data, f"{split}_indices").tolist())
 
 
-def test_training_images_are_shuffled_each_epoch_and_the_others_never(module: Any) -> None:
-    data = module()
+def test_training_images_are_shuffled_each_running_epoch_and_the_others_never(module: Any) -> None:
+    data = attach(module())
+    loaders = {split: getattr(data, f"{split}_dataloader")() for split in ("train", "val", "test")}
 
     def order(split: str, epoch: int) -> list[int]:
-        attach(data, current_epoch=epoch)
-        return [index for batch in getattr(data, f"{split}_dataloader")() for index in batch.indices.tolist()]
+        cast(Any, data.trainer).current_epoch = epoch
+        return [index for batch in loaders[split] for index in batch.indices.tolist()]
 
     assert order("train", 0) != order("train", 1)
     assert order("train", 1) == order("train", 1)
     for split in ("val", "test"):
         assert order(split, 0) == order(split, 1) == getattr(data, f"{split}_indices").tolist()
-
-
-def test_the_loaders_follow_the_running_epoch(module: Any) -> None:
-    data = attach(module())
-    loader = data.train_dataloader()
-    first = next(iter(loader)).indices.tolist()
-    cast(Any, data.trainer).current_epoch = 1
-    assert next(iter(loader)).indices.tolist() != first
-
-
-def test_a_batch_that_does_not_divide_among_the_processes_gets_no_loader(module: Any) -> None:
-    with pytest.raises(ValueError, match="cannot be divided among 3"):
-        attach(module(), world_size=3).train_dataloader()
 
 
 @pytest.mark.parametrize(
@@ -511,18 +487,14 @@ def test_where_cifar10_is_unreachable_the_error_names_three_ways_on(draws: list[
     assert not draws
 
 
-def test_the_stand_in_is_taken_where_cifar10_is_unreachable(draws: list[int], tmp_path: Path) -> None:
-    data = ready(unreached(tmp_path, stand_in=True))
+def test_every_process_takes_the_stand_in_where_cifar10_is_unreachable(draws: list[int], tmp_path: Path) -> None:
+    data, other = (unreached(tmp_path, stand_in=True) for _ in range(2))
+    data.prepare_data()
     assert draws == [50_000, 10_000]
-    assert data.description()["source"] == "synthetic"
-    assert data.classes == synthetic.CLASSES
-
-
-def test_every_process_takes_the_stand_in_not_only_the_one_that_prepared(draws: list[int], tmp_path: Path) -> None:
-    unreached(tmp_path, stand_in=True).prepare_data()
-    other = unreached(tmp_path, stand_in=True)
-    other.setup("fit")
-    assert other.description()["source"] == "synthetic"
+    for each in (data, other):
+        each.setup("fit")
+        assert each.description()["source"] == "synthetic"
+        assert each.classes == synthetic.CLASSES
 
 
 @pytest.mark.parametrize("stand_in", [False, True])

@@ -106,7 +106,6 @@ def test_another_size_is_resized_smoothly(tmp_path: Path) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (256, 256, 3)).astype(np.uint8)
     Image.fromarray(noise).save(tmp_path / "noise.png")
     image = read_image(tmp_path / "noise.png")
-    assert image.shape == (32, 32, 3)
     means = noise.reshape(32, 8, 32, 8, 3).mean(axis=(1, 3))
     assert np.corrcoef(image.ravel(), means.ravel())[0, 1] > 0.8  # averaged, not just every eighth pixel
     assert image.std() < 20
@@ -152,6 +151,10 @@ def test_a_file_that_breaks_off_is_named(ending: str, tmp_path: Path) -> None:
         cut.write_bytes(content[:length])
         with pytest.raises(DataError, match=r"cut\.\w+: cannot be read as an image"):
             read_image(cut)
+    if ending == "png":  # which has checksums
+        cut.write_bytes(content[: len(content) // 2] + b"\0\xff" + content[len(content) // 2 + 2 :])
+        with pytest.raises(DataError, match=r"cut\.png: cannot be read as an image"):
+            read_image(cut)
 
 
 @pytest.mark.parametrize("ending", [*FORMATS, "avif"])
@@ -179,16 +182,6 @@ def test_a_file_of_a_kind_that_pillow_knows_but_does_not_read_is_named(tmp_path:
     content = path.read_bytes()
     path.write_bytes(content[:80] + bytes(4) + content[84:])  # where the format of the pixels stands
     with pytest.raises(DataError, match=r"texture\.dds: cannot be read as an image"):
-        read_image(path)
-
-
-def test_a_damaged_png_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "damaged.png"
-    Image.fromarray(np.random.default_rng(0).integers(0, 256, (32, 32, 3)).astype(np.uint8)).save(path)
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 0xFF
-    path.write_bytes(content)
-    with pytest.raises(DataError, match=r"damaged\.png: cannot be read as an image"):
         read_image(path)
 
 
@@ -248,10 +241,6 @@ def test_resize_is_a_weighting_by_distance(size: int) -> None:
     weights = (1 - distances).clamp(min=0)
     weights /= weights.sum(1, keepdim=True)
     assert torch.allclose(resize(images, size), weights @ images @ weights.T, atol=1e-5)
-
-
-def test_resize_to_the_same_size_changes_nothing() -> None:
-    images = torch.rand(2, 3, 32, 32)
     assert torch.equal(resize(images, 32), images)
 
 

@@ -60,6 +60,7 @@ def draws(seed: int = 0, epoch: int = 0, *purposes: Draw, size: int = 20_000) ->
 def test_draws_are_numpys_of_seed_epoch_and_purpose(seed: int, epoch: int) -> None:
     table = draws(seed, epoch, *Draw, size=100)
     assert table.shape == (len(Draw), 100)
+    assert epoch_draws(100, seed, epoch, (), torch.device("cpu")).shape == (0, 100)
     for purpose, row in zip(Draw, table, strict=True):
         expected = np.random.default_rng((seed, epoch, purpose.value)).random(100, dtype=np.float32)
         np.testing.assert_array_equal(row.numpy(), expected)
@@ -92,10 +93,6 @@ def test_draws_depend_on_no_generator_and_no_earlier_call() -> None:
     assert torch.equal(draws(3, 5, *reversed(Draw)).flip(0), first)
 
 
-def test_nothing_is_drawn_for_no_purpose() -> None:
-    assert epoch_draws(10, 0, 0, (), torch.device("cpu")).shape == (0, 10)
-
-
 @pytest.mark.parametrize("world_size", [1, 2, 3])
 @pytest.mark.parametrize("seed", [None, 0])
 def test_an_epoch_has_every_image_once_over_all_processes(world_size: int, seed: int | None) -> None:
@@ -122,11 +119,8 @@ def test_a_batch_has_the_images_and_labels_of_its_indices() -> None:
         assert torch.equal(batch.labels, batch.indices + 100)
 
 
-def test_without_a_seed_the_order_is_kept() -> None:
+def test_every_epoch_is_shuffled_anew_and_without_a_seed_the_order_is_kept() -> None:
     assert seen(list(loader(epoch=lambda: 3))) == INDICES.tolist()
-
-
-def test_every_epoch_is_shuffled_anew() -> None:
     epochs = iter(range(4))
     batches = loader(seed=0, epoch=lambda: next(epochs))
     assert len({tuple(seen(list(batches))) for _ in range(4)}) == 4
