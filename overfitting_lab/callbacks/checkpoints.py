@@ -78,11 +78,9 @@ class BestCheckpoint(Checkpoint):
             trainer.save_checkpoint(self._logger.files.best, weights_only=True)
 
     def state_dict(self) -> dict[str, float]:
-        """Return the highest accuracy so far."""
         return {"score": self._score}
 
     def load_state_dict(self, state_dict: dict[str, float]) -> None:
-        """Restore the highest accuracy."""
         self._score = state_dict["score"]
 
 

@@ -30,7 +30,6 @@ class Console(Callback):
         self._ending = ""
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Describe the run."""
         if not trainer.is_global_zero:
             return
         print(data_lines(trainer.datamodule.description()))  # type: ignore[attr-defined]
@@ -44,7 +43,6 @@ class Console(Callback):
             print(f"resumed    in epoch {trainer.current_epoch + 1} after step {trainer.global_step}", flush=True)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Print the epoch's line."""
         if not (trainer.is_global_zero and self._lines):
             return
         record = recorder_of(trainer).records[-1]
@@ -90,7 +88,6 @@ class ProgressBar(RichProgressBar):
     """Lightning's bar without the run's version, which it cuts to four characters."""
 
     def get_metrics(self, *args: Any) -> dict[str, int | str | float | dict[str, float]]:
-        """Return what stands behind the bar."""
         return {name: value for name, value in super().get_metrics(*args).items() if name != "v_num"}
 
 
@@ -98,7 +95,6 @@ class LayerTable(Callback):
     """Print the network as a table of layers, each with its output for one image and its parameters."""
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Print the table."""
         if not trainer.is_global_zero:
             return
         with warnings.catch_warnings():

@@ -30,7 +30,6 @@ class EpochRecorder(Callback):
         return round(self._training_images / self._training_seconds, 1) if self._training_seconds else None
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the state of a checkpoint."""
         return {
             "rows": [asdict(record) for record in self.records],
             "epoch_seconds": time.perf_counter() - self._epoch_started,
@@ -40,7 +39,6 @@ class EpochRecorder(Callback):
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore the state from a checkpoint."""
         self.records = [EpochRecord(**row) for row in state_dict["rows"]]
         self._seconds_before = state_dict["epoch_seconds"]
         self._validation_seconds = state_dict["validation_seconds"]
@@ -58,7 +56,6 @@ class EpochRecorder(Callback):
         self._epoch_started = time.perf_counter() - self._seconds_before
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Start the epoch's clock."""
         self._epoch_started = time.perf_counter()
         self._validation_seconds = 0.0
 

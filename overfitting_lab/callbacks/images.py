@@ -58,7 +58,6 @@ class ImageRecord(Callback):
         self._visits.append((batch.indices, outputs["logits"].argmax(dim=1) != batch.labels))
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Count the epoch."""
         self._count(trainer)
 
     def _count(self, trainer: Trainer) -> None:
@@ -77,11 +76,9 @@ class ImageRecord(Callback):
         return last_wrong.cpu()
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Add the counts."""
         checkpoint["last_wrong"] = self._counted(trainer)
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Load the counts."""
         self._last_wrong = checkpoint.get("last_wrong")
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

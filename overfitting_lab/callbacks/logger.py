@@ -119,7 +119,6 @@ class RunLogger(Logger):
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
-        """Close the event files."""
         for writer in self._writers.values():
             writer.close()
         self._writers.clear()

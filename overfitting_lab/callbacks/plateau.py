@@ -43,11 +43,7 @@ class PlateauSchedule(Callback):
             )
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Take the schedule over from Lightning.
-
-        Raises:
-            ModelError: if the schedule monitors a metric of validation and the run has none.
-        """
+        """Take the schedule over from Lightning."""
         for config in trainer.lr_scheduler_configs:
             if not isinstance(config.scheduler, ReduceLROnPlateau):
                 continue

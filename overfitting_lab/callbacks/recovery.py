@@ -67,11 +67,7 @@ class Recovery(Checkpoint):
         self._lock: BaseFileLock | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Lock the folder, before any other callback writes to it.
-
-        Raises:
-            CheckpointError: if another process trains the run.
-        """
+        """Lock the folder, before any other callback writes to it."""
         if stage != "fit" or not trainer.is_global_zero:
             return
         lock = FileLock(self._logger.files.lock, timeout=0)
@@ -82,11 +78,7 @@ class Recovery(Checkpoint):
         self._lock = lock
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Check that the disk has room for the checkpoints.
-
-        Raises:
-            CheckpointError: if it has not.
-        """
+        """Check that the disk has room for the checkpoints."""
         if not trainer.is_global_zero:
             return
         folder = self._logger.files.checkpoints
@@ -169,11 +161,7 @@ class Recovery(Checkpoint):
         return by_steps or time.monotonic() - self._saved_at >= self._seconds
 
     def _agree(self, trainer: Trainer, *, due: bool) -> tuple[int, bool]:
-        """Return what any process knows: the signal that asks to stop, or 0; and if a checkpoint is due.
-
-        Raises:
-            DivergedError: if a loss since the last agreement is NaN or infinite.
-        """
+        """Return what any process knows: the signal that asks to stop, or 0; and if a checkpoint is due."""
         finite = torch.stack(self._losses).isfinite().tolist() if self._losses else []
         first = trainer.global_step - len(finite) + 1 if trainer.accumulate_grad_batches == 1 else trainer.global_step
         bad = finite.index(False) if False in finite else -1

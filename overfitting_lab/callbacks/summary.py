@@ -72,11 +72,9 @@ class RunSummary(Callback):
         self._update(trainer)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the state of a checkpoint."""
         return {"seconds": self._seconds_before + time.perf_counter() - self._started}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore the state from a checkpoint."""
         self._seconds_before = state_dict["seconds"]
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -94,7 +92,6 @@ class RunSummary(Callback):
             self._update(trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Add the epoch's row."""
         if trainer.is_global_zero:
             write_records(self._logger.files.metrics, recorder_of(trainer).records[-1:], mode="a")
             self._update(trainer)
