@@ -1,8 +1,8 @@
 """The common base of image classifiers: loss, metrics, optimizer and learning-rate schedule."""
 
-import importlib
 from abc import ABC
 from pathlib import Path
+from pydoc import locate
 from typing import Any, Literal, cast
 
 import torch
@@ -146,14 +146,10 @@ class ImageClassifier(LightningModule, ABC):
         Raises:
             ModelError: if the checkpoint names no image classifier.
         """
-        settings = load_saved(path).get("hyper_parameters", {})
-        module, _, name = str(settings.get("_class_path", "")).rpartition(".")
-        try:
-            kind = getattr(importlib.import_module(module), name, None) if module else None
-        except ImportError:
-            kind = None
+        class_path = load_saved(path).get("hyper_parameters", {}).get("_class_path")
+        kind = locate(str(class_path))
         if not (isinstance(kind, type) and issubclass(kind, ImageClassifier)):
-            raise ModelError(f"{path} names no image classifier, but {settings.get('_class_path')!r}")
+            raise ModelError(f"{path} names no image classifier, but {class_path!r}")
         return kind.load_from_checkpoint(path, map_location="cpu", weights_only=True).eval()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
