@@ -24,9 +24,8 @@ from datamodules.split import split_images
 class CIFAR10DataModule(LightningDataModule):
     """CIFAR-10 in memory, split for over-fitting or for training in earnest.
 
-    A batch, :class:`Batch`, is one gather of uint8 images on the host. It travels to the device as uint8, and is
-    augmented, resized, scaled and normalized there as a whole. Validation and test images are never augmented, and the
-    test set takes no part in fitting.
+    A :class:`Batch` travels to the device as uint8, and is augmented, resized, scaled and normalized there as a whole.
+    Validation and test images are never augmented, and the test set takes no part in fitting.
 
     Args:
         root: folder that holds the data; for ``folder`` the parent of ``train`` and ``test``.
@@ -223,9 +222,8 @@ class CIFAR10DataModule(LightningDataModule):
                 f"the checkpoint tells apart {', '.join(state_dict['classes'])}; "
                 f"the data here has {', '.join(self.classes)}"
             )
-        if self.trainer.state.fn != TrainerFn.FITTING:
-            return  # a trained network may be tested on any images
-        if state_dict["fingerprint"] != self.fingerprint:
+        fitting = self.trainer.state.fn == TrainerFn.FITTING  # a trained network may be tested on any images
+        if fitting and state_dict["fingerprint"] != self.fingerprint:
             raise DataError(
                 f"the checkpoint was trained on other data or another split: its fingerprint is "
                 f"{state_dict['fingerprint'][:12]}, that of the data here is {self.fingerprint[:12]}"

@@ -34,9 +34,8 @@ def epoch_draws(size: int, seed: int, epoch: int, purposes: tuple[Draw, ...], de
 class BatchLoader:
     """Batches of a set in memory, as Lightning iterates over them. A batch is one gather; there are no workers.
 
-    Every process walks over the batches of the whole step and takes its share of each, so that the batches do not
-    depend on the number of processes. Shares differ by one image at most; the last are empty if a batch has fewer
-    images than there are processes. A loader that loads another's state resumes its epoch at the next batch.
+    Every process takes its share of each whole batch, so that batches do not depend on the number of processes. Shares
+    differ by one image at most and may be empty. A loader that loads another's state resumes its epoch.
     """
 
     images: Tensor  # uint8 [M, height, width, 3]

@@ -69,7 +69,7 @@ def test_draws_keep_their_numbers() -> None:
     assert {draw.name: draw.value for draw in Draw} == {name: number for number, name in enumerate(names, start=1)}
 
 
-def test_principal_components_are_numpys_of_all_pixels() -> None:
+def test_principal_components_are_numpys_of_all_pixels_and_0_for_one_colour() -> None:
     random = np.random.default_rng(0)
     mixture = np.array([[60, 60, 60], [12, 0, -12], [5, -10, 5]])  # bright or dark above all, as in photographs
     images = (random.normal(size=(500, 32, 32, 3)) @ mixture + 120).clip(0, 255).astype(np.uint8)
@@ -78,9 +78,6 @@ def test_principal_components_are_numpys_of_all_pixels() -> None:
     assert result.dtype == np.float32
     np.testing.assert_allclose(np.linalg.norm(result, axis=0), np.sqrt(variances), rtol=1e-4)
     np.testing.assert_allclose(np.abs((result / np.sqrt(variances)).T @ vectors), np.eye(3), atol=1e-3)
-
-
-def test_principal_components_of_one_colour_are_0() -> None:
     assert principal_components(torch.full((2, 4, 4, 3), 77, dtype=torch.uint8)).abs().max() < 1e-3
 
 

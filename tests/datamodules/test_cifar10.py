@@ -208,11 +208,8 @@ def test_classes_are_the_sources_and_known_when_the_folder_is_gone(image_folder:
 # Fingerprint and checkpoints
 
 
-def test_one_split_of_one_data_set_has_one_fingerprint(module: Any) -> None:
+def test_the_fingerprint_is_of_the_split_and_the_data_alone(module: Any, image_folder: Path, tmp_path: Path) -> None:
     assert module(seed=1, batch_size=10, augment="none").fingerprint == module(seed=2).fingerprint
-
-
-def test_another_split_or_other_data_has_another_fingerprint(module: Any, image_folder: Path, tmp_path: Path) -> None:
     settings: list[dict[str, Any]] = [
         {},
         {"split_seed": 1},
@@ -248,13 +245,12 @@ def test_label_noise_draws_some_training_labels_anew(noise: float, drawn: int, m
 
 
 def test_label_noise_is_of_the_split_and_marks_it(module: Any) -> None:
-    one, again, other = (module(split="overfit", train_size=100, val_size=30, label_noise=1.0, **more)
-                         for more in ({"seed": 1}, {"seed": 2}, {"split_seed": 1}))  # fmt: skip
+    make = partial(module, split="overfit", train_size=100, val_size=30)
+    one, again, other = (make(label_noise=1.0, **more) for more in ({"seed": 1}, {"seed": 2}, {"split_seed": 1}))
     assert torch.equal(one.images.train_labels, again.images.train_labels)
     assert one.fingerprint == again.fingerprint
     assert not torch.equal(one.images.train_labels, other.images.train_labels)
-    sound = module(split="overfit", train_size=100, val_size=30)
-    assert len({one.fingerprint, other.fingerprint, sound.fingerprint}) == 3
+    assert len({one.fingerprint, other.fingerprint, make().fingerprint}) == 3
     assert one.description()["label_noise"] == 1.0
 
 
@@ -370,7 +366,9 @@ def test_augmentation_depends_on_seed_epoch_and_index_alone(augment: str, module
         assert (other != first).flatten(1).any(1).float().mean() > 0.9
 
 
-def test_vgg_takes_windows_of_the_rescaled_image(module: Any, pixels: Tensor) -> None:
+def test_vgg_takes_windows_of_the_rescaled_image_and_evaluates_the_one_in_the_middle(
+    module: Any, pixels: Tensor
+) -> None:
     data = attach(module(augment="vgg", image_size=64))
     batch = next(iter(data.train_dataloader()))
     images = taken(data, batch)
@@ -385,10 +383,7 @@ def test_vgg_takes_windows_of_the_rescaled_image(module: Any, pixels: Tensor) ->
         assert best.std((1, 2)).max() < 1e-5  # one constant a channel: the colour shift
         shifts.append(best.mean((1, 2)))
     assert torch.stack(shifts).std(0).min() > 1e-3
-
-
-def test_vgg_evaluates_the_window_in_the_middle(module: Any, pixels: Tensor) -> None:
-    data = attach(module(augment="vgg", image_size=64), training=False)
+    attach(data, training=False)
     batch = next(iter(data.val_dataloader()))
     expected = resize(scale(pixels[batch.indices]), 73)[:, :, 4:68, 4:68]
     assert torch.allclose(taken(data, batch), normalize(expected, torch.tensor(MEAN), torch.tensor(STD)), atol=1e-5)

@@ -429,23 +429,16 @@ def test_cifar10_is_read_from_the_archive(genuine: bytes, contents: dict[str, An
     assert images.train_labels.dtype == torch.int64
 
 
-def test_cifar10_is_read_from_what_torchvision_unpacked(genuine: bytes, tmp_path: Path) -> None:
+def test_cifar10_that_torchvision_unpacked_is_read_and_once_prepared_needs_nothing_else(
+    genuine: bytes, tmp_path: Path
+) -> None:
     unpack(genuine, tmp_path)
-    source = CIFAR10(tmp_path)
-    assert source.present()
-    source.prepare()
-    assert len(source.load().train_labels) == 15
-
-
-def test_cifar10_once_prepared_needs_nothing_else(genuine: bytes, tmp_path: Path) -> None:
-    (tmp_path / "cifar-10-python.tar.gz").write_bytes(genuine)
-    CIFAR10(tmp_path).prepare()
-    (tmp_path / "cifar-10-python.tar.gz").unlink()
-    (tmp_path / "cifar-10-batches-py").rename(tmp_path / "elsewhere")
-    source = CIFAR10(tmp_path)
-    assert source.present()
-    source.prepare()
-    assert len(source.load().train_labels) == 15
+    for _ in ("unpacked", "prepared"):
+        source = CIFAR10(tmp_path)
+        assert source.present()
+        source.prepare()
+        assert len(source.load().train_labels) == 15
+        shutil.rmtree(tmp_path / "cifar-10-batches-py", ignore_errors=True)
 
 
 @pytest.mark.parametrize("kind", ["parent", "absolute", "link"])
