@@ -93,7 +93,8 @@ def test_a_run_from_a_state_starts_with_the_best_weights_beside_it(
         (["--data.split_seed=1", "--data.split=full"], "another split"),
         (
             ["--model.hidden_features=8"],
-            r"another network than AlexNet .*: network\.\d+\.\w+ is \(16.*\) there and \(8.*\) here; .* config\.yaml of the run",
+            r"another network than AlexNet .*: network\.\d+\.\w+ is \(16.*\) there and \(8.*\) here; "
+            r"use the checkpoint with the config\.yaml of the run",
         ),
         (["--model=lightning_modules.VGG"], "of another network than VGG"),
     ],
