@@ -35,12 +35,14 @@ class Gate(Callback):
         self._left = self._images = 0
         self._seconds = self._since = 0.0
 
-    def start(self) -> None:
+    def on_train_epoch_start(self, *_: Any) -> None:
         """Begin an epoch's steps."""
         if not self._left:
             self._left, self._images, self._seconds = self._connection.recv(), 0, 0.0
         synchronize(self._device)
         self._since = time.perf_counter()
+
+    start = on_train_epoch_start  # as the loops call it
 
     def stop(self) -> None:
         """End an epoch's steps."""
@@ -55,10 +57,6 @@ class Gate(Callback):
             self.stop()
             self._connection.send((self._images, self._seconds, peak_memory(self._device)))
             self.start()
-
-    def on_train_epoch_start(self, *_: Any) -> None:
-        """Call :meth:`start`."""
-        self.start()
 
     def on_train_batch_end(self, trainer: Trainer, _: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Call :meth:`step` and, after an epoch's last batch, :meth:`stop`."""
@@ -156,12 +154,11 @@ def fit(arguments: list[str], gate: Callable[[torch.device], Gate]) -> None:
 
 
 class Contender(NamedTuple):
-    """A way to train without end through a gate, with its additions to the command line and the environment."""
+    """A way to train without end through a gate."""
 
-    name: str
     train: Callable[[list[str], Callable[[torch.device], Gate]], None]
-    arguments: tuple[str, ...] = ()
-    environment: tuple[tuple[str, str], ...] = ()
+    arguments: tuple[str, ...] = ()  # added to the command line
+    float32_precision: str = "highest"  # of matrix products; "high" is TF32
 
 
 @contextlib.contextmanager
@@ -174,11 +171,7 @@ def running(contender: Contender, arguments: list[str], folder: Path) -> Iterato
     context = multiprocessing.get_context("spawn")
     connection, theirs = context.Pipe()
     process = context.Process(target=_train, args=(contender, arguments, folder, theirs), daemon=True)
-    before = dict(os.environ)
-    os.environ.update(contender.environment)  # torch reads them when it is imported, before _train begins
     process.start()
-    os.environ.clear()
-    os.environ.update(before)
     theirs.close()  # so that the death of the process is noticed
 
     def train(steps: int) -> tuple[float, int]:
@@ -198,5 +191,6 @@ def running(contender: Contender, arguments: list[str], folder: Path) -> Iterato
 
 def _train(contender: Contender, arguments: list[str], folder: Path, connection: "Connection[Any, Any]") -> None:
     os.chdir(folder)
+    torch.set_float32_matmul_precision(contender.float32_precision)
     with Path("output.txt").open("w") as output, contextlib.redirect_stdout(output):
         contender.train([*arguments, *contender.arguments], lambda device: Gate(connection, device))

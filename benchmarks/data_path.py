@@ -42,9 +42,9 @@ def measure(arguments: list[str], rounds: int) -> dict[str, Spread]:
         "transforms.v2, in process": loader(Images(images.permute(0, 3, 1, 2), labels, v2.Compose(v2_steps))).__iter__,
     }
 
-    def images_per_second(way: Callable[[], Iterable[Any]]) -> float:
+    def images_per_second(name: str) -> float:
         started = time.perf_counter()
-        images = sum(len(labels) for _, labels, *_ in itertools.islice(way(), BATCHES))
+        images = sum(len(labels) for _, labels, *_ in itertools.islice(ways[name](), BATCHES))
         return images / (time.perf_counter() - started)
 
-    return alternate({name: partial(images_per_second, way) for name, way in ways.items()}, rounds)
+    return alternate(images_per_second, ways, rounds)

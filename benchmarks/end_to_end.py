@@ -1,7 +1,6 @@
 """Compare overfit.yaml, from the command to the finished folder, with a plain loop of the same recipe."""
 
 import tempfile
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,5 +27,5 @@ def measure(arguments: list[str], rounds: int) -> dict[str, Any]:
         memory[name] = max(memory[name], peak)
         return taken
 
-    taken = alternate({name: partial(seconds, name) for name in commands}, rounds, warm_up=0)
+    taken = alternate(seconds, commands, rounds, warm_up=0)
     return {name: {"seconds": taken[name], "peak_memory": memory[name]} for name in commands}

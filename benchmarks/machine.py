@@ -3,6 +3,7 @@
 import platform
 import time
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -40,6 +41,7 @@ def describe(device: torch.device) -> dict[str, Any]:
     return {"cpu": cpu, "bf16": features, "threads": torch.get_num_threads(), "gpu": gpu, "system": platform.system()}
 
 
+@cache
 def rates(device: torch.device, dtype: torch.dtype) -> Rates:
     """Measure a device with matrices of ``dtype``, and float32 vectors, as weights and optimizer states are."""
     left, right = (torch.randn(PRODUCT, PRODUCT, device=device).to(dtype) for _ in range(2))

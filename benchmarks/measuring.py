@@ -1,7 +1,7 @@
 """Take measurements in turns, and summarize them."""
 
 import statistics
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 
@@ -19,11 +19,13 @@ class Spread:
         return f"{median} ({low} to {high})"
 
 
-def alternate(contenders: Mapping[str, Callable[[], float]], rounds: int, warm_up: int = 1) -> dict[str, Spread]:
-    """Let contenders measure themselves in turns, so that a machine that slows down slows all of them down.
+def alternate(
+    measure: Callable[[str], float], contenders: Collection[str], rounds: int, warm_up: int = 1
+) -> dict[str, Spread]:
+    """Measure contenders by name in turns, so that a machine that slows down slows all of them down.
 
     Each has ``warm_up`` turns that do not count, then ``rounds`` that do.
     """
-    turns = [{name: measure() for name, measure in contenders.items()} for _ in range(warm_up + rounds)]
+    turns = [{name: measure(name) for name in contenders} for _ in range(warm_up + rounds)]
     counted = {name: [turn[name] for turn in turns[warm_up:]] for name in contenders}
     return {name: Spread(statistics.median(v), min(v), max(v), rounds) for name, v in counted.items()}

@@ -20,14 +20,11 @@ def tables(results: dict[str, Any], origins: dict[str, Any] | None = None) -> st
     return render(TEMPLATES / "benchmark.md", {"results": results, "origins": origins})
 
 
-def _hardware(machine: dict[str, Any]) -> str:
-    return machine["gpu"] or f"{machine['cpu']}, {machine['threads']} threads"
-
-
-def chart(experiments: dict[str, Any], machine: str) -> Figure:
+def chart(experiments: dict[str, Any], machine: dict[str, Any]) -> Figure:
     """Draw the images a second of ``steps`` as bars with their spread, and the floor as a line."""
+    hardware = machine["gpu"] or f"{machine['cpu']}, {machine['threads']} threads"
     figure = Figure(figsize=(3.4 * len(experiments) + 1, 3.8), layout="constrained")
-    figure.suptitle(f"Images a second in training steps; {machine}", fontsize=11)
+    figure.suptitle(f"Images a second in training steps; {hardware}", fontsize=11)
     every = np.atleast_1d(np.array(figure.subplots(1, len(experiments))))
     for axes, (name, experiment) in zip(every, experiments.items(), strict=True):
         rows = experiment["contenders"]
@@ -61,7 +58,7 @@ def write(part: str, results: dict[str, Any], facts: dict[str, Any], folder: Pat
     files[1].write_text(tables({name: entry["results"] for name, entry in known.items()}, origins=known))
     if "steps" in known:
         files.append(folder / "benchmark.png")
-        chart(known["steps"]["results"], _hardware(known["steps"]["machine"])).savefig(files[-1], dpi=120)
+        chart(known["steps"]["results"], known["steps"]["machine"]).savefig(files[-1], dpi=120)
     return files
 
 

@@ -22,25 +22,23 @@ def measure(arguments: list[str], rounds: int, device: torch.device) -> dict[str
     gpu = device.type == "cuda"
     images = IMAGES * (20 if gpu else 1)
     two = ["--trainer.devices=2", "--trainer.strategy=ddp", *([] if gpu else ["--trainer.accelerator=cpu"])]
-
-    def turn(flags: list[str], images: int, batch_size: int = 128) -> Any:
-        overfit = ["--config=overfit", "--data.split=full", "--data.val_size=500", *arguments]
-        return partial(speed, [*overfit, *flags], images // batch_size, batch_size)
-
-    groups = {
-        "batch_size": {str(size): turn([f"--data.batch_size={size}"], images, size) for size in BATCH_SIZES},
-        "train_size": {str(size): turn([f"--data.train_size={size}"], min(images, size)) for size in TRAIN_SIZES},
+    groups: dict[str, dict[str, tuple[list[str], int, int]]] = {  # flags, images of an epoch and of a batch
+        "batch_size": {str(size): ([f"--data.batch_size={size}"], images, size) for size in BATCH_SIZES},
+        "train_size": {str(size): ([f"--data.train_size={size}"], min(images, size), 128) for size in TRAIN_SIZES},
     }
     if not gpu or torch.cuda.device_count() > 1:
-        groups["processes"] = {"1": turn([], images), "2": turn(two, images)}
-    return {name: alternate(group, rounds, warm_up=0) for name, group in groups.items()}
+        groups["processes"] = {"1": ([], images, 128), "2": (two, images, 128)}
 
+    def speed(group: str, value: str) -> float:
+        """Return images a second of a short run without validation, from its metrics.csv."""
+        flags, images, batch_size = groups[group][value]
+        steps = images // batch_size
+        limits = {"train": steps, "val": 0, "test": 1}
+        short = [f"--trainer.limit_{split}_batches={batches}" for split, batches in limits.items()]
+        overfit = [FIT, "--config=overfit", "--data.split=full", "--data.val_size=500", *arguments]
+        with tempfile.TemporaryDirectory() as folder:
+            run([*overfit, *flags, *short, f"--trainer.max_epochs={EPOCHS}"], Path(folder))
+            rows = Run(Path(folder) / "lightning_logs" / "overfit" / "version_0").records
+        return steps * batch_size * (EPOCHS - 1) / sum(row.seconds for row in rows[1:])
 
-def speed(arguments: list[str], steps: int, batch_size: int) -> float:
-    """Return images a second of a short run without validation, from its metrics.csv."""
-    limits = {"train": steps, "val": 0, "test": 1}
-    short = [f"--trainer.limit_{split}_batches={batches}" for split, batches in limits.items()]
-    with tempfile.TemporaryDirectory() as folder:
-        run([FIT, *arguments, *short, f"--trainer.max_epochs={EPOCHS}"], Path(folder))
-        rows = Run(Path(folder) / "lightning_logs" / "overfit" / "version_0").records
-    return steps * batch_size * (EPOCHS - 1) / sum(row.seconds for row in rows[1:])
+    return {group: alternate(partial(speed, group), values, rounds, warm_up=0) for group, values in groups.items()}

@@ -2,7 +2,6 @@
 
 import os
 import tempfile
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +33,8 @@ def measure(arguments: list[str], rounds: int) -> dict[str, Spread]:
         "fit.py to its first step": [FIT, "--config=overfit", *arguments, first_step],
     }
 
-    def seconds(command: list[str]) -> float:
+    def seconds(name: str) -> float:
         with tempfile.TemporaryDirectory() as folder:
-            return run(command, Path(folder))[0]
+            return run(commands[name], Path(folder))[0]
 
-    return alternate({name: partial(seconds, command) for name, command in commands.items()}, rounds)
+    return alternate(seconds, commands, rounds)

@@ -4,7 +4,6 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
 from statistics import median
@@ -19,9 +18,9 @@ from datamodules import Batch, CIFAR10DataModule
 from lightning_modules import ImageClassifier
 from overfitting_lab.callbacks.console import data_lines
 from overfitting_lab.callbacks.recovery import checkpoint_bytes
-from overfitting_lab.doctor import Diagnosis, Severity, activations
+from overfitting_lab.doctor import Severity, activations
 from overfitting_lab.doctor.callback import IMAGES, HopelessError, examine
-from overfitting_lab.doctor.layers import Layer, measure_layers
+from overfitting_lab.doctor.layers import measure_layers
 from overfitting_lab.doctor.schedule import length, schedule_cut_short
 
 SECONDS = 6  # about as long as the steps may take
@@ -49,23 +48,36 @@ def check(trainer: Trainer, model: ImageClassifier, data: CIFAR10DataModule) -> 
     measured = measure_layers(model.network, probed, trainer.precision_plugin.forward_context())
     facts, found = examine(data, model)
     found += activations.diagnose(measured)
-    shape, layers = _shape(measured.input), len(measured.layers)
-    print(f"shapes     {shape} into {layers} layers; their outputs' root mean square")
+    size = " x ".join(map(str, measured.input.shape))
+    print(f"shapes     {size} into {len(measured.layers)} layers; their outputs' root mean square")
     for layer in measured.weighted:
-        print(f"           {layer!s:16} {_shape(layer):>16} {layer.size:9.3g}")
+        print(f"           {layer!s:16} {' x '.join(map(str, layer.shape)):>16} {layer.size:9.3g}")
     loss = float(F.cross_entropy(measured.logits, batch.labels[: len(probed)]))
     print(f"first loss {loss:.3f} on {len(probed)} images; chance level is {facts.chance:.3f}")
 
     made: Any = model.configure_optimizers()
     optimizer, schedule = (made, None) if isinstance(made, Optimizer) else (made["optimizer"], made["lr_scheduler"])
-    steps = _steps_of_epoch(trainer, data)
+    batches, limit = len(data.train_dataloader()), trainer.limit_train_batches
+    batches = min(batches, limit) if isinstance(limit, int) else int(batches * (1.0 if limit is None else limit))
+    steps = -(-batches // trainer.accumulate_grad_batches)
     ends = (steps * (trainer.max_epochs or 0), trainer.max_steps)
     total = min((end for end in ends if end > 0), default=0)  # -1 is no end
     epochs = -(-total // steps)
     print(f"steps      {steps:,} an epoch, {total:,} in {epochs} epochs")
-    found += _schedule(schedule, total, epochs)
+    if schedule is None:
+        print("schedule   none: the learning rate stays")
+    else:
+        scheduler, interval = schedule["scheduler"], schedule.get("interval", "epoch")
+        needed, there = length(scheduler), epochs if interval == "epoch" else total
+        end = "has no end of its own" if needed is None else f"is at its end after {needed:,} {interval}s of {there:,}"
+        print(f"schedule   {type(scheduler).__name__} {end}")
+        found += schedule_cut_short(scheduler, interval, epochs, total)
     _print_costs(trainer, model, optimizer, batch, steps, total, len(data.val_indices))
-    problems = list(_disk(Path(trainer.default_root_dir), model))
+    root = Path(trainer.default_root_dir)
+    folder = next(path for path in (root, *root.resolve().parents) if path.is_dir())
+    needed, free = checkpoint_bytes(model), shutil.disk_usage(folder).free
+    print(f"disk       up to {needed / 1e9:.1f} GB for checkpoints; {free / 1e9:.1f} GB are free")
+    problems = [f"{folder} has too little room; --trainer.default_root_dir FOLDER"] * (free < needed)
     for diagnosis in found:
         print(diagnosis)
     problems += [diagnosis.code for diagnosis in found if diagnosis.severity is Severity.FATAL]
@@ -75,67 +87,35 @@ def check(trainer: Trainer, model: ImageClassifier, data: CIFAR10DataModule) -> 
     print("check      " + ("nothing that would keep it from learning" if found else "nothing to report"), flush=True)
 
 
-def _shape(layer: Layer) -> str:
-    return " x ".join(map(str, layer.shape))
-
-
-def _steps_of_epoch(trainer: Trainer, data: CIFAR10DataModule) -> int:
-    batches, limit = len(data.train_dataloader()), trainer.limit_train_batches
-    batches = min(batches, limit) if isinstance(limit, int) else int(batches * (1.0 if limit is None else limit))
-    return -(-batches // trainer.accumulate_grad_batches)
-
-
-def _schedule(schedule: dict[str, Any] | None, total: int, epochs: int) -> Iterator[Diagnosis]:
-    if schedule is None:
-        print("schedule   none: the learning rate stays")
-        return
-    scheduler, interval = schedule["scheduler"], schedule.get("interval", "epoch")
-    needed = length(scheduler)
-    steps = epochs if interval == "epoch" else total
-    end = "has no end of its own" if needed is None else f"is at its end after {needed:,} {interval}s of {steps:,}"
-    print(f"schedule   {type(scheduler).__name__} {end}")
-    yield from schedule_cut_short(scheduler, interval, epochs, total)
-
-
 def _print_costs(
     trainer: Trainer, model: ImageClassifier, optimizer: Optimizer, batch: Batch, steps: int, total: int, val_size: int
 ) -> None:
-    images = batch.images
-
-    def step(number: int) -> None:
-        optimizer.zero_grad()
-        with trainer.precision_plugin.forward_context():
-            loss = F.cross_entropy(model(images[:number]).float(), batch.labels[:number])
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-
-    def validate(number: int) -> None:
-        with torch.no_grad(), trainer.precision_plugin.forward_context():
-            model(images[:number])
-
-    def timed(work: Callable[[int], None], number: int) -> float:
+    def timed(number: int, training: bool = True) -> float:
+        """Return the seconds of a step, or of a forward pass alone, with so many images."""
         started = time.perf_counter()
-        work(number)
+        with torch.set_grad_enabled(training), trainer.precision_plugin.forward_context():
+            loss = F.cross_entropy(model(batch.images[:number]).float(), batch.labels[:number])
+        if training:
+            optimizer.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
         if model.device.type != "cpu":
             torch.accelerator.synchronize(model.device)
         return time.perf_counter() - started
 
-    number = min(4, len(images))
-    step(number)  # the first one takes memory
-    while 12 * timed(step, number) < SECONDS and number < len(images):
-        number = min(4 * number, len(images))
-    seconds = median(timed(step, number) for _ in range(3))
-    if number < len(images):  # what is left is the images' alone
-        fewer = max(1, number // 4)
-        seconds += (seconds - timed(step, fewer)) * (len(images) - number) / (number - fewer)
-    seconds *= trainer.accumulate_grad_batches
-    epoch = steps * seconds + timed(validate, number) * val_size / number
+    images = len(batch.images)
+    number = min(4, images)
+    timed(number)  # the first one takes memory
+    while number < images and 6 * timed(number) < SECONDS:
+        number = min(2 * number, images)
+    seconds = median(timed(number) for _ in range(3)) * images / number * trainer.accumulate_grad_batches
+    epoch = steps * seconds + timed(number, training=False) * val_size / number
     whole = timedelta(seconds=round(epoch * total / steps))
     print(
         f"time       {seconds:.3g} s a step, {epoch:.3g} s an epoch with validation, {whole} in all "
-        f"(3 steps of {number} of {len(images)} images on {model.device.type.upper()})"
+        f"(3 steps of {number} of {images} images on {model.device.type.upper()})"
     )
-    after = f"after steps of {number} of {len(images)} images"
+    after = f"after steps of {number} of {images} images"
     if model.device.type == "cuda":
         taken, there = torch.cuda.max_memory_reserved(model.device), torch.cuda.mem_get_info(model.device)[1]
         print(f"memory     {taken / 1e9:.1f} of the GPU's {there / 1e9:.1f} GB {after}")
@@ -144,11 +124,3 @@ def _print_costs(
 
         taken = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
         print(f"memory     {taken / 1e9:.1f} GB {after}")
-
-
-def _disk(root: Path, model: ImageClassifier) -> Iterator[str]:
-    folder = next(path for path in (root, *root.resolve().parents) if path.is_dir())
-    needed, free = checkpoint_bytes(model), shutil.disk_usage(folder).free
-    print(f"disk       up to {needed / 1e9:.1f} GB for checkpoints; {free / 1e9:.1f} GB are free")
-    if free < needed:
-        yield f"{folder} has too little room; --trainer.default_root_dir FOLDER"

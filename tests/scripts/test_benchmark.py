@@ -102,7 +102,7 @@ def test_a_command_that_fails_says_why(run_script: Script, data: Flags) -> None:
 
 def test_a_spread_is_median_lowest_and_highest() -> None:
     turns = iter([9.0, 3.0, 1.0, 2.0])
-    spread = alternate({"one": lambda: next(turns)}, rounds=3)["one"]
+    spread = alternate(lambda _: next(turns), ["one"], rounds=3)["one"]
     assert spread == Spread(median=2.0, low=1.0, high=3.0, n=3)
     assert f"{spread:.1f}" == "2.0 (1.0 to 3.0)"
 
