@@ -12,11 +12,11 @@ from typing import Any
 import yaml
 
 from overfitting_lab.cli import ExperimentCLI
+from overfitting_lab.comparison.report import render
 from overfitting_lab.runs.recipe import flat
 
 FOLDER = Path(__file__).resolve().parent
 EXPERIMENTS = ("vgg16_notebook", "vgg16", "vgg16_32")  # in the order of their columns
-HEADER = "what | setting | the paper | the notebook = `vgg16_notebook` | `vgg16` | `vgg16_32` | why they differ"
 DERIVED = {  # by the row's name: facts that no setting holds alone
     "head": lambda s: "{0}-{1}-{1}-10".format(512 * (s["data.image_size"] // 32) ** 2, s["model.hidden_features"]),
     "iterations an epoch": lambda s: -(-45_000 // s["data.batch_size"]),
@@ -37,19 +37,6 @@ def written(name: str) -> dict[str, Any]:
     return settings((FOLDER.parent / "configs" / f"{name}.yaml").read_text())
 
 
-def parsed(name: str) -> dict[str, Any]:
-    """Return all settings of a configuration, defaults included."""
-    with redirect_stdout(io.StringIO()) as out, suppress(SystemExit):
-        ExperimentCLI(["--config", f"{name}.yaml", "--print_config"])
-    return settings(out.getvalue())
-
-
-def cell(value: Any, note: str | None) -> str:
-    """Return a value as the table shows it: a class by its name, None as ``-``, a remark in brackets."""
-    text = value.rpartition(".")[2] if isinstance(value, str) else "-" if value is None else str(value)
-    return f"`{text.lower() if isinstance(value, bool) else text}`" + (f" ({note})" if note else "")
-
-
 def page() -> str:
     """Return the page.
 
@@ -57,20 +44,20 @@ def page() -> str:
         SystemExit: if a setting of the three files has no row, or a row is of no setting that there is.
     """
     audit = yaml.safe_load((FOLDER / "vgg_audit.yaml").read_text())
-    columns = {name: parsed(name) for name in EXPERIMENTS}
+    columns = {}  # all settings of each configuration, defaults included
+    for name in EXPERIMENTS:
+        with redirect_stdout(io.StringIO()) as out, suppress(SystemExit):
+            ExperimentCLI(["--config", f"{name}.yaml", "--print_config"])
+        columns[name] = settings(out.getvalue())
     rows = {row["setting"] for row in audit["rows"] if "setting" in row}
     if missing := {key for name in EXPERIMENTS for key in written(name)} - rows - {"experiment"}:
         raise SystemExit(f"docs/vgg_audit.yaml has no row of {', '.join(sorted(missing))}: add one")
     if unknown := rows - {key for column in columns.values() for key in column}:
         raise SystemExit(f"docs/vgg_audit.yaml has rows of settings that no configuration has: {', '.join(unknown)}")
-    lines = [f"| {HEADER} |", "|" + " --- |" * 7]
     for row in audit["rows"]:
         flag = row.get("setting")
-        values = [column.get(flag) if flag else DERIVED[row["what"]](column) for column in columns.values()]
-        cells = [cell(value, row.get(name)) for name, value in zip(columns, values, strict=True)]
-        texts = [row.get("what", ""), f"`{flag}`" if flag else "", row["paper"], *cells, row.get("why", "")]
-        lines.append("| " + " | ".join(texts) + " |")
-    return "\n".join([audit["before"], *lines, "", audit["after"]])
+        row["values"] = {name: c.get(flag) if flag else DERIVED[row["what"]](c) for name, c in columns.items()}
+    return render(FOLDER / "vgg_audit.jinja", audit)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """The VGG networks."""
 
 import os
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Literal, final
@@ -27,9 +28,9 @@ _KERNELS: dict[Configuration, tuple[tuple[int, ...], ...]] = {
     "E": ((3, 3), (3, 3), (3, 3, 3, 3), (3, 3, 3, 3), (3, 3, 3, 3)),
 }
 
-# Simonyan & Zisserman (2014, sec. 3.1): the layers of a trained configuration A that a deeper one begins with, by block
-# and place in the block. The classifier counts as block 6.
-_PRETRAINED = {(1, 1), (2, 1), (3, 1), (3, 2), (6, 1), (6, 2), (6, 3)}
+# Simonyan & Zisserman (2014, sec. 3.1): a deeper network begins with so many layers of a trained configuration A, by
+# block. The classifier counts as block 6.
+_PRETRAINED = (1, 1, 2, 0, 0, 3)
 
 
 def _layers(
@@ -39,55 +40,25 @@ def _layers(
     inputs = 3
     for outputs, kernels in zip(_CHANNELS, _KERNELS[column], strict=True):
         for kernel in kernels:
-            layers.append(nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2))
-            if batch_norm:
-                layers.append(nn.BatchNorm2d(outputs))
-            layers.append(nn.ReLU(inplace=True))
+            norm = [nn.BatchNorm2d(outputs)] if batch_norm else []
+            layers += [nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2), *norm, nn.ReLU(inplace=True)]
             inputs = outputs
         layers.append(nn.MaxPool2d(2))
-    return nn.Sequential(
-        *layers,
-        nn.Flatten(),
-        nn.Linear(512 * (image_size // 32) ** 2, hidden_features),
-        nn.ReLU(inplace=True),
-        nn.Dropout(dropout),
-        nn.Linear(hidden_features, hidden_features),
-        nn.ReLU(inplace=True),
-        nn.Dropout(dropout),
-        nn.Linear(hidden_features, num_classes),
-    )
+    layers.append(nn.Flatten())
+    for inputs in (512 * (image_size // 32) ** 2, hidden_features):
+        layers += [nn.Linear(inputs, hidden_features), nn.ReLU(inplace=True), nn.Dropout(dropout)]
+    return nn.Sequential(*layers, nn.Linear(hidden_features, num_classes))
 
 
-def _names(network: nn.Module) -> dict[tuple[type[nn.Module], int, int], str]:
-    """Map each weighted layer's class, block and place among the block's layers of that class to its name."""
-    names: dict[tuple[type[nn.Module], int, int], str] = {}
-    block = 1
+def _pretrained_layers(network: nn.Module) -> Iterator[str]:
+    """Yield the names of the layers that configuration A gives, with their batch normalization, in its order."""
+    block = place = 0
     for name, layer in network.named_children():
         if isinstance(layer, nn.MaxPool2d):
-            block += 1
-        elif isinstance(layer, nn.Conv2d | nn.BatchNorm2d | nn.Linear):
-            place = 1 + sum(key[:2] == (type(layer), block) for key in names)
-            names[type(layer), block, place] = name
-    return names
-
-
-def _read_weights(folder: Path) -> dict[str, Tensor]:
-    """Return the ``weights.pth`` of a run; nothing if it holds something else.
-
-    Raises:
-        ModelError: if there is none, or a damaged one.
-    """
-    path = RunFiles(folder).weights
-    example = "give model.init_from the run of a trained configuration A, as lightning_logs/vgg11/version_0"
-    if not folder.is_dir():
-        raise ModelError(f"{folder} is no folder; {example}")
-    if not path.is_file():
-        raise ModelError(f"{folder} has no weights.pth: it is no run, or one that has not ended; {example}")
-    try:
-        weights = load_saved(path)
-    except RunError as error:
-        raise ModelError(f"{path} is damaged, or would run code when loaded; {example}") from error
-    return weights if isinstance(weights, dict) else {}
+            block, place = block + 1, 0
+        place += isinstance(layer, nn.Conv2d | nn.Linear)
+        if place <= _PRETRAINED[block] and [*layer.parameters()]:
+            yield name
 
 
 @final
@@ -157,13 +128,22 @@ class VGG(ImageClassifier):
         """Return the weights that ``init_from`` gives.
 
         Raises:
-            ModelError: if there are none, or if they are not of a configuration A with the same classes, image size,
-                width and batch normalization.
+            ModelError: if there are none, or if they are damaged or not of a configuration A with the same classes,
+                image size, width and batch normalization.
         """
         if self._init_from is None:
             return {}
         folder = Path(self._init_from)
-        theirs = _read_weights(folder)
+        path = RunFiles(folder).weights
+        example = "give model.init_from the run of a trained configuration A, as lightning_logs/vgg11/version_0"
+        if not path.is_file():
+            why = "has no weights.pth: it is no run, or one that has not ended" if folder.is_dir() else "is no folder"
+            raise ModelError(f"{folder} {why}; {example}")
+        try:
+            weights = load_saved(path)
+        except RunError as error:
+            raise ModelError(f"{path} is damaged, or would run code when loaded; {example}") from error
+        theirs: dict[str, Tensor] = weights if isinstance(weights, dict) else {}
         with torch.device("meta"):
             expected, other = (self._layers("A", batch_norm) for batch_norm in (self._batch_norm, not self._batch_norm))
         if theirs.keys() == other.state_dict().keys():
@@ -183,10 +163,8 @@ class VGG(ImageClassifier):
                     f"{name} is {tuple(theirs[name].shape)} there and must be {tuple(value.shape)} here; give both the "
                     "same data, --data.image_size and --model.hidden_features"
                 )
-        mine = _names(self.network)
         return {
-            f"{mine[key]}.{parameter}": theirs[f"{name}.{parameter}"]
-            for key, name in _names(expected).items()
-            if key[1:] in _PRETRAINED
+            f"{mine}.{parameter}": theirs[f"{name}.{parameter}"]
+            for mine, name in zip(_pretrained_layers(self.network), _pretrained_layers(expected), strict=True)
             for parameter in expected.get_submodule(name).state_dict()
         }

@@ -19,11 +19,12 @@ except ModuleNotFoundError as error:
 
 from overfitting_lab.cli.finished import finished_run, plan
 from overfitting_lab.cli.parser import positive
+from overfitting_lab.runs import RunError
 from overfitting_lab.runs.provenance import command_line
 from overfitting_lab.runs.recipe import recipe
 from overfitting_lab.sweeps.factorial import REMEDIES
 from overfitting_lab.sweeps.results import write_factorial, write_sizes
-from overfitting_lab.sweeps.study import Ablation, refuse_varied
+from overfitting_lab.sweeps.study import FLAGS, Ablation
 
 SIZES = (500, 1000, 2000, 5000, 10000, 20000, 45000)
 
@@ -51,19 +52,18 @@ def main() -> None:
     off = ["--model.dropout=0.0", "--model.optimizer.weight_decay=0.0", "--data.augment=none"]
     seeds = range(arguments.seeds)
     with reported_errors():
-        refuse_varied(flags)
+        if varied := [flag for flag in flags if flag.partition("=")[0] in FLAGS.values()]:
+            raise RunError(f"{varied[0]}: the trials set this themselves; see --train_size, --seeds and --sizes")
         size = [*fit, f"--data.train_size={arguments.train_size}"]
         name = f"factorial-{arguments.train_size}"
         factorial = ablation(name, {**REMEDIES, "seed": seeds}, size, arguments.storage)
         if arguments.sizes is None:
-            factorial.work()
-            if factorial.complete:
+            if factorial.work():
                 print("written", *write_factorial(factorial.results(), facts, factorial.folder))
         else:
             sizes = sorted(set(arguments.sizes)) or SIZES
             curve = ablation("sizes", {"size": sizes, "seed": seeds}, [*fit, *off], arguments.storage)
-            curve.work()
-            if curve.complete:
+            if curve.work():
                 print("written", *write_sizes(curve.results(), factorial.results(), facts, curve.folder))
 
 

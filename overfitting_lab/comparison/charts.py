@@ -8,70 +8,61 @@ from matplotlib import rcParams
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from overfitting_lab.comparison.statistics import Estimate
+from overfitting_lab.comparison.comparison import NamedRun
 from overfitting_lab.runs.figures import draw_metric, usual_losses
-from overfitting_lab.runs.run import Run
 
 RUNS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # on white and on black (Okabe & Ito 2008)
 MARKERS = ("", "o", "s", "^", "v", "D")  # the next one each time the colours are used up
 
 
-def colour(place: int) -> str:
-    """Return the colour of the run at a place among others."""
-    return RUNS[place % len(RUNS)]
-
-
-def marker(place: int) -> str:
-    """Return the marker of the run at a place among others; the first runs have none."""
-    return MARKERS[place // len(RUNS) % len(MARKERS)]
-
-
 def style(place: int) -> dict[str, Any]:
     """Return the line style of the run at a place among others."""
-    line = {"linewidth": 1.8, "markersize": 4, "gid": f"run-{place}"}
-    return {"color": colour(place), "marker": marker(place), **line}
+    colour, marker = RUNS[place % len(RUNS)], MARKERS[place // len(RUNS) % len(MARKERS)]
+    return {"color": colour, "marker": marker, "linewidth": 1.8, "markersize": 4, "gid": f"run-{place}"}
 
 
-def draw_curves(axes: Axes, runs: Sequence[Run], metric: str) -> None:
+def draw_curves(axes: Axes, runs: Sequence[NamedRun], metric: str) -> None:
     """Draw one metric of several runs over epochs: validation solid, training dashed, each run in its colour.
 
     The metric is ``loss`` in nats, or ``acc`` in per cent. A first training loss may lie above the axis.
     """
     for place, run in enumerate(runs):
-        draw_metric(axes, run.records, f"train_{metric}", linestyle="--", **style(place))
-        draw_metric(axes, run.records, f"val_{metric}", **style(place))
+        draw_metric(axes, run.run.records, f"train_{metric}", linestyle="--", **style(place))
+        draw_metric(axes, run.run.records, f"val_{metric}", **style(place))
     # The first training loss comes from the initial weights and may lie far above the others, off the chart.
-    highest = max((loss for run in runs for loss in usual_losses(run.records)), default=0)
+    highest = max((loss for run in runs for loss in usual_losses(run.run.records)), default=0)
     axes.set_ylim(0, 100 if metric == "acc" else 1.05 * highest or None)
     label_axes(axes, "accuracy (%)" if metric == "acc" else "cross-entropy (nats)")
 
 
-def draw_gap(axes: Axes, runs: Sequence[Run]) -> None:
+def draw_gap(axes: Axes, runs: Sequence[NamedRun]) -> None:
     """Draw training minus validation accuracy of several runs over epochs, in points."""
     for place, run in enumerate(runs):
-        draw_metric(axes, run.records, "gap", **style(place))
+        draw_metric(axes, run.run.records, "gap", **style(place))
     axes.axhline(0, color=rcParams["axes.edgecolor"], linewidth=0.8)
     label_axes(axes, "training minus validation accuracy (points)")
 
 
-def draw_estimates(axes: Axes, names: Sequence[str], estimates: Sequence[Estimate]) -> None:
-    """Draw accuracies as points with their intervals, in per cent, one below the other."""
-    for place, estimate in enumerate(estimates):
-        low, high = (estimate.low, estimate.high) if estimate.known else (estimate.value, estimate.value)
-        x, mine = 100 * estimate.value, f"run-{place}"
-        axes.plot([100 * low, x, 100 * high], [place] * 3, "|-", markevery=[0, 2], color=colour(place), gid=mine)
-        axes.plot(x, place, "o", color=colour(place), gid=mine)
-        axes.annotate(f"{estimate.value:.1%}", (x, place), (0, 7), textcoords="offset points", ha="center", gid=mine)
-    axes.set_yticks(range(len(names)), names)
-    axes.set_ylim(len(names) - 0.5, -0.6)
+def draw_accuracies(axes: Axes, runs: Sequence[NamedRun]) -> None:
+    """Draw test accuracies as points with their intervals, in per cent, one below the other."""
+    for place, run in enumerate(runs):
+        accuracy = run.accuracy
+        x, mine = 100 * accuracy.value, {"color": style(place)["color"], "gid": f"run-{place}"}
+        axes.plot([100 * accuracy.low, x, 100 * accuracy.high], [place] * 3, "|-", markevery=[0, 2], **mine)
+        axes.plot(x, place, "o", **mine)
+        axes.annotate(
+            f"{accuracy.value:.1%}", (x, place), (0, 7), textcoords="offset points", ha="center", gid=mine["gid"]
+        )
+    axes.set_yticks(range(len(runs)), [run.name for run in runs])
+    axes.set_ylim(len(runs) - 0.5, -0.6)
     axes.margins(x=0.15)
     label_axes(axes, x="test accuracy (%), 95 % interval")
 
 
-def draw_learned(axes: Axes, runs: Sequence[Run]) -> None:
+def draw_learned(axes: Axes, runs: Sequence[NamedRun]) -> None:
     """Draw the share of training images learned for good by each epoch, in per cent; see ``callbacks.images``."""
     for place, run in enumerate(runs):
-        learned = run.images.get("train_learned")
+        learned = run.run.images.get("train_learned")
         if learned is None or not (learned >= 0).any():
             continue
         counts = np.bincount(learned[learned >= 0], minlength=run.summary.epochs + 1)[:-1]

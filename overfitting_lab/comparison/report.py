@@ -3,8 +3,9 @@
 import base64
 import io
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import timedelta
+from functools import partial
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -18,22 +19,13 @@ from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 from PIL import Image
 
-from overfitting_lab.comparison.charts import colour, draw_curves, draw_estimates, draw_gap, draw_learned, marker, style
+from overfitting_lab.comparison.charts import draw_accuracies, draw_curves, draw_gap, draw_learned, style
 from overfitting_lab.comparison.comparison import Comparison, NamedRun, percent
 from overfitting_lab.runs.files import save_figure, write_text
 
 TEMPLATES = Path(__file__).with_name("templates")
 INK = "#123457"  # stands for the page's own colour of text, light or dark
 SYMBOLS = {"": "", "o": "●", "s": "■", "^": "▲", "v": "▼", "D": "◆"}  # of the charts' markers
-NOTES = {
-    "one_seed": "For settings with one seed, intervals and tests describe the test images only. They do not say how "
-    "much the accuracy varies between seeds.",
-    "results": "Training and validation accuracy are from the last epoch, training with dropout and augmentation on. "
-    "The test accuracy is from the checkpoint with the highest validation accuracy.",
-    "differences": "p is multiplied by the number of pairs (Bonferroni). The intervals are not adjusted. McNemar's and "
-    "Fisher's tests ask about other test images, Welch's test asks about other seeds. No test asks about other "
-    "training images.",
-}
 Table = list[list[Any]]  # rows of cells; the first row names the columns, the first cell of a row names the row
 
 
@@ -42,7 +34,7 @@ def write_report(comparison: Comparison, folder: Path) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     page, text, picture = (folder / f"report.{ending}" for ending in ("html", "md", "png"))
     content = _content(comparison)
-    write_text(page, render(TEMPLATES / "report.html", {**content, "charts": list(_charts(comparison))}))
+    write_text(page, render(TEMPLATES / "report.html", {**content, "charts": list(_charts(comparison.runs))}))
     write_text(text, render(TEMPLATES / "report.md", content))
     save_figure(picture, _overview(comparison))
     return [page, text, picture]
@@ -50,15 +42,15 @@ def write_report(comparison: Comparison, folder: Path) -> list[Path]:
 
 def _overview(comparison: Comparison) -> Figure:
     """Draw loss, accuracy, gap and test accuracy of all runs in one figure."""
-    runs = [each.run for each in comparison.runs]
+    runs = comparison.runs
     low = max(3.6, 0.4 * len(runs))
     figure = Figure(figsize=(11, 3.8 + low), layout="constrained")
     (loss, accuracy), (gap, test) = figure.subplots(2, 2, height_ratios=(3.6, low))
     draw_curves(loss, runs, "loss")
     draw_curves(accuracy, runs, "acc")
     draw_gap(gap, runs)
-    draw_estimates(test, [run.name for run in comparison.runs], [run.accuracy for run in comparison.runs])
-    handles = [Line2D([], [], label=run.name, **style(place)) for place, run in enumerate(comparison.runs)]
+    draw_accuracies(test, runs)
+    handles = [Line2D([], [], label=run.name, **style(place)) for place, run in enumerate(runs)]
     handles += [Line2D([], [], color="grey", label="validation")]
     handles += [Line2D([], [], color="grey", linestyle="--", label="training")]
     columns = min(5 if len(runs) < 5 else 2, len(handles))
@@ -88,14 +80,13 @@ def _content(comparison: Comparison) -> dict[str, Any]:
     return {
         "title": ", ".join(group.name for group in comparison.groups),
         "runs": [
-            {"name": run.name, "colour": colour(place), "symbol": SYMBOLS[marker(place)], "summary": run.summary}
-            for place, run in enumerate(runs)
+            {"name": run.name, "colour": line["color"], "symbol": SYMBOLS[line["marker"]], "summary": run.summary}
+            for run, line in zip(runs, map(style, range(len(runs))), strict=True)
         ],
         "conclusions": list(comparison.conclusions()),
-        "notes": NOTES,
         "one_seed": any(len(group.accuracies) == 1 for group in comparison.groups),
         "tables": _tables(comparison),
-        "confusions": {run.name: _confusion(run) for run in runs if run.confusion is not None},
+        "confusions": {run.name: _confusion(run, run.confusion) for run in runs if run.confusion is not None},
         "mistakes": {run.name: list(_mistakes(run)) for run in runs if run.correct is not None},
         "learned_last": {
             f"{run.name}, {run.summary.epochs} epochs": list(_learned_last(run))
@@ -163,10 +154,8 @@ def _probability(p: float) -> str:
     return "" if np.isnan(p) else "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
-def _confusion(run: NamedRun) -> Table:
-    assert run.confusion is not None
-    classes = run.summary.data.classes
-    rows = [[round(100 * share) for share in row] for row in _shares(run.confusion).tolist()]
+def _confusion(run: NamedRun, counts: NDArray[np.int64]) -> Table:
+    classes, rows = run.summary.data.classes, np.rint(100 * _shares(counts)).astype(int).tolist()
     return [["true, in % of the row", *classes], *([name, *row] for name, row in zip(classes, rows, strict=True))]
 
 
@@ -198,37 +187,34 @@ def _picture(pixels: NDArray[np.uint8], caption: str, note: str) -> dict[str, st
     return {"source": source, "caption": caption, "note": note}
 
 
-def _charts(comparison: Comparison) -> Iterator[dict[str, str]]:
-    runs = [each.run for each in comparison.runs]
-    names, accuracies = ([run.name for run in comparison.runs], [run.accuracy for run in comparison.runs])
+def _charts(runs: Sequence[NamedRun]) -> Iterator[dict[str, str]]:
+    """Draw charts as SVG in the page's own colours and type. The lines of a run have its class, such as ``run-0``."""
     lines = "training dashed, validation solid"
-    loss = f"{lines}; the first training loss may lie above the axis"
-    yield _chart("Loss", loss, lambda axes: draw_curves(axes, runs, "loss"))
-    yield _chart("Accuracy", lines, lambda axes: draw_curves(axes, runs, "acc"))
-    yield _chart("The gap", "training minus validation accuracy", lambda axes: draw_gap(axes, runs))
-    height = max(3.6, 0.5 * len(runs))
-    intervals = "with 95 % Wilson intervals"
-    yield _chart("Test accuracy", intervals, lambda axes: draw_estimates(axes, names, accuracies), height)
-    if any("train_learned" in run.images for run in runs):
-        learned = "training images that stay classified correctly; by definition it ends at the last epoch's accuracy"
-        yield _chart("Memorization", learned, lambda axes: draw_learned(axes, runs))
-
-
-def _chart(title: str, what: str, draw: Callable[[Axes], None], height: float = 3.6) -> dict[str, str]:
-    """Draw a chart as SVG in the page's own colours and type. The lines of a run have its class, such as ``run-0``."""
-    name = title.lower().replace(" ", "-")
-    settings: dict[Any, Any] = {"svg.fonttype": "none", "svg.hashsalt": name, "font.size": 10}
-    for part in ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"):
-        settings[part] = INK
-    with rc_context(settings):
-        figure = Figure(figsize=(5.4, height), layout="constrained")
-        draw(figure.subplots())
-        file = io.StringIO()
-        figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
-    svg = file.getvalue()
-    svg = re.sub(r'id="(run-\d+)"', r'class="\1"', svg[svg.index("<svg") :])
-    svg = re.sub(r'(id="|url\(#|href="#)', rf"\g<1>{name}-", svg).replace(INK, "currentColor")
-    label = escape(f"{title}: {what}; the numbers are in the tables")
-    head = re.compile(r"<svg [^>]*?(viewBox=\"[^\"]*\")[^>]*>")
-    svg = head.sub(lambda match: f'<svg {match[1]} role="img" aria-label="{label}">', svg, count=1)
-    return {"title": title, "what": what, "svg": svg}
+    learned = "training images that stay classified correctly; by definition it ends at the last epoch's accuracy"
+    charts: list[tuple[str, str, Callable[[Axes, Sequence[NamedRun]], None]]] = [
+        ("Loss", f"{lines}; the first training loss may lie above the axis", partial(draw_curves, metric="loss")),
+        ("Accuracy", lines, partial(draw_curves, metric="acc")),
+        ("The gap", "training minus validation accuracy", draw_gap),
+        ("Test accuracy", "with 95 % Wilson intervals", draw_accuracies),
+        ("Memorization", learned, draw_learned),
+    ]
+    for title, what, draw in charts:
+        if draw is draw_learned and not any("train_learned" in run.run.images for run in runs):
+            continue
+        name = title.lower().replace(" ", "-")
+        settings: dict[Any, Any] = {"svg.fonttype": "none", "svg.hashsalt": name, "font.size": 10}
+        for part in ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"):
+            settings[part] = INK
+        with rc_context(settings):
+            height = max(3.6, 0.5 * len(runs)) if draw is draw_accuracies else 3.6
+            figure = Figure(figsize=(5.4, height), layout="constrained")
+            draw(figure.subplots(), runs)
+            file = io.StringIO()
+            figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
+        svg = file.getvalue()
+        svg = re.sub(r'id="(run-\d+)"', r'class="\1"', svg[svg.index("<svg") :])
+        svg = re.sub(r'(id="|url\(#|href="#)', rf"\g<1>{name}-", svg).replace(INK, "currentColor")
+        label = escape(f"{title}: {what}; the numbers are in the tables")
+        head = rf'<svg \1 role="img" aria-label="{label}">'
+        svg = re.sub(r"<svg [^>]*?(viewBox=\"[^\"]*\")[^>]*>", head, svg, count=1)
+        yield {"title": title, "what": what, "svg": svg}

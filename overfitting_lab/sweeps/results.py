@@ -1,7 +1,7 @@
 """Results of an ablation as tables, figures and numbers."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,6 @@ from overfitting_lab.comparison.statistics import CONFIDENCE, Estimate, mean, we
 from overfitting_lab.runs.files import save_figure, write_text
 from overfitting_lab.sweeps.factorial import Effect, Trial, cells, effects, images_for, remedies_of
 
-TEMPLATES = Path(__file__).with_name("templates")
 RESPONSES = {"test_acc": "test accuracy", "gap": "gap between training and validation"}
 Content = Mapping[str, Any]
 Worth = tuple[tuple[str, ...], Estimate]  # remedies, and the test accuracy with them
@@ -28,8 +27,8 @@ def write_factorial(trials: Sequence[Trial], facts: Content, folder: Path) -> li
 
     It needs a trial of every cell, with one number of training images. ``facts`` are ``train_size`` and ``command``.
     """
-    size = f"{facts['train_size']:,} training images"
-    seeds = "/".join(map(str, sorted({len(_having(trials, setting)) for setting in cells()})))
+    size, by_cell = f"{facts['train_size']:,} training images", _by_cell(trials)
+    seeds = "/".join(map(str, sorted({len(same) for _, same in by_cell})))
     found = {response: effects(trials, response) for response in RESPONSES}
     figure = Figure(figsize=(11, 4.2), layout="constrained")
     figure.suptitle(f"Effect of each remedy at {size}, {_epochs(trials)}, n = {seeds}")
@@ -38,16 +37,20 @@ def write_factorial(trials: Sequence[Trial], facts: Content, folder: Path) -> li
     content = {
         "size": size,
         "cells": [
-            (remedy_name(remedies_of(cell)), *_means(_having(trials, cell), "train_acc", "val_acc", "gap", "test_acc"))
-            for cell in cells()
+            (remedy_name(remedies), *_means(same, "train_acc", "val_acc", "gap", "test_acc"))
+            for remedies, same in by_cell
         ],
         "several": all(effect.estimate.known for effect in found["test_acc"]),
         "effects": [
-            (_effect_name(accuracy), accuracy.estimate.in_points(), gap.estimate.in_points())
+            (_effect_name(accuracy), accuracy.estimate, gap.estimate)
             for accuracy, gap in zip(*found.values(), strict=True)
         ],
         "excluding": f"{1 - CONFIDENCE**7:.0%}",
-        "sentences": [*_effect_sentences(found["test_acc"]), *_alone_sentences(trials)],
+        "alone": [
+            (remedy_name(remedies), welch_difference(_accuracies(same), _accuracies(by_cell[0][1])).points)
+            for remedies, same in by_cell
+            if len(remedies) == 1 and min(len(same), len(by_cell[0][1])) > 1
+        ],
     }
     return _write(folder / f"factorial-{facts['train_size']}", "factorial", content, figure, trials, facts)
 
@@ -59,22 +62,28 @@ def write_sizes(trials: Sequence[Trial], remedied: Sequence[Trial], facts: Conte
     ``facts`` are ``train_size`` of the factorial and ``command`` of the curve.
     """
     sizes = sorted({trial.setting["size"] for trial in trials})
-    curve = [mean([trial.test_acc for trial in _having(trials, {"size": size})]) for size in sizes]
-    worth = [
-        (remedies_of(setting), mean([trial.test_acc for trial in same]))
-        for setting in cells()
-        if (same := _having(remedied, setting)) and remedies_of(setting)
-    ]
+    by_size = [[trial for trial in trials if trial.setting["size"] == size] for size in sizes]
+    curve = [mean(_accuracies(same)) for same in by_size]
+    worth = [(remedies, mean(_accuracies(same))) for remedies, same in _by_cell(remedied) if remedies and same]
+
+    def more(accuracy: float) -> str:
+        images = images_for(accuracy, sizes, [point.value for point in curve])
+        if np.isnan(images):
+            return f"fewer than {sizes[0]:,} images in all"
+        if np.isinf(images):
+            return f"more than {sizes[-1]:,} images in all"
+        return f"{images - facts['train_size']:+,.0f} images"
+
     figure = Figure(figsize=(8, 5), layout="constrained")
     _draw_curve(figure.subplots(), sizes, curve, worth)
-    sentences = []
-    for remedies, accuracy in worth:
-        ends = (accuracy.low, accuracy.high) if accuracy.known else ()
-        needed = [images_for(value, sizes, [point.value for point in curve]) for value in (accuracy.value, *ends)]
-        value = _worth(needed, facts["train_size"], sizes)
-        sentences.append(f"{remedy_name(remedies).capitalize()} at {facts['train_size']:,} images: {value}.")
-    rows = [(f"{size:,}", *_means(_having(trials, {"size": size}), "test_acc", "gap")) for size in sizes]
-    return _write(folder / "sizes", "sizes", {"rows": rows, "sentences": sentences}, figure, trials, facts)
+    content = {
+        "rows": [(f"{size:,}", *_means(same, "test_acc", "gap")) for size, same in zip(sizes, by_size, strict=True)],
+        "worth": [
+            (remedy_name(remedies), more(found.value), [more(end) for end in (found.low, found.high) if found.known])
+            for remedies, found in worth
+        ],
+    }
+    return _write(folder / "sizes", "sizes", content, figure, trials, facts)
 
 
 def remedy_name(remedies: Sequence[str]) -> str:
@@ -87,16 +96,21 @@ def _effect_name(effect: Effect) -> str:
     return " x ".join(remedy_name([name]) for name in effect.remedies)
 
 
-def _having(trials: Sequence[Trial], setting: Mapping[str, Any]) -> list[Trial]:
-    return [trial for trial in trials if trial.has(setting)]
+def _by_cell(trials: Sequence[Trial]) -> list[tuple[tuple[str, ...], list[Trial]]]:
+    """Return the remedies and the trials of each cell. The first one has no remedy."""
+    return [(remedies_of(cell), [trial for trial in trials if trial.has(cell)]) for cell in cells()]
+
+
+def _accuracies(trials: Sequence[Trial]) -> list[float]:
+    return [trial.test_acc for trial in trials]
 
 
 def _write(
     path: Path, template: str, content: Content, figure: Figure, trials: Sequence[Trial], facts: Content
 ) -> list[Path]:
     origins = [f"{key} {', '.join(sorted({str(each.origin[key]) for each in trials}))}" for key in trials[0].origin]
-    content = {**content, "epochs": _epochs(trials), "origin": "; ".join(origins), "command": facts["command"]}
-    text = render(TEMPLATES / f"{template}.md", content)
+    about = {**facts, "epochs": _epochs(trials), "origin": "; ".join(origins)}
+    text = render(Path(__file__).with_name("templates") / f"{template}.md", {**content, **about})
     numbers = json.dumps({**facts, "trials": [asdict(trial) for trial in trials]}, indent=1) + "\n"
     paths = [path.with_name(f"{path.name}.{ending}") for ending in ("md", "png", "json")]
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -120,43 +134,6 @@ def _means(trials: Sequence[Trial], *responses: str) -> list[str]:
         spread = f" ± {100 * np.std(values, ddof=1):.1f}" if len(values) > 1 else ""
         cells.append(f"{100 * np.mean(values):.1f}{spread}{'' if response == 'gap' else ' %'}")
     return cells
-
-
-def _effect_sentences(found: Sequence[Effect]) -> Iterator[str]:
-    for effect in found:
-        name, estimate = _effect_name(effect).capitalize(), effect.estimate
-        if len(effect.remedies) == 1:
-            verdict = f", {'more than noise' if estimate.beyond_noise else 'which may be noise'} between seeds."
-            noise = verdict if estimate.known else "; one seed cannot tell if that is noise."
-            yield f"{name} moves test accuracy by {estimate.in_points()} points on average over the others{noise}"
-        elif estimate.beyond_noise:
-            more = "more" if estimate.value > 0 else "less"
-            yield f"{name}: together they add {more} than the sum of each alone ({estimate.in_points()})."
-
-
-def _alone_sentences(trials: Sequence[Trial]) -> Iterator[str]:
-    none, *settings = cells()
-    bare = [trial.test_acc for trial in _having(trials, none)]
-    for setting in settings:
-        remedies, alone = remedies_of(setting), [trial.test_acc for trial in _having(trials, setting)]
-        if len(remedies) == 1 and min(len(bare), len(alone)) > 1:
-            points = welch_difference(alone, bare).points.in_points()
-            yield f"{remedy_name(remedies).capitalize()} alone, against none: {points} points."
-
-
-def _worth(needed: Sequence[float], train_size: int, sizes: Sequence[int]) -> str:
-    """Describe what remedies are worth; ``needed`` are images for the accuracy and, if known, for its interval."""
-
-    def more(images: float) -> str:
-        if np.isnan(images):
-            return f"fewer than {sizes[0]:,} images in all"
-        if np.isinf(images):
-            return f"more than {sizes[-1]:,} images in all"
-        return f"{images - train_size:+,.0f} images"
-
-    value, *ends = needed
-    text = f"worth {'as much as ' * bool(np.isfinite(value))}{more(value)}"
-    return f"{text} ({' to '.join(map(more, ends))})" if ends else text
 
 
 def _draw_effects(axes: Axes, found: Sequence[Effect], label: str) -> None:

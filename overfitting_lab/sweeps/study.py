@@ -67,6 +67,7 @@ class Ablation:
     ) -> None:
         self.folder = folder
         self._grid = {key: list(values) for key, values in grid.items()}
+        self._settings = [dict(zip(grid, values, strict=True)) for values in product(*grid.values())]
         self._train = train
         self._worker = f"{socket.gethostname()}:{os.getpid()}"
         optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -79,26 +80,23 @@ class Ablation:
                 direction="maximize",
                 load_if_exists=True,
             )
-        self._check_fixed(fixed)
-
-    def _check_fixed(self, settings: Mapping[str, Any]) -> None:
         varied = {flag.removeprefix("--") for flag in FLAGS.values()}
-        fixed = json.loads(json.dumps({key: value for key, value in settings.items() if key not in varied}))
+        plain = json.loads(json.dumps({key: value for key, value in fixed.items() if key not in varied}))
         text = json.dumps(self._study.user_attrs.get("fixed"))
         for before, now in RENAMED.items():
             text = text.replace(f'"{before}"', f'"{now}"')
         begun = json.loads(text)
         if begun is None:
-            self._study.set_user_attr("fixed", fixed)
-        elif begun != fixed:
-            differ = sorted(key for key in begun.keys() | fixed.keys() if begun.get(key) != fixed.get(key))
+            self._study.set_user_attr("fixed", plain)
+        elif begun != plain:
+            differ = sorted(key for key in begun.keys() | plain.keys() if begun.get(key) != plain.get(key))
             raise RunError(
-                f"the trials in {self.folder} were begun with other settings ({', '.join(differ)}); "
+                f"the trials in {folder} were begun with other settings ({', '.join(differ)}); "
                 "keep these apart: --experiment NAME"
             )
 
-    def work(self) -> None:
-        """Work on trials until none is left. Print two lines for each.
+    def work(self) -> bool:
+        """Work on trials until none is left. Print two lines for each. Return ``True`` if every setting has its result.
 
         Raises:
             RunError: at the end, if a run failed.
@@ -113,18 +111,11 @@ class Ablation:
         failed = len(self._trials(TrialState.FAIL))
         if failed:
             raise RunError(f"{failed} runs failed; start this again to try them once more")
-
-    @property
-    def complete(self) -> bool:
-        """True if every setting has its result."""
-        return len(self._trials(TrialState.COMPLETE)) == len(self._settings())
+        return len(self._trials(TrialState.COMPLETE)) == len(self._settings)
 
     def results(self) -> list[Trial]:
         """Return the results of the grid's settings, with any seed."""
         return [Trial(**trial.user_attrs["result"]) for trial in self._trials(TrialState.COMPLETE, any_seed=True)]
-
-    def _settings(self) -> list[dict[str, Any]]:
-        return [dict(zip(self._grid, values, strict=True)) for values in product(*self._grid.values())]
 
     def _trials(self, *states: TrialState, any_seed: bool = False) -> list[FrozenTrial]:
         """Return the trial of each of the grid's settings, if it is in one of the states.
@@ -154,15 +145,7 @@ class Ablation:
                 retried.add(trial.number)
         trials = self._trials(TrialState.COMPLETE, TrialState.RUNNING, TrialState.FAIL)
         begun = [trial.params for trial in trials if trial.number not in retried]
-        return [setting for setting in self._settings() if setting not in begun]
-
-    def _is_duplicate(self, number: int, setting: dict[str, Any]) -> bool:
-        """Tell if another trial has the setting already. Two workers may draw the same one at the same moment."""
-        states = (TrialState.COMPLETE, TrialState.RUNNING)
-        return any(
-            trial.params == setting and trial.number != number and (trial.state.is_finished() or trial.number < number)
-            for trial in self._study.get_trials(deepcopy=False, states=states)
-        )
+        return [setting for setting in self._settings if setting not in begun]
 
     def _objective(self, trial: optuna.Trial) -> float:
         """Find or train a trial's run and return its test accuracy.
@@ -171,9 +154,18 @@ class Ablation:
             TrialPruned: if another trial has the setting.
             RunError: if the run fails.
         """
-        setting = {key: _suggest(trial, key, values) for key, values in self._grid.items()}
-        if self._is_duplicate(trial.number, setting):
-            raise optuna.TrialPruned
+        setting = {
+            # Integers have a wide range, so that a study may get further values later.
+            key: trial.suggest_int(key, 0, 2**32 - 1)
+            if all(isinstance(value, int) for value in values)
+            else trial.suggest_categorical(key, values)
+            for key, values in self._grid.items()
+        }
+        for other in self._study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.RUNNING)):
+            # Two workers may draw the same setting at the same moment. The earlier trial has it, or a finished one.
+            earlier = other.number < trial.number or (other.state.is_finished() and other.number != trial.number)
+            if earlier and other.params == setting:
+                raise optuna.TrialPruned
         name = ", ".join(f"{key} {value}" for key, value in setting.items())
         log = self.folder / "logs" / f"{name.replace(', ', ',').replace(' ', '=')}.txt"
         log.parent.mkdir(exist_ok=True)
@@ -202,7 +194,7 @@ class Ablation:
         """Describe how many trials are done, and the time left if it grows with the number of images."""
         done = [Trial(**trial.user_attrs["result"]) for trial in self._trials(TrialState.COMPLETE)] + [result]
         usual = median(one.seconds / one.setting.get("size", 1) for one in done)
-        images = [setting.get("size", 1) for setting in self._settings()]
+        images = [setting.get("size", 1) for setting in self._settings]
         left = sum(images) - sum(one.setting.get("size", 1) for one in done)
         workers = max(1, len(self._trials(TrialState.RUNNING)))
         time_left = timedelta(seconds=round(usual * left / workers))
@@ -228,24 +220,6 @@ class Ablation:
         finally:
             ended.set()
             thread.join(HEARTBEAT)  # not forever if the network to a database is gone
-
-
-def refuse_varied(flags: Sequence[str]) -> None:
-    """Refuse flags of ``fit.py`` that the trials set.
-
-    Raises:
-        RunError: if there is one.
-    """
-    for flag in flags:
-        if flag.partition("=")[0] in FLAGS.values():
-            raise RunError(f"{flag}: the trials set this themselves; see --train_size, --seeds and --sizes")
-
-
-def _suggest(trial: optuna.Trial, key: str, values: list[Any]) -> Any:
-    """Return the sampler's value. Integers have a wide range, so that a study may get further values later."""
-    if all(isinstance(value, int) for value in values):
-        return trial.suggest_int(key, 0, 2**32 - 1)
-    return trial.suggest_categorical(key, values)
 
 
 def _open_storage(place: str) -> optuna.storages.BaseStorage:
