@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from overfitting_lab.doctor.activations import SMALL_OUTPUT
 from overfitting_lab.doctor.diagnosis import Diagnosis, Severity
 from overfitting_lab.doctor.layers import weighted_layers
 
@@ -88,7 +89,6 @@ def diagnose(now: Sequence[Gradient], before: Sequence[Gradient]) -> Iterator[Di
             "hardly any gradient reaches some layers, so they do not learn",
             f"the ratio of gradient to weights is {least.relative:.1g} in {least} and {most.relative:.1g} in {most}; "
             f"{len(vanishing)} of {len(now)} layers, as in the measurement before",
-            "--model.batch_norm true for a VGG, and ReLU in place of sigmoid or tanh; else "
-            "--model.initialization lightning_modules.initialization.SmallOutput",
+            f"--model.batch_norm true for a VGG, and ReLU in place of sigmoid or tanh; else {SMALL_OUTPUT}",
             layers=tuple(layer.name for layer in vanishing),
         )
