@@ -65,6 +65,9 @@ def diagnose(now: Sequence[Gradient], before: Sequence[Gradient]) -> Iterator[Di
         return
     wild = [layer.name for layer in before if not layer.relative < EXPLODING]
     exploding = [layer for layer in now if layer.name in wild and not layer.relative < EXPLODING]
+    limit, limit_before = (VANISHING * max(layer.relative for layer in layers) for layers in (now, before))
+    faint = [layer.name for layer in before if layer.relative <= limit_before]
+    vanishing = [layer for layer in now if layer.name in faint and layer.relative <= limit]
     if exploding:
         worst = max(exploding, key=lambda layer: layer.relative)
         yield Diagnosis(
@@ -76,11 +79,7 @@ def diagnose(now: Sequence[Gradient], before: Sequence[Gradient]) -> Iterator[Di
             "--trainer.gradient_clip_val 1, or a smaller --model.optimizer.lr",
             layers=tuple(layer.name for layer in exploding),
         )
-        return
-    limit, limit_before = (VANISHING * max(layer.relative for layer in layers) for layers in (now, before))
-    faint = [layer.name for layer in before if layer.relative <= limit_before]
-    vanishing = [layer for layer in now if layer.name in faint and layer.relative <= limit]
-    if vanishing:
+    elif vanishing:
         most = max(now, key=lambda layer: layer.relative)
         least = min(vanishing, key=lambda layer: layer.relative)
         yield Diagnosis(

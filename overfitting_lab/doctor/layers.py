@@ -103,11 +103,9 @@ def _as_in_training(network: nn.Module, images: int) -> Iterator[None]:
     """Turn dropout off and batch normalization on, and restore modes and buffers at the end."""
     modes = {module: module.training for module in network.modules()}
     buffers = {name: buffer.clone() for name, buffer in network.named_buffers()}
-    network.eval()
-    if images > 1:  # batch normalization refuses a single image
-        for module in network.modules():
-            if isinstance(module, nn.modules.batchnorm._BatchNorm) and not isinstance(module, nn.SyncBatchNorm):
-                module.train(modes[module])
+    for module, mode in modes.items():  # batch normalization refuses a single image
+        normalizes = isinstance(module, nn.modules.batchnorm._BatchNorm) and not isinstance(module, nn.SyncBatchNorm)
+        module.training = mode and normalizes and images > 1
     try:
         yield
     finally:
