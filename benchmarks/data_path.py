@@ -2,7 +2,7 @@
 
 import itertools
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
@@ -25,10 +25,6 @@ def measure(arguments: list[str], rounds: int) -> dict[str, Spread]:
     picked = data.train_indices[: BATCHES * data.batch_size]
     images, labels = data.images.train_images[picked], data.images.train_labels[picked]
 
-    def whole_batches() -> Iterator[Any]:
-        for batch in data.train_dataloader():
-            yield data.to_network(batch, training=True)
-
     # Processes are spawned, because a fork of this process, which has threads, may hang.
     two_workers = {"num_workers": 2, "persistent_workers": True, "multiprocessing_context": "spawn"}
     loader: Callable[..., DataLoader[Any]] = partial(DataLoader, batch_size=data.batch_size, shuffle=True)
@@ -36,7 +32,7 @@ def measure(arguments: list[str], rounds: int) -> dict[str, Spread]:
     scaled = v2.ToDtype(torch.float32, scale=True)
     v2_steps = [v2.RandomCrop(32, padding=4), v2.RandomHorizontalFlip(), scaled, v2.Normalize(MEAN, STD)]
     ways: dict[str, Callable[[], Iterable[Any]]] = {
-        "whole batches": whole_batches,
+        "whole batches": lambda: (data.to_network(batch, training=True) for batch in data.train_dataloader()),
         "PIL, in process": loader(pil).__iter__,
         "PIL, 2 workers": loader(pil, **two_workers).__iter__,
         "transforms.v2, in process": loader(Images(images.permute(0, 3, 1, 2), labels, v2.Compose(v2_steps))).__iter__,

@@ -12,10 +12,8 @@ FAINT, GONE = 1e-3, 1e-6
 DEAD = 0.95  # share of a layer's channels
 FEW = 8  # with fewer images, a healthy channel may be 0 for all of them
 
-INITIALIZATION = (
-    "--model.initialization lightning_modules.initialization.SmallOutput; in a network of your own, He's rule "
-    "(lightning_modules.initialization.He)"
-)
+SMALL_OUTPUT = "--model.initialization lightning_modules.initialization.SmallOutput"
+INITIALIZATION = f"{SMALL_OUTPUT}; in a network of your own, He's rule (lightning_modules.initialization.He)"
 SMALLER_STEPS = "a smaller --model.optimizer.lr, or --trainer.precision 32-true"
 
 
@@ -23,7 +21,7 @@ def diagnose(measured: Measurement) -> Iterator[Diagnosis]:
     """Report all that the layers' outputs for one batch show before the first step."""
     yield from softmax_before_cross_entropy(measured)
     if not measured.input.finite:
-        yield not_finite(measured.input, "the first batch")
+        yield not_finite("the first batch", measured.input)
         return
     yield from activations_explode(measured)
     yield from activations_vanish(measured)
@@ -102,19 +100,15 @@ def dead_relus(measured: Measurement, step: int = 0) -> Iterator[Diagnosis]:
     )
 
 
-def weights_not_finite(layers: tuple[str, ...], where: str) -> Diagnosis:
-    """Return the diagnosis of a loss that is not finite, given the layers whose weights are not finite either."""
-    evidence = f"in {where}, every layer's output is finite, but the loss is not"
-    if layers:
-        evidence = f"in {where}, the weights of {len(layers)} layers are NaN or infinite, {layers[0]} first"
-    return Diagnosis("not_finite", Severity.FATAL, "the loss is NaN or infinite", evidence, SMALLER_STEPS, layers)
-
-
-def not_finite(layer: Layer, where: str) -> Diagnosis:
-    """Return the diagnosis of NaN or infinity, given the first layer that outputs it."""
-    what, remedy = "the loss is NaN or infinite", SMALLER_STEPS
-    if layer.name == "input":
-        what = "the images contain NaN or infinity"
-        remedy = "--data.std with three numbers above 0, and look at the images in TensorBoard"
-    evidence = f"in {where}, {layer} is the first with NaN or infinity"
-    return Diagnosis("not_finite", Severity.FATAL, what, evidence, remedy, (layer.name,))
+def not_finite(where: str, layer: Layer | None = None, weights: tuple[str, ...] = ()) -> Diagnosis:
+    """Return the diagnosis of NaN or infinity in ``weights`` of layers, or else first in the output of ``layer``."""
+    what, remedy, layers = "the loss is NaN or infinite", SMALLER_STEPS, weights
+    evidence = "every layer's output is finite, but the loss is not"
+    if weights:
+        evidence = f"the weights of {len(weights)} layers are NaN or infinite, {weights[0]} first"
+    elif layer:
+        evidence, layers = f"{layer} is the first with NaN or infinity", (layer.name,)
+        if layer.name == "input":
+            what = "the images contain NaN or infinity"
+            remedy = "--data.std with three numbers above 0, and look at the images in TensorBoard"
+    return Diagnosis("not_finite", Severity.FATAL, what, f"in {where}, {evidence}", remedy, layers)

@@ -172,7 +172,7 @@ class Doctor(Callback):
         weights = _network(pl_module).named_parameters()
         lost = dict.fromkeys(name.rpartition(".")[0] for name, weight in weights if not weight.isfinite().all())
         layer = None if lost or self._images is None else self._measure(trainer, pl_module).first_not_finite
-        found = activations.not_finite(layer, where) if layer else activations.weights_not_finite(tuple(lost), where)
+        found = activations.not_finite(where, layer, tuple(lost))
         self._report([found], trainer)
         if "activations_explode" not in self._found and found.layers[:1] != ("input",):
             self._report([progress.too_high(f"the loss is NaN or infinite at {where}")], trainer)
@@ -180,13 +180,12 @@ class Doctor(Callback):
     def _report(self, diagnoses: Iterable[Diagnosis], trainer: Trainer) -> None:
         """Report what is new, or more severe than before."""
         for diagnosis in diagnoses:
-            known = self._found.get(diagnosis.code)
-            if known is not None and (known.severity is Severity.FATAL or diagnosis.severity is not Severity.FATAL):
-                continue
-            self._found[diagnosis.code] = diagnosis = replace(diagnosis, step=trainer.global_step)
-            print(diagnosis, flush=True)
-            if self._logger is not None:
-                self._logger.writer().add_text("doctor", str(diagnosis).replace("\n", "  \n"), trainer.global_step)
+            known, step = self._found.get(diagnosis.code), trainer.global_step
+            if known is None or (diagnosis.severity is Severity.FATAL and known.severity is not Severity.FATAL):
+                self._found[diagnosis.code] = diagnosis = replace(diagnosis, step=step)
+                print(diagnosis, flush=True)
+                if self._logger is not None:
+                    self._logger.writer().add_text("doctor", str(diagnosis).replace("\n", "  \n"), step)
 
     def _stop_if_hopeless(self, trainer: Trainer) -> None:
         """End a run that cannot succeed, in all processes at the same step."""

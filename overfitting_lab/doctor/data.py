@@ -43,14 +43,10 @@ def labels_fit(images: Tensor, labels: Tensor, train: Tensor, val: Tensor, class
     if min(len(train), len(val)) < FEW:
         return None
 
-    def features(indices: Tensor) -> Tensor:
-        small = F.avg_pool2d(images[indices].permute(0, 3, 1, 2).float() / 255, images.shape[1] // 8)
-        return F.pad(small.flatten(1), (0, 1), value=1.0).double()
-
-    known, asked = features(train), features(val)
-    mean = known.mean(dim=0)
-    mean[-1] = 0
-    known, asked = known - mean, asked - mean
+    pixels = images[torch.cat([train, val])].permute(0, 3, 1, 2).float() / 255
+    features = F.avg_pool2d(pixels, images.shape[1] // 8).flatten(1).double()
+    features = F.pad(features - features[: len(train)].mean(dim=0), (0, 1), value=1.0)
+    known, asked = features[: len(train)], features[len(train) :]
     targets = F.one_hot(labels[train], classes).double()
     normal = known.T @ known + 1e-2 * len(train) * torch.eye(known.shape[1], dtype=torch.float64)
     predicted = (asked @ torch.linalg.solve(normal, known.T @ targets)).argmax(dim=1)

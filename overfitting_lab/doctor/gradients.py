@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from overfitting_lab.doctor.activations import SMALL_OUTPUT
 from overfitting_lab.doctor.diagnosis import Diagnosis, Severity
 from overfitting_lab.doctor.layers import weighted_layers
 
@@ -64,6 +65,9 @@ def diagnose(now: Sequence[Gradient], before: Sequence[Gradient]) -> Iterator[Di
         return
     wild = [layer.name for layer in before if not layer.relative < EXPLODING]
     exploding = [layer for layer in now if layer.name in wild and not layer.relative < EXPLODING]
+    limit, limit_before = (VANISHING * max(layer.relative for layer in layers) for layers in (now, before))
+    faint = [layer.name for layer in before if layer.relative <= limit_before]
+    vanishing = [layer for layer in now if layer.name in faint and layer.relative <= limit]
     if exploding:
         worst = max(exploding, key=lambda layer: layer.relative)
         yield Diagnosis(
@@ -75,11 +79,7 @@ def diagnose(now: Sequence[Gradient], before: Sequence[Gradient]) -> Iterator[Di
             "--trainer.gradient_clip_val 1, or a smaller --model.optimizer.lr",
             layers=tuple(layer.name for layer in exploding),
         )
-        return
-    limit, limit_before = (VANISHING * max(layer.relative for layer in layers) for layers in (now, before))
-    faint = [layer.name for layer in before if layer.relative <= limit_before]
-    vanishing = [layer for layer in now if layer.name in faint and layer.relative <= limit]
-    if vanishing:
+    elif vanishing:
         most = max(now, key=lambda layer: layer.relative)
         least = min(vanishing, key=lambda layer: layer.relative)
         yield Diagnosis(
@@ -88,7 +88,6 @@ def diagnose(now: Sequence[Gradient], before: Sequence[Gradient]) -> Iterator[Di
             "hardly any gradient reaches some layers, so they do not learn",
             f"the ratio of gradient to weights is {least.relative:.1g} in {least} and {most.relative:.1g} in {most}; "
             f"{len(vanishing)} of {len(now)} layers, as in the measurement before",
-            "--model.batch_norm true for a VGG, and ReLU in place of sigmoid or tanh; else "
-            "--model.initialization lightning_modules.initialization.SmallOutput",
+            f"--model.batch_norm true for a VGG, and ReLU in place of sigmoid or tanh; else {SMALL_OUTPUT}",
             layers=tuple(layer.name for layer in vanishing),
         )

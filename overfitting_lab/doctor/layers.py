@@ -48,15 +48,10 @@ class Measurement:
         return next((layer for layer in (self.input, *self.layers) if not layer.finite), None)
 
 
-def is_weighted(module: nn.Module) -> bool:
-    """Return whether a module is a convolution or a linear layer: has a weight of two dimensions or more."""
-    weight = getattr(module, "weight", None)
-    return isinstance(weight, Tensor) and weight.dim() >= 2
-
-
 def weighted_layers(network: nn.Module) -> dict[str, Any]:
-    """Return the convolutions and linear layers by name, in the network's order."""
-    return {name: module for name, module in network.named_modules() if is_weighted(module)}
+    """Return the convolutions and linear layers by name, in the network's order: each has a weight of 2-D or more."""
+    weights = ((name, module, getattr(module, "weight", None)) for name, module in network.named_modules())
+    return {name: module for name, module, weight in weights if isinstance(weight, Tensor) and weight.dim() >= 2}
 
 
 def measure_layers(
@@ -85,10 +80,10 @@ def measure_layers(
         for handle in handles:
             handle.remove()
     numbers = torch.stack([statistics for *_, statistics in found]).tolist()  # one wait for a GPU
-    layers = []
+    weighted, layers = weighted_layers(network), []
     for (name, module, shape, _), (size, spread, finite, dead) in zip(found, numbers, strict=True):
-        share = dead if isinstance(module, RECTIFIERS) else None
-        layers.append(Layer(name, type(module).__name__, shape, is_weighted(module), size, spread, bool(finite), share))
+        share, is_weighted = dead if isinstance(module, RECTIFIERS) else None, name in weighted
+        layers.append(Layer(name, type(module).__name__, shape, is_weighted, size, spread, bool(finite), share))
     return Measurement(layers[0], tuple(layers[1:]), logits)
 
 
@@ -108,11 +103,9 @@ def _as_in_training(network: nn.Module, images: int) -> Iterator[None]:
     """Turn dropout off and batch normalization on, and restore modes and buffers at the end."""
     modes = {module: module.training for module in network.modules()}
     buffers = {name: buffer.clone() for name, buffer in network.named_buffers()}
-    network.eval()
-    if images > 1:  # batch normalization refuses a single image
-        for module in network.modules():
-            if isinstance(module, nn.modules.batchnorm._BatchNorm) and not isinstance(module, nn.SyncBatchNorm):
-                module.train(modes[module])
+    for module, mode in modes.items():  # batch normalization refuses a single image
+        normalizes = isinstance(module, nn.modules.batchnorm._BatchNorm) and not isinstance(module, nn.SyncBatchNorm)
+        module.training = mode and normalizes and images > 1
     try:
         yield
     finally:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from statistics import fmean
 
-from overfitting_lab.doctor.activations import SMALLER_STEPS
+from overfitting_lab.doctor.activations import SMALL_OUTPUT, SMALLER_STEPS
 from overfitting_lab.doctor.diagnosis import Diagnosis, Severity
 from overfitting_lab.runs.epochs import EpochRecord, over_fits_since
 
@@ -33,11 +33,6 @@ class Facts:
     labels_fit: bool | None  # whether a linear classifier on the pixels beats chance; None if there are too few images
     label_noise: float  # fraction of the training labels that --data.label_noise drew at random
 
-    @property
-    def plateau(self) -> int:
-        """Number of optimizer steps after which the loss should be below chance level."""
-        return PLATEAU * self.depth
-
 
 def not_learning(
     facts: Facts, losses: Sequence[float], changes: float, causes: Sequence[str], step: int
@@ -47,11 +42,12 @@ def not_learning(
     ``losses`` are means of equally many steps, of all ``step`` optimizer steps so far. The last measured step moved the
     middle layer's weights by the fraction ``changes`` of their norm. ``causes`` are earlier findings that explain it.
     """
-    if step < facts.plateau or len(losses) < PATIENCE or min(losses) < LEFT * facts.chance:
+    plateau = PLATEAU * facts.depth
+    if step < plateau or len(losses) < PATIENCE or min(losses) < LEFT * facts.chance:
         return
     evidence = (
         f"mean losses {', '.join(f'{loss:.3f}' for loss in losses[-4:])}, the last over steps up to {step}; chance "
-        f"level is {facts.chance:.3f}; with {facts.depth} layers, up to {facts.plateau} steps at chance level are "
+        f"level is {facts.chance:.3f}; with {facts.depth} layers, up to {plateau} steps at chance level are "
         f"normal; a step changes the weights by {changes:.1g} of their norm"
     )
     if facts.labels_fit is False and not facts.label_noise:
@@ -62,14 +58,11 @@ def not_learning(
     elif not causes and losses[-1] > WORSE * facts.chance:
         yield too_high(evidence)
     else:
-        what = "the network does no better than chance" + (f": {', '.join(causes)}" if causes else "")
-        remedy = (
-            f"the remedy of {', '.join(causes)}"
-            if causes
-            else "a third of the --model.optimizer.lr, or --model.initialization "
-            "lightning_modules.initialization.SmallOutput; --config vgg16_32.yaml has both right"
-        )
-        fatal = causes or step >= HOPELESS * facts.plateau
+        what = "the network does no better than chance"
+        remedy = f"a third of the --model.optimizer.lr, or {SMALL_OUTPUT}; --config vgg16_32.yaml has both right"
+        if causes:
+            what, remedy = f"{what}: {', '.join(causes)}", f"the remedy of {', '.join(causes)}"
+        fatal = causes or step >= HOPELESS * plateau
         yield Diagnosis("stuck_at_chance", Severity.FATAL if fatal else Severity.WARNING, what, evidence, remedy)
 
 
@@ -154,12 +147,10 @@ def labels_without_meaning(facts: Facts, accuracies: Sequence[tuple[float, float
 
     ``accuracies`` holds the training and the validation accuracy of each epoch.
     """
-    recent = accuracies[-PATIENCE:]
-    if facts.labels_fit is not False or len(recent) < PATIENCE:
-        return
-    chance = 1 / facts.classes
+    recent, chance = accuracies[-PATIENCE:], 1 / facts.classes
     noise = 3 * math.sqrt(chance * (1 - chance) / facts.val_size)
-    if not all(train > chance + 0.1 and val <= chance + noise for train, val in recent):
+    meaningless = all(train > chance + 0.1 and val <= chance + noise for train, val in recent)
+    if facts.labels_fit is not False or len(recent) < PATIENCE or not meaningless:
         return
     train, val = recent[-1]
     evidence = f"training accuracy {train:.1%}, validation {val:.1%} of {facts.val_size:,} images; chance {chance:.1%}"
@@ -178,13 +169,11 @@ def validation_above_training(facts: Facts, accuracies: Sequence[tuple[float, fl
     ``accuracies`` holds the training and the validation accuracy of each epoch. Training accuracy is measured while the
     weights change, so the validation of an epoch lies between its training and the next.
     """
-    recent = accuracies[-PATIENCE - 1 :]
-    if len(recent) <= PATIENCE:
-        return
-    pairs = [((now[0] + after[0]) / 2, now[1]) for now, after in pairwise(recent)]
+    pairs = [((now[0] + after[0]) / 2, now[1]) for now, after in pairwise(accuracies[-PATIENCE - 1 :])]
+    share = 1 / facts.val_size + 1 / facts.train_size
     # Four standard deviations, because the same images are easy in every epoch.
-    noise = [4 * math.sqrt(val * (1 - val) * (1 / facts.val_size + 1 / facts.train_size)) for _, val in pairs]
-    if not all(val > train + spread for (train, val), spread in zip(pairs, noise, strict=True)):
+    better = all(val > train + 4 * math.sqrt(val * (1 - val) * share) for train, val in pairs)
+    if len(pairs) < PATIENCE or not better:
         return
     train, val = pairs[-1]
     severity, remedy = Severity.NOTE, "nothing: it is as it should be"
