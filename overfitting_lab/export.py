@@ -16,7 +16,7 @@ from datamodules.batch import to_network
 from datamodules.images import SIZE
 from lightning_modules import ImageClassifier
 from lightning_modules.errors import ModelError
-from overfitting_lab.runs import Run, RunError
+from overfitting_lab.runs import Run
 from overfitting_lab.runs.checkpoints import load_checkpoint
 from overfitting_lab.runs.files import replace_file
 
