@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from zipfile import ZipFile
 
 import torch
@@ -16,7 +16,7 @@ from datamodules.batch import to_network
 from datamodules.images import SIZE
 from lightning_modules import ImageClassifier
 from lightning_modules.errors import ModelError
-from overfitting_lab.runs import Run, RunError
+from overfitting_lab.runs import Run
 from overfitting_lab.runs.checkpoints import load_checkpoint
 from overfitting_lab.runs.files import replace_file
 
@@ -93,34 +93,28 @@ def load_predictor(path: Path) -> Predictor:
         return _from_checkpoint(run.best_checkpoint, run.summary.data.classes)
     if not path.is_file():
         raise ModelError(f"{path}: no such file; make it from a run: python scripts/export.py RUN")
-    return _READERS[kind](path)
-
-
-def _unusable(path: Path) -> ModelError:
-    return ModelError(
-        f"{path} is damaged, or was not written by scripts/export.py; make it again: python scripts/export.py RUN"
-    )
+    try:
+        return _READERS[kind](path)
+    except ModelError:
+        raise
+    except Exception as error:  # torch and ONNX Runtime raise almost anything for a damaged file
+        raise ModelError(
+            f"{path} is damaged, or was not written by scripts/export.py; make it again: python scripts/export.py RUN"
+        ) from error
 
 
 def _read_pth(path: Path) -> Predictor:
-    try:
-        return _from_checkpoint(path, load_checkpoint(path)["classes"])
-    except (RunError, KeyError) as error:
-        raise _unusable(path) from error
+    return _from_checkpoint(path, load_checkpoint(path)["classes"])
 
 
 def _read_pt2(path: Path) -> Predictor:
     extra = {"classes": ""}
-    try:
-        with ZipFile(path) as archive:  # torch would load changed bytes as weights, and log other defects
-            ours = any(name.endswith("/extra/classes") for name in archive.namelist())
-            if not ours or archive.testzip() is not None:
-                raise _unusable(path)
-        network = torch.export.load(path, extra_files=extra).module()
-        classes = json.loads(extra["classes"])
-    except Exception as error:  # torch raises almost anything for a damaged file
-        raise _unusable(path) from error
-    return Predictor(classes, network)
+    with ZipFile(path) as archive:  # torch would load changed bytes as weights, and log other defects
+        ours = any(name.endswith("/extra/classes") for name in archive.namelist())
+        if not ours or archive.testzip() is not None:
+            raise ValueError("foreign, or damaged")
+    network = torch.export.load(path, extra_files=extra).module()
+    return Predictor(json.loads(extra["classes"]), network)
 
 
 def _read_onnx(path: Path) -> Predictor:
@@ -130,15 +124,12 @@ def _read_onnx(path: Path) -> Predictor:
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()  # by default it uses all cores
-    try:
-        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-        classes = json.loads(session.get_modelmeta().custom_metadata_map["classes"])
-    except Exception as error:  # ONNX Runtime does so, too
-        raise _unusable(path) from error
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    classes = json.loads(session.get_modelmeta().custom_metadata_map["classes"])
     return Predictor(classes, lambda images: torch.from_numpy(session.run(None, {"images": images.numpy()})[0]))
 
 
-_READERS: dict[str, Callable[[Path], Predictor]] = {"pth": _read_pth, "pt2": _read_pt2, "onnx": _read_onnx}
+_READERS = {"pth": _read_pth, "pt2": _read_pt2, "onnx": _read_onnx}
 
 
 def _write_pth(checkpoint: Path, classes: Sequence[str], path: Path) -> None:
@@ -151,35 +142,23 @@ def _write_pth(checkpoint: Path, classes: Sequence[str], path: Path) -> None:
     torch.save(exported, path)
 
 
-def _example() -> tuple[Tensor]:
-    return (torch.zeros(2, 3, SIZE, SIZE, dtype=torch.uint8),)  # with one image, the batch would have a fixed size
-
-
-def _write_pt2(checkpoint: Path, classes: Sequence[str], path: Path) -> None:
+def _write_program(checkpoint: Path, classes: Sequence[str], path: Path) -> None:
+    """Write the network as a program, which needs no code of this project."""
     network = Portable(*_load(checkpoint)).eval()
-    batch = torch.export.Dim("batch", min=1)
-    with torch.no_grad():
-        program = torch.export.export(network, _example(), dynamic_shapes=({0: batch},))
-    torch.export.save(program, path, extra_files={"classes": json.dumps(list(classes))})
-
-
-def _write_onnx(checkpoint: Path, classes: Sequence[str], path: Path) -> None:
-    program = torch.onnx.export(
-        Portable(*_load(checkpoint)).eval(),
-        _example(),
-        dynamo=True,
-        input_names=["images"],
-        output_names=["probabilities"],
-        dynamic_shapes=({0: "batch"},),
-        verbose=False,
-    )
+    example = (torch.zeros(2, 3, SIZE, SIZE, dtype=torch.uint8),)  # with one image, the batch would have a fixed size
+    if path.suffix == ".pt2":
+        with torch.no_grad():
+            exported = torch.export.export(network, example, dynamic_shapes=({0: torch.export.Dim("batch", min=1)},))
+        torch.export.save(exported, path, extra_files={"classes": json.dumps(list(classes))})
+        return
+    names: dict[str, Any] = {"input_names": ["images"], "output_names": ["probabilities"]}
+    program = torch.onnx.export(network, example, dynamo=True, dynamic_shapes=({0: "batch"},), verbose=False, **names)
     assert program is not None
     program.model.metadata_props["classes"] = json.dumps(list(classes))
     program.save(path, external_data=False)
 
 
-_WRITERS: dict[str, Callable[[Path, Sequence[str], Path], None]]
-_WRITERS = {"pth": _write_pth, "pt2": _write_pt2, "onnx": _write_onnx}
+_WRITERS = {"pth": _write_pth, "pt2": _write_program, "onnx": _write_program}
 FORMATS = tuple(_WRITERS)
 
 
