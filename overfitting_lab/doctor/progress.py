@@ -57,7 +57,10 @@ def not_learning(
     if facts.labels_fit is False and not facts.label_noise:
         yield shuffled_labels("neither a network nor a linear classifier on the pixels beats chance; " + evidence)
     elif not causes and changes < STILL:
-        what, remedy = "the steps are so small that the network hardly changes", "ten times the --model.optimizer.lr"
+        what, remedy = (
+            "the steps are so small that the network hardly changes",
+            "a --model.optimizer.lr ten times as large",
+        )
         yield Diagnosis("learning_rate_too_low", Severity.WARNING, what, evidence, remedy)
     elif not causes and losses[-1] > WORSE * facts.chance:
         yield too_high(evidence)
@@ -66,8 +69,8 @@ def not_learning(
         remedy = (
             f"the remedy of {', '.join(causes)}"
             if causes
-            else "a third of the --model.optimizer.lr, or --model.initialization "
-            "lightning_modules.initialization.SmallOutput; --config vgg16_32.yaml has both right"
+            else "a --model.optimizer.lr a third as large, or --model.initialization "
+            "lightning_modules.initialization.SmallOutput; see configs/vgg16_32.yaml for values that work"
         )
         fatal = causes or step >= HOPELESS * facts.plateau
         yield Diagnosis("stuck_at_chance", Severity.FATAL if fatal else Severity.WARNING, what, evidence, remedy)
@@ -82,7 +85,7 @@ def learning_rate_too_high(facts: Facts, losses: Sequence[float]) -> Iterator[Di
 def too_high(evidence: str) -> Diagnosis:
     """Return the diagnosis of steps that are too large."""
     what = "the steps are so large that the loss is worse than chance level"
-    remedy = "a tenth of the --model.optimizer.lr, or --trainer.gradient_clip_val 1"
+    remedy = "a --model.optimizer.lr a tenth as large, or --trainer.gradient_clip_val 1"
     return Diagnosis("learning_rate_too_high", Severity.WARNING, what, evidence, remedy)
 
 
@@ -165,7 +168,7 @@ def labels_without_meaning(facts: Facts, accuracies: Sequence[tuple[float, float
     evidence = f"training accuracy {train:.1%}, validation {val:.1%} of {facts.val_size:,} images; chance {chance:.1%}"
     if facts.label_noise:
         what = f"{facts.label_noise:.0%} of the training labels were drawn at random, and the network memorizes them"
-        remedy = "nothing: --data.label_noise asked for it"
+        remedy = "nothing to do: --data.label_noise asked for it"
         yield Diagnosis("shuffled_labels", Severity.NOTE, what, evidence, remedy)
     else:
         evidence += f"; the same in {PATIENCE} epochs in a row; a linear classifier on the pixels does no better"
@@ -187,7 +190,7 @@ def validation_above_training(facts: Facts, accuracies: Sequence[tuple[float, fl
     if not all(val > train + spread for (train, val), spread in zip(pairs, noise, strict=True)):
         return
     train, val = pairs[-1]
-    severity, remedy = Severity.NOTE, "nothing: it is as it should be"
+    severity, remedy = Severity.NOTE, "nothing to do: this is expected"
     what = f"validation is better than training, because only training has {' and '.join(facts.remedies)}"
     if not facts.remedies:
         severity = Severity.WARNING
@@ -208,7 +211,7 @@ def over_fitting(facts: Facts, epochs: Sequence[EpochRecord]) -> Iterator[Diagno
     yield Diagnosis(
         "over_fitting",
         Severity.NOTE,
-        f"the network over-fits since epoch {lowest.epoch + 2}: it memorizes the training images",
+        f"the network has over-fitted since epoch {lowest.epoch + 2}: it memorizes the training images",
         f"validation loss {lowest.val_loss:.3f} after epoch {lowest.epoch + 1} and {last.val_loss:.3f} after epoch "
         f"{last.epoch + 1}; training loss {lowest.train_loss:.3f} and {epochs[-1].train_loss:.3f}",
         f"{''.join(untried)}--model.optimizer.weight_decay 1e-4, or more images: --config regularized.yaml",
