@@ -20,10 +20,10 @@ class LeaveAtFirstStep(Callback):
 
 
 def measure(arguments: list[str], rounds: int) -> dict[str, Spread]:
-    """Measure seconds of importing Lightning alone, of ``--help``, and of overfit.yaml up to its first step.
+    """Measure the seconds to import Lightning, to print ``--help``, and to reach the first step of overfit.yaml.
 
-    A process that exits at its first step skips its cleanup, which takes a second. To compare, one of the imports exits
-    at once too. The data of fit.py's arguments must be prepared already.
+    A process that exits at its first step skips its cleanup, which takes a second. For a fair comparison, one of the
+    imports also skips the cleanup. The data of fit.py's arguments must be prepared already.
     """
     first_step = f"--trainer.callbacks={__name__}.{LeaveAtFirstStep.__name__}"
     commands = {

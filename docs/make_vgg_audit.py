@@ -1,6 +1,6 @@
 """python docs/make_vgg_audit.py.
 
-Writes docs/vgg_audit.md from docs/vgg_audit.yaml, which holds what people wrote, and from the configurations, which
+Write docs/vgg_audit.md from docs/vgg_audit.yaml, which holds what people wrote, and from the configurations, which
 hold the values.
 """
 
@@ -28,7 +28,7 @@ def settings(text: str) -> dict[str, Any]:
     config = yaml.safe_load(text)
     callbacks = config["trainer"].pop("callbacks", None) or []
     if len(callbacks) > 1:
-        raise SystemExit("a configuration has two callbacks: the audit has room for the settings of one")
+        raise SystemExit("a configuration has more than one callback: the audit can show only one")
     return flat(config) | {key: value for item in callbacks for key, value in flat({"trainer.callbacks": item}).items()}
 
 

@@ -51,7 +51,7 @@ class Predictor(NamedTuple):
 class Portable(nn.Module):
     """A network that maps raw images, uint8 [N, 3, 32, 32], to probabilities, float32 [N, classes].
 
-    It contains resizing, the crop of the policy ``vgg`` and normalization, as ``data`` prepared the images in training.
+    It resizes, crops (for the policy ``vgg``) and normalizes as ``data`` did in training.
     """
 
     def __init__(self, model: ImageClassifier, data: CIFAR10DataModule) -> None:
@@ -169,7 +169,7 @@ def export(run: Run, checkpoint: Path, data: CIFAR10DataModule, formats: Sequenc
     default all of :data:`FORMATS` that can be written here are written.
 
     Yields:
-        One line a file for people: how well it agrees with the checkpoint, or why it is missing.
+        One readable line per file: how well it agrees with the checkpoint, or why it is missing.
 
     Raises:
         ModelError: if a format cannot be written, or its file disagrees with the checkpoint.

@@ -1,11 +1,11 @@
 """python scripts/ablate.py.
 
-Measures each remedy's effect. It trains overfit.yaml with every combination of dropout, weight decay and augmentation,
-over several seeds, and writes a table and a figure of the effects into lightning_logs/ablation/. With --sizes it trains
-without remedies on more and more images instead, and converts each remedy's effect to a number of images.
+Measure the effect of each regularization method: train overfit.yaml with every combination of dropout, weight decay and
+augmentation, over several seeds. Write a table and a figure of the effects into lightning_logs/ablation/. With --sizes,
+train without these methods on more and more images instead, and convert each method's effect to a number of images.
 
-Interrupted anywhere, it resumes when it is started again. Started several times, also on several machines that share
-the storage, it shares out the trials. Unknown flags go to fit.py, such as --data.source folder --data.root FOLDER.
+If the ablation is interrupted, run the same command again to resume it. Several processes, also on several machines
+that share the storage, share the trials. Unknown flags go to fit.py, such as --data.source folder --data.root FOLDER.
 """
 
 import argparse
@@ -39,12 +39,13 @@ def ablation(name: str, grid: Mapping[str, Sequence[Any]], fit: Sequence[str], s
 def main() -> None:
     """Work on the trials, then write the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--train_size", type=positive, default=1000, help="images of the factorial; default: 1000")
+    parser.add_argument("--train_size", type=positive, default=1000, help="training images of each run; default: 1000")
     parser.add_argument("--seeds", type=positive, default=3, help="runs of each setting; default: 3")
-    parser.add_argument("--sizes", type=positive, nargs="*", help=f"a learning curve; without numbers: {SIZES}")
+    on = f"train on these numbers of images instead; default: {SIZES}"
+    parser.add_argument("--sizes", type=positive, nargs="*", help=on)
     parser.add_argument("--config", action="append", help="configuration of every trial; default: overfit")
     parser.add_argument("--experiment", default="ablation", help="folder of the runs in lightning_logs/")
-    parser.add_argument("--storage", help="Optuna's: a database's URL, or a journal file; default: beside the runs")
+    parser.add_argument("--storage", help="Optuna storage: a database URL or a journal file; default: beside the runs")
     arguments, flags = parser.parse_known_args()
     facts = {"train_size": arguments.train_size, "command": command_line()}
     configs = [f"--config={name}" for name in arguments.config or ["overfit"]]

@@ -1,7 +1,7 @@
 """python scripts/benchmark.py --data.source folder --data.root FOLDER.
 
-Compares the project's speed with a plain loop and a hand-written loop, in turns on this machine: training steps,
-overfit.yaml end to end, the data path, the start-up, and the scaling of fit.py. Prints tables, and writes them with the
+Compare the project's speed with a plain loop and a hand-written loop, in turns on this machine: training steps,
+overfit.yaml end to end, the data path, the start-up, and the scaling of fit.py. Print tables, and write them with the
 figures and a chart. All of it takes about half an hour on two CPU cores; --parts measures a part. Unknown flags go to
 fit.py; the plain loop of overfit.yaml uses only those that set the data's size. For Linux and macOS.
 """
@@ -30,8 +30,10 @@ ROUNDS = {"steps": 5, "data_path": 5, "start_up": 5, "scaling": 2, "end_to_end":
 def main() -> None:
     """Measure, print and write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--parts", nargs="+", choices=ROUNDS, default=list(ROUNDS), help="parts; default: all")
-    parser.add_argument("--rounds", type=positive, help=f"turns of each contender; default: {ROUNDS}")
+    parser.add_argument(
+        "--parts", nargs="+", choices=ROUNDS, default=list(ROUNDS), help="parts to measure; default: all"
+    )
+    parser.add_argument("--rounds", type=positive, help=f"repetitions per part; default: {ROUNDS}")
     parser.add_argument("--output", type=Path, default=Path("benchmark"), help="folder for the results")
     arguments, rest = parser.parse_known_args()
     with reported_errors():

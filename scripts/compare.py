@@ -1,7 +1,7 @@
 """python scripts/compare.py overfit.yaml lightning_logs/regularized/version_0.
 
-Compares runs: curves, gaps, test accuracies with tests of their differences, settings that differ, mistakes and cost.
-Writes report.html, report.md and report.png. Instead of a run, name a configuration: it is trained unless it has a
+Compare runs: curves, gaps, test accuracies with tests of their differences, settings that differ, mistakes and cost.
+Write report.html, report.md and report.png. Instead of a run, name a configuration: it is trained unless it has a
 finished run. Flags after the names go to fit.py then, such as --data.source folder --data.root FOLDER.
 """
 

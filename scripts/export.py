@@ -1,6 +1,6 @@
 """python scripts/export.py lightning_logs/overfit/version_0.
 
-Writes a run's best checkpoint into export/ in its folder, for use elsewhere: model.pth (state_dict and settings),
+Export a run's best checkpoint into export/ in its folder, for use elsewhere: model.pth (state_dict and settings),
 model.pt2 (torch.export) and model.onnx. Each takes uint8 images, contains resizing and normalization, computes in
 float32, and gets its name after it agreed with the checkpoint on 1,000 test images. Flags of fit.py override the run's
 configuration, such as --data.root FOLDER if the data moved.
@@ -19,10 +19,11 @@ from overfitting_lab.runs import Run
 
 
 def main() -> None:
-    """Export the run, and print a line a file."""
+    """Export the run, and print one line per file."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path, help="the run's folder")
-    parser.add_argument("--formats", nargs="+", choices=FORMATS, help="to write; default: all that can be written here")
+    formats = "formats to write; default: all that the installed packages support"
+    parser.add_argument("--formats", nargs="+", choices=FORMATS, help=formats)
     arguments, overrides = parser.parse_known_args()
     with reported_errors():
         run = Run(arguments.run)

@@ -1,6 +1,6 @@
 """python scripts/test.py lightning_logs/overfit/version_0.
 
-Evaluates a run's best checkpoint on the test images again, with the run's own configuration. --ckpt_path names another
+Evaluate a run's best checkpoint on the test images again, with the run's own configuration. --ckpt_path names another
 checkpoint of the same network. Flags of fit.py override settings, such as --data.root FOLDER if the data moved.
 """
 

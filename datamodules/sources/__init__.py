@@ -1,4 +1,4 @@
-"""Places that images come from: the CIFAR-10 archive, a folder of files, or drawn images."""
+"""Places that images come from: the CIFAR-10 archive, a folder of files, or synthetic images."""
 
 from datamodules.sources.archive import CIFAR10
 from datamodules.sources.base import Images, Source

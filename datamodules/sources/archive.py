@@ -57,7 +57,7 @@ class CIFAR10(Source):
             original = torchvision.datasets.CIFAR10(self.root, train=split == "train", download=False)
         except RuntimeError as error:
             raise DataError(
-                f"{self._unpacked} is incomplete or damaged; delete it, and it is unpacked or downloaded again"
+                f"{self._unpacked} is incomplete or damaged; delete it; the next run will unpack or download it again"
             ) from error
         return original.data, np.asarray(original.targets, dtype=np.int64)
 

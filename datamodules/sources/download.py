@@ -85,7 +85,7 @@ def _lock(target: Path) -> AbstractContextManager[object]:
 
 
 class _MirrorError(Exception):
-    """A mirror's fault. It is no OSError, so that a full disk is not taken for one."""
+    """A failure of a mirror. It is not an OSError, so a full disk is not mistaken for one."""
 
 
 class _Answer(NamedTuple):

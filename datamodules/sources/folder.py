@@ -108,5 +108,5 @@ def _folders(path: Path) -> list[str]:
 
 
 def _natural(name: str) -> list[str | int]:
-    """Return a key by which 2.png comes before 10.png."""
+    """Return a sort key that puts 2.png before 10.png."""
     return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name)]

@@ -1,8 +1,8 @@
-"""The stand-in: pictures of shapes, drawn on the spot, for a first run without a download.
+"""The stand-in: synthetic images of shapes, generated on the spot, for a first run without a download.
 
-The shape alone makes the class, so that a mirror image or a shift leaves the label true. All else, from the shape's
-place and size to the noise, is drawn without regard to the class. A network can memorize it for few images, and learns
-to ignore it from many.
+The shape alone determines the class, so the label stays right if the image is flipped or shifted. All else, from the
+shape's place and size to the noise, is drawn without regard to the class. A network can memorize it for few images, and
+learns to ignore it from many.
 """
 
 import hashlib

@@ -85,7 +85,7 @@ class Console(Callback):
 
 
 class ProgressBar(RichProgressBar):
-    """Lightning's bar without the run's version, which it cuts to four characters."""
+    """Lightning's progress bar without the version number, which Lightning would cut to four characters."""
 
     def get_metrics(self, *args: Any) -> dict[str, int | str | float | dict[str, float]]:
         return {name: value for name, value in super().get_metrics(*args).items() if name != "v_num"}

@@ -46,7 +46,7 @@ class EpochRecorder(Callback):
         self._training_images = state_dict["training_images"]
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Restore the records from a checkpoint of an earlier version, whose summary had them."""
+        """Restore the records from an earlier version's checkpoint, which stored them with the summary callback."""
         earlier = checkpoint["callbacks"].get("RunSummary", {})
         if "rows" in earlier:
             self.load_state_dict(earlier)

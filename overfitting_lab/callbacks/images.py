@@ -17,7 +17,7 @@ UNSEEN, NEVER_WRONG = -2, -1  # in place of an epoch
 
 
 class ImageRecord(Callback):
-    """Write ``images.npz``, arrays by name.
+    """Write ``images.npz``, an archive of named arrays.
 
     Of the N training images, written when training ends:
 
@@ -35,7 +35,7 @@ class ImageRecord(Callback):
     - ``test_shown`` int64 [m], ``test_pictures`` uint8 [m, 32, 32, 3]: the most confident mistakes, as indices and
       pixels.
 
-    A run that starts from a checkpoint without these counts has no arrays of training images.
+    A run that starts from a checkpoint without the record of past predictions has no arrays of training images.
     """
 
     def __init__(self, logger: RunLogger) -> None:

@@ -35,9 +35,9 @@ class Estimate:
 
 
 def wilson(right: int, images: int) -> Estimate:
-    """Return the accuracy of ``right`` among ``images`` (at least 1) with Wilson's score interval (1927).
+    """Return the accuracy if ``right`` of ``images`` predictions are correct, with its Wilson interval (1927).
 
-    The interval covers what other test images of the same kind would give.
+    The interval covers the variation from the choice of test images.
     """
     interval = stats.binomtest(right, images).proportion_ci(CONFIDENCE, method="wilson")
     return Estimate(right / images, float(interval.low), float(interval.high))

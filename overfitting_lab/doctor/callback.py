@@ -59,7 +59,7 @@ class Doctor(Callback):
         return [diagnosis.as_dict() for diagnosis in self._found.values()]
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the state of a checkpoint."""
+        """Return the state to save in a checkpoint."""
         return {
             "found": self.diagnosis,
             "losses": [float(loss) for loss in self._losses],

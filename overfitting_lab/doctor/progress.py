@@ -53,13 +53,16 @@ def not_learning(
     if facts.labels_fit is False and not facts.label_noise:
         yield shuffled_labels("neither a network nor a linear classifier on the pixels beats chance; " + evidence)
     elif not causes and changes < STILL:
-        what, remedy = "the steps are so small that the network hardly changes", "ten times the --model.optimizer.lr"
+        what, remedy = (
+            "the steps are so small that the network hardly changes",
+            "a --model.optimizer.lr ten times as large",
+        )
         yield Diagnosis("learning_rate_too_low", Severity.WARNING, what, evidence, remedy)
     elif not causes and losses[-1] > WORSE * facts.chance:
         yield too_high(evidence)
     else:
         what = "the network does no better than chance"
-        remedy = f"a third of the --model.optimizer.lr, or {SMALL_OUTPUT}; --config vgg16_32.yaml has both right"
+        remedy = f"a --model.optimizer.lr a third as large, or {SMALL_OUTPUT}; vgg16_32.yaml has values that work"
         if causes:
             what, remedy = f"{what}: {', '.join(causes)}", f"the remedy of {', '.join(causes)}"
         fatal = causes or step >= HOPELESS * plateau
@@ -75,7 +78,7 @@ def learning_rate_too_high(facts: Facts, losses: Sequence[float]) -> Iterator[Di
 def too_high(evidence: str) -> Diagnosis:
     """Return the diagnosis of steps that are too large."""
     what = "the steps are so large that the loss is worse than chance level"
-    remedy = "a tenth of the --model.optimizer.lr, or --trainer.gradient_clip_val 1"
+    remedy = "a --model.optimizer.lr a tenth as large, or --trainer.gradient_clip_val 1"
     return Diagnosis("learning_rate_too_high", Severity.WARNING, what, evidence, remedy)
 
 
@@ -156,7 +159,7 @@ def labels_without_meaning(facts: Facts, accuracies: Sequence[tuple[float, float
     evidence = f"training accuracy {train:.1%}, validation {val:.1%} of {facts.val_size:,} images; chance {chance:.1%}"
     if facts.label_noise:
         what = f"{facts.label_noise:.0%} of the training labels were drawn at random, and the network memorizes them"
-        remedy = "nothing: --data.label_noise asked for it"
+        remedy = "nothing to do: --data.label_noise asked for it"
         yield Diagnosis("shuffled_labels", Severity.NOTE, what, evidence, remedy)
     else:
         evidence += f"; the same in {PATIENCE} epochs in a row; a linear classifier on the pixels does no better"
@@ -176,7 +179,7 @@ def validation_above_training(facts: Facts, accuracies: Sequence[tuple[float, fl
     if len(pairs) < PATIENCE or not better:
         return
     train, val = pairs[-1]
-    severity, remedy = Severity.NOTE, "nothing: it is as it should be"
+    severity, remedy = Severity.NOTE, "nothing to do: this is expected"
     what = f"validation is better than training, because only training has {' and '.join(facts.remedies)}"
     if not facts.remedies:
         severity = Severity.WARNING
@@ -197,7 +200,7 @@ def over_fitting(facts: Facts, epochs: Sequence[EpochRecord]) -> Iterator[Diagno
     yield Diagnosis(
         "over_fitting",
         Severity.NOTE,
-        f"the network over-fits since epoch {lowest.epoch + 2}: it memorizes the training images",
+        f"the network has over-fitted since epoch {lowest.epoch + 2}: it memorizes the training images",
         f"validation loss {lowest.val_loss:.3f} after epoch {lowest.epoch + 1} and {last.val_loss:.3f} after epoch "
         f"{last.epoch + 1}; training loss {lowest.train_loss:.3f} and {epochs[-1].train_loss:.3f}",
         f"{''.join(untried)}--model.optimizer.weight_decay 1e-4, or more images: --config regularized.yaml",

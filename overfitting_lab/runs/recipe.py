@@ -38,7 +38,10 @@ RENAMED = {"callbacks.plateau.StopAfterPlateaus": "overfitting_lab.callbacks.pla
 
 
 def decides(setting: str) -> bool:
-    """Tell if a setting decides the result. An unknown one does: training again is better than a wrong result."""
+    """Return True if a setting affects the result.
+
+    An unknown setting counts as one: training again is better than reusing a wrong result.
+    """
     return not any(f"{setting}.".startswith(f"{name}.") for name in CIRCUMSTANTIAL)
 
 

@@ -87,7 +87,7 @@ def write_sizes(trials: Sequence[Trial], remedied: Sequence[Trial], facts: Conte
 
 
 def remedy_name(remedies: Sequence[str]) -> str:
-    """Return a name of remedies for people, such as ``dropout and weight decay``."""
+    """Return a readable name of the remedies, such as ``dropout and weight decay``."""
     *others, last = [{"augment": "augmentation"}.get(name, name.replace("_", " ")) for name in remedies] or ["none"]
     return f"{', '.join(others)} and {last}" if others else last
 

@@ -46,10 +46,10 @@ class Ablation:
 
     Args:
         name: name of the study in the storage.
-        grid: the values of each of some of :data:`FLAGS`.
+        grid: the values to try for one or more keys of :data:`FLAGS`.
         folder: holds the runs of the experiment.
         fixed: what all trials have in common, as plain values.
-        train: finds or trains the run that ``fit.py`` makes with further flags, and prints into a file.
+        train: function that takes flags and a file; it finds or trains the run with these flags and prints to the file.
         storage: URL of a database, or path of Optuna's journal file; by default a journal file in ``folder``.
 
     Raises:
@@ -257,7 +257,7 @@ def _result(run: Run, setting: dict[str, Any]) -> Trial:
     summary, last, gap = run.summary, run.summary.last, run.summary.generalization_gap
     if summary.test is None or last is None or last.val_acc is None or gap is None:
         raise RunError(
-            f"{run.folder} had no validation, which an ablation needs: leave --trainer.limit_val_batches out"
+            f"{run.folder} ran without validation, but an ablation needs it: remove --trainer.limit_val_batches"
         )
     origin = {
         "data": f"{summary.data.name} ({(summary.data.identity or 'unknown')[:12]})",

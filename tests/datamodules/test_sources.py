@@ -49,7 +49,7 @@ def root(tmp_path: Path) -> Path:
 
 
 def made(root: Path) -> tuple[int, int]:
-    """Which arrays these are, and since when."""
+    """Identify the prepared arrays, and the time of their last change."""
     stat = (Folder(root).cache / "meta.json").stat()
     return stat.st_ino, stat.st_mtime_ns
 

@@ -21,7 +21,7 @@ def centroid_accuracy(features: NDArray[np.float64], labels: NDArray[np.int64]) 
 
 
 def contrasts(images: NDArray[np.uint8]) -> NDArray[np.float64]:
-    """How far each pixel is from the colour at the image's border, in which the shape stands out."""
+    """Return each pixel's distance from the colour of the image's border, in which the shape stands out."""
     border = np.concatenate([images[:, 0], images[:, -1], images[:, :, 0], images[:, :, -1]], axis=1)
     contrast: NDArray[np.float64] = np.abs(images - np.median(border, axis=1)[:, None, None]).sum(axis=3)
     contrast /= contrast.std(axis=(1, 2), keepdims=True)

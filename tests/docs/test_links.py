@@ -1,4 +1,4 @@
-"""What README and docs point to is there."""
+"""Links in README and docs lead to files and headings that exist."""
 
 import re
 from pathlib import Path

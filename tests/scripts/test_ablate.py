@@ -136,7 +136,7 @@ def test_what_a_trial_cannot_have_is_told(run_script: Script, small: Flags, fitt
         "ablate", "--seeds=1", "--sizes", "60", *small, "--trainer.limit_val_batches=0", "--experiment=b"
     )
     assert blind.status == 1
-    assert "had no validation, which an ablation needs" in blind.out
+    assert "ran without validation, but an ablation needs it: remove --trainer.limit_val_batches" in blind.out
 
 
 def test_a_worker_that_was_killed_while_it_wrote_holds_nobody_up(
