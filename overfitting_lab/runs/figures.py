@@ -43,17 +43,15 @@ def curves(epochs: Sequence[EpochMetrics], title: str) -> Figure:
         draw_metric(axes, epochs, f"train_{metric}", color=TRAINING, label="training", marker="o", markersize=3)
         if validated:
             draw_metric(axes, epochs, f"val_{metric}", color=VALIDATION, label="validation", marker="o", markersize=3)
-    loss.set_ylabel("cross-entropy (nats)")
+    loss.set(ylabel="cross-entropy (nats)", ylim=(0, None))
     loss.legend(loc="upper right")
-    loss.set_ylim(bottom=0)
     usual = usual_losses(epochs)
     if usual and epochs[0].train_loss > 1.5 * max(usual):
         loss.set_ylim(top=1.1 * max(usual))
         hidden = f"training loss of the first epoch, {epochs[0].train_loss:.1f}, not shown"
         loss.set_title(hidden, fontsize="small", loc="left")
-    accuracy.set_ylabel("accuracy (%)")
+    accuracy.set(ylabel="accuracy (%)", ylim=(0, 100))
     accuracy.legend(loc="lower right")  # neither curve of a run that over-fits ends there
-    accuracy.set_ylim(0, 100)
     return figure
 
 
@@ -72,9 +70,7 @@ def confusion_matrix(counts: NDArray[Any], classes: Sequence[str], title: str) -
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=100)
     axes.set_xticks(range(len(classes)), classes, rotation=45, ha="right")
     axes.set_yticks(range(len(classes)), classes)
-    axes.set_xlabel("predicted")
-    axes.set_ylabel("true")
-    axes.set_title(f"{title}: {np.trace(counts)} of {counts.sum()} right")
+    axes.set(xlabel="predicted", ylabel="true", title=f"{title}: {np.trace(counts)} of {counts.sum()} right")
     if len(classes) <= 20:
         for (row, column), share in np.ndenumerate(shares):
             ink = "white" if share > 50 else "black"
@@ -105,8 +101,7 @@ def answers(
         left.set_axis_off()
         right.set_axis_off()
         right.set_title(_end(name), loc="left", fontsize="small", parse_math=False)
-        right.set_xlim(0, 100)
-        right.set_ylim(len(classes) - 0.4, -0.6)
+        right.set(xlim=(0, 100), ylim=(len(classes) - 0.4, -0.6))
         shares = [100 * probability for _, probability in classes]
         colours = [TRAINING, *["#BBBBBB"] * (len(classes) - 1)]
         right.barh(range(len(classes)), [0.6 * share for share in shares], left=30, height=0.8, color=colours)

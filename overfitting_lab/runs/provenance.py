@@ -7,12 +7,11 @@ import sys
 from importlib.metadata import version
 from pathlib import Path
 
-LIBRARIES = ("torch", "torchvision", "lightning", "torchmetrics", "numpy", "pillow")
-
 
 def versions() -> dict[str, str]:
     """Return the versions of Python and of the libraries that can change a result."""
-    return {"python": platform.python_version(), **{name: version(name) for name in LIBRARIES}}
+    libraries = ("torch", "torchvision", "lightning", "torchmetrics", "numpy", "pillow")
+    return {"python": platform.python_version(), **{name: version(name) for name in libraries}}
 
 
 def git_commit() -> str:
