@@ -5,7 +5,6 @@ from dataclasses import asdict
 from typing import Any
 
 import numpy as np
-import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
@@ -97,4 +96,4 @@ def recorder_of(trainer: Trainer) -> EpochRecorder:
 
 def plain(value: Tensor) -> float:
     """Return a float32 number as the shortest decimal that gives it back: 0.135, not 0.13500000536."""
-    return float(str(np.float32(torch.as_tensor(value).item())))
+    return float(str(np.float32(value.item())))

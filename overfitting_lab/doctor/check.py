@@ -4,6 +4,7 @@ import os
 import shutil
 import sys
 import time
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from statistics import median
@@ -90,26 +91,30 @@ def check(trainer: Trainer, model: ImageClassifier, data: CIFAR10DataModule) -> 
 def _print_costs(
     trainer: Trainer, model: ImageClassifier, optimizer: Optimizer, batch: Batch, steps: int, total: int, val_size: int
 ) -> None:
-    def timed(number: int, training: bool = True) -> float:
-        """Return the seconds of a step, or of a forward pass alone, with so many images."""
+    def timed(work: Callable[[], object]) -> float:
         started = time.perf_counter()
+        work()
+        if model.device.type != "cpu":
+            torch.accelerator.synchronize(model.device)
+        return time.perf_counter() - started
+
+    def passes(training: bool = True) -> None:
         with torch.set_grad_enabled(training), trainer.precision_plugin.forward_context():
             loss = F.cross_entropy(model(batch.images[:number]).float(), batch.labels[:number])
         if training:
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
-        if model.device.type != "cpu":
-            torch.accelerator.synchronize(model.device)
-        return time.perf_counter() - started
 
     images = len(batch.images)
     number = min(4, images)
-    timed(number)  # the first one takes memory
-    while number < images and 6 * timed(number) < SECONDS:
+    for work in (passes, optimizer.step):  # the first ones take memory
+        work()
+    while number < images and 6 * timed(passes) < SECONDS:
         number = min(2 * number, images)
-    seconds = median(timed(number) for _ in range(3)) * images / number * trainer.accumulate_grad_batches
-    epoch = steps * seconds + timed(number, training=False) * val_size / number
+    # The time of the passes grows with the images, the time of the weights' update does not.
+    seconds = median(timed(passes) for _ in range(3)) * images / number * trainer.accumulate_grad_batches
+    seconds += timed(optimizer.step)
+    epoch = steps * seconds + timed(lambda: passes(training=False)) * val_size / number
     whole = timedelta(seconds=round(epoch * total / steps))
     print(
         f"time       {seconds:.3g} s a step, {epoch:.3g} s an epoch with validation, {whole} in all "
