@@ -39,9 +39,9 @@ def ablation(name: str, grid: Mapping[str, Sequence[Any]], fit: Sequence[str], s
 def main() -> None:
     """Work on the trials, then write the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--train_size", type=positive, default=1000, help="training images of each run; default: 1000")
+    parser.add_argument("--train_size", type=positive, default=1000, help="training images in each run; default: 1000")
     parser.add_argument("--seeds", type=positive, default=3, help="runs of each setting; default: 3")
-    parser.add_argument("--sizes", type=positive, nargs="*", help=f"train on these numbers instead; default: {SIZES}")
+    parser.add_argument("--sizes", type=positive, nargs="*", help=f"train on so many images instead; default: {SIZES}")
     parser.add_argument("--config", action="append", help="configuration of every trial; default: overfit")
     parser.add_argument("--experiment", default="ablation", help="folder of the runs in lightning_logs/")
     parser.add_argument("--storage", help="Optuna storage: a database URL or a journal file; default: beside the runs")

@@ -30,9 +30,7 @@ ROUNDS = {"steps": 5, "data_path": 5, "start_up": 5, "scaling": 2, "end_to_end":
 def main() -> None:
     """Measure, print and write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--parts", nargs="+", choices=ROUNDS, default=list(ROUNDS), help="parts to measure; default: all"
-    )
+    parser.add_argument("--parts", nargs="+", choices=ROUNDS, default=[*ROUNDS], help="parts to measure; default: all")
     parser.add_argument("--rounds", type=positive, help=f"repetitions per part; default: {ROUNDS}")
     parser.add_argument("--output", type=Path, default=Path("benchmark"), help="folder for the results")
     arguments, rest = parser.parse_known_args()

@@ -22,8 +22,7 @@ def main() -> None:
     """Export the run, and print one line per file."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path, help="the run's folder")
-    formats = "formats to write; default: all that the installed packages support"
-    parser.add_argument("--formats", nargs="+", choices=FORMATS, help=formats)
+    parser.add_argument("--formats", nargs="+", choices=FORMATS, help="formats to write; default: all supported here")
     arguments, overrides = parser.parse_known_args()
     with reported_errors():
         run = Run(arguments.run)

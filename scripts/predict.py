@@ -1,9 +1,9 @@
 """python scripts/predict.py lightning_logs/overfit/version_0 cat.jpg dog.png.
 
-Print the most probable classes of images by the run's best checkpoint, and save the images with them to prediction.png.
-Images may have any format that Pillow reads. They are cropped to a centred square and resized as in training. Instead
-of the run, name a file of scripts/export.py, such as lightning_logs/overfit/version_0/export/model.onnx. Use only files
-that you trust: a .pt2 can run code when it is loaded.
+Print the most probable classes of images by the run's best checkpoint, and save the images with these classes to
+prediction.png. Any format that Pillow reads will do. Images are cropped to a centred square and resized as in training.
+Instead of the run, name a file of scripts/export.py, such as lightning_logs/overfit/version_0/export/model.onnx. Use
+only files that you trust: a .pt2 can run code when it is loaded.
 """
 
 import argparse

@@ -1,8 +1,7 @@
 """The stand-in: synthetic images of shapes, generated on the spot, for a first run without a download.
 
-The shape alone determines the class, so the label stays right if the image is flipped or shifted. All else, from the
-shape's place and size to the noise, is drawn without regard to the class. A network can memorize it for few images, and
-learns to ignore it from many.
+The shape alone determines the class, so the label stays right if the image is flipped or shifted. All else, such as
+place, size and noise, is drawn regardless of the class. A network memorizes it in few images, and ignores it in many.
 """
 
 import hashlib

@@ -81,22 +81,16 @@ class ExperimentCLI(LightningCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the flags of the run, and give the model its size from the data."""
         name = restricted_string_type("ExperimentName", r"\w[\w .-]*\Z")
-        parser.add_argument(
-            "--experiment", type=name, default="unnamed", help="name of the run's folder in lightning_logs/"
-        )
-        resume = "folder of the run to resume; its own configuration is used"
-        parser.add_argument("--resume", type=str | None, help=resume)
-        parser.add_argument("--ckpt_path", type=str | None, help="checkpoint to start training from")
-        between = "between checkpoints within an epoch"
-        parser.add_argument(
-            "--checkpoint_minutes", type=PositiveFloat, default=5.0, help=f"minutes {between}; default: 5"
-        )
-        parser.add_argument("--checkpoint_steps", type=PositiveInt | None, help=f"steps {between}")
-        parser.add_argument("--compile", type=CompileMode | None, help="mode of torch.compile; off by default")
+        add = parser.add_argument
+        add("--experiment", type=name, default="unnamed", help="name of the run's folder in lightning_logs/")
+        add("--resume", type=str | None, help="folder of the run to resume; its own configuration is used")
+        add("--ckpt_path", type=str | None, help="checkpoint to start training from")
+        add("--checkpoint_minutes", type=PositiveFloat, default=5.0, help="minutes between checkpoints within an epoch")
+        add("--checkpoint_steps", type=PositiveInt | None, help="steps between checkpoints within an epoch")
+        add("--compile", type=CompileMode | None, help="mode of torch.compile; off by default")
         advice = "advise: report what is wrong with the run; stop: also end a run that cannot succeed; off: no doctor"
-        parser.add_argument("--doctor", type=Advice, default="advise", help=advice)
-        check = "examine the experiment for a few seconds without training"
-        parser.add_argument("--check", action="store_true", help=check)
+        add("--doctor", type=Advice, default="advise", help=advice)
+        add("--check", action="store_true", help="examine the experiment for a few seconds without training")
         parser.link_arguments("data.image_size", "model.init_args.image_size")
         parser.link_arguments("data.num_classes", "model.init_args.num_classes", apply_on="instantiate")
 

@@ -35,7 +35,7 @@ class Estimate:
 
 
 def wilson(right: int, images: int) -> Estimate:
-    """Return the accuracy if ``right`` of ``images`` predictions are correct, with its Wilson interval (1927).
+    """Return the accuracy if ``right`` of ``images`` (at least 1) are correct, with its Wilson interval (1927).
 
     The interval covers the variation from the choice of test images.
     """

@@ -1,4 +1,4 @@
-"""``--check``: examine an experiment before it is trained, in some seconds, on one device, and keep nothing."""
+"""``--check``: examine an experiment before training, in a few seconds, on one device, and keep no files."""
 
 import os
 import shutil

@@ -53,10 +53,8 @@ def not_learning(
     if facts.labels_fit is False and not facts.label_noise:
         yield shuffled_labels("neither a network nor a linear classifier on the pixels beats chance; " + evidence)
     elif not causes and changes < STILL:
-        what, remedy = (
-            "the steps are so small that the network hardly changes",
-            "a --model.optimizer.lr ten times as large",
-        )
+        what = "the steps are so small that the network hardly changes"
+        remedy = "a --model.optimizer.lr ten times as large"
         yield Diagnosis("learning_rate_too_low", Severity.WARNING, what, evidence, remedy)
     elif not causes and losses[-1] > WORSE * facts.chance:
         yield too_high(evidence)

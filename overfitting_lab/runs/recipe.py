@@ -38,10 +38,7 @@ RENAMED = {"callbacks.plateau.StopAfterPlateaus": "overfitting_lab.callbacks.pla
 
 
 def decides(setting: str) -> bool:
-    """Return True if a setting affects the result.
-
-    An unknown setting counts as one: training again is better than reusing a wrong result.
-    """
+    """Return True if a setting affects the result. An unknown one counts: training again beats a wrong result."""
     return not any(f"{setting}.".startswith(f"{name}.") for name in CIRCUMSTANTIAL)
 
 
