@@ -170,7 +170,6 @@ class ExperimentCLI(LightningCLI):
             folder = Path(os.path.relpath(self._resumed.folder))
             self.logger = RunLogger(folder.parent.parent, folder.parent.name, folder.name)
             _check_writable(folder)
-            _check_writable(folder)
         doctor = Doctor(self.logger, stop=self.config.doctor == "stop") if self.config.doctor != "off" else None
         if doctor is not None:
             callbacks.append(doctor)
