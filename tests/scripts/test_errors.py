@@ -2,7 +2,7 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -181,9 +181,7 @@ def unreachable(monkeypatch: pytest.MonkeyPatch) -> None:
 def draw_images(monkeypatch: pytest.MonkeyPatch, labels: NDArray[np.int64]) -> None:
     """Make the synthetic images few and plain, which takes less time than to draw them."""
     images = np.full((len(labels), 32, 32, 3), 20 * labels[:, None, None, None], dtype=np.uint8)
-    arrays: dict[str, NDArray[Any]] = {f"{split}_images": images for split in ("train", "test")}
-    arrays |= {f"{split}_labels": labels for split in ("train", "test")}
-    monkeypatch.setattr(sources.Synthetic, "make", lambda self: arrays)
+    monkeypatch.setattr(sources.Synthetic, "make", lambda self, split: (images, labels))
 
 
 @pytest.mark.usefixtures("unreachable")

@@ -207,7 +207,7 @@ def test_weights_alone_cannot_be_resumed_from(run_script: Script, tiny: Flags, f
     best = finished / "checkpoints" / "best.ckpt"
     outcome = run_script("fit", "--config=overfit", *tiny, f"--ckpt_path={best}")
     assert outcome.status == 1
-    assert "best.ckpt holds weights alone" in outcome.err
+    assert "best.ckpt holds weights only and no state to resume from" in outcome.err
 
 
 @pytest.mark.parametrize("lost", ["checkpoints/last.ckpt", "summary.json"])
