@@ -114,7 +114,8 @@ class ExperimentCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Print the changes of a resumed run, or exit if it is complete. Choose the precision if none was given."""
         if self._resumed is not None and not self._changes and self._resumed.finished:
-            why = f": {self._resumed.summary.reason}" if self._resumed.summary.reason else ""
+            ended = self._resumed.summary.reason
+            why = f": {ended}. Give this setting another value to train on" if ended else ""
             rank_zero_only(print)(f"{self._resumed.folder} is already complete{why}")
             sys.exit(0)
         for key, (before, after) in self._changes.items():
