@@ -52,6 +52,12 @@ class NamedRun:
         """The test accuracy with Wilson's interval."""
         return wilson(round(self.test.acc * self.test.images), self.test.images)
 
+    @property
+    def tested(self) -> str:
+        """The test accuracy in per cent with its interval, and a note if no validation chose the weights."""
+        note = "" if self.test.checkpoint == "best" else f", {self.test.checkpoint} weights"
+        return percent(self.accuracy) + note
+
     @cached_property
     def correct(self) -> NDArray[np.bool_] | None:
         """Tell of each test image if the run classified it correctly, bool [N]; ``None`` without ``images.npz``."""
@@ -270,11 +276,11 @@ def percent(estimate: Estimate) -> str:
 
 def _training_sentence(run: NamedRun) -> str:
     if not run.epochs:
-        return f"{run.name}: test accuracy {percent(run.accuracy)}; there was no validation."
+        return f"{run.name}: test accuracy {run.tested}; there was no validation."
     last = run.epochs[-1]
     text = (
         f"{run.name}: training ends at {last.train_acc:.1%}, validation at {last.val_acc:.1%}, a gap of "
-        f"{100 * (last.gap or 0):.1f} points; test accuracy {percent(run.accuracy)}."
+        f"{100 * (last.gap or 0):.1f} points; test accuracy {run.tested}."
     )
     lowest = over_fits_since(run.epochs)
     if lowest is None:

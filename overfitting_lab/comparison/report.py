@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from overfitting_lab.comparison.charts import draw_accuracies, draw_curves, draw_gap, draw_learned, style
-from overfitting_lab.comparison.comparison import Comparison, NamedRun, percent
+from overfitting_lab.comparison.comparison import Comparison, NamedRun
 from overfitting_lab.runs.files import save_figure, write_text
 
 TEMPLATES = Path(__file__).with_name("templates")
@@ -132,7 +132,7 @@ def _result(run: NamedRun) -> list[Any]:
         last = run.epochs[-1]
         accuracies = [f"{last.train_acc:.1%}", f"{last.val_acc:.1%}", f"{100 * (last.gap or 0):.1f}"]
     summary, network = run.summary, run.summary.model.class_path.rpartition(".")[2]
-    return [run.name, percent(run.accuracy), *accuracies, f"{summary.data.train_size:,}", summary.epochs, network]
+    return [run.name, run.tested, *accuracies, f"{summary.data.train_size:,}", summary.epochs, network]
 
 
 def _cost(run: NamedRun) -> list[Any]:
