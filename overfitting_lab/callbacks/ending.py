@@ -21,7 +21,7 @@ class ObservedTrainer(Trainer):
 
     @should_stop.setter
     def should_stop(self, stop: bool) -> None:
-        if stop and not self._should_stop:
+        if stop and not self._should_stop:  # the caller's own "self"; EarlyStopping and Timer leave no other trace
             self.stopped_by = sys._getframe(1).f_locals.get("self")
         self._should_stop = bool(stop)
 
@@ -30,7 +30,9 @@ class ObservedTrainer(Trainer):
 
 def reason(trainer: Trainer) -> str:
     """Return why training ended without an error, with the flag that decided it."""
-    if trainer.global_step == trainer.max_steps:
+    if trainer.limit_train_batches == 0:
+        return "an epoch has no batches (--trainer.limit_train_batches)"
+    if 0 <= trainer.max_steps <= trainer.global_step:
         return f"all {trainer.max_steps} steps are done (--trainer.max_steps)"
     epochs = trainer.max_epochs or -1
     if ends_epoch(trainer) and trainer.current_epoch == epochs:

@@ -25,7 +25,7 @@ from overfitting_lab.runs.summary import DataSummary, ModelSummary, Summary, Tes
 
 
 class UntrainedError(Exception):
-    """A run did not train a single step. The message says why."""
+    """There was nothing to train. The message says why."""
 
 
 class RunSummary(Callback):
@@ -130,10 +130,12 @@ class RunSummary(Callback):
         """Complete the files.
 
         Raises:
-            UntrainedError: if the run did not train a step.
+            UntrainedError: if the run did not train a step, or had trained more steps than it is to have.
         """
         if not self._stepped and (trainer.global_step == 0 or not self._logger.resumed):
             raise UntrainedError(f"nothing was trained: {reason(trainer)}")
+        if 0 <= trainer.max_steps < trainer.global_step:
+            raise UntrainedError(f"{trainer.global_step} steps are trained, more than --trainer.max_steps asks for")
         if not trainer.is_global_zero:
             return
         if not self._stepped:

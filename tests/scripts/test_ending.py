@@ -39,17 +39,39 @@ def through(small: Flags, tmp_path_factory: pytest.TempPathFactory) -> Through:
     return run
 
 
+EARLY = [f"--trainer.callbacks{word}" for word in ("=EarlyStopping", ".monitor=val_loss", ".min_delta=100")]
+LONGER = ["--trainer.max_steps=10"]
+STEPS = "all {} steps are done (--trainer.max_steps)"
+
+
 @pytest.mark.parametrize(
     ("stop", "reason", "resume", "more"),
     [
-        (["--trainer.max_steps=3"], "all 3 steps are done (--trainer.max_steps)", ["--trainer.max_steps=10"], ()),
+        (["--trainer.max_steps=3"], STEPS.format(3), LONGER, ()),
         # Within an accumulated step, whose last batch is followed by a scheduled validation.
         (STOPPED, "StopAt stopped it (--trainer.callbacks)", ["--trainer.callbacks.batch=100"], UNEVEN),
+        *(
+            pytest.param(*case, marks=pytest.mark.long)
+            for case in (
+                (STOPPED, "StopAt stopped it (--trainer.callbacks)", ["--trainer.callbacks.batch=100"], ()),
+                (["--trainer.max_steps=1"], STEPS.format(1), ["--trainer.max_steps=6"], UNEVEN),
+                (["--trainer.max_steps=2"], STEPS.format(2), LONGER, UNEVEN[1:]),
+                (["--trainer.max_steps=3"], STEPS.format(3), LONGER, UNEVEN[1:]),
+                ([*EARLY, "--trainer.callbacks.patience=1"], None, ["--trainer.callbacks=null"], UNEVEN[1:]),
+                (["--trainer.max_steps=3"], STEPS.format(3), LONGER, ("--trainer.check_val_every_n_epoch=2",)),
+                (
+                    ["--trainer.max_steps=4"],
+                    STEPS.format(4),
+                    LONGER,
+                    ("--trainer.check_val_every_n_epoch=null", "--trainer.val_check_interval=3"),
+                ),
+            )
+        ),
     ],
 )
 def test_a_run_that_stops_within_an_epoch_is_resumed_within_it(
     stop: list[str],
-    reason: str,
+    reason: str | None,
     resume: list[str],
     more: tuple[str, ...],
     run_script: Script,
@@ -59,9 +81,9 @@ def test_a_run_that_stops_within_an_epoch_is_resumed_within_it(
 ) -> None:
     outcome = run_script("fit", *RECIPE, *small, "--checkpoint_steps=null", *more, *stop)
     assert outcome.status == 0, outcome.err
-    assert f"ended      {reason}\n" in outcome.out
     run = tmp_path / FIRST
-    assert Run(run).summary.reason == reason
+    assert f"ended      {Run(run).summary.reason}\n" in outcome.out
+    assert reason in (Run(run).summary.reason, None)
     assert [row.epoch for row in Run(run).records] == [0]
     steps = Run(run).summary.global_step
     assert torch.load(run / "checkpoints/last.ckpt", weights_only=True)["global_step"] == steps < 5

@@ -225,6 +225,36 @@ def test_two_processes_killed_and_one_killed_alone(
     assert_same(killed / FIRST, whole / FIRST)
 
 
+@pytest.mark.long  # one process is in test_ending.py
+def test_two_processes_that_stop_within_an_epoch_are_resumed_within_it(
+    recipe: list[str], two_folders: tuple[Path, Path]
+) -> None:
+    whole, cut = two_folders
+    assert in_two_processes(whole, *recipe, *TWO).returncode == 0
+    stopped = in_two_processes(cut, *recipe, *TWO, "--trainer.max_steps=8", "--checkpoint_steps=null")
+    assert stopped.returncode == 0, stopped.stderr
+    assert torch.load(cut / FIRST / "checkpoints/last.ckpt", weights_only=True)["global_step"] == 8
+    resumed = in_two_processes(cut, "--resume", FIRST, "--trainer.max_steps=-1")
+    assert resumed.returncode == 0, resumed.stderr
+    assert "resumed    in epoch 2 after step 8" in resumed.stdout
+    assert_same(cut / FIRST, whole / FIRST)
+
+
+@pytest.mark.long
+def test_a_signal_between_two_validations_of_an_epoch(recipe: list[str], two_folders: tuple[Path, Path]) -> None:
+    whole, stopped = two_folders
+    more = ["--trainer.val_check_interval=2", "--trainer.precision=32-true", "--checkpoint_steps=null"]
+    finish(start("fit", [*recipe, *more], whole), whole)
+    for step in (7, 8):  # 7 follows a validation, 8 is the one before a scheduled validation
+        folder = stopped / str(step)
+        folder.mkdir()
+        deadly = killer("step", step, folder / "mark", f"number={int(signal.SIGTERM)}")
+        finish(start("fit", [*recipe, *more, *deadly], folder), folder, 143)
+        assert torch.load(folder / FIRST / "checkpoints/last.ckpt", weights_only=True)["global_step"] == step
+        assert f"resumed    in epoch 2 after step {step}" in finish(start("fit", ["--resume", FIRST], folder), folder)
+        assert_same(folder / FIRST, whole / FIRST, curves=False)
+
+
 def test_a_second_ctrl_c_stops_at_once(recipe: list[str], tmp_path: Path) -> None:
     slow = ["--trainer.callbacks=tests.faults.SlowStep", "--trainer.max_epochs=1000"]
     process = start("fit", [*recipe, *slow], tmp_path)
