@@ -1,0 +1,80 @@
+"""The optimizer's and the schedule's settings when training starts from a checkpoint, which holds the old ones."""
+
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch.optim import Optimizer
+
+from lightning_modules.errors import ModelError
+
+Settings = dict[str, Any]
+
+
+class OptimizerSettings(Callback):
+    """Train with the optimizer's settings of today, although Lightning restores those of the checkpoint.
+
+    What a restored state cannot take is refused: another optimizer, another schedule, and another learning rate under a
+    schedule, which counts from the old one.
+    """
+
+    def __init__(self) -> None:
+        self._today: dict[str, Settings] = {}
+        self._changed: Settings = {}
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Compare the settings.
+
+        Raises:
+            ModelError: if the checkpoint's state does not suit them.
+        """
+        before, today = checkpoint.get("settings"), settings(pl_module)
+        if before is None or not trainer.training:  # an earlier version's
+            return
+        optimizer, schedule = (_differing(before[thing], today[thing]) for thing in ("optimizer", "schedule"))
+        refused = {name: values for name, values in optimizer.items() if name == "class"} | schedule
+        for name, (was, now) in refused.items():
+            thing = "schedule" if schedule else "optimizer"
+            raise ModelError(
+                f"the state in the checkpoint is of another {thing}: its {name} is {was} there and {now} here; begin a "
+                "new run: python scripts/fit.py --config RUN/config.yaml with the flags that differ"
+            )
+        self._changed = {name: now for name, (_, now) in optimizer.items() if now is not None}
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._today = settings(pl_module)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Put the settings of today in place of the restored ones."""
+        for group in trainer.optimizers[0].param_groups:
+            group.update(self._changed)
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        checkpoint["settings"] = self._today
+
+
+def settings(pl_module: LightningModule) -> dict[str, Settings]:
+    """Return the plain settings of the configured optimizer and schedule, and the names of their classes."""
+    made: Any = pl_module.configure_optimizers()
+    optimizer, schedule = (made, {}) if isinstance(made, Optimizer) else (made["optimizer"], made["lr_scheduler"])
+    scheduler = schedule.get("scheduler")
+    found = {"optimizer": _plain(optimizer, optimizer.defaults), "schedule": {}}
+    if scheduler is not None:
+        found["schedule"] = _plain(scheduler, scheduler.state_dict()) | {"interval": schedule.get("interval")}
+    return found
+
+
+def _differing(before: Settings, today: Settings) -> dict[str, tuple[Any, Any]]:
+    """Return the values of the settings that differ, before and today."""
+    pairs = {name: (before.get(name), today.get(name)) for name in [*today, *before]}
+    return {name: (was, now) for name, (was, now) in pairs.items() if was != now}
+
+
+def _plain(thing: object, values: dict[str, Any]) -> Settings:
+    plain = {name: value for name, value in values.items() if not name.startswith("_") and _is_plain(value)}
+    return {"class": type(thing).__name__, **plain}
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, list | tuple):
+        return all(map(_is_plain, value))
+    return value is None or isinstance(value, bool | int | float | str)

@@ -1,0 +1,64 @@
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from overfitting_lab.runs import Run
+from tests.conftest import Flags, Script, execute
+
+FIRST = Path("lightning_logs/overfit/version_0")
+STEP_LR = ("--model.lr_scheduler=torch.optim.lr_scheduler.StepLR", "--model.lr_scheduler.step_size=5")
+
+
+@pytest.fixture(scope="module")
+def trained(tiny: Flags, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two epochs with a schedule, and two without one, as the runs `scheduled` and `overfit`."""
+    folder = tmp_path_factory.mktemp("trained")
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.chdir(folder)
+        assert execute(monkeypatch, "fit", "--config=overfit", *tiny) == 0
+        assert execute(monkeypatch, "fit", "--config=overfit", *tiny, *STEP_LR, "--experiment=scheduled") == 0
+    return folder / "lightning_logs"
+
+
+@pytest.fixture
+def logs(trained: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(trained, tmp_path / "lightning_logs"))
+
+
+@pytest.mark.parametrize("way", [f"--resume={FIRST}", "--ckpt_path"])
+def test_a_changed_setting_of_the_optimizer_is_trained_with(
+    way: str, run_script: Script, tiny: Flags, logs: Path, tmp_path: Path
+) -> None:
+    new_run = ["--config=overfit", *tiny, f"--ckpt_path={FIRST}/checkpoints/last.ckpt"]
+    start = new_run if way == "--ckpt_path" else [way]
+    changes = ("--model.optimizer.lr=1e-3", "--model.optimizer.weight_decay=0.1", "--trainer.max_epochs=3")
+    outcome = run_script("fit", *start, *changes)
+    assert outcome.status == 0, outcome.err
+    run = Run(tmp_path / (FIRST if way != "--ckpt_path" else FIRST.with_name("version_1")))
+    assert [record.learning_rate for record in run.records] == [1e-4, 1e-4, 1e-3]
+    (group,) = torch.load(run.files.last, weights_only=True)["optimizer_states"][0]["param_groups"]
+    assert (group["lr"], group["weight_decay"]) == (1e-3, 0.1)
+
+
+@pytest.mark.parametrize(
+    ("experiment", "change", "words"),
+    [
+        ("overfit", ["--model.optimizer=torch.optim.SGD"], "another optimizer: its class is Adam there and SGD here"),
+        ("overfit", STEP_LR, "another schedule: its class is None there and StepLR"),
+        ("scheduled", ["--model.lr_scheduler.gamma=0.5"], r"another schedule: its gamma is 0\.1 there and 0\.5 here"),
+        ("scheduled", ["--model.optimizer.lr=1e-3"], r"its base_lrs is \[0\.0001\] there and \[0\.001\] here"),
+    ],
+)
+def test_a_change_that_the_state_cannot_take_is_refused(
+    experiment: str, change: list[str], words: str, run_script: Script, logs: Path
+) -> None:
+    run = logs / experiment / "version_0"
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    outcome = run_script("fit", "--resume", run, "--trainer.max_epochs=3", *change)
+    assert outcome.status == 1
+    assert re.search(words, outcome.err)
+    assert "Traceback" not in outcome.err
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
