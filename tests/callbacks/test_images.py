@@ -50,7 +50,7 @@ def test_test_answers_are_those_of_the_best_checkpoint(learned: tuple[Answers, R
     with torch.inference_mode():
         expected = model.predict_step(data.network_input(pixels)).numpy()
     assert np.array_equal(images["test_labels"], data.images.test_labels.numpy())
-    assert np.allclose(images["test_probabilities"], expected, atol=1e-5)
+    assert np.allclose(images["test_probabilities"], expected, atol=1e-3), "beyond what float16 explains"
     assert np.array_equal(images["test_predictions"], images["test_probabilities"].argmax(axis=1))
     assert run.summary.test
     assert (images["test_predictions"] == images["test_labels"]).mean() == pytest.approx(run.summary.test.acc)
