@@ -87,16 +87,18 @@ def write_images(root: Path, train: int, test: int) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny(image_folder: Path) -> Flags:
-    """Return flags that make any experiment of AlexNet a matter of a second or two."""
+    """Return flags that make any experiment of AlexNet a matter of a second or two, on any CPU."""
     return (
         "--data.source=folder",
         f"--data.root={image_folder}",
         "--data.train_size=100",
         "--data.val_size=50",
         "--data.batch_size=20",
+        "--data.image_size=8",
         "--model.hidden_features=16",
         "--trainer.max_epochs=2",
         "--trainer.accelerator=cpu",
+        "--trainer.precision=32-true",  # without hardware for bf16, a step in bf16 takes 30 times as long
     )
 
 
@@ -166,13 +168,14 @@ def fitted(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
 
 @pytest.fixture(scope="session")
 def finished_run(tiny: Flags, tmp_path_factory: pytest.TempPathFactory) -> FinishedRun:
-    """Train three epochs of overfit.yaml, of which the last is the worst: the learning rate jumps before it."""
+    """Train three epochs of overfit.yaml at 32x32. The last is the worst: the learning rate jumps before it."""
     schedule = ("torch.optim.lr_scheduler.StepLR", "step_size=2", "gamma=1000")
     flags = [f"--model.lr_scheduler{'.' if '=' in word else '='}{word}" for word in schedule]
+    flags += ["--data.image_size=32", "--trainer.max_epochs=3"]
     with pytest.MonkeyPatch.context() as monkeypatch, redirect_stdout(io.StringIO()) as out:
         monkeypatch.chdir(tmp_path_factory.mktemp("finished"))
         with redirect_stderr(io.StringIO()) as err:
-            status = execute(monkeypatch, "fit", "--config", "overfit.yaml", *tiny, *flags, "--trainer.max_epochs=3")
+            status = execute(monkeypatch, "fit", "--config", "overfit.yaml", *tiny, *flags)
         assert status == 0, err.getvalue()
         folder = Path("lightning_logs/overfit/version_0").resolve()
     return FinishedRun(folder, out.getvalue())

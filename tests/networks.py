@@ -62,6 +62,29 @@ class Small(ImageClassifier):
         super().__init__(network, num_classes, image_size, optimizer, lr_scheduler, "epoch")
 
 
+@final
+class Tiny(ImageClassifier):
+    """Two convolutions and two fully-connected layers with dropout: AlexNet's kinds of layers, at next to no cost."""
+
+    def __init__(
+        self,
+        num_classes: int = 10,
+        image_size: int = 32,
+        dropout: float = 0.5,
+        hidden_features: int = 16,
+        initialization: Initialization = He("fan_out"),
+        optimizer: OptimizerCallable = partial(torch.optim.Adam, lr=1e-3),
+        lr_scheduler: LRSchedulerCallable | None = None,
+        lr_scheduler_interval: Interval = "epoch",
+    ) -> None:
+        convolutions = [nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(8, 8, 3, padding=1)]
+        pool = [nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Dropout(dropout)]
+        linear = [nn.Linear(32, hidden_features), nn.ReLU(), nn.Linear(hidden_features, num_classes)]
+        network = nn.Sequential(*convolutions, *pool, *linear)
+        initialization(network)
+        super().__init__(network, num_classes, image_size, optimizer, lr_scheduler, lr_scheduler_interval)
+
+
 def linear_classifier(lr: float, lr_scheduler: Any = None, interval: Interval = "epoch") -> ImageClassifier:
     """Return the smallest classifier: a linear map from pixels to three logits."""
     network = nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 3))

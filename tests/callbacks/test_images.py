@@ -33,7 +33,8 @@ class Answers(Callback):
 def learned(tiny: Flags, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> tuple[Answers, Run, CIFAR10DataModule]:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PL_GLOBAL_SEED", "0")
-    cli = ExperimentCLI(["--config=overfit", *tiny, "--trainer.max_epochs=5", "--data.label_noise=1"])
+    hard = ["--data.label_noise=1", "--data.image_size=16"]  # some images are learned late
+    cli = ExperimentCLI(["--config=overfit", *tiny, "--trainer.max_epochs=5", *hard])
     answers = Answers()
     cli.trainer.callbacks.insert(0, answers)  # type: ignore[attr-defined]
     cli.trainer.fit(cli.model, datamodule=cli.datamodule)
@@ -49,7 +50,7 @@ def test_test_answers_are_those_of_the_best_checkpoint(learned: tuple[Answers, R
     with torch.inference_mode():
         expected = model.predict_step(data.network_input(pixels)).numpy()
     assert np.array_equal(images["test_labels"], data.images.test_labels.numpy())
-    assert np.allclose(images["test_probabilities"], expected, atol=0.03), "beyond what bf16 explains"
+    assert np.allclose(images["test_probabilities"], expected, atol=1e-3), "beyond what float16 explains"
     assert np.array_equal(images["test_predictions"], images["test_probabilities"].argmax(axis=1))
     assert run.summary.test
     assert (images["test_predictions"] == images["test_labels"]).mean() == pytest.approx(run.summary.test.acc)

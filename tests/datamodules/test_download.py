@@ -152,9 +152,9 @@ def test_good_mirror(serve: Serve, target: Path, tells_length: bool) -> None:
 
 def test_slow_but_steady_mirror_may_take_longer_than_patience(serve: Serve, target: Path) -> None:
     begin = time.monotonic()
-    download([serve(Mirror(pause=0.2)).url], target, MD5, patience=1)
+    download([serve(Mirror(pause=0.3)).url], target, MD5, patience=2)
     assert target.read_bytes() == BODY
-    assert time.monotonic() - begin > 1.5
+    assert time.monotonic() - begin > 2
 
 
 @pytest.mark.parametrize("stalls", [False, True])
@@ -256,8 +256,8 @@ def test_mirrors_that_refuse_or_lack_the_file_are_given_up_at_once(serve: Serve,
     }
     begin = time.monotonic()
     with pytest.raises(UnreachableError, match="No mirror delivers the file") as raised:
-        download(list(faults), target, MD5)
-    assert time.monotonic() - begin < 10
+        download(list(faults), target, MD5, patience=60)
+    assert time.monotonic() - begin < 60
     for url, fault in faults.items():
         assert re.search(f"{url}: {fault}", str(raised.value))
 
@@ -276,7 +276,7 @@ def test_waits_for_silent_vanishing_and_dripping_mirrors_do_not_add_up(
     begin = time.monotonic()
     with pytest.raises(UnreachableError) as raised:
         download([silent, vanishing, dripping, refusing, silent], target, MD5, patience=3)
-    assert 3 <= time.monotonic() - begin < 6
+    assert 3 <= time.monotonic() - begin < 3 * 3
     for url in silent, vanishing, dripping:
         assert re.search(f"{url}: .*(no answer within 3 s|timed out)", str(raised.value))
 
@@ -285,7 +285,7 @@ def test_good_mirror_does_not_wait_for_others(serve: Serve, silent: str, vanishi
     begin = time.monotonic()
     download([silent, vanishing, serve(Mirror()).url], target, MD5, patience=30)
     assert target.read_bytes() == BODY
-    assert time.monotonic() - begin < 15
+    assert time.monotonic() - begin < 30
 
 
 def test_second_process_waits_for_the_first(serve: Serve, target: Path, tmp_path: Path) -> None:

@@ -195,8 +195,9 @@ def test_probes_change_nothing(
     checkpoints: str,
 ) -> None:
     monkeypatch.setattr(doctor, "EVERY", 2)
-    vgg = ("--model.configuration=A", "--model.batch_norm=true", "--data.train_size=40", "--data.val_size=20")
-    flags = ("--config=vgg16_32", *tiny, *vgg, f"--trainer.enable_checkpointing={checkpoints}")
+    data = ("--data.image_size=32", "--data.batch_size=5", "--data.train_size=10", "--data.val_size=5")
+    vgg = ("--model.configuration=A", "--model.batch_norm=true", f"--trainer.enable_checkpointing={checkpoints}")
+    flags = ("--config=vgg16_32", *tiny, *data, *vgg)
     for mode in ("off", "advise"):
         assert run_script("fit", *flags, f"--doctor={mode}").status == 0
     off, on = (tmp_path / "lightning_logs" / "vgg16_32" / f"version_{number}" for number in (0, 1))

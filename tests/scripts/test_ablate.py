@@ -19,8 +19,9 @@ TIMEOUT = 240
 
 @pytest.fixture
 def small(tiny: Flags) -> Flags:
-    """Return flags of a trial that takes a second."""
-    return (*(flag for flag in tiny if "train_size" not in flag), "--trainer.max_epochs=1")
+    """Return flags of a trial that takes less than a second."""
+    flags = (flag for flag in tiny if "train_size" not in flag)
+    return ("--model=tests.networks.Tiny", *flags, "--trainer.max_epochs=1")
 
 
 def journal() -> optuna.storages.JournalStorage:

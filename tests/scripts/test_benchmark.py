@@ -1,4 +1,5 @@
 import json
+import multiprocessing
 import re
 from collections.abc import Callable
 from functools import partial
@@ -9,13 +10,17 @@ import pytest
 import torch
 
 from benchmarks import data_path, machine, scaling, start_up, steps
+from benchmarks.commands import FIT
+from benchmarks.commands import run as run_command
 from benchmarks.machine import Rates, step_floor
 from benchmarks.measuring import Spread, alternate
 from benchmarks.report import write
 from benchmarks.steps import EXPERIMENTS
-from tests.conftest import Flags, Script
+from tests.conftest import Flags, Script, execute
+from tests.processes import CONTEXT
 
 SMALL = ("--data.train_size=90", "--data.val_size=50", "--data.batch_size=20", "--model.hidden_features=16")
+BF16 = ("--model=tests.networks.Tiny", "--trainer.precision=bf16-mixed")  # which costs little on any CPU
 Benchmark = Callable[..., tuple[dict[str, Any], str]]
 
 
@@ -43,10 +48,11 @@ def test_training_steps_are_measured_and_drawn(
     monkeypatch.setattr(steps, "EXPERIMENTS", EXPERIMENTS[:1])
     monkeypatch.setattr(machine, "PRODUCT", 256)
     monkeypatch.setattr(machine, "ELEMENTS", 2**16)
-    known, out = benchmark("--parts=steps", "--rounds=2")
+    monkeypatch.setattr(multiprocessing, "get_context", lambda _: CONTEXT)  # whose processes import nothing
+    known, out = benchmark("--parts=steps", "--rounds=2", *BF16)
     assert {"machine", "versions", "git_commit", "date", "command"} <= known["steps"].keys()
     overfit = known["steps"]["results"]["AlexNet, overfit"]
-    assert (overfit["batch_size"], overfit["train_size"]) == (20, 90)
+    assert (overfit["batch_size"], overfit["train_size"], overfit["precision"]) == (20, 90, "bf16-mixed")
     assert overfit["step_images"] == 18  # an epoch's last step has 10
     assert list(overfit["contenders"]) == ["plain loop", "fit.py, float32", "hand-written", "fit.py"]
     for contender in overfit["contenders"].values():
@@ -80,7 +86,19 @@ def test_scaling_is_measured(benchmark: Benchmark, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(scaling, "BATCH_SIZES", (20,))
     monkeypatch.setattr(scaling, "TRAIN_SIZES", ())
     monkeypatch.setattr(scaling, "IMAGES", 128)
-    known, out = benchmark("--parts=scaling", "--rounds=1")
+
+    def run(arguments: list[str], folder: Path) -> tuple[float, int]:
+        """Run a command, but fit.py for one process in this one."""
+        if "--trainer.devices=2" in arguments:
+            return run_command(arguments, folder)
+        with pytest.MonkeyPatch.context() as inner:
+            inner.chdir(folder)
+            assert arguments[0] == FIT
+            assert execute(inner, "fit", *arguments[1:]) == 0
+        return 1.0, 1
+
+    monkeypatch.setattr(scaling, "run", run)
+    known, out = benchmark("--parts=scaling", "--rounds=1", *BF16)
     measured = {group: list(speeds) for group, speeds in known["scaling"]["results"].items()}
     assert measured == {"batch_size": ["20"], "train_size": [], "processes": ["1", "2"]}
     assert re.search(r"\| batch size \| 20 \| [1-9]", out)

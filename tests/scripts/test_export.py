@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from lightning_modules import VGG, AlexNet
 from overfitting_lab.export import FORMATS
 from tests.conftest import CLASSES, FinishedRun, Flags, Script, execute
+from tests.networks import Tiny
 from tests.scripts.test_errors import check_one_message
 
 FILES = ["model.onnx", "model.pt2", "model.pth"]
@@ -40,7 +41,7 @@ def contents(folder: Path) -> dict[Path, bytes]:
 
 
 def quietly(folder: Path, *command: object) -> str:
-    """Runs a script in a folder, and has it succeed; returns what it printed."""
+    """Run a script in a folder, and return what it printed if it succeeded."""
     with pytest.MonkeyPatch.context() as monkeypatch, redirect_stdout(io.StringIO()) as out:
         monkeypatch.chdir(folder)
         with redirect_stderr(io.StringIO()) as err:
@@ -51,19 +52,19 @@ def quietly(folder: Path, *command: object) -> str:
 
 @pytest.fixture(scope="module")
 def alexnet(exported_run: FinishedRun) -> Exported:
-    """The finished run, exported."""
+    """Return the finished run, exported."""
     network = AlexNet(num_classes=3, hidden_features=16).network
     return Exported(*exported_run, network, lambda images: images, lambda logits: logits.softmax(dim=1))
 
 
 @pytest.fixture(scope="module")
 def vgg(tiny: Flags, tmp_path_factory: pytest.TempPathFactory) -> Exported:
-    """VGG11 trained in bf16 at 64x64 with batch normalization, a softmax layer and the paper's augmentation."""
+    """Train VGG11 at 64x64 with batch normalization, a softmax layer and the paper's augmentation, and export it."""
     root = tmp_path_factory.mktemp("vgg")
     sizes = ("--data.image_size=64", "--data.train_size=20", "--data.val_size=10", "--trainer.max_epochs=1")
     kind = ("--model.configuration=A", "--model.batch_norm=true", "--model.softmax=true", "--model.initialization=He")
     config = ("--config", "vgg16_bn_32", "--experiment=vgg", "--model.lr_scheduler=null", "--trainer.callbacks=null")
-    rest = ("--data.augment=vgg", "--trainer.precision=bf16-true", "--doctor=off")
+    rest = ("--data.augment=vgg", "--doctor=off")
     quietly(root, "fit", *config, *tiny, *sizes, *kind, *rest)
     folder = root / "lightning_logs" / "vgg" / "version_0"
     out = quietly(root, "export", folder)
@@ -75,6 +76,18 @@ def vgg(tiny: Flags, tmp_path_factory: pytest.TempPathFactory) -> Exported:
         return F.interpolate(images, size=(73, 73), mode="bilinear", align_corners=False)[:, :, 4:68, 4:68]
 
     return Exported(folder, out, network, window, lambda probabilities: probabilities)
+
+
+@pytest.fixture(scope="module")
+def bf16(tiny: Flags, tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    """Train a network whose weights are bf16, and export it."""
+    root = tmp_path_factory.mktemp("bf16")
+    small = ("--model=tests.networks.Tiny", "--data.image_size=32", "--trainer.max_epochs=1")
+    quietly(root, "fit", "--config=overfit", *tiny, *small, "--trainer.precision=bf16-true")
+    folder = root / "lightning_logs" / "overfit" / "version_0"
+    out = quietly(root, "export", folder)
+    network = Tiny(num_classes=3).network
+    return Exported(folder, out, network, lambda images: images, lambda logits: logits.softmax(dim=1))
 
 
 def expected(run: Exported, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -94,7 +107,7 @@ def read_pixels(image_folder: Path, number: int) -> NDArray[np.uint8]:
     return np.stack([np.asarray(Image.open(path)) for path in paths]).transpose(0, 3, 1, 2)
 
 
-@pytest.fixture(params=["alexnet", "vgg"])
+@pytest.fixture(params=["alexnet", "vgg", "bf16"])
 def run(request: pytest.FixtureRequest) -> Exported:
     exported: Exported = request.getfixturevalue(request.param)
     return exported

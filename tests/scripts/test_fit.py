@@ -160,7 +160,7 @@ def test_output_that_goes_to_a_file(finished_run: FinishedRun) -> None:
         "tiny, split overfit: 100 training, 50 validation, 45 test images; augmentation none\n"
         f"           fingerprint {summary['data']['fingerprint'][:16]}"
     ) in out
-    assert re.search(rf"^precision  {summary['precision']} \(this CPU .*bf16\)$", out, re.MULTILINE)
+    assert "precision  32-true (as asked for)\n" in out
     epochs = re.findall(r"^epoch +(\d)/3  training loss .* accuracy .* validation loss .* accuracy .*$", out, re.M)
     assert epochs == ["1", "2", "3"]
     assert f"on 45 test images of {summary['data']['name']}" in out
@@ -306,9 +306,20 @@ def test_other_optimizer_schedule_and_precision(run_script: Script, tiny: Flags,
     assert row.learning_rate == pytest.approx(1e-4 / 25e4), "the cycle's end, at the last step"
 
 
+def test_the_machine_decides_the_precision(run_script: Script, tiny: Flags, tmp_path: Path) -> None:
+    flags = ("--model=tests.networks.Tiny", "--trainer.precision=null", "--trainer.max_epochs=1")
+    outcome = run_script("fit", "--config", "overfit.yaml", *tiny, *flags)
+    assert outcome.status == 0, outcome.err
+    precision = Run(tmp_path / RUN).summary.precision
+    assert precision in ("32-true", "bf16-mixed")
+    assert re.search(rf"^precision  {precision} \(this CPU .*bf16\)$", outcome.out, re.MULTILINE)
+    assert f"precision: {precision}\n" in (tmp_path / RUN / "config.yaml").read_text()
+
+
 def test_vgg_trains(run_script: Script, tiny: Flags, tmp_path: Path) -> None:
-    flags = ("--model.configuration=A", "--data.train_size=40", "--data.val_size=20", "--trainer.max_epochs=1")
-    outcome = run_script("fit", "--config", "vgg16_32", *tiny, *flags)
+    flags = ("--model.configuration=A", "--data.train_size=10", "--data.val_size=10", "--data.batch_size=10")
+    size = ("--data.image_size=32", "--trainer.max_epochs=1")
+    outcome = run_script("fit", "--config", "vgg16_32", *tiny, *flags, *size)
     assert outcome.status == 0, outcome.err
     summary = summary_of(tmp_path / "lightning_logs" / "vgg16_32" / "version_0")
     assert summary["model"]["class_path"] == "lightning_modules.VGG"

@@ -74,7 +74,8 @@ def test_a_run_from_a_state_starts_with_the_best_weights_beside_it(
         best.unlink()
     state = f"--ckpt_path={before / 'last.ckpt'}"
     schedule = [f"--model.lr_scheduler{setting}" for setting in ("=torch.optim.lr_scheduler.StepLR", ".step_size=2")]
-    outcome = run_script("fit", "--config=overfit", *tiny, *schedule, "--trainer.max_epochs=4", state)
+    size = "--data.image_size=32"  # that of the other run
+    outcome = run_script("fit", "--config=overfit", *tiny, *schedule, "--trainer.max_epochs=4", state, size)
     assert outcome.status == 0, outcome.err
     new = Run(tmp_path / FIRST)
     if there:
@@ -97,7 +98,7 @@ def test_a_run_from_a_state_starts_with_the_best_weights_beside_it(
             r"another network than AlexNet .*: network\.\d+\.\w+ is \(16.*\) there and \(8.*\) here; "
             r"use the checkpoint with the config\.yaml of the run",
         ),
-        (["--model=lightning_modules.VGG"], "of another network than VGG"),
+        (["--model=lightning_modules.VGG", "--data.image_size=32"], "of another network than VGG"),
     ],
 )
 def test_resuming_refuses_other_data_and_other_networks(

@@ -20,6 +20,7 @@ EPOCHS = 4
 STEPS = 5  # an epoch
 RECIPE = (  # all that has a state: dropout, augmentation, Adam, a plateau schedule that reduces the rate
     "--config=overfit",
+    "--model=tests.networks.Tiny",
     "--model.dropout=0.5",
     "--data.augment=flip_crop",
     "--model.lr_scheduler=lightning.pytorch.cli.ReduceLROnPlateau",
@@ -29,6 +30,7 @@ RECIPE = (  # all that has a state: dropout, augmentation, Adam, a plateau sched
     "--checkpoint_steps=2",
     "--data.stand_in=false",
 )
+ALEXNET = "--model=lightning_modules.AlexNet"  # whose checkpoints take some time to write
 FIRST = "lightning_logs/overfit/version_0"
 
 
@@ -39,16 +41,15 @@ def recipe(tiny: Flags) -> list[str]:
 
 @pytest.fixture(scope="module")
 def through(tiny: Flags, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """Return the run that ran through at a precision."""
-    folders: dict[str, Path] = {}
+    """Return the run of the recipe and more flags that ran through."""
+    folders: dict[Flags, Path] = {}
 
-    def run(precision: str) -> Path:
-        if precision not in folders:
-            folder = tmp_path_factory.mktemp(precision)
-            flags = [*RECIPE, *tiny, f"--trainer.max_epochs={EPOCHS}", f"--trainer.precision={precision}"]
-            finish(start("fit", flags, folder), folder)
-            folders[precision] = folder / FIRST
-        return folders[precision]
+    def run(*more: str) -> Path:
+        if more not in folders:
+            folder = tmp_path_factory.mktemp("through")
+            finish(start("fit", [*RECIPE, *tiny, f"--trainer.max_epochs={EPOCHS}", *more], folder), folder)
+            folders[more] = folder / FIRST
+        return folders[more]
 
     return run
 
@@ -101,17 +102,16 @@ def assert_same(run: Path, through: Path, *, curves: bool = True) -> None:
 
 
 def test_killed_at_20_random_moments(recipe: list[str], through: Any, tmp_path: Path) -> None:
-    assert_survives_kills(20, recipe, through("32-true"), tmp_path)
+    assert_survives_kills(20, recipe, through(), tmp_path)
 
 
 @pytest.mark.long
 def test_killed_at_200_random_moments(recipe: list[str], through: Any, tmp_path: Path) -> None:
-    assert_survives_kills(200, recipe, through("32-true"), tmp_path)
+    assert_survives_kills(200, [*recipe, ALEXNET], through(ALEXNET), tmp_path)
 
 
 def assert_survives_kills(kills: int, recipe: list[str], through: Path, tmp_path: Path) -> None:
     """Kill and resume a run, and if it ends before there were kills enough, another one."""
-    recipe = [*recipe, "--trainer.precision=32-true"]
     moments, training = random.Random(0), summary_of(through)["seconds"]
     survived = runs = 0
     while survived < kills:
@@ -162,8 +162,8 @@ PLACES = [
 def test_killed_at_a_certain_place(
     place: str, step: int, precision: str, recipe: list[str], through: Any, tmp_path: Path
 ) -> None:
-    deadly = killer(place, step, tmp_path / "mark")
-    finish(start("fit", [*recipe, *deadly, f"--trainer.precision={precision}"], tmp_path), tmp_path, -signal.SIGKILL)
+    deadly, precision = killer(place, step, tmp_path / "mark"), f"--trainer.precision={precision}"
+    finish(start("fit", [*recipe, *deadly, precision], tmp_path), tmp_path, -signal.SIGKILL)
     assert (tmp_path / "mark").exists()
     finish(start("fit", ["--resume", FIRST], tmp_path), tmp_path)
     assert_same(tmp_path / FIRST, through(precision))
@@ -188,14 +188,14 @@ def test_a_signal_saves_and_says_how_to_resume(
     number: signal.Signals, status: int, recipe: list[str], through: Any, tmp_path: Path
 ) -> None:
     signalled = killer("step", STEPS + 3, tmp_path / "mark", f"number={int(number)}")
-    flags = [*recipe, *signalled, "--trainer.precision=32-true", "--checkpoint_steps=null"]
+    flags = [*recipe, *signalled, "--checkpoint_steps=null"]
     output = finish(start("fit", flags, tmp_path), tmp_path, status)
     run = tmp_path / FIRST
     assert f"--resume {FIRST}" in output
     assert "Traceback" not in output
     assert Run(run).status == "interrupted"
     finish(start("fit", ["--resume", FIRST], tmp_path), tmp_path)
-    assert_same(run, through("32-true"))
+    assert_same(run, through())
 
 
 def killer(place: str, step: int, mark: Path, *more: str) -> list[str]:
@@ -203,25 +203,38 @@ def killer(place: str, step: int, mark: Path, *more: str) -> list[str]:
     return ["--trainer.callbacks=tests.faults.KillOnce", *(f"--trainer.callbacks.{setting}" for setting in settings)]
 
 
-def in_two_processes(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run ``fit.py`` by Lightning's launcher, which may take 60 s to end if one process dies."""
-    return run_python(folder, str(ROOT / "scripts" / "fit.py"), *arguments)
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
 
 
-TWO = ("--trainer.devices=2", "--trainer.strategy=ddp", "--trainer.precision=32-true")
+def start_two(arguments: list[str], folder: Path) -> list[BaseProcess]:
+    """Start ``fit.py`` in two processes as torchrun does, but without seconds of imports for each."""
+    names = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port(), "WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2}
+    names |= {"GROUP_RANK": 0, "TORCHELASTIC_RUN_ID": "none"}
+    ranks: list[dict[str, object]] = [{**names, "RANK": rank, "LOCAL_RANK": rank} for rank in range(2)]
+    return [start("fit", arguments, folder, **environment) for environment in ranks]
+
+
+def finish_two(processes: list[BaseProcess], folder: Path) -> None:
+    for process in processes:
+        finish(process, folder)
+
+
+TWO = ("--trainer.devices=2", "--trainer.strategy=ddp")
 
 
 def test_two_processes_killed_and_one_killed_alone(
     recipe: list[str], two_folders: tuple[Path, Path], tmp_path: Path
 ) -> None:
     whole, killed = two_folders
-    assert in_two_processes(whole, *recipe, *TWO).returncode == 0
+    finish_two(start_two([*recipe, *TWO], whole), whole)
     deadly = killer("step", STEPS + 3, tmp_path / "mark", "rank=1")
-    died = in_two_processes(killed, *recipe, *TWO, *deadly)
+    died = run_python(killed, str(ROOT / "scripts" / "fit.py"), *recipe, *TWO, *deadly)  # may take 60 s to end
     assert died.returncode != 0
     assert "another process of this run is gone" in died.stderr or "terminated with code -9" in died.stderr
-    resumed = in_two_processes(killed, "--resume", FIRST)
-    assert resumed.returncode == 0, resumed.stderr
+    finish_two(start_two(["--resume", FIRST], killed), killed)
     assert_same(killed / FIRST, whole / FIRST)
 
 
@@ -274,13 +287,10 @@ def test_a_second_ctrl_c_stops_at_once(recipe: list[str], tmp_path: Path) -> Non
 
 @pytest.mark.long  # torchrun and two processes are in test_fit.py
 def test_two_nodes_on_loopback_train_as_one_process(recipe: list[str], tmp_path: Path) -> None:
-    one = [*recipe, "--trainer.precision=32-true", "--model.dropout=0"]
+    one = [*recipe, "--model.dropout=0"]
     (tmp_path / "one").mkdir()
     finish(start("fit", one, tmp_path / "one"), tmp_path / "one")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    nodes = []
+    port, nodes = free_port(), []
     for rank in range(2):
         environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
         torchrun = ["--nnodes=2", f"--node-rank={rank}", "--nproc-per-node=1", "--master-addr=127.0.0.1"]
