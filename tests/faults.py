@@ -135,3 +135,22 @@ class Poison(Callback):
         if trainer.global_step == self.step:
             layer = pl_module.network.get_submodule(self.layer)  # type: ignore[union-attr]
             layer.register_forward_hook(lambda module, inputs, output: output * float("nan"))
+
+
+class Unprepared(Callback):
+    """Fail before the first step, in the second process alone."""
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if trainer.global_rank == 1:
+            raise OSError("no room for this process")
+
+
+class Hang(Callback):
+    """Stop working before a step, in the second process alone, without an end."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        while trainer.global_rank == 1 and trainer.global_step == self.step:
+            time.sleep(1)

@@ -61,6 +61,8 @@ def choose_environment(accelerator: object, devices: object, num_nodes: int) -> 
         rank_zero_only.rank = 0  # type: ignore[attr-defined]
         return LightningEnvironment()
     if launcher is None:
+        for name in ELASTIC:
+            os.environ.pop(name, None)
         rank_zero_only.rank = local * _launching_node(wanted, num_nodes)  # type: ignore[attr-defined]
         return LightningEnvironment()
     rank_zero_only.rank = launcher.rank  # type: ignore[attr-defined]
@@ -132,6 +134,8 @@ def _by_hand(local: int, wanted: int) -> Launcher | None:
     """Return the launcher of processes that a person or Kubeflow started with torch's or Lightning's variables."""
     if not all(name in os.environ for name in MEETING) or not {"RANK", "LOCAL_RANK"} & os.environ.keys():
         return None
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        return None  # torchrun did, and is gone
     if "RANK" in os.environ:
         rank = _number("RANK")
         os.environ.setdefault("LOCAL_RANK", str(rank % local))

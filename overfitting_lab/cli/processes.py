@@ -18,13 +18,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.pytorch import Trainer
 from lightning.pytorch.plugins.environments import ClusterEnvironment, TorchElasticEnvironment
 from lightning.pytorch.strategies import DDPStrategy, Strategy, StrategyRegistry
 from lightning.pytorch.strategies.launchers.subprocess_script import _SubprocessScriptLauncher
 
+from overfitting_lab.callbacks.logger import RunLogger
+from overfitting_lab.callbacks.summary import RunSummary
 from overfitting_lab.cli.launchers import PARENT, parent
 
-PATIENCE = 45  # seconds in which a process must answer the others
+PATIENCE = timedelta(seconds=45)  # in which a process must answer the others
 SAVING_PATIENCE = timedelta(days=1)  # while the first process writes a checkpoint, perhaps to a slow disk
 CLEANUP = 5  # seconds in which a process may end by itself
 CAUSE, FOLLOWS = ".cause", ".follows"  # files of last words: of a process that failed, or that others made fail
@@ -36,13 +39,19 @@ class ProcessError(Exception):
 
 
 class TogetherStrategy(DDPStrategy):
-    """DDP whose processes end together if one of them fails."""
+    """DDP whose processes end together if one of them fails.
 
-    _saving: Any = None  # a group of processes that is patient
+    Within ``timeout`` a process must answer the others: on arrival, and whenever they exchange gradients.
+    """
+
+    def __init__(self, *, timeout: timedelta = PATIENCE, **settings: Any) -> None:
+        super().__init__(timeout=timeout, **settings)
+        self._patience = timeout
+        self._saving: Any = None  # a group of the same processes that waits longer
 
     def _configure_launcher(self) -> None:
         assert self.cluster_environment is not None
-        self._launcher = TogetherLauncher(self.cluster_environment, self.num_processes, self.num_nodes)
+        self._launcher = TogetherLauncher(self.cluster_environment, self.num_processes, self.num_nodes, self._patience)
 
     def setup_distributed(self) -> None:
         """Meet the other processes."""
@@ -61,10 +70,14 @@ class TogetherStrategy(DDPStrategy):
 class TogetherLauncher(_SubprocessScriptLauncher):
     """Start the other processes unless another program did, watch them, and name the one that fails."""
 
-    def __init__(self, environment: ClusterEnvironment, num_processes: int, num_nodes: int) -> None:
+    def __init__(
+        self, environment: ClusterEnvironment, num_processes: int, num_nodes: int, patience: timedelta
+    ) -> None:
         super().__init__(environment, num_processes, num_nodes)
+        self._patience = int(patience.total_seconds())
         self._ending = threading.Event()
         self._last_words = Path()
+        self._trainer: Trainer | None = None
 
     def launch(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Run a function in all processes.
@@ -72,6 +85,7 @@ class TogetherLauncher(_SubprocessScriptLauncher):
         Raises:
             ProcessError: if the processes cannot meet, or if one fails.
         """
+        self._trainer = kwargs.get("trainer")
         with self.named_causes():
             if not torch.distributed.is_initialized():
                 check_meeting_point(self.cluster_environment, self.num_nodes)
@@ -87,7 +101,7 @@ class TogetherLauncher(_SubprocessScriptLauncher):
         except RuntimeError as error:
             self._ending.set()
             if isinstance(error, torch.distributed.DistError) or re.search("gloo|nccl", str(error), re.IGNORECASE):
-                raise ProcessError(self._cause(str(error))) from error
+                raise ProcessError(self._cause(str(error)) + self._remedy()) from error
             raise
         except BaseException:
             self._ending.set()
@@ -108,10 +122,23 @@ class TogetherLauncher(_SubprocessScriptLauncher):
         while not any(process.poll() for process in self.procs):
             if self._ending.wait(0.2):
                 return
-        if not self._ending.wait(PATIENCE / 2 if torch.distributed.is_initialized() else 1):
-            print(f"error: {self._failed()}", file=sys.stderr, flush=True)
-            self._end_others()
-            os._exit(1)
+        ended = [rank for rank, process in enumerate(self.procs, start=1) if process.poll()]
+        hangs = all(self._words(rank, FOLLOWS) for rank in ended)  # this process, since the others waited in vain
+        if self._ending.wait(self._patience / 2 if torch.distributed.is_initialized() and not hangs else 1):
+            return
+        error = ProcessError(self._failed() + self._remedy())
+        recorder = threading.Thread(target=self._record, args=(error,), daemon=True)  # which a GPU may block
+        recorder.start()
+        recorder.join(CLEANUP)
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        self._end_others()
+        os._exit(1)
+
+    def _record(self, error: ProcessError) -> None:
+        assert self._trainer is not None
+        for callback in self._trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, RunSummary):
+                callback.on_exception(self._trainer, self._trainer.lightning_module, error)
 
     def _end_others(self) -> None:
         deadline = time.monotonic() + CLEANUP
@@ -131,33 +158,48 @@ class TogetherLauncher(_SubprocessScriptLauncher):
             time.sleep(0.1)
         environment = self.cluster_environment
         place = f"MASTER_ADDR:MASTER_PORT = {environment.main_address}:{environment.main_port}"
+        if self.procs:
+            return f"another process does not answer: it hangs, or is more than {self._patience} s behind"
         if met := re.search(r"(\d+)/(\d+) clients joined", error):
-            return f"only {met[1]} of {met[2]} processes came to {place} within {PATIENCE} s. Did you start the others?"
+            came = f"only {met[1]} of {met[2]} processes came to {place} within {self._patience} s"
+            return f"{came}. Did you start the others?"
         if "client socket" in error or "connect to" in error:
             return f"the first process does not answer at {place}. Did you start it, and can this machine reach it?"
         if re.search("time(d)? ?out", error, re.IGNORECASE):
-            return f"another process does not answer: it hangs, or is more than {PATIENCE} s behind"
+            return f"another process does not answer: it hangs, or is more than {self._patience} s behind"
         hint = "; torchrun says which one" if isinstance(environment, TorchElasticEnvironment) else ""
         return f"another process of this run is gone{hint}"
 
+    def _remedy(self) -> str:
+        trained = self._trainer is not None and self._trainer.global_step > 0 and parent() is None
+        loggers = self._trainer.loggers if trained else []
+        folder = next((logger.folder for logger in loggers if isinstance(logger, RunLogger)), None)
+        return f"; resume with: python scripts/fit.py --resume {folder}" if folder else ""
+
     def _failed(self) -> str:
-        """Return which process ended first, how, and its message; nothing if all others still run."""
+        """Return which process failed, how, and its message; nothing if all others still run."""
         ended = [(rank, process) for rank, process in enumerate(self.procs, start=1) if process.poll() is not None]
-        if not ended:
-            return ""
-        rank, process = min(ended, key=lambda one: (self._last_words / f"{one[0]}{FOLLOWS}").exists())
-        status = process.returncode
-        how = f"was ended by {signal.Signals(-status).name}" if status < 0 else f"ended with exit status {status}"
-        words = "".join(path.read_text() for path in self._last_words.glob(f"{rank}.*"))
-        return f"process {rank} of {len(self.procs) + 1} {how}" + f": {words.removeprefix('error: ')}" * bool(words)
+        for rank, process in ended:
+            if not self._words(rank, FOLLOWS):
+                how = f"ended with exit status {process.returncode}"
+                if process.returncode < 0:
+                    how = f"was ended by {signal.Signals(-process.returncode).name}"
+                words = self._words(rank, CAUSE) or ("its message is above" if process.returncode > 0 else "")
+                return f"process {rank} of {len(self.procs) + 1} {how}" + f": {words}" * bool(words)
+        return self._words(ended[0][0], FOLLOWS) if ended else ""
+
+    def _words(self, rank: int, kind: str) -> str:
+        path = self._last_words / f"{rank}{kind}"
+        return path.read_text().removeprefix("error: ") if path.is_file() else ""
 
 
 def use_together_strategy() -> None:
     """Make the Trainer's names of DDP strategies, such as ``ddp``, mean ``TogetherStrategy``."""
     for name, entry in list(StrategyRegistry.items()):
         if entry["strategy"] is DDPStrategy and entry["init_params"].get("start_method") == "popen":
-            settings = {**entry["init_params"], "timeout": timedelta(seconds=PATIENCE)}
-            StrategyRegistry.register(name, TogetherStrategy, entry["description"], override=True, **settings)
+            StrategyRegistry.register(
+                name, TogetherStrategy, entry["description"], override=True, **entry["init_params"]
+            )
 
 
 def leave_together(strategy: Strategy) -> None:
@@ -231,8 +273,8 @@ def check_meeting_point(environment: ClusterEnvironment, num_nodes: int) -> None
         if error.errno == errno.EADDRNOTAVAIL and num_nodes == 1:
             raise ProcessError(f"MASTER_ADDR={address} is no address of this machine: unset it") from None
         if error.errno in (errno.EADDRINUSE, errno.EACCES):
-            raise ProcessError(_refused(port, error.strerror)) from None
+            raise ProcessError(_refused(port, os.strerror(error.errno))) from None
 
 
-def _refused(port: int, reason: str | None) -> str:
+def _refused(port: int, reason: str) -> str:
     return f"the processes cannot meet at MASTER_PORT={port}: {reason}. Set it to a free port, or unset it"
