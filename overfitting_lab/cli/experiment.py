@@ -10,10 +10,10 @@ from typing import Any, Literal
 
 from jsonargparse import ArgumentError, Namespace
 from jsonargparse.typing import PositiveFloat, PositiveInt, restricted_string_type
+from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
-from lightning.pytorch.plugins.environments import ClusterEnvironment
 from lightning_utilities.core.rank_zero import rank_zero_only
 
 from datamodules import CIFAR10DataModule
@@ -56,7 +56,6 @@ class ExperimentCLI(LightningCLI):
         warnings.filterwarnings("ignore", module="lightning.pytorch.utilities._pytree")
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")  # names of classes in any script
         use_together_strategy()
-        end_with_parent()
         self._keep = keep
         self._resumed: Run | None = None
         self._changes: dict[str, tuple[Any, Any]] = {}  # of the resumed run's settings: before and now
@@ -124,6 +123,7 @@ class ExperimentCLI(LightningCLI):
             self._environment = choose_environment(trainer.accelerator, trainer.devices, trainer.num_nodes)
         except MisconfigurationException as error:
             self.parser.error(str(error), error)
+        end_with_parent()
         if self._resumed is not None and not self._changes and self._resumed.finished:
             rank_zero_only(print)(f"{self._resumed.folder} is already complete")
             sys.exit(0)
@@ -162,7 +162,8 @@ class ExperimentCLI(LightningCLI):
         """Return a Trainer with the project's callbacks beside the configured ones."""
         config = self.config_init.trainer
         plugins = [*(config.plugins or [])]
-        if not any(isinstance(plugin, ClusterEnvironment) for plugin in plugins):
+        environments = [*plugins, getattr(config.strategy, "cluster_environment", None)]
+        if not any(isinstance(environment, ClusterEnvironment) for environment in environments):
             plugins.append(self._environment)
         terminal = sys.stdout.isatty() if config.enable_progress_bar is None else config.enable_progress_bar
         loggers = config.logger if isinstance(config.logger, list) else [config.logger] if config.logger else []

@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
+from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning.pytorch import Trainer
-from lightning.pytorch.plugins.environments import ClusterEnvironment, TorchElasticEnvironment
 from lightning.pytorch.strategies import DDPStrategy, Strategy, StrategyRegistry
 from lightning.pytorch.strategies.launchers.subprocess_script import _SubprocessScriptLauncher
 
@@ -171,9 +172,9 @@ class TogetherLauncher(_SubprocessScriptLauncher):
         return f"another process of this run is gone{hint}"
 
     def _remedy(self) -> str:
-        trained = self._trainer is not None and self._trainer.global_step > 0 and parent() is None
-        loggers = self._trainer.loggers if trained else []
-        folder = next((logger.folder for logger in loggers if isinstance(logger, RunLogger)), None)
+        if self._trainer is None or self._trainer.global_step == 0 or parent() is not None:
+            return ""
+        folder = next((logger.folder for logger in self._trainer.loggers if isinstance(logger, RunLogger)), None)
         return f"; resume with: python scripts/fit.py --resume {folder}" if folder else ""
 
     def _failed(self) -> str:
@@ -212,17 +213,16 @@ def leave_together(strategy: Strategy) -> None:
 
 
 def end_with_parent() -> None:
-    """End this process when the one that started it is gone, if that is the run's first process or torchrun."""
+    """End this process as soon as the one that started it is gone, if that is the run's first process or torchrun."""
     starter = os.getppid()
-    if parent() is None and "TORCHELASTIC_RUN_ID" not in os.environ:
-        return
 
     def watch() -> None:
         while os.getppid() == starter:
             time.sleep(1)
         os._exit(1)
 
-    threading.Thread(target=watch, daemon=True).start()
+    if parent() is not None or "TORCHELASTIC_RUN_ID" in os.environ:  # which is not stale: those are removed
+        threading.Thread(target=watch, daemon=True).start()
 
 
 def say(message: str) -> None:
