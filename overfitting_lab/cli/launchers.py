@@ -7,6 +7,8 @@ ignored here. With several, the launcher must have started as many processes as 
 
 import os
 import socket
+import sys
+import time
 import warnings
 from collections.abc import Callable
 from typing import NamedTuple
@@ -24,6 +26,7 @@ from lightning_utilities.core.rank_zero import rank_zero_only
 PARENT = "OVERFITTING_LAB_PARENT"  # its process id and a folder for last words, in the processes that it starts
 RANKS = ("LOCAL_RANK", "RANK", "NODE_RANK", "GROUP_RANK")
 MEETING = ("MASTER_ADDR", "MASTER_PORT")
+FIRST_SPEAKS = 3  # seconds in which the first process reports an error of all; then torchrun ends the others
 ELASTIC = ("TORCHELASTIC_RUN_ID", "TORCHELASTIC_USE_AGENT_STORE")
 
 
@@ -44,16 +47,13 @@ def choose_environment(accelerator: object, devices: object, num_nodes: int) -> 
     """
     local = device_count(accelerator, devices)
     wanted = local * num_nodes
-    # Lightning's documented switch. Else it would resume a new run from a file hpc_ckpt_N.ckpt of another run, and
-    # requeue the job on a signal that Recovery handles.
+    started_by_srun = _is_srun_step()
     if "SLURM_NTASKS" in os.environ:
-        started_by_srun = _is_srun_step()
+        # Lightning's documented switch. Else a new run would resume from a file hpc_ckpt_N.ckpt of another run.
         os.environ["SLURM_JOB_NAME"] = "interactive"
-    else:
-        started_by_srun = False
     warnings.filterwarnings("ignore", message="The `srun` command is available")
     launcher = _launcher(started_by_srun, local, wanted)
-    if wanted == 1 and (launcher is None or launcher.name != "torchrun"):
+    if wanted == 1 and launcher is None:
         for name in (*RANKS, *MEETING, *ELASTIC, "WORLD_SIZE"):
             os.environ.pop(name, None)
         rank_zero_only.rank = 0  # type: ignore[attr-defined]
@@ -65,11 +65,19 @@ def choose_environment(accelerator: object, devices: object, num_nodes: int) -> 
         return LightningEnvironment()
     rank_zero_only.rank = launcher.rank  # type: ignore[attr-defined]
     if launcher.processes != wanted:
+        if launcher.rank > 0:
+            time.sleep(FIRST_SPEAKS)
+            sys.exit(2)
         raise MisconfigurationException(
             f"{launcher.name} started {_processes(launcher.processes)}, but the command asks for {wanted} "
             f"(--trainer.devices {local}, --trainer.num_nodes {num_nodes}): both numbers must be equal"
         )
-    return launcher.environment()
+    try:
+        return launcher.environment()
+    except (LookupError, OSError, RuntimeError, ValueError) as error:
+        raise MisconfigurationException(
+            f"the variables of {launcher.name} cannot be used: {type(error).__name__}: {error}"
+        ) from error
 
 
 def device_count(accelerator: object, devices: object) -> int:

@@ -26,13 +26,13 @@ from lightning.pytorch.strategies.launchers.subprocess_script import _Subprocess
 
 from overfitting_lab.callbacks.logger import RunLogger
 from overfitting_lab.callbacks.summary import RunSummary
-from overfitting_lab.cli.launchers import PARENT, parent
+from overfitting_lab.cli.launchers import FIRST_SPEAKS, PARENT, parent
 
 PATIENCE = timedelta(seconds=45)  # in which a process must answer the others
-SAVING_PATIENCE = timedelta(days=1)  # while the first process writes a checkpoint, perhaps to a slow disk
+SAVING_PATIENCE = timedelta(days=1)  # while the first process writes files, perhaps to a slow disk
+SAVED, COMPLETED = "Trainer.save_checkpoint", "completed"  # Lightning's barrier behind a checkpoint; behind all files
 CLEANUP = 5  # seconds in which a process may end by itself
 CAUSE, FOLLOWS = ".cause", ".follows"  # files of last words: of a process that failed, or that others made fail
-OTHERS_FIRST = 3  # seconds before a process says what the first one may have said
 
 
 class ProcessError(Exception):
@@ -60,12 +60,12 @@ class TogetherStrategy(DDPStrategy):
         if self._saving is None:
             self._saving = torch.distributed.new_group(backend="gloo", timeout=SAVING_PATIENCE)
 
-    def barrier(self, *args: Any, **kwargs: Any) -> None:
-        """Wait for the other processes, and longer if the first one may still write a checkpoint."""
-        if args == ("Trainer.save_checkpoint",) and torch.distributed.is_initialized():
+    def barrier(self, name: str | None = None, *args: Any, **kwargs: Any) -> None:
+        """Wait for the other processes, and longer if the first one may still write files."""
+        if name in (SAVED, COMPLETED) and self._saving is not None:
             torch.distributed.barrier(group=self._saving)
         else:
-            super().barrier(*args, **kwargs)
+            super().barrier(name, *args, **kwargs)
 
 
 class TogetherLauncher(_SubprocessScriptLauncher):
@@ -92,7 +92,10 @@ class TogetherLauncher(_SubprocessScriptLauncher):
                 check_meeting_point(self.cluster_environment, self.num_nodes)
             if not self.cluster_environment.creates_processes_externally:
                 self._start_others()  # Lightning sets LOCAL_RANK there, and starts none when it sees that
-            return super().launch(function, *args, **kwargs)
+            result = super().launch(function, *args, **kwargs)
+            if self._trainer is not None:
+                self._trainer.strategy.barrier(COMPLETED)
+            return result
 
     @contextmanager
     def named_causes(self) -> Iterator[None]:
@@ -101,7 +104,7 @@ class TogetherLauncher(_SubprocessScriptLauncher):
             yield
         except RuntimeError as error:
             self._ending.set()
-            if isinstance(error, torch.distributed.DistError) or re.search("gloo|nccl", str(error), re.IGNORECASE):
+            if isinstance(error, torch.distributed.DistError) or "gloo" in str(error):
                 raise ProcessError(self._cause(str(error)) + self._remedy()) from error
             raise
         except BaseException:
@@ -142,6 +145,7 @@ class TogetherLauncher(_SubprocessScriptLauncher):
                 callback.on_exception(self._trainer, self._trainer.lightning_module, error)
 
     def _end_others(self) -> None:
+        self._ending.set()
         deadline = time.monotonic() + CLEANUP
         while any(process.poll() is None for process in self.procs) and time.monotonic() < deadline:
             time.sleep(0.05)
@@ -169,7 +173,8 @@ class TogetherLauncher(_SubprocessScriptLauncher):
         if re.search("time(d)? ?out", error, re.IGNORECASE):
             return f"another process does not answer: it hangs, or is more than {self._patience} s behind"
         hint = "; torchrun says which one" if isinstance(environment, TorchElasticEnvironment) else ""
-        return f"another process of this run is gone{hint}"
+        reason = error.partition("\n")[0]
+        return f"another process of this run is gone{hint} ({reason})"
 
     def _remedy(self) -> str:
         if self._trainer is None or self._trainer.global_step == 0 or parent() is not None:
@@ -233,7 +238,7 @@ def say(message: str) -> None:
             Path(starter[1], os.environ["LOCAL_RANK"] + kind).write_text(message)
         return
     if os.environ.get("LOCAL_RANK", "0") != "0":
-        time.sleep(OTHERS_FIRST)  # torchrun ends this process when the first one has said the same
+        time.sleep(FIRST_SPEAKS)
     print(message, file=sys.stderr, flush=True)
 
 

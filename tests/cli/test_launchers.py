@@ -101,6 +101,7 @@ def test_torchrun_is_believed_while_it_answers() -> None:
         os.environ.update({**ELASTIC, "MASTER_PORT": str(agent.getsockname()[1])})
         assert isinstance(choose_environment("cpu", "2", 1), TorchElasticEnvironment)
         assert rank_zero_only.rank == 1  # type: ignore[attr-defined]
+        os.environ["RANK"] = "0"
         with pytest.raises(MisconfigurationException, match="torchrun started 2 processes, but the command asks for 1"):
             choose_environment("cpu", 1, 1)
         with pytest.raises(MisconfigurationException, match="for 4"):
@@ -115,9 +116,15 @@ def test_srun_is_believed_in_its_steps() -> None:
     assert isinstance(environment, SLURMEnvironment)
     assert (environment.global_rank(), environment.world_size(), environment.auto_requeue) == (1, 2, False)
     assert not SLURMEnvironment.detect()  # else Lightning resumes from hpc_ckpt_N.ckpt
-    os.environ.update(SRUN)
+    os.environ.update({**SRUN, "SLURM_PROCID": "0"})
     with pytest.raises(MisconfigurationException, match="srun started 2 processes, but the command asks for 3"):
         choose_environment("cpu", 3, 1)
+
+
+def test_variables_of_jsrun_that_cannot_be_used() -> None:
+    os.environ.update(LSF)
+    with pytest.raises(MisconfigurationException, match=r"the variables of jsrun cannot be used: .*missing"):
+        choose_environment("cpu", 4, 1)
 
 
 def test_processes_started_by_hand() -> None:
@@ -126,6 +133,7 @@ def test_processes_started_by_hand() -> None:
     assert environment.creates_processes_externally
     assert (environment.node_rank(), environment.local_rank()) == (1, 1)
     assert rank_zero_only.rank == 3  # type: ignore[attr-defined]
+    os.environ["RANK"] = "0"
     with pytest.raises(MisconfigurationException, match="started 4 processes, but the command asks for 2"):
         choose_environment("cpu", 2, 1)
     os.environ["WORLD_SIZE"] = "four"
