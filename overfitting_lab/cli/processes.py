@@ -67,6 +67,11 @@ class TogetherStrategy(DDPStrategy):
         else:
             super().barrier(name, *args, **kwargs)
 
+    def reduce(self, *args: Any, **kwargs: Any) -> Any:
+        """Sum what callbacks counted. Before, the first process may have written files."""
+        self.barrier(COMPLETED)
+        return super().reduce(*args, **kwargs)
+
 
 class TogetherLauncher(_SubprocessScriptLauncher):
     """Start the other processes unless another program did, watch them, and name the one that fails."""
