@@ -1,1 +1,7 @@
 """Experiments that show what over-fitting is, and what regularization and data augmentation buy."""
+
+import os
+
+for _name in ("RANK", "LOCAL_RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK"):
+    if not os.environ.get(_name, "0").isdecimal():  # no launcher's: Lightning's import would fail
+        del os.environ[_name]

@@ -168,3 +168,22 @@ class Break(Callback):
 
     def _break(self, *_: Any) -> None:
         raise OSError(f"broken in {self.hook}")
+
+
+class Unprepared(Callback):
+    """Fail before the first step, in the second process alone."""
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if trainer.global_rank == 1:
+            raise OSError("no room for this process")
+
+
+class Hang(Callback):
+    """Stop working before a step, in the second process alone, without an end."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        while trainer.global_rank == 1 and trainer.global_step == self.step:
+            time.sleep(1)

@@ -14,11 +14,14 @@ from lightning_modules.errors import ModelError
 from overfitting_lab.callbacks.checkpoints import CheckpointError
 from overfitting_lab.callbacks.recovery import DivergedError, StoppedError
 from overfitting_lab.callbacks.summary import UntrainedError
+from overfitting_lab.cli.processes import ProcessError, say
 from overfitting_lab.doctor.callback import HopelessError
 from overfitting_lab.runs import RunError
 
 INTERRUPTED, TERMINATED = 130, 143  # a shell's exit status for Ctrl-C and SIGTERM
-OURS = (CheckpointError, DataError, DivergedError, HopelessError, ModelError, RunError, UntrainedError)
+OURS = (
+    CheckpointError, DataError, DivergedError, HopelessError, ModelError, ProcessError, RunError, UntrainedError
+)  # fmt: skip
 
 
 @contextmanager
@@ -43,8 +46,6 @@ def reported_errors() -> Iterator[None]:
             message = "the GPU's memory cannot hold a step: try a smaller --data.batch_size, or more devices"
         elif type(error).__module__.startswith(("torch._inductor", "torch._dynamo")):
             message = "torch cannot compile the network here: leave --compile out"
-        elif isinstance(error, torch.distributed.DistError) or "gloo" in str(error):
-            message = "another process of this run is gone; resume with --resume RUN"
         else:
             raise
         reason = str(error).partition("\n")[0]
@@ -52,5 +53,5 @@ def reported_errors() -> Iterator[None]:
 
 
 def _leave(message: str, status: int) -> NoReturn:
-    print(message, file=sys.stderr, flush=True)
+    say(message)
     sys.exit(status)

@@ -7,9 +7,9 @@ import warnings
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from jsonargparse import ArgumentError, Namespace
 from jsonargparse.typing import PositiveFloat, PositiveInt, restricted_string_type
+from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
@@ -28,9 +28,11 @@ from overfitting_lab.callbacks.optimizer import OptimizerSettings
 from overfitting_lab.callbacks.plateau import PlateauSchedule
 from overfitting_lab.callbacks.recovery import Recovery
 from overfitting_lab.callbacks.summary import RunSummary
+from overfitting_lab.cli.launchers import choose_environment
 from overfitting_lab.cli.messages import silence_noise
 from overfitting_lab.cli.parser import ExperimentParser
 from overfitting_lab.cli.precision import default_precision
+from overfitting_lab.cli.processes import end_with_parent, leave_together, use_together_strategy
 from overfitting_lab.doctor.callback import Advice, Doctor
 from overfitting_lab.runs.checkpoints import checked_checkpoint
 from overfitting_lab.runs.provenance import git_commit, versions
@@ -54,6 +56,7 @@ class ExperimentCLI(LightningCLI):
         # Lightning 2.6 calls torch's pytree in a way that torch 2.14 deprecates.
         warnings.filterwarnings("ignore", module="lightning.pytorch.utilities._pytree")
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")  # names of classes in any script
+        use_together_strategy()
         self._keep = keep
         self._resumed: Run | None = None
         self._changes: dict[str, tuple[Any, Any]] = {}  # of the resumed run's settings: before and now
@@ -114,6 +117,15 @@ class ExperimentCLI(LightningCLI):
 
     def before_instantiate_classes(self) -> None:
         """Print the changes of a resumed run, or exit if it is complete. Choose the precision if none was given."""
+        trainer = self.config.trainer
+        if self.config.check:
+            self._keep = False
+            trainer.devices, trainer.num_nodes, trainer.strategy = 1, 1, "auto"
+        try:
+            self._environment = choose_environment(trainer.accelerator, trainer.devices, trainer.num_nodes)
+        except MisconfigurationException as error:
+            self.parser.error(str(error), error)
+        end_with_parent()
         if self._resumed is not None and not self._changes and self._resumed.finished:
             ended = self._resumed.summary.reason
             why = f": {ended}. Give this setting another value to train on" if ended else ""
@@ -121,10 +133,6 @@ class ExperimentCLI(LightningCLI):
             sys.exit(0)
         for key, (before, after) in self._changes.items():
             rank_zero_only(print)(f"changed    {key}: {before} -> {after}")
-        trainer = self.config.trainer
-        if self.config.check:
-            self._keep = False
-            trainer.devices, trainer.num_nodes, trainer.strategy = 1, 1, "auto"
         self._precision_reason = "as asked for"
         if trainer.precision is None:
             trainer.precision, self._precision_reason = default_precision(trainer.accelerator)
@@ -157,6 +165,10 @@ class ExperimentCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Return a Trainer with the project's callbacks beside the configured ones."""
         config = self.config_init.trainer
+        plugins = [*(config.plugins or [])]
+        environments = [*plugins, getattr(config.strategy, "cluster_environment", None)]
+        if not any(isinstance(environment, ClusterEnvironment) for environment in environments):
+            plugins.append(self._environment)
         terminal = sys.stdout.isatty() if config.enable_progress_bar is None else config.enable_progress_bar
         loggers = config.logger if isinstance(config.logger, list) else [config.logger] if config.logger else []
         keep = self._keep and not config.fast_dev_run and config.logger is not False
@@ -192,7 +204,7 @@ class ExperimentCLI(LightningCLI):
             enable_progress_bar=terminal,
             enable_checkpointing=keep and config.enable_checkpointing is not False,
             enable_model_summary=False,
-            plugins=[*(config.plugins or []), AtomicCheckpointIO()],
+            plugins=[*plugins, AtomicCheckpointIO()],
             log_every_n_steps=config.log_every_n_steps or 1,
             **kwargs,
         )
@@ -230,12 +242,9 @@ class ExperimentCLI(LightningCLI):
         config.ckpt_path = None
         return str(self.parser.dump(config))
 
-    @staticmethod
-    def leave_together() -> None:
+    def leave_together(self) -> None:
         """Wait for all processes and end their group, so that no process exits while another still waits for it."""
-        if torch.distributed.is_initialized():
-            torch.distributed.barrier()
-            torch.distributed.destroy_process_group()
+        leave_together(self.trainer.strategy)
 
     @property
     def resume_from(self) -> str | None:

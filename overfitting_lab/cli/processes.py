@@ -1,0 +1,290 @@
+"""Several processes of one run: they meet within a minute, and end together with one message that names the cause."""
+
+import atexit
+import errno
+import os
+import re
+import shutil
+import signal
+import socket
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext, suppress
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
+from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
+from lightning.pytorch import Trainer
+from lightning.pytorch.strategies import DDPStrategy, Strategy, StrategyRegistry
+from lightning.pytorch.strategies.launchers.subprocess_script import _SubprocessScriptLauncher
+
+from overfitting_lab.callbacks.logger import RunLogger
+from overfitting_lab.callbacks.summary import RunSummary
+from overfitting_lab.cli.launchers import FIRST_SPEAKS, PARENT, parent
+
+PATIENCE = timedelta(seconds=45)  # in which a process must answer the others
+SAVING_PATIENCE = timedelta(days=1)  # while the first process writes files, perhaps to a slow disk
+SAVED, COMPLETED = "Trainer.save_checkpoint", "completed"  # Lightning's barrier behind a checkpoint; behind all files
+CLEANUP = 5  # seconds in which a process may end by itself
+CAUSE, FOLLOWS = ".cause", ".follows"  # files of last words: of a process that failed, or that others made fail
+
+
+class ProcessError(Exception):
+    """The processes of a run cannot meet, or one of them is gone or does not answer. The message names the cause."""
+
+
+class TogetherStrategy(DDPStrategy):
+    """DDP whose processes end together if one of them fails.
+
+    Within ``timeout`` a process must answer the others: on arrival, and whenever they exchange gradients.
+    """
+
+    def __init__(self, *, timeout: timedelta = PATIENCE, **settings: Any) -> None:
+        super().__init__(timeout=timeout, **settings)
+        self._patience = timeout
+        self._saving: Any = None  # a group of the same processes that waits longer
+
+    def _configure_launcher(self) -> None:
+        assert self.cluster_environment is not None
+        self._launcher = TogetherLauncher(self.cluster_environment, self.num_processes, self.num_nodes, self._patience)
+
+    def setup_distributed(self) -> None:
+        """Meet the other processes."""
+        super().setup_distributed()
+        if self._saving is None:
+            self._saving = torch.distributed.new_group(backend="gloo", timeout=SAVING_PATIENCE)
+
+    def barrier(self, name: str | None = None, *args: Any, **kwargs: Any) -> None:
+        """Wait for the other processes, and longer if the first one may still write files."""
+        if name in (SAVED, COMPLETED) and self._saving is not None:
+            torch.distributed.barrier(group=self._saving)
+        else:
+            super().barrier(name, *args, **kwargs)
+
+    def reduce(self, *args: Any, **kwargs: Any) -> Any:
+        """Sum what callbacks counted. Before, the first process may have written files."""
+        self.barrier(COMPLETED)
+        return super().reduce(*args, **kwargs)
+
+
+class TogetherLauncher(_SubprocessScriptLauncher):
+    """Start the other processes unless another program did, watch them, and name the one that fails."""
+
+    def __init__(
+        self, environment: ClusterEnvironment, num_processes: int, num_nodes: int, patience: timedelta
+    ) -> None:
+        super().__init__(environment, num_processes, num_nodes)
+        self._patience = int(patience.total_seconds())
+        self._ending = threading.Event()
+        self._last_words = Path()
+        self._trainer: Trainer | None = None
+
+    def launch(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Run a function in all processes.
+
+        Raises:
+            ProcessError: if the processes cannot meet, or if one fails.
+        """
+        self._trainer = kwargs.get("trainer")
+        with self.named_causes():
+            if not torch.distributed.is_initialized():
+                check_meeting_point(self.cluster_environment, self.num_nodes)
+            if not self.cluster_environment.creates_processes_externally:
+                self._start_others()  # Lightning sets LOCAL_RANK there, and starts none when it sees that
+            result = super().launch(function, *args, **kwargs)
+            if self._trainer is not None:
+                self._trainer.strategy.barrier(COMPLETED)
+            return result
+
+    @contextmanager
+    def named_causes(self) -> Iterator[None]:
+        """Turn an error that is due to another process into a ``ProcessError``."""
+        try:
+            yield
+        except RuntimeError as error:
+            self._ending.set()
+            if isinstance(error, torch.distributed.DistError) or "gloo" in str(error):
+                raise ProcessError(self._cause(str(error)) + self._remedy()) from error
+            raise
+        except BaseException:
+            self._ending.set()
+            raise
+
+    def _start_others(self) -> None:
+        self._last_words = Path(tempfile.mkdtemp(prefix="overfitting-lab-"))
+        os.environ[PARENT] = f"{os.getpid()}:{self._last_words}"
+        try:
+            self._call_children_scripts()
+        finally:
+            del os.environ[PARENT]
+        atexit.register(self._end_others)
+        threading.Thread(target=self._watch_others, daemon=True).start()
+
+    def _watch_others(self) -> None:
+        """End this process if another one failed, and nothing in this one notices it."""
+        while not any(process.poll() for process in self.procs):
+            if self._ending.wait(0.2):
+                return
+        ended = [rank for rank, process in enumerate(self.procs, start=1) if process.poll()]
+        hangs = all(self._words(rank, FOLLOWS) for rank in ended)  # this process, since the others waited in vain
+        if self._ending.wait(self._patience / 2 if torch.distributed.is_initialized() and not hangs else 1):
+            return
+        error = ProcessError(self._failed() + self._remedy())
+        recorder = threading.Thread(target=self._record, args=(error,), daemon=True)  # which a GPU may block
+        recorder.start()
+        recorder.join(CLEANUP)
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        self._end_others()
+        os._exit(1)
+
+    def _record(self, error: ProcessError) -> None:
+        assert self._trainer is not None
+        for callback in self._trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, RunSummary):
+                callback.on_exception(self._trainer, self._trainer.lightning_module, error)
+
+    def _end_others(self) -> None:
+        self._ending.set()
+        deadline = time.monotonic() + CLEANUP
+        while any(process.poll() is None for process in self.procs) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        for process in self.procs:
+            process.kill()
+        shutil.rmtree(self._last_words, ignore_errors=True)
+
+    def _cause(self, error: str) -> str:
+        if "EADDRINUSE" in error:
+            return _refused(self.cluster_environment.main_port, "Address already in use")
+        deadline = time.monotonic() + CLEANUP
+        while self.procs and time.monotonic() < deadline:
+            if failed := self._failed():
+                return failed
+            time.sleep(0.1)
+        environment = self.cluster_environment
+        place = f"MASTER_ADDR:MASTER_PORT = {environment.main_address}:{environment.main_port}"
+        if self.procs:
+            return f"another process does not answer: it hangs, or is more than {self._patience} s behind"
+        if met := re.search(r"(\d+)/(\d+) clients joined", error):
+            came = f"only {met[1]} of {met[2]} processes came to {place} within {self._patience} s"
+            return f"{came}. Did you start the others?"
+        if "client socket" in error or "connect to" in error:
+            return f"the first process does not answer at {place}. Did you start it, and can this machine reach it?"
+        if re.search("time(d)? ?out", error, re.IGNORECASE):
+            return f"another process does not answer: it hangs, or is more than {self._patience} s behind"
+        hint = "; torchrun says which one" if isinstance(environment, TorchElasticEnvironment) else ""
+        reason = error.partition("\n")[0]
+        return f"another process of this run is gone{hint} ({reason})"
+
+    def _remedy(self) -> str:
+        if self._trainer is None or self._trainer.global_step == 0 or parent() is not None:
+            return ""
+        folder = next((logger.folder for logger in self._trainer.loggers if isinstance(logger, RunLogger)), None)
+        return f"; resume with: python scripts/fit.py --resume {folder}" if folder else ""
+
+    def _failed(self) -> str:
+        """Return which process failed, how, and its message; nothing if all others still run."""
+        ended = [(rank, process) for rank, process in enumerate(self.procs, start=1) if process.poll() is not None]
+        for rank, process in ended:
+            if not self._words(rank, FOLLOWS):
+                how = f"ended with exit status {process.returncode}"
+                if process.returncode < 0:
+                    how = f"was ended by {signal.Signals(-process.returncode).name}"
+                words = self._words(rank, CAUSE) or ("its message is above" if process.returncode > 0 else "")
+                return f"process {rank} of {len(self.procs) + 1} {how}" + f": {words}" * bool(words)
+        return self._words(ended[0][0], FOLLOWS) if ended else ""
+
+    def _words(self, rank: int, kind: str) -> str:
+        path = self._last_words / f"{rank}{kind}"
+        return path.read_text().removeprefix("error: ") if path.is_file() else ""
+
+
+def use_together_strategy() -> None:
+    """Make the Trainer's names of DDP strategies, such as ``ddp``, mean ``TogetherStrategy``."""
+    for name, entry in list(StrategyRegistry.items()):
+        if entry["strategy"] is DDPStrategy and entry["init_params"].get("start_method") == "popen":
+            StrategyRegistry.register(
+                name, TogetherStrategy, entry["description"], override=True, **entry["init_params"]
+            )
+
+
+def leave_together(strategy: Strategy) -> None:
+    """Wait for all processes and end their group, so that no process exits while another still waits for it."""
+    if torch.distributed.is_initialized():
+        launcher = strategy.launcher
+        with launcher.named_causes() if isinstance(launcher, TogetherLauncher) else nullcontext():
+            torch.distributed.barrier()
+        torch.distributed.destroy_process_group()
+
+
+def end_with_parent() -> None:
+    """End this process as soon as the one that started it is gone, if that is the run's first process or torchrun."""
+    starter = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == starter:
+            time.sleep(1)
+        os._exit(1)
+
+    if parent() is not None or "TORCHELASTIC_RUN_ID" in os.environ:  # which is not stale: those are removed
+        threading.Thread(target=watch, daemon=True).start()
+
+
+def say(message: str) -> None:
+    """Print the message with which this process ends. If the first process started it, that one prints the message."""
+    if starter := parent():
+        kind = FOLLOWS if isinstance(sys.exc_info()[1], ProcessError) else CAUSE
+        with suppress(OSError):  # the first process has ended
+            Path(starter[1], os.environ["LOCAL_RANK"] + kind).write_text(message)
+        return
+    if os.environ.get("LOCAL_RANK", "0") != "0":
+        time.sleep(FIRST_SPEAKS)
+    print(message, file=sys.stderr, flush=True)
+
+
+def check_meeting_point(environment: ClusterEnvironment, num_nodes: int) -> None:
+    """Check that this process can meet the others where the environment says.
+
+    Raises:
+        ProcessError: with the variable that is wrong and its value.
+    """
+    there = [name for _, name in socket.if_nameindex()]
+    for name in os.environ.get("GLOO_SOCKET_IFNAME", "").split(","):
+        if name and name not in there:
+            raise ProcessError(
+                f"GLOO_SOCKET_IFNAME={name} is no network interface of this machine, which has {', '.join(there)}: "
+                "name one of these, or unset it"
+            )
+    text = os.environ.get("MASTER_PORT", "1")
+    if not text.isdecimal() or not 0 < int(text) < 2**16:
+        raise ProcessError(f"MASTER_PORT={text} is no port: set it to a number from 1 to 65535, or unset it")
+    address, port = environment.main_address, environment.main_port
+    try:
+        family = socket.getaddrinfo(address, port, type=socket.SOCK_STREAM)[0][0]
+    except (OSError, UnicodeError):
+        raise ProcessError(
+            f"MASTER_ADDR={address} cannot be resolved: set it to the name or address of the first process's machine, "
+            "or unset it on a single machine"
+        ) from None
+    if isinstance(environment, TorchElasticEnvironment) or environment.global_rank() != 0:
+        return  # another process is the server
+    dual = socket.has_dualstack_ipv6()
+    try:
+        if num_nodes == 1:
+            socket.create_server((address, 0), family=family).close()
+        place = ("", port)  # all addresses, as torch's server
+        socket.create_server(place, family=socket.AF_INET6 if dual else socket.AF_INET, dualstack_ipv6=dual).close()
+    except OSError as error:
+        if error.errno == errno.EADDRNOTAVAIL and num_nodes == 1:
+            raise ProcessError(f"MASTER_ADDR={address} is no address of this machine: unset it") from None
+        if error.errno in (errno.EADDRINUSE, errno.EACCES):
+            raise ProcessError(_refused(port, os.strerror(error.errno))) from None
+
+
+def _refused(port: int, reason: str) -> str:
+    return f"the processes cannot meet at MASTER_PORT={port}: {reason}. Set it to a free port, or unset it"
