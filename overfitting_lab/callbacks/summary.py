@@ -16,8 +16,9 @@ from overfitting_lab.callbacks.logger import RunLogger
 from overfitting_lab.callbacks.recovery import StoppedError
 from overfitting_lab.runs.checkpoints import load_checkpoint
 from overfitting_lab.runs.epochs import best_epoch, write_records
-from overfitting_lab.runs.figures import curves
-from overfitting_lab.runs.files import replace_file, save_figure, write_text
+from overfitting_lab.runs.figures import curves, save_figure
+from overfitting_lab.runs.files import replace_file, write_text
+from overfitting_lab.runs.notes import attempt, in_words, notes
 from overfitting_lab.runs.summary import DataSummary, ModelSummary, Summary, TestSummary
 
 
@@ -108,7 +109,7 @@ class RunSummary(Callback):
         if not (trainer.is_global_zero and trainer.state.fn == "fit" and self._summary):
             return
         by_user = isinstance(exception, KeyboardInterrupt)
-        reason = "interrupted by the user" if by_user else str(exception)
+        reason = "interrupted by the user" if by_user else in_words(exception)
         status = "interrupted" if by_user or isinstance(exception, StoppedError) else "failed"
         with contextlib.suppress(OSError):  # a full disk may be the reason
             self._end(trainer, status=status, reason=reason)
@@ -128,7 +129,8 @@ class RunSummary(Callback):
         if records:
             data = self._summary.data
             title = f"{self._summary.experiment}: {data.train_size:,} training images of {data.name}"
-            save_figure(files.curves, curves(records, title))
+            with attempt("curves.png"):
+                save_figure(files.curves, curves(records, title))
         if files.best.is_file():
             state = load_checkpoint(files.best)["state_dict"]
             prefix = "network."
@@ -156,7 +158,7 @@ class RunSummary(Callback):
         )
 
     def _write(self, summary: Summary) -> None:
-        self._summary = summary
+        self._summary = summary = replace(summary, notes=notes())
         write_text(self._logger.files.summary, summary.to_json())
 
 

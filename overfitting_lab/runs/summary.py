@@ -71,6 +71,7 @@ class Summary:
     precision: str | None = None
     world_size: int | None = None
     diagnosis: list[dict[str, Any]] = field(default_factory=list)  # findings of the doctor
+    notes: list[str] = field(default_factory=list)  # what failed beside training: a figure, a logger, the screen
     reason: str | None = None  # why the run failed or was interrupted
 
     def to_json(self) -> str:
