@@ -10,6 +10,8 @@ from matplotlib.figure import Figure
 
 from benchmarks.measuring import Spread
 from overfitting_lab.comparison.report import render
+from overfitting_lab.runs.figures import save_figure
+from overfitting_lab.runs.notes import attempt
 
 COLOURS = ("#999999", "#56B4E9", "#0072B2", "#009E73", "#E69F00", "#CC79A7")  # Okabe & Ito 2008
 TEMPLATES = Path(__file__).with_name("templates")
@@ -58,7 +60,8 @@ def write(part: str, results: dict[str, Any], facts: dict[str, Any], folder: Pat
     files[1].write_text(tables({name: entry["results"] for name, entry in known.items()}, origins=known))
     if "steps" in known:
         files.append(folder / "benchmark.png")
-        chart(known["steps"]["results"], known["steps"]["machine"]).savefig(files[-1], dpi=120)
+        with attempt(files[-1].name):
+            save_figure(files[-1], chart(known["steps"]["results"], known["steps"]["machine"]))
     return files
 
 

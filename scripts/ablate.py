@@ -16,6 +16,8 @@ try:
     from overfitting_lab.cli import reported_errors
 except ModuleNotFoundError as error:
     raise SystemExit(f"{error}; install the project first: pip install -e .") from None
+except KeyboardInterrupt:
+    raise SystemExit(130) from None
 
 from overfitting_lab.cli.finished import finished_run, plan
 from overfitting_lab.cli.parser import positive

@@ -17,6 +17,8 @@ try:
     from benchmarks import data_path, end_to_end, scaling, start_up, steps
 except ModuleNotFoundError as error:
     raise SystemExit(f"{error}; install the project first: pip install -e .") from None
+except KeyboardInterrupt:
+    raise SystemExit(130) from None
 
 from benchmarks.machine import describe
 from benchmarks.report import tables, write

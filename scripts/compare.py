@@ -12,6 +12,8 @@ try:
     from overfitting_lab.cli import reported_errors
 except ModuleNotFoundError as error:
     raise SystemExit(f"{error}; install the project first: pip install -e .") from None
+except KeyboardInterrupt:
+    raise SystemExit(130) from None
 
 from overfitting_lab.cli.finished import finished_run
 from overfitting_lab.cli.parser import available_configs, find_config

@@ -13,6 +13,8 @@ try:
     from overfitting_lab.cli import ExperimentCLI, reported_errors
 except ModuleNotFoundError as error:
     raise SystemExit(f"{error}; install the project first: pip install -e .") from None
+except KeyboardInterrupt:
+    raise SystemExit(130) from None
 
 from overfitting_lab.export import FORMATS, export
 from overfitting_lab.runs import Run

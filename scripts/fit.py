@@ -12,6 +12,8 @@ try:
     from overfitting_lab.cli import ExperimentCLI, reported_errors
 except ModuleNotFoundError as error:
     raise SystemExit(f"{error}; install the project first: pip install -e .") from None
+except KeyboardInterrupt:
+    raise SystemExit(130) from None
 
 from overfitting_lab.cli.memory import keep_freed_memory
 from overfitting_lab.doctor.check import check
@@ -20,8 +22,9 @@ from overfitting_lab.doctor.check import check
 def main() -> None:
     """Check the experiment, or train and test it."""
     keep_freed_memory()
-    with reported_errors():
+    with reported_errors() as report:
         cli = ExperimentCLI(description=__doc__)
+        report.logger = cli.logger
         if cli.config.check:
             check(cli.trainer, cli.model, cli.datamodule)
             return

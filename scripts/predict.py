@@ -7,13 +7,14 @@ only files that you trust: a .pt2 can run code when it is loaded.
 """
 
 import argparse
-import warnings
 from pathlib import Path
 
 try:
     from overfitting_lab.cli import reported_errors
 except ModuleNotFoundError as error:
     raise SystemExit(f"{error}; install the project first: pip install -e .") from None
+except KeyboardInterrupt:
+    raise SystemExit(130) from None
 
 import rich
 from rich.markup import escape
@@ -21,8 +22,7 @@ from rich.table import Column, Table
 
 from datamodules import CIFAR10DataModule
 from overfitting_lab.export import load_predictor
-from overfitting_lab.runs.figures import answers
-from overfitting_lab.runs.files import save_figure
+from overfitting_lab.runs.figures import answers, save_figure
 
 TOP = 3
 DRAWN = 50  # images in the picture
@@ -35,8 +35,7 @@ def main() -> None:
     parser.add_argument("images", type=Path, nargs="+", help="image files")
     parser.add_argument("--output", type=Path, default=Path("prediction.png"), help="PNG to draw; default: %(default)s")
     arguments = parser.parse_args()
-    warnings.filterwarnings("ignore", message="Glyph .* missing from font")  # names of classes in any script
-    with reported_errors():
+    with reported_errors(needs_screen=True):
         arguments.output.parent.mkdir(parents=True, exist_ok=True)
         predictor = load_predictor(arguments.model)
         images = CIFAR10DataModule.read(arguments.images)

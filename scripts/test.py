@@ -12,6 +12,8 @@ try:
     from overfitting_lab.cli import ExperimentCLI, reported_errors
 except ModuleNotFoundError as error:
     raise SystemExit(f"{error}; install the project first: pip install -e .") from None
+except KeyboardInterrupt:
+    raise SystemExit(130) from None
 
 from overfitting_lab.runs import Run
 from overfitting_lab.runs.checkpoints import checked_checkpoint
@@ -23,7 +25,7 @@ def main() -> None:
     parser.add_argument("run", type=Path, help="the run's folder")
     parser.add_argument("--ckpt_path", type=Path, help="a checkpoint other than the run's best")
     arguments, overrides = parser.parse_known_args()
-    with reported_errors():
+    with reported_errors(needs_screen=True):
         run = Run(arguments.run)
         checkpoint = checked_checkpoint(arguments.ckpt_path) if arguments.ckpt_path else run.best_checkpoint
         cli = ExperimentCLI(["--config", str(run.files.config), *overrides], description=__doc__, keep=False)

@@ -11,6 +11,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import RichProgressBar
 from lightning.pytorch.utilities.model_summary.model_summary import ModelSummary
 from rich.table import Table
+from rich.text import Text
 
 from overfitting_lab.callbacks.ending import reason, untested
 from overfitting_lab.callbacks.epochs import recorder_of
@@ -115,7 +116,8 @@ class LayerTable(Callback):
         for name, kind, sizes, parameters in zip(*columns, strict=True):
             if name.startswith("network."):
                 size = " x ".join(map(str, sizes[1:]))
-                table.add_row(name.removeprefix("network."), kind, size, f"{parameters:,}" if parameters else "")
+                number = f"{parameters:,}" if parameters else ""
+                table.add_row(Text(name.removeprefix("network.")), Text(kind), size, number)  # no markup
         rich.print(table)
 
 

@@ -7,8 +7,9 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from overfitting_lab.callbacks.epochs import recorder_of
-from overfitting_lab.callbacks.logger import RunLogger
-from overfitting_lab.runs.figures import confusion_matrix
+from overfitting_lab.callbacks.logger import TENSORBOARD, RunLogger
+from overfitting_lab.runs.figures import confusion_matrix, plain_text
+from overfitting_lab.runs.notes import attempt
 
 IMAGES = 32
 
@@ -33,6 +34,10 @@ class Dashboard(Callback):
         if not trainer.is_global_zero or trainer.global_step == self._step:  # gradients of more batches are to come
             return
         self._step = trainer.global_step
+        with attempt(TENSORBOARD):
+            self._write_step(trainer, outputs, batch)
+
+    def _write_step(self, trainer: Trainer, outputs: Any, batch: Any) -> None:
         if self._step == 1:
             data = trainer.datamodule.images.name  # type: ignore[attr-defined]
             tag = f"training images of {data}, as the network sees them"
@@ -54,10 +59,11 @@ class Dashboard(Callback):
         self._draw_confusion(trainer, "test", pl_module.test_confusion)
         if trainer.is_global_zero:
             self._results |= {name: float(value) for name, value in trainer.callback_metrics.items()}
-            writer = self._logger.writer()
-            writer.flush()  # TensorBoard reads a folder's event files one after the other, and add_hparams adds one
             results = {f"result/{name}": value for name, value in self._results.items()}
-            writer.add_hparams(self._settings, results, run_name=".")
+            with attempt(TENSORBOARD):
+                writer = self._logger.writer()
+                writer.flush()  # TensorBoard reads a folder's event files one after the other, and add_hparams adds one
+                writer.add_hparams(self._settings, results, run_name=".")
 
     def _draw_confusion(self, trainer: Trainer, split: str, confusion: Any) -> None:
         if not confusion.update_called:
@@ -65,8 +71,10 @@ class Dashboard(Callback):
         counts = cast(Tensor, confusion.compute()).cpu().numpy()  # adds up over processes: each must call it
         if trainer.is_global_zero:
             images = trainer.datamodule.images  # type: ignore[attr-defined]
-            figure = confusion_matrix(counts, images.classes, f"{split} images of {images.name}")
-            self._logger.writer().add_figure(f"predictions/confusion, {split} images", figure, trainer.current_epoch)
+            with attempt(TENSORBOARD):
+                figure = confusion_matrix(counts, images.classes, f"{split} images of {images.name}")
+                writer = self._logger.writer()
+                writer.add_figure(f"predictions/confusion, {split} images", plain_text(figure), trainer.current_epoch)
 
 
 def image_grid(images: Tensor) -> Tensor:

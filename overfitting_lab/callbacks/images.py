@@ -11,6 +11,7 @@ from torch import Tensor
 
 from overfitting_lab.callbacks.logger import RunLogger
 from overfitting_lab.runs.files import replace_file
+from overfitting_lab.runs.notes import attempt
 
 SHOWN = 24  # pictures kept of each kind
 UNSEEN, NEVER_WRONG = -2, -1  # in place of an epoch
@@ -138,4 +139,5 @@ class ImageRecord(Callback):
             with path.open("wb") as file:  # NumPy would append .npz to a path
                 np.savez_compressed(file, allow_pickle=False, **self._arrays)
 
-        replace_file(self._logger.files.images, save)
+        with attempt("images.npz"):
+            replace_file(self._logger.files.images, save)

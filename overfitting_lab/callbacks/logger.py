@@ -1,5 +1,6 @@
 """The run's folder, and its metrics as TensorBoard events."""
 
+import contextlib
 import re
 from argparse import Namespace
 from collections.abc import Sequence
@@ -13,10 +14,12 @@ from lightning_utilities.core.rank_zero import rank_zero_only
 
 from overfitting_lab.runs.epochs import EpochRecord
 from overfitting_lab.runs.files import RunFiles
+from overfitting_lab.runs.notes import attempt
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
+TENSORBOARD = "TensorBoard's files"
 TAGS = {"loss": "loss", "acc": "accuracy"}
 
 
@@ -80,9 +83,24 @@ class RunLogger(Logger):
         """The run's folder."""
         return self._root / self._experiment / self.version
 
+    def folder_with_files(self) -> Path | None:
+        """Return the run's folder; ``None`` if it is not claimed, is gone, or is empty. Remove an empty one."""
+        if self._version is None:
+            return None
+        for empty in (RunFiles(self.folder).checkpoints, self.folder):
+            with contextlib.suppress(OSError):  # another one
+                empty.rmdir()
+        return self.folder if self.folder.is_dir() else None
+
     @property
     def files(self) -> RunFiles:
-        """The files in the run's folder."""
+        """The files in the run's folder.
+
+        Raises:
+            FileNotFoundError: in process 0, if another program removed the folder or moved it.
+        """
+        if rank_zero_only.rank == 0 and not self.folder.is_dir():  # type: ignore[attr-defined]
+            raise FileNotFoundError(f"{self.folder} is gone: another program removed the run's folder or moved it")
         return RunFiles(self.folder)
 
     def writer(self, sub_run: str = "") -> "SummaryWriter":
@@ -92,7 +110,9 @@ class RunLogger(Logger):
         if sub_run not in self._writers:
             from torch.utils.tensorboard import SummaryWriter  # not at the top: slow to import
 
-            self._writers[sub_run] = SummaryWriter(str(self.folder / sub_run), purge_step=self._purge.get(sub_run))
+            self._writers[sub_run] = SummaryWriter(
+                str(self.files.folder / sub_run), purge_step=self._purge.get(sub_run)
+            )
         return self._writers[sub_run]
 
     def open(self) -> None:
@@ -113,20 +133,22 @@ class RunLogger(Logger):
 
     def flush(self) -> None:
         """Hand all events to the operating system."""
-        for writer in self._writers.values():
-            writer.flush()
+        with attempt(TENSORBOARD):
+            for writer in self._writers.values():
+                writer.flush()
 
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
         """Write scalars. The class says where they go."""
         metrics = dict(metrics)
         epoch = metrics.pop("epoch", None)
-        for name, value in metrics.items():
-            split, _, tag = name.partition("_")
-            if split in ("train", "val"):
-                self.writer(split).add_scalar(f"curves/{TAGS.get(tag, tag)}", value, int(epoch or 0))
-            else:
-                self.writer().add_scalar(name, value, step)
+        with attempt(TENSORBOARD):
+            for name, value in metrics.items():
+                split, _, tag = name.partition("_")
+                if split in ("train", "val"):
+                    self.writer(split).add_scalar(f"curves/{TAGS.get(tag, tag)}", value, int(epoch or 0))
+                else:
+                    self.writer().add_scalar(name, value, step)
 
     def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
         """Do nothing: the dashboard writes the settings at the end, together with the results."""
@@ -134,7 +156,8 @@ class RunLogger(Logger):
     @rank_zero_only
     def finalize(self, status: str) -> None:
         for writer in self._writers.values():
-            writer.close()
+            with attempt(TENSORBOARD):
+                writer.close()
         self._writers.clear()
 
 

@@ -1,5 +1,6 @@
 """The state of training: saved often enough, restored exactly, and stopped by signals at a whole step."""
 
+import contextlib
 import hashlib
 import os
 import shutil
@@ -121,7 +122,8 @@ class Recovery(Checkpoint):
         """Release the signals and the folder."""
         if self._lock is not None:
             if os.name == "posix":  # elsewhere an open file cannot be removed, and the lock removes it itself
-                self._logger.files.lock.unlink(missing_ok=True)
+                with contextlib.suppress(OSError):  # a folder that is gone
+                    self._logger.files.lock.unlink(missing_ok=True)
             self._lock.release()
             self._lock = None
         for number, handler in self._handlers.items():

@@ -19,8 +19,9 @@ from overfitting_lab.callbacks.recovery import StoppedError
 from overfitting_lab.runs import Run, RunError
 from overfitting_lab.runs.checkpoints import load_checkpoint
 from overfitting_lab.runs.epochs import write_records
-from overfitting_lab.runs.figures import curves
-from overfitting_lab.runs.files import replace_file, save_figure, write_text
+from overfitting_lab.runs.figures import curves, save_figure
+from overfitting_lab.runs.files import replace_file, write_text
+from overfitting_lab.runs.notes import attempt, in_words, notes
 from overfitting_lab.runs.summary import DataSummary, ModelSummary, Summary, TestSummary
 
 
@@ -160,7 +161,7 @@ class RunSummary(Callback):
         if not (trainer.is_global_zero and self._logger.is_open and self._summary):
             return
         by_user = isinstance(exception, KeyboardInterrupt)
-        why = "interrupted by the user" if by_user else str(exception) or type(exception).__name__
+        why = "interrupted by the user" if by_user else in_words(exception)
         interrupted = by_user or isinstance(exception, StoppedError | SIGTERMException)
         ending: dict[str, Any] = {"status": "interrupted" if interrupted else "failed", "reason": why}
         with contextlib.suppress(OSError):  # a full disk may be the reason
@@ -188,7 +189,8 @@ class RunSummary(Callback):
         if records:
             data = self._summary.data
             title = f"{self._summary.experiment}: {data.train_size:,} training images of {data.name}"
-            save_figure(files.curves, curves(records, title))
+            with attempt("curves.png"):
+                save_figure(files.curves, curves(records, title))
         if files.best.is_file():
             state = load_checkpoint(files.best)["state_dict"]
             prefix = "network."
@@ -215,7 +217,7 @@ class RunSummary(Callback):
         )
 
     def _write(self, summary: Summary) -> None:
-        self._summary = summary
+        self._summary = summary = replace(summary, notes=notes())
         write_text(self._logger.files.summary, summary.to_json())
 
 

@@ -1,34 +1,57 @@
 """Turn an exception into a message and an exit status."""
 
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NoReturn
 
 import torch
-from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-from datamodules import DataError
-from lightning_modules.errors import ModelError
-from overfitting_lab.callbacks.checkpoints import CheckpointError
-from overfitting_lab.callbacks.recovery import DivergedError, StoppedError
-from overfitting_lab.callbacks.summary import UntrainedError
-from overfitting_lab.cli.processes import ProcessError, say
-from overfitting_lab.doctor.callback import HopelessError
-from overfitting_lab.runs import RunError
+from overfitting_lab.callbacks.logger import TENSORBOARD, RunLogger
+from overfitting_lab.callbacks.recovery import StoppedError
+from overfitting_lab.cli.failures import REPORTED, explain, is_defect, keep_trace, wants_trace
+from overfitting_lab.cli.processes import say
+from overfitting_lab.cli.screen import screen
+from overfitting_lab.runs.notes import discard_notes, note
 
-INTERRUPTED, TERMINATED = 130, 143  # a shell's exit status for Ctrl-C and SIGTERM
-OURS = (
-    CheckpointError, DataError, DivergedError, HopelessError, ModelError, ProcessError, RunError, UntrainedError
-)  # fmt: skip
+INTERRUPTED, PIPE_CLOSED, TERMINATED = 130, 141, 143  # a shell's exit status for Ctrl-C, SIGPIPE and SIGTERM
+
+
+class Report:
+    """What the report of an error needs to know of the command."""
+
+    logger: RunLogger | None = None  # of the run that is trained; its folder keeps the trace
 
 
 @contextmanager
-def reported_errors() -> Iterator[None]:
-    """Turn an error that a person can fix into one message and exit status 1; a bug in the program keeps its trace."""
+def reported_errors(needs_screen: bool = False) -> Iterator[Report]:
+    """Turn an error that a person can fix into one message and exit status 1; a defect of the project keeps its trace.
+
+    The command continues without its screen, unless it ``needs_screen``: then a closed pipe ends it silently.
+    """
+    discard_notes()
+    threads, threading.excepthook = threading.excepthook, _note_writers
     try:
-        yield
+        with screen(needs_screen):
+            yield from _reported(Report())
+    finally:
+        threading.excepthook = threads
+
+
+def _note_writers(failure: threading.ExceptHookArgs) -> None:
+    """Note that a thread of TensorBoard's failed, without its trace. Report any other thread as Python does."""
+    if type(failure.thread).__module__.startswith("tensorboard") and isinstance(failure.exc_value, Exception):
+        note(TENSORBOARD, failure.exc_value)
+    else:
+        threading.__excepthook__(failure)
+
+
+def _reported(report: Report) -> Iterator[Report]:
+    try:
+        yield report
+        sys.stdout.flush()
     except StoppedError as error:
         _leave(str(error), error.status)
     except KeyboardInterrupt:
@@ -39,17 +62,31 @@ def reported_errors() -> Iterator[None]:
         if isinstance(error.__context__, KeyboardInterrupt):  # Lightning turns Ctrl-C into exit status 1
             _leave("interrupted", INTERRUPTED)
         raise
-    except (*OURS, MisconfigurationException, OSError) as error:
+    except REPORTED as error:
         _leave(f"error: {error}", 1)
+    except BrokenPipeError as error:
+        if error.filename is None and error.filename2 is None:  # standard output's, of a command that needs it
+            sys.exit(PIPE_CLOSED)
+        _leave_or_raise(error, report)
     except RuntimeError as error:
         if isinstance(error, torch.OutOfMemoryError):
             message = "the GPU's memory cannot hold a step: try a smaller --data.batch_size, or more devices"
         elif type(error).__module__.startswith(("torch._inductor", "torch._dynamo")):
             message = "torch cannot compile the network here: leave --compile out"
         else:
-            raise
+            _leave_or_raise(error, report)
         reason = str(error).partition("\n")[0]
-        _leave(f"error: {message}\n{reason}", 1)
+        _leave(f"error: {message}\n{reason}{keep_trace(error, report.logger)}", 1)
+    except Exception as error:
+        _leave_or_raise(error, report)
+
+
+def _leave_or_raise(error: Exception, report: Report) -> NoReturn:
+    """Report an error whose cause lies outside of this project; raise a defect of the project again."""
+    trace = keep_trace(error, report.logger)
+    if is_defect(error) or wants_trace():
+        raise error
+    _leave(f"error: {explain(error)}{trace}", 1)
 
 
 def _leave(message: str, status: int) -> NoReturn:

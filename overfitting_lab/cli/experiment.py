@@ -22,12 +22,14 @@ from overfitting_lab.callbacks.console import Console, LayerTable, ProgressBar
 from overfitting_lab.callbacks.dashboard import Dashboard
 from overfitting_lab.callbacks.ending import ObservedTrainer
 from overfitting_lab.callbacks.epochs import EpochRecorder
+from overfitting_lab.callbacks.guarded import guarded, with_attempted_exception_hook
 from overfitting_lab.callbacks.images import ImageRecord
 from overfitting_lab.callbacks.logger import RunLogger
 from overfitting_lab.callbacks.optimizer import OptimizerSettings
 from overfitting_lab.callbacks.plateau import PlateauSchedule
 from overfitting_lab.callbacks.recovery import Recovery
 from overfitting_lab.callbacks.summary import RunSummary
+from overfitting_lab.cli.failures import REPORTED, is_defect
 from overfitting_lab.cli.launchers import choose_environment
 from overfitting_lab.cli.messages import silence_noise
 from overfitting_lab.cli.parser import ExperimentParser
@@ -35,6 +37,7 @@ from overfitting_lab.cli.precision import default_precision
 from overfitting_lab.cli.processes import end_with_parent, leave_together, use_together_strategy
 from overfitting_lab.doctor.callback import Advice, Doctor
 from overfitting_lab.runs.checkpoints import checked_checkpoint
+from overfitting_lab.runs.notes import in_words
 from overfitting_lab.runs.provenance import git_commit, versions
 from overfitting_lab.runs.run import Run
 
@@ -156,8 +159,12 @@ class ExperimentCLI(LightningCLI):
             self.model.configure_optimizers()
             if self.logger is not None and self.resume_from is None:
                 self.model.pretrained()
-        except (ArgumentError, MisconfigurationException, ValueError) as error:
-            message = str(error)
+        except (*REPORTED, OSError):
+            raise
+        except Exception as error:
+            if not isinstance(error, ArgumentError | ValueError) and is_defect(error):
+                raise
+            message = str(error) if isinstance(error, ArgumentError | ValueError) else in_words(error)
             if "No supported gpu backend" in message or "CUDAAccelerator" in message:
                 message += "\nthis machine has no GPU that torch can use: leave --trainer.accelerator out, or say cpu"
             self.parser.error(message, error)
@@ -173,11 +180,8 @@ class ExperimentCLI(LightningCLI):
         loggers = config.logger if isinstance(config.logger, list) else [config.logger] if config.logger else []
         keep = self._keep and not config.fast_dev_run and config.logger is not False
         given = config.callbacks or []
-        callbacks: list[Callback] = [
-            EpochRecorder(),
-            OptimizerSettings(),
-            *(given if isinstance(given, list) else [given]),
-        ]
+        given = given if isinstance(given, list) else [given]
+        callbacks: list[Callback] = [EpochRecorder(), OptimizerSettings(), *map(with_attempted_exception_hook, given)]
         if not any(isinstance(callback, PlateauSchedule) for callback in callbacks):
             callbacks.append(PlateauSchedule(reductions=None))
         if keep and self._resumed is None:
@@ -200,7 +204,7 @@ class ExperimentCLI(LightningCLI):
         callbacks.append(Console(self.logger, lines=not terminal, precision_reason=self._precision_reason))
         return super().instantiate_trainer(
             callbacks=callbacks,
-            logger=[self.logger, *loggers] if self.logger else False,
+            logger=[self.logger, *map(guarded, loggers)] if self.logger else False,
             enable_progress_bar=terminal,
             enable_checkpointing=keep and config.enable_checkpointing is not False,
             enable_model_summary=False,

@@ -5,9 +5,11 @@ import os
 import re
 import sys
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any, NoReturn
 
+import yaml
 from lightning.pytorch.cli import LightningArgumentParser
 
 from overfitting_lab.runs.recipe import read_config
@@ -36,6 +38,23 @@ def _of_today(argument: str) -> str:
     return argument if text == Path(path).read_text(encoding="utf-8") else f"{option}{'=' * bool(option)}{text}"
 
 
+def _line_that_contains_itself(path: Path) -> int | None:
+    """Return the line at which a YAML file repeats a value within itself, which jsonargparse would follow for ever."""
+
+    def find(node: Any, above: tuple[int, ...]) -> int | None:
+        if id(node) in above:
+            return int(node.start_mark.line) + 1
+        inner = chain.from_iterable(node.value) if isinstance(node, yaml.MappingNode) else node.value
+        found = (find(part, (*above, id(node))) for part in inner) if not isinstance(node, yaml.ScalarNode) else ()
+        return next(filter(None, found), None)
+
+    try:
+        root = yaml.compose(path.read_text(encoding="utf-8"), yaml.SafeLoader)
+        return find(root, ()) if root else None
+    except (yaml.YAMLError, OSError, ValueError, RecursionError):  # the parser reports these
+        return None
+
+
 def positive(text: str) -> int:
     """Return a number of at least 1."""
     if int(text) < 1:
@@ -57,6 +76,9 @@ class ExperimentParser(LightningArgumentParser):
             elif index and found[index - 1] in ("--config", "-c"):
                 found[index] = find_config(argument)
         self._configs = [argument.removeprefix("--config=") for argument in found if argument.endswith(".yaml")]
+        for path in filter(os.path.isfile, self._configs):
+            if line := _line_that_contains_itself(Path(path)):
+                self.error(f"{path}, line {line}: an alias stands within what it repeats, without end")
         return super().parse_args([_of_today(argument) for argument in found], *rest, **settings)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:

@@ -21,7 +21,9 @@ from PIL import Image
 
 from overfitting_lab.comparison.charts import draw_accuracies, draw_curves, draw_gap, draw_learned, style
 from overfitting_lab.comparison.comparison import Comparison, NamedRun
-from overfitting_lab.runs.files import save_figure, write_text
+from overfitting_lab.runs.figures import save_figure, write_figure
+from overfitting_lab.runs.files import write_text
+from overfitting_lab.runs.notes import attempt
 
 TEMPLATES = Path(__file__).with_name("templates")
 INK = "#123457"  # stands for the page's own colour of text, light or dark
@@ -36,8 +38,11 @@ def write_report(comparison: Comparison, folder: Path) -> list[Path]:
     content = _content(comparison)
     write_text(page, render(TEMPLATES / "report.html", {**content, "charts": list(_charts(comparison.runs))}))
     write_text(text, render(TEMPLATES / "report.md", content))
-    save_figure(picture, _overview(comparison))
-    return [page, text, picture]
+    written = [page, text]
+    with attempt(picture.name):
+        save_figure(picture, _overview(comparison))
+        written.append(picture)
+    return written
 
 
 def _overview(comparison: Comparison) -> Figure:
@@ -191,7 +196,7 @@ def _charts(runs: Sequence[NamedRun]) -> Iterator[dict[str, str]]:
     """Draw charts as SVG in the page's own colours and type. The lines of a run have its class, such as ``run-0``."""
     lines = "training dashed, validation solid"
     learned = "training images that stay classified correctly; by definition it ends at the last epoch's accuracy"
-    charts: list[tuple[str, str, Callable[[Axes, Sequence[NamedRun]], None]]] = [
+    charts: list[tuple[str, str, Callable[..., None]]] = [
         ("Loss", f"{lines}; the first training loss may lie above the axis", partial(draw_curves, metric="loss")),
         ("Accuracy", lines, partial(draw_curves, metric="acc")),
         ("The gap", "training minus validation accuracy", draw_gap),
@@ -201,20 +206,24 @@ def _charts(runs: Sequence[NamedRun]) -> Iterator[dict[str, str]]:
     for title, what, draw in charts:
         if draw is draw_learned and not any("train_learned" in run.run.images for run in runs):
             continue
-        name = title.lower().replace(" ", "-")
-        settings: dict[Any, Any] = {"svg.fonttype": "none", "svg.hashsalt": name, "font.size": 10}
-        for part in ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"):
-            settings[part] = INK
-        with rc_context(settings):
-            height = max(3.6, 0.5 * len(runs)) if draw is draw_accuracies else 3.6
-            figure = Figure(figsize=(5.4, height), layout="constrained")
-            draw(figure.subplots(), runs)
-            file = io.StringIO()
-            figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
-        svg = file.getvalue()
-        svg = re.sub(r'id="(run-\d+)"', r'class="\1"', svg[svg.index("<svg") :])
-        svg = re.sub(r'(id="|url\(#|href="#)', rf"\g<1>{name}-", svg).replace(INK, "currentColor")
-        label = escape(f"{title}: {what}; the numbers are in the tables")
-        head = rf'<svg \1 role="img" aria-label="{label}">'
-        svg = re.sub(r"<svg [^>]*?(viewBox=\"[^\"]*\")[^>]*>", head, svg, count=1)
-        yield {"title": title, "what": what, "svg": svg}
+        height = max(3.6, 0.5 * len(runs)) if draw is draw_accuracies else 3.6
+        with attempt(f"the report's chart {title}"):
+            yield {"title": title, "what": what, "svg": _svg(title, what, partial(draw, runs=runs), height)}
+
+
+def _svg(title: str, what: str, draw: Callable[[Axes], None], height: float) -> str:
+    name = title.lower().replace(" ", "-")
+    settings: dict[Any, Any] = {"svg.fonttype": "none", "svg.hashsalt": name, "font.size": 10}
+    for part in ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"):
+        settings[part] = INK
+    with rc_context(settings):
+        figure = Figure(figsize=(5.4, height), layout="constrained")
+        draw(figure.subplots())
+        file = io.StringIO()
+        write_figure(figure, file, format="svg", transparent=True, metadata={"Date": None})
+    svg = file.getvalue()
+    svg = re.sub(r'id="(run-\d+)"', r'class="\1"', svg[svg.index("<svg") :])
+    svg = re.sub(r'(id="|url\(#|href="#)', rf"\g<1>{name}-", svg).replace(INK, "currentColor")
+    label = escape(f"{title}: {what}; the numbers are in the tables")
+    head = rf'<svg \1 role="img" aria-label="{label}">'
+    return re.sub(r"<svg [^>]*?(viewBox=\"[^\"]*\")[^>]*>", head, svg, count=1)

@@ -11,11 +11,12 @@ from torch import Tensor, nn
 
 import overfitting_lab.doctor.data as data_rules
 from overfitting_lab.callbacks.epochs import recorder_of
-from overfitting_lab.callbacks.logger import RunLogger
+from overfitting_lab.callbacks.logger import TENSORBOARD, RunLogger
 from overfitting_lab.callbacks.recovery import DivergedError
 from overfitting_lab.doctor import Diagnosis, Severity, activations, gradients, progress
 from overfitting_lab.doctor.layers import Measurement, measure_layers, weighted_layers
 from overfitting_lab.doctor.schedule import schedule_cut_short
+from overfitting_lab.runs.notes import attempt
 
 EVERY = 50  # optimizer steps between two probes
 IMAGES = 32  # images of a batch that a probe uses
@@ -185,7 +186,8 @@ class Doctor(Callback):
                 self._found[diagnosis.code] = diagnosis = replace(diagnosis, step=step)
                 print(diagnosis, flush=True)
                 if self._logger is not None:
-                    self._logger.writer().add_text("doctor", str(diagnosis).replace("\n", "  \n"), step)
+                    with attempt(TENSORBOARD):
+                        self._logger.writer().add_text("doctor", str(diagnosis).replace("\n", "  \n"), step)
 
     def _stop_if_hopeless(self, trainer: Trainer) -> None:
         """End a run that cannot succeed, in all processes at the same step."""

@@ -1,17 +1,44 @@
 """Figures of one run. Each function returns a matplotlib Figure that belongs to no window and no global state."""
 
+import warnings
 from collections.abc import Sequence
-from typing import Any
+from pathlib import Path
+from typing import IO, Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from overfitting_lab.runs.epochs import EpochMetrics
+from overfitting_lab.runs.files import replace_file
 
 TRAINING, VALIDATION = "#0072B2", "#D55E00"  # colour-blind readers can distinguish them (Okabe & Ito 2008)
+
+
+LONGEST_SIDE = 20.0  # inches; 33 classes and more share it
+LEGIBLE = 4.0  # points: smaller names are left out
+
+
+def plain_text(figure: Figure) -> Figure:
+    """Make a figure show every text as it is, with its dollar signs, and return the figure."""
+    for text in figure.findobj(Text):
+        text.set_parse_math(False)
+    return figure
+
+
+def write_figure(figure: Figure, file: Path | IO[Any], **settings: Any) -> None:
+    """Write a figure in plain text, silently if its font lacks a character; ``settings`` go to ``savefig``."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        plain_text(figure).savefig(file, **settings)
+
+
+def save_figure(path: Path, figure: Figure) -> None:
+    """Replace a PNG by a figure."""
+    replace_file(path, lambda new: write_figure(figure, new, dpi=120, format="png"))
 
 
 def draw_metric(axes: Axes, epochs: Sequence[EpochMetrics], metric: str, **style: Any) -> None:
@@ -36,7 +63,7 @@ def usual_losses(epochs: Sequence[EpochMetrics]) -> list[float]:
 def curves(epochs: Sequence[EpochMetrics], title: str) -> Figure:
     """Draw loss and accuracy of a run over its epochs, training and validation in the same axes."""
     figure = Figure(figsize=(11, 4.2), layout="constrained")
-    figure.suptitle(title)
+    figure.suptitle(_shown(title, 100))
     loss, accuracy = figure.subplots(1, 2)
     validated = any(each.val_loss is not None for each in epochs)
     for axes, metric in ((loss, "loss"), (accuracy, "acc")):
@@ -64,13 +91,15 @@ def confusion_matrix(counts: NDArray[Any], classes: Sequence[str], title: str) -
         title: names the images that were counted.
     """
     shares = 100 * counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    side = max(5.0, 1.5 + 0.55 * len(classes))
+    side = min(max(5.0, 1.5 + 0.55 * len(classes)), LONGEST_SIDE)
+    size = min(10.0, 50 * side / len(classes))  # points, of a name
+    names = [_shown(name, 40) for name in classes] if size >= LEGIBLE else []
     figure = Figure(figsize=(side, side), layout="constrained")
     axes = figure.subplots()
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=100)
-    axes.set_xticks(range(len(classes)), classes, rotation=45, ha="right")
-    axes.set_yticks(range(len(classes)), classes)
-    axes.set(xlabel="predicted", ylabel="true", title=f"{title}: {np.trace(counts)} of {counts.sum()} right")
+    axes.set_xticks(range(len(names)), names, rotation=45, ha="right", fontsize=size)
+    axes.set_yticks(range(len(names)), names, fontsize=size)
+    axes.set(xlabel="predicted", ylabel="true", title=f"{_shown(title)}: {np.trace(counts)} of {counts.sum()} right")
     if len(classes) <= 20:
         for (row, column), share in np.ndenumerate(shares):
             ink = "white" if share > 50 else "black"
@@ -91,7 +120,7 @@ def answers(
     """
     height = 0.5 + 1.1 * len(pictures)
     figure = Figure(figsize=(7, height))
-    figure.suptitle(_end(title), y=1 - 0.15 / height, va="top", fontsize="medium", parse_math=False)
+    figure.suptitle(_shown(title), y=1 - 0.15 / height, va="top", fontsize="medium")
     margins = {"left": 0.03, "right": 0.97, "top": 1 - 0.6 / height, "bottom": 0.1 / height}
     grid = figure.subplots(
         len(pictures), 2, squeeze=False, width_ratios=(1, 5), gridspec_kw={**margins, "hspace": 0.35, "wspace": 0.03}
@@ -100,17 +129,21 @@ def answers(
         left.imshow(picture, interpolation="nearest")
         left.set_axis_off()
         right.set_axis_off()
-        right.set_title(_end(name), loc="left", fontsize="small", parse_math=False)
+        right.set_title(_shown(name), loc="left", fontsize="small")
         right.set(xlim=(0, 100), ylim=(len(classes) - 0.4, -0.6))
         shares = [100 * probability for _, probability in classes]
         colours = [TRAINING, *["#BBBBBB"] * (len(classes) - 1)]
         right.barh(range(len(classes)), [0.6 * share for share in shares], left=30, height=0.8, color=colours)
         for place, ((label, _), share) in enumerate(zip(classes, shares, strict=True)):
-            right.text(29, place, label, ha="right", va="center", fontsize="small", parse_math=False)
+            right.text(29, place, _shown(label, 40), ha="right", va="center", fontsize="small")
             right.text(31 + 0.6 * share, place, f"{share:.1f} %", va="center", fontsize="small")
     return figure
 
 
-def _end(path: str, length: int = 75) -> str:
-    """Return the path, without its beginning if it is too long for the figure."""
-    return path if len(path) <= length else "…" + path[1 - length :]
+def _shown(text: str, length: int = 75) -> str:
+    """Return a path or a name in one line, without its beginning if it is too long for the figure.
+
+    Bytes of a file's name that are no text become escape sequences, which every font has.
+    """
+    text = " ".join(text.encode(errors="backslashreplace").decode().split())
+    return text if len(text) <= length else "…" + text[1 - length :]

@@ -3,12 +3,8 @@
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from filelock import FileLock, Timeout
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 
 class RunError(Exception):
@@ -70,11 +66,6 @@ def replace_file(path: Path, write: Callable[[Path], object]) -> None:
                 os.close(folder)
     finally:
         new.unlink(missing_ok=True)
-
-
-def save_figure(path: Path, figure: "Figure") -> None:
-    """Replace a PNG by a figure."""
-    replace_file(path, lambda new: figure.savefig(new, dpi=120, format="png"))
 
 
 def write_text(path: Path, text: str) -> None:

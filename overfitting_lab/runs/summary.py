@@ -73,6 +73,7 @@ class Summary:
     diagnosis: list[dict[str, Any]] = field(default_factory=list)  # findings of the doctor
     reason: str | None = None  # why training ended, or why the run failed or was interrupted
     untested: str | None = None  # why a run that was trained to its end has no test
+    notes: list[str] = field(default_factory=list)  # what failed beside training: a figure, a logger, the screen
 
     def to_json(self) -> str:
         """Return the content of ``summary.json``. NaN and infinity, which JSON lacks, become ``null``."""

@@ -14,7 +14,9 @@ from matplotlib.figure import Figure
 from overfitting_lab.comparison.charts import RUNS, label_axes
 from overfitting_lab.comparison.report import render
 from overfitting_lab.comparison.statistics import CONFIDENCE, Estimate, mean, welch_difference
-from overfitting_lab.runs.files import save_figure, write_text
+from overfitting_lab.runs.figures import save_figure
+from overfitting_lab.runs.files import write_text
+from overfitting_lab.runs.notes import attempt
 from overfitting_lab.sweeps.factorial import Effect, Trial, cells, effects, images_for, remedies_of
 
 RESPONSES = {"test_acc": "test accuracy", "gap": "gap between training and validation"}
@@ -116,7 +118,8 @@ def _write(
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(path.with_name(f".{path.name}.lock")):  # two workers may end at the same moment
         write_text(paths[0], text)
-        save_figure(paths[1], figure)
+        with attempt(paths[1].name):
+            save_figure(paths[1], figure)
         write_text(paths[2], numbers)
     return paths
 

@@ -1,0 +1,57 @@
+"""Loggers that cannot end a run, and callbacks that cannot hide how it ended."""
+
+import time
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from lightning.fabric.loggers.logger import _DummyExperiment
+from lightning.pytorch import Callback
+from lightning.pytorch.loggers import Logger
+
+from overfitting_lab.runs.notes import attempt
+
+CALLS = ("log_metrics", "log_hyperparams", "log_graph", "save", "after_save_checkpoint", "finalize")
+PAUSE = 20  # times the duration of a failed call must pass before the logger is called again
+T = TypeVar("T", bound=Logger)
+
+
+def guarded(logger: T) -> T:
+    """Make each call of a logger by the Trainer an attempt, and return the logger.
+
+    A server that does not answer costs at most a twentieth of the time. The logger's class becomes a subclass of its
+    own class.
+    """
+    kind = type(logger)
+    members: dict[str, Any] = {name: _attempted(getattr(kind, name), name) for name in CALLS}
+    experiment = getattr(kind, "experiment", None)
+    if isinstance(experiment, property) and experiment.fget is not None:
+        members["experiment"] = property(_attempted(experiment.fget, "experiment", _DummyExperiment()))
+    logger.__class__ = type(kind.__name__, (kind,), {"__module__": kind.__module__, **members})
+    return logger
+
+
+def with_attempted_exception_hook(callback: Callback) -> Callback:
+    """Make a callback's ``on_exception`` an attempt, so that the next callbacks' hooks run too. Return the callback."""
+    hook = callback.on_exception
+
+    def on_exception(*args: Any) -> None:
+        with attempt(f"on_exception of the callback {type(callback).__name__}"):
+            hook(*args)
+
+    callback.on_exception = on_exception  # type: ignore[assignment, method-assign]
+    return callback
+
+
+def _attempted(call: Callable[..., Any], name: str, otherwise: Any = None) -> Callable[..., Any]:
+    def attempted(logger: Any, *args: Any, **kwargs: Any) -> Any:
+        waits = vars(logger).setdefault("_waits_until", 0.0)
+        if time.monotonic() < waits and name != "finalize":
+            return otherwise
+        started = time.monotonic()
+        with attempt(f"the logger {type(logger).__name__}"):
+            return call(logger, *args, **kwargs)
+        ended = time.monotonic()
+        logger._waits_until = ended + PAUSE * (ended - started)
+        return otherwise
+
+    return attempted
