@@ -17,7 +17,8 @@ class Dashboard(Callback):
     """Add to a run's TensorBoard what the epoch metrics lack.
 
     These are the loss and learning rate of single steps, a grid of training images as the network sees them, the
-    confusion matrices of the last validation and of the test, and the ``settings``, by flag, with the final metrics.
+    confusion matrices of the last validation and of the test, and the ``settings``, by flag, and the
+    data's fingerprint with the final metrics.
     The loss of single steps has a point every ``step_interval`` steps; ``None`` is a tenth of an epoch.
     """
 
@@ -57,7 +58,8 @@ class Dashboard(Callback):
             writer = self._logger.writer()
             writer.flush()  # TensorBoard reads a folder's event files one after the other, and add_hparams adds one
             results = {f"result/{name}": value for name, value in self._results.items()}
-            writer.add_hparams(self._settings, results, run_name=".")
+            fingerprint = trainer.datamodule.description()["fingerprint"]  # type: ignore[attr-defined]
+            writer.add_hparams({**self._settings, "data.fingerprint": fingerprint}, results, run_name=".")
 
     def _draw_confusion(self, trainer: Trainer, split: str, confusion: Any) -> None:
         if not confusion.update_called:

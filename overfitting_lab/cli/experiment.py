@@ -22,11 +22,13 @@ from overfitting_lab.callbacks.checkpoints import AtomicCheckpointIO, BestCheckp
 from overfitting_lab.callbacks.console import Console, LayerTable, ProgressBar
 from overfitting_lab.callbacks.dashboard import Dashboard
 from overfitting_lab.callbacks.epochs import EpochRecorder
+from overfitting_lab.callbacks.further_loggers import FurtherLoggers, resume_loggers
 from overfitting_lab.callbacks.images import ImageRecord
 from overfitting_lab.callbacks.logger import RunLogger
 from overfitting_lab.callbacks.plateau import PlateauSchedule
 from overfitting_lab.callbacks.recovery import Recovery
 from overfitting_lab.callbacks.summary import RunSummary
+from overfitting_lab.cli.loggers import prepared, with_absolute_paths
 from overfitting_lab.cli.parser import ExperimentParser
 from overfitting_lab.cli.precision import default_precision
 from overfitting_lab.doctor.callback import Advice, Doctor
@@ -75,6 +77,7 @@ class ExperimentCLI(LightningCLI):
     def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
         """Return a parser that finds configurations by name and has readable errors."""
         parser = ExperimentParser(allow_abbrev=False, **kwargs)
+        parser.with_logger = self._keep
         parser.add_argument("-c", "--config", action="config", help="a name in configs/ or a path; may be repeated")
         return parser
 
@@ -105,6 +108,8 @@ class ExperimentCLI(LightningCLI):
         resumed, others = finder.parse_known_args(args)
         if resumed.resume is None:
             self.config = parser.parse_args(args)
+            if not self._keep:
+                self.config.trainer.logger = False
             return
         self._resumed = Run(resumed.resume)
         own = ["--config", str(self._resumed.files.config)]
@@ -137,6 +142,7 @@ class ExperimentCLI(LightningCLI):
     def instantiate_classes(self) -> None:
         """Build everything; report what the configuration gets wrong as a usage error, before any work."""
         try:
+            self._prepare_loggers()
             super().instantiate_classes()
             if self.trainer.max_epochs == 0:
                 raise ValueError("trainer.max_epochs must be at least 1, or -1 with --trainer.max_steps; it is 0")
@@ -146,26 +152,43 @@ class ExperimentCLI(LightningCLI):
             self.model.configure_optimizers()
             if self.logger is not None and self.resume_from is None:
                 self.model.pretrained()
-        except (ArgumentError, MisconfigurationException, ValueError) as error:
+        except (ArgumentError, MisconfigurationException, ModuleNotFoundError, ValueError) as error:
             message = str(error)
             if "No supported gpu backend" in message or "CUDAAccelerator" in message:
                 message += "\nthis machine has no GPU that torch can use: leave --trainer.accelerator out, or say cpu"
             self.parser.error(message, error)
 
+    def _prepare_loggers(self) -> None:
+        """Check the loggers that are configured, and say where each writes. Without a run's folder, build none."""
+        trainer = self.config.trainer
+        self._given_logger = trainer.logger
+        callbacks = trainer.callbacks if isinstance(trainer.callbacks, list) else [trainer.callbacks]
+        uploads = any(each and each.class_path.endswith("ModelCheckpoint") for each in callbacks)
+        loggers = prepared(trainer.logger, self._root, self._resumed, uploads)
+        keep = self._keep and not trainer.fast_dev_run and trainer.logger is not False
+        trainer.logger = loggers if keep else False
+
+    @property
+    def _root(self) -> Path:
+        """Folder of all experiments."""
+        if self._resumed is not None:
+            return Path(os.path.relpath(self._resumed.folder)).parent.parent
+        return Path(self.config.trainer.default_root_dir or ".") / "lightning_logs"
+
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Return a Trainer with the project's callbacks beside the configured ones."""
         config = self.config_init.trainer
         terminal = sys.stdout.isatty() if config.enable_progress_bar is None else config.enable_progress_bar
-        loggers = config.logger if isinstance(config.logger, list) else [config.logger] if config.logger else []
-        keep = self._keep and not config.fast_dev_run and config.logger is not False
+        loggers, keep = config.logger or [], config.logger is not False
+        if self._resumed is not None:
+            resume_loggers(loggers)
         given = config.callbacks or []
         callbacks: list[Callback] = [EpochRecorder(), *(given if isinstance(given, list) else [given])]
         if not any(isinstance(callback, PlateauSchedule) for callback in callbacks):
             callbacks.append(PlateauSchedule(reductions=None))
         if keep and self._resumed is None:
-            root = Path(config.default_root_dir or ".") / "lightning_logs"
-            self.logger = RunLogger(root, self.config.experiment)
-            _check_writable(root / self.config.experiment)
+            self.logger = RunLogger(self._root, self.config.experiment)
+            _check_writable(self._root / self.config.experiment)
         elif keep and self._resumed is not None:
             folder = Path(os.path.relpath(self._resumed.folder))
             self.logger = RunLogger(folder.parent.parent, folder.parent.name, folder.name)
@@ -197,6 +220,7 @@ class ExperimentCLI(LightningCLI):
         facts = {"experiment": config.experiment, "seed": config.seed_everything, "versions": versions()}
         facts["git_commit"] = git_commit()
         writers: list[Callback] = [
+            FurtherLoggers(logger, lambda: settings(self._complete()), self._resumed is not None),
             RunSummary(logger, lambda: self.complete_config, facts, lambda: doctor.diagnosis if doctor else []),
             ImageRecord(logger),
             Dashboard(logger, settings(config), config.trainer.log_every_n_steps),
@@ -208,15 +232,20 @@ class ExperimentCLI(LightningCLI):
 
     @property
     def complete_config(self) -> str:
-        """The complete configuration as YAML, with the source that was used and absolute paths."""
+        """The complete configuration as YAML."""
+        return str(self.parser.dump(self._complete()))
+
+    def _complete(self) -> Namespace:
+        """Return the complete configuration, with the source that was used and absolute paths."""
         config = self.config.clone()
+        config.trainer.logger = with_absolute_paths(self._given_logger)
         config.data.source = self.datamodule.source.KEY
         config.data.stand_in = False
         config.data.root = str(Path(config.data.root).resolve())
         if config.model.init_args.get("init_from") is not None:
             config.model.init_args.init_from = str(Path(config.model.init_args.init_from).resolve())
         config.ckpt_path = None
-        return str(self.parser.dump(config))
+        return config
 
     @staticmethod
     def leave_together() -> None:
