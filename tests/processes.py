@@ -17,11 +17,12 @@ _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(["overfitting_lab.cli", "torch.utils.tensorboard", "torchvision"])
 
 
-def _run(name: str, arguments: list[str], folder: Path) -> None:
+def _run(name: str, arguments: list[str], folder: Path, environment: dict[str, str]) -> None:
     import torch
 
     os.setsid()  # so that a test can kill what the script starts as well
     os.chdir(folder)
+    os.environ |= environment
     os.environ["PYTHONPATH"] = str(ROOT)  # so that what it starts finds tests.faults
     with (folder / "output.txt").open("a") as output:
         os.dup2(output.fileno(), 1)
@@ -31,9 +32,9 @@ def _run(name: str, arguments: list[str], folder: Path) -> None:
     runpy.run_path(sys.argv[0], run_name="__main__")
 
 
-def start(name: str, arguments: list[str], folder: Path) -> BaseProcess:
-    """Start a script in ``folder``, where its output is added to ``output.txt``."""
-    process = _context.Process(target=_run, args=(name, arguments, folder), daemon=False)
+def start(name: str, arguments: list[str], folder: Path, **environment: str) -> BaseProcess:
+    """Start a script in ``folder``, where its output is added to ``output.txt``, with more environment variables."""
+    process = _context.Process(target=_run, args=(name, arguments, folder, environment), daemon=False)
     process.start()
     atexit.register(_kill, process)  # after a failed test, Python would wait for its end
     return process

@@ -17,9 +17,9 @@ class Dashboard(Callback):
     """Add to a run's TensorBoard what the epoch metrics lack.
 
     These are the loss and learning rate of single steps, a grid of training images as the network sees them, the
-    confusion matrices of the last validation and of the test, and the ``settings``, by flag, and the
-    data's fingerprint with the final metrics.
-    The loss of single steps has a point every ``step_interval`` steps; ``None`` is a tenth of an epoch.
+    confusion matrices of the last validation and of the test, and the final metrics beside the ``settings``, by flag,
+    and the data's fingerprint. The loss of single steps has a point every ``step_interval`` steps; ``None`` is a tenth
+    of an epoch.
     """
 
     def __init__(self, logger: RunLogger, settings: dict[str, Any], step_interval: int | None = None) -> None:

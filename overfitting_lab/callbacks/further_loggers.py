@@ -19,8 +19,8 @@ from overfitting_lab.runs.files import write_text
 class FurtherLoggers(Callback):
     """Serve the loggers of the Trainer beside the first one, which is the run's own.
 
-    Each gets what ``settings`` returns, by flag, and the fingerprint of the data as hyper-parameters. ``loggers.json`` in the
-    run's folder names each logger's class and run, so that a ``resumed`` run resumes these as well.
+    Each gets what ``settings`` returns, by flag, and the fingerprint of the data as hyper-parameters. ``loggers.json``
+    in the run's folder names each logger's class and run, so that a ``resumed`` run resumes these as well.
     """
 
     def __init__(self, logger: RunLogger, settings: Callable[[], dict[str, Any]], resumed: bool) -> None:
@@ -99,7 +99,7 @@ def log_settings(logger: Logger, settings: dict[str, Any]) -> None:
             if name in before and before[name] != str(value)[:250]:
                 client.set_tag(run, name, value)
         settings = {name: value for name, value in settings.items() if name not in before}
-    logger.log_hyperparams(settings)  # type: ignore[call-arg]
+    logger.log_hyperparams(settings)
 
 
 def discard_rows_after(step: int, metrics: Path) -> None:

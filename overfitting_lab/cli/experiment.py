@@ -237,7 +237,7 @@ class ExperimentCLI(LightningCLI):
 
     def _complete(self) -> Namespace:
         """Return the complete configuration, with the source that was used and absolute paths."""
-        config = self.config.clone()
+        config: Namespace = self.config.clone()
         config.trainer.logger = with_absolute_paths(self._given_logger)
         config.data.source = self.datamodule.source.KEY
         config.data.stand_in = False

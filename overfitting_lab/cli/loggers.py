@@ -3,7 +3,7 @@
 import inspect
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
 from pydoc import locate
@@ -56,13 +56,15 @@ def prepared(given: Any, root: Path, resumed: Run | None, has_model_checkpoint: 
     loggers = [deepcopy(logger) for logger in as_list(given)]
     for logger in loggers:
         name = logger.class_path.rpartition(".")[2]
-        settings = logger.init_args = logger.get("init_args") or Namespace()
+        settings = logger.init_args = logger.get("init_args") or Namespace()  # type: ignore[no-untyped-call]
         _check_package(name)
         if settings.get("log_model") and not has_model_checkpoint:
             raise ValueError(
-                f"trainer.logger.log_model uploads the files of a ModelCheckpoint, and none is configured: add "
+                "trainer.logger.log_model uploads the files of a ModelCheckpoint, and none is configured: add "
                 "--trainer.callbacks+=ModelCheckpoint --trainer.callbacks.monitor=val_acc --trainer.callbacks.mode=max"
             )
+        if settings.get("log_model") and settings.get("offline"):
+            raise ValueError("trainer.logger.log_model needs a connection; leave it out, or trainer.logger.offline")
         _place(logger.class_path, settings, root)
         record = next((record for record in known if record["class_path"].rpartition(".")[2] == name), None)
         if record is not None:
@@ -80,14 +82,14 @@ def with_absolute_paths(given: Any) -> Any:
     """
     given = deepcopy(given)
     for logger in as_list(given):
-        settings = logger.get("init_args") or Namespace()
+        settings = logger.get("init_args") or {}
         for key in _given_folders(logger.class_path, settings):
             if "://" not in settings[key]:
                 settings[key] = str(Path(settings[key]).resolve())
         for scheme in ("file:", "sqlite:///"):
             path = str(settings.get("tracking_uri")).removeprefix(scheme)
             if path != str(settings.get("tracking_uri")) and not path.startswith("/"):
-                settings.tracking_uri = f"{scheme}{Path(path).resolve()}"
+                settings["tracking_uri"] = f"{scheme}{Path(path).resolve()}"
     return given
 
 
@@ -101,7 +103,7 @@ def without_logger(text: str) -> str:
     if not isinstance(trainer, dict) or isinstance(trainer.get("logger"), bool | None):
         return text
     trainer["logger"] = False
-    return yaml.safe_dump(config, sort_keys=False)
+    return str(yaml.safe_dump(config, sort_keys=False))
 
 
 def explained(message: str) -> str:
@@ -124,7 +126,7 @@ def _default(class_path: str, key: str) -> Any:
     return parameter.default if parameter else None
 
 
-def _given_folders(class_path: str, settings: Namespace) -> list[str]:
+def _given_folders(class_path: str, settings: Mapping[str, Any] | Namespace) -> list[str]:
     return [key for key in FOLDERS if settings.get(key) and settings[key] != _default(class_path, key)]
 
 
@@ -140,6 +142,8 @@ def _place(class_path: str, settings: Namespace, root: Path) -> None:
         os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")
         if not given:
             settings.save_dir = str(root.resolve() / "mlruns")
+        if str(settings.get("tracking_uri")).startswith("sqlite:") and not settings.get("artifact_location"):
+            settings.artifact_location = str(root.resolve() / "mlruns")
     elif name == "CometLogger" and not given:
         settings.offline_directory = str(root / "comet")
 
