@@ -270,7 +270,11 @@ class ExperimentCLI(LightningCLI):
 def settings(config: Namespace) -> dict[str, Any]:
     """Return the settings that are plain values, by flag."""
     return {
-        key.replace(".init_args", "").removesuffix(".class_path"): value
+        key.replace(".init_args", "").removesuffix(".class_path"): next(
+            kind(value)  # of a restricted type, such as PositiveFloat, which some loggers cannot write
+            for kind in (bool, int, float, str)
+            if isinstance(value, kind)
+        )
         for key, value in vars(config.as_flat()).items()
         if isinstance(value, str | int | float)
         and key != "model.init_args.num_classes"  # decided by the data, not known yet

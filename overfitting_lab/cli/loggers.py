@@ -5,17 +5,17 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
+from importlib.util import find_spec
 from pathlib import Path
 from pydoc import locate
 from typing import Any
 
 import yaml
 from jsonargparse import Namespace
-from lightning_utilities.core.imports import RequirementCache
 
 from overfitting_lab.runs.run import Run
 
-# The package that a logger of Lightning writes with, and the module that is imported from it.
+# The package that a logger of Lightning writes with, and the module in it.
 PACKAGES = {
     "CometLogger": ("comet-ml", "comet_ml"),
     "MLFlowLogger": ("mlflow-skinny", "mlflow"),
@@ -117,7 +117,7 @@ def explained(message: str) -> str:
 
 def _check_package(name: str) -> None:
     package, module = PACKAGES.get(name, ("", ""))
-    if package and not RequirementCache(package, module):
+    if package and find_spec(module) is None:
         raise ValueError(f"trainer.logger: {name} needs a package that is not installed: pip install {package}")
 
 

@@ -205,7 +205,7 @@ def test_a_run_is_read_without_the_packages_of_its_loggers(
     config = yaml.safe_load((run / "config.yaml").read_text())
     config["trainer"]["logger"] = [{"class_path": "not_installed.Logger", "init_args": {"project": "x"}}]
     (run / "config.yaml").write_text(yaml.safe_dump(config))
-    flags = ["--formats=torchscript"] if script == "export" else []
+    flags = ["--formats=pth"] if script == "export" else []
     outcome = run_script(script, run, *flags)
     assert outcome.status == 0, outcome.err
     assert list(tmp_path.iterdir()) == [tmp_path / "lightning_logs"]
