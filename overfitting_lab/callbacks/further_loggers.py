@@ -64,9 +64,11 @@ class FurtherLoggers(Callback):
     @staticmethod
     def _finish(trainer: Trainer, exit_code: int) -> None:
         """End the W&B run, which Lightning leaves to the process's end: a second run in this process has its own."""
-        for logger in trainer.loggers[1:]:
-            if trainer.is_global_zero and isinstance(logger, WandbLogger):
-                logger.experiment.finish(exit_code=exit_code)
+        if trainer.is_global_zero and any(isinstance(logger, WandbLogger) for logger in trainer.loggers):
+            import wandb  # not at the top: it need not be installed
+
+            if wandb.run is not None:
+                wandb.finish(exit_code=exit_code)
 
 
 class AppendingWriter(ExperimentWriter):

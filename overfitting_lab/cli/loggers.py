@@ -57,7 +57,8 @@ def prepared(given: Any, root: Path, resumed: Run | None, has_model_checkpoint: 
     for logger in loggers:
         name = logger.class_path.rpartition(".")[2]
         settings = logger.init_args = logger.get("init_args") or Namespace()  # type: ignore[no-untyped-call]
-        _check_package(name)
+        if missing := missing_package([name]):
+            raise ValueError(missing)
         if settings.get("log_model") and not has_model_checkpoint:
             raise ValueError(
                 "trainer.logger.log_model uploads the files of a ModelCheckpoint, and none is configured: add "
@@ -115,10 +116,12 @@ def explained(message: str) -> str:
     return "\n".join([*kept, HINT])
 
 
-def _check_package(name: str) -> None:
-    package, module = PACKAGES.get(name, ("", ""))
-    if package and find_spec(module) is None:
-        raise ValueError(f"trainer.logger: {name} needs a package that is not installed: pip install {package}")
+def missing_package(words: Sequence[str]) -> str | None:
+    """Return a message if one of the words ends with a logger whose package is not installed."""
+    for name, (package, module) in PACKAGES.items():
+        if any(word.endswith(name) for word in words) and find_spec(module) is None:
+            return f"trainer.logger: {name} needs a package that is not installed: pip install {package}"
+    return None
 
 
 def _default(class_path: str, key: str) -> Any:

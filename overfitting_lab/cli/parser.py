@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 
 from lightning.pytorch.cli import LightningArgumentParser
 
-from overfitting_lab.cli.loggers import explained, without_logger
+from overfitting_lab.cli.loggers import explained, missing_package, without_logger
 from overfitting_lab.runs.recipe import read_config
 
 PACKAGE = Path(__file__).resolve().parents[1]
@@ -60,6 +60,8 @@ class ExperimentParser(LightningArgumentParser):
             elif index and found[index - 1] in ("--config", "-c"):
                 found[index] = find_config(argument)
         self._configs = [argument.removeprefix("--config=") for argument in found if argument.endswith(".yaml")]
+        if self.with_logger and (missing := missing_package(found)):  # without it, the logger's settings are unknown
+            self.error(missing)
         return super().parse_args([_content(each, with_logger=self.with_logger) for each in found], *rest, **settings)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
