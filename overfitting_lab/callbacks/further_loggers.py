@@ -4,6 +4,7 @@ import csv
 import io
 import json
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,13 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import CSVLogger, Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
 from lightning.pytorch.loggers.csv_logs import ExperimentWriter
 
+from overfitting_lab.callbacks.epochs import recorder_of
 from overfitting_lab.callbacks.logger import RunLogger
 from overfitting_lab.callbacks.summary import class_path
+from overfitting_lab.runs.epochs import EpochRecord
 from overfitting_lab.runs.files import write_text
+
+UNWRITTEN = 30  # seconds of a killed run that a logger may not have written: W&B writes every 15 s
 
 
 class FurtherLoggers(Callback):
@@ -27,6 +32,13 @@ class FurtherLoggers(Callback):
         self._logger = logger
         self._settings = settings
         self._resumed = resumed
+        self._steps: list[int] = []  # of the epochs that have ended, each epoch's last
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"steps": [*self._steps]}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._steps = state_dict["steps"]
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log the settings, and record and print where the loggers write."""
@@ -44,15 +56,28 @@ class FurtherLoggers(Callback):
                 log_settings(logger, settings)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Discard what a resumed run logs again, if the logger can: the steps after its checkpoint."""
+        """Discard what a resumed run logs again, if the logger can, and log the epochs that a killed run may have lost."""
         if not trainer.is_global_zero or not self._resumed:
             return
+        lost: dict[int, EpochRecord] = {}
+        for step, record in reversed([*zip(self._steps, recorder_of(trainer).records, strict=False)]):
+            if sum(each.seconds for each in lost.values()) < UNWRITTEN:
+                lost[step] = record
         for logger in trainer.loggers[1:]:
             if isinstance(logger, CSVLogger):
-                discard_rows_after(trainer.global_step, Path(logger.log_dir, "metrics.csv"))
+                metrics = Path(logger.log_dir, "metrics.csv")
+                discard_rows(metrics, after=trainer.global_step, since=min(lost, default=trainer.global_step + 1))
             elif isinstance(logger, TensorBoardLogger):
                 logger.experiment.close()
                 logger.experiment.purge_step = trainer.global_step + 1  # of the file that it opens next
+            for step in sorted(lost):
+                values = {name: value for name, value in asdict(lost[step].metrics).items() if value is not None}
+                logger.log_metrics(values, step)
+                logger.save()
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Note the step at which the epoch's metrics are logged, which is after the checkpoint."""
+        self._steps.append(trainer.global_step - 1)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage == "test":
@@ -104,13 +129,13 @@ def log_settings(logger: Logger, settings: dict[str, Any]) -> None:
     logger.log_hyperparams(settings)
 
 
-def discard_rows_after(step: int, metrics: Path) -> None:
-    """Discard the rows of a ``CSVLogger`` after a step."""
+def discard_rows(metrics: Path, *, after: int, since: int) -> None:
+    """Discard the rows of a ``CSVLogger`` after a step, and those of epochs since a step."""
     if not metrics.is_file():  # the run was killed before its first row, or they are in the cloud
         return
     with metrics.open(encoding="utf-8", newline="") as file:
         rows = csv.DictReader(file)
-        kept = [row for row in rows if row["step"] and int(row["step"]) <= step]
+        kept = [row for row in rows if int(row["step"]) <= after and (int(row["step"]) < since or row.get("test_loss"))]
         text = io.StringIO(newline="")
         writer = csv.DictWriter(text, rows.fieldnames or [])
     writer.writeheader()
