@@ -3,7 +3,7 @@
 import csv
 import io
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -32,13 +32,6 @@ class FurtherLoggers(Callback):
         self._logger = logger
         self._settings = settings
         self._resumed = resumed
-        self._steps: list[int] = []  # of the epochs that have ended, each epoch's last
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"steps": [*self._steps]}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self._steps = state_dict["steps"]
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log the settings, and record and print where the loggers write."""
@@ -56,28 +49,19 @@ class FurtherLoggers(Callback):
                 log_settings(logger, settings)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Discard what a resumed run logs again, if the logger can, and log the epochs that a killed run may have lost."""
+        """Discard what a resumed run logs again, if the logger can. Log the last epochs, which a killed run may lack."""
         if not trainer.is_global_zero or not self._resumed:
             return
-        lost: dict[int, EpochRecord] = {}
-        for step, record in reversed([*zip(self._steps, recorder_of(trainer).records, strict=False)]):
-            if sum(each.seconds for each in lost.values()) < UNWRITTEN:
-                lost[step] = record
+        last = unwritten(recorder_of(trainer).records)
         for logger in trainer.loggers[1:]:
             if isinstance(logger, CSVLogger):
-                metrics = Path(logger.log_dir, "metrics.csv")
-                discard_rows(metrics, after=trainer.global_step, since=min(lost, default=trainer.global_step + 1))
+                discard_rows(Path(logger.log_dir, "metrics.csv"), after=trainer.global_step, of=last)
             elif isinstance(logger, TensorBoardLogger):
                 logger.experiment.close()
                 logger.experiment.purge_step = trainer.global_step + 1  # of the file that it opens next
-            for step in sorted(lost):
-                values = {name: value for name, value in asdict(lost[step].metrics).items() if value is not None}
-                logger.log_metrics(values, step)
+            for step, metrics in last.items():
+                logger.log_metrics(metrics, step)
                 logger.save()
-
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Note the step at which the epoch's metrics are logged, which is after the checkpoint."""
-        self._steps.append(trainer.global_step - 1)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage == "test":
@@ -129,15 +113,29 @@ def log_settings(logger: Logger, settings: dict[str, Any]) -> None:
     logger.log_hyperparams(settings)
 
 
-def discard_rows(metrics: Path, *, after: int, since: int) -> None:
-    """Discard the rows of a ``CSVLogger`` after a step, and those of epochs since a step."""
+def unwritten(records: Sequence[EpochRecord]) -> dict[int, dict[str, float]]:
+    """Return the metrics of the last epochs by the step at which Lightning logs them."""
+    last: dict[int, dict[str, float]] = {}
+    seconds = 0.0
+    for record in reversed(records):
+        if seconds < UNWRITTEN:
+            values = {name: value for name, value in asdict(record.metrics).items() if value is not None}
+            last = {record.step - 1: values} | last
+        seconds += record.seconds
+    return last
+
+
+def discard_rows(metrics: Path, *, after: int, of: Collection[int]) -> None:
+    """Discard the rows of a ``CSVLogger`` after a step, and the rows of the epochs that end at some steps."""
     if not metrics.is_file():  # the run was killed before its first row, or they are in the cloud
         return
     with metrics.open(encoding="utf-8", newline="") as file:
         rows = csv.DictReader(file)
-        kept = [row for row in rows if int(row["step"]) <= after and (int(row["step"]) < since or row.get("test_loss"))]
         text = io.StringIO(newline="")
         writer = csv.DictWriter(text, rows.fieldnames or [])
-    writer.writeheader()
-    writer.writerows(kept)
+        writer.writeheader()
+        for row in rows:
+            again = int(row["step"]) in of and (row.get("train_loss") or row.get("val_loss"))
+            if int(row["step"]) <= after and not again:
+                writer.writerow(row)
     write_text(metrics, text.getvalue())
