@@ -49,7 +49,7 @@ class FurtherLoggers(Callback):
                 log_settings(logger, settings)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Discard what a resumed run logs again, if the logger can. Log the last epochs, which a killed run may lack."""
+        """Discard what a resumed run logs again, if the logger can. Log the last epochs, which may be missing."""
         if not trainer.is_global_zero or not self._resumed:
             return
         last = unwritten(recorder_of(trainer).records)
