@@ -79,7 +79,7 @@ class CIFAR10DataModule(LightningDataModule):
         split_seed: int = 0,
     ) -> None:
         super().__init__()
-        self.save_hyperparameters({**locals(), "root": str(root)}, ignore=["self", "__class__"])
+        self.save_hyperparameters({**locals(), "root": str(root)}, ignore=["self", "__class__"], logger=False)
         overfit = split == "overfit"
         self.split = split
         self.augment = augment or ("none" if overfit else "flip_crop")

@@ -47,7 +47,8 @@ class ImageClassifier(LightningModule, ABC):
         super().__init__()
         # Callables do not survive a checkpoint that is loaded with weights_only=True, and the weights' origin is no
         # longer needed. The run's config.yaml has them all.
-        self.save_hyperparameters(ignore=["network", "initialization", "init_from", "optimizer", "lr_scheduler"])
+        ignored = ["network", "initialization", "init_from", "optimizer", "lr_scheduler"]
+        self.save_hyperparameters(ignore=ignored, logger=False)  # the loggers get all settings, from a callback
         self.network = network.to(memory_format=torch.channels_last)
         self.num_classes = num_classes
         self.image_size = image_size

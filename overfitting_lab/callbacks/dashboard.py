@@ -18,8 +18,9 @@ class Dashboard(Callback):
     """Add to a run's TensorBoard what the epoch metrics lack.
 
     These are the loss and learning rate of single steps, a grid of training images as the network sees them, the
-    confusion matrices of the last validation and of the test, and the ``settings``, by flag, with the final metrics.
-    The loss of single steps has a point every ``step_interval`` steps; ``None`` is a tenth of an epoch.
+    confusion matrices of the last validation and of the test, and the final metrics beside the ``settings``, by flag,
+    and the data's fingerprint. The loss of single steps has a point every ``step_interval`` steps; ``None`` is a tenth
+    of an epoch.
     """
 
     def __init__(self, logger: RunLogger, settings: dict[str, Any], step_interval: int | None = None) -> None:
@@ -60,10 +61,11 @@ class Dashboard(Callback):
         if trainer.is_global_zero:
             self._results |= {name: float(value) for name, value in trainer.callback_metrics.items()}
             results = {f"result/{name}": value for name, value in self._results.items()}
+            fingerprint = trainer.datamodule.description()["fingerprint"]  # type: ignore[attr-defined]
             with attempt(TENSORBOARD):
                 writer = self._logger.writer()
                 writer.flush()  # TensorBoard reads a folder's event files one after the other, and add_hparams adds one
-                writer.add_hparams(self._settings, results, run_name=".")
+                writer.add_hparams({**self._settings, "data.fingerprint": fingerprint}, results, run_name=".")
 
     def _draw_confusion(self, trainer: Trainer, split: str, confusion: Any) -> None:
         if not confusion.update_called:

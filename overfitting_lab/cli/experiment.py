@@ -22,6 +22,7 @@ from overfitting_lab.callbacks.console import Console, LayerTable, ProgressBar
 from overfitting_lab.callbacks.dashboard import Dashboard
 from overfitting_lab.callbacks.ending import ObservedTrainer
 from overfitting_lab.callbacks.epochs import EpochRecorder
+from overfitting_lab.callbacks.further_loggers import FurtherLoggers, resume_loggers
 from overfitting_lab.callbacks.guarded import guarded, with_attempted_exception_hook
 from overfitting_lab.callbacks.images import ImageRecord
 from overfitting_lab.callbacks.logger import RunLogger
@@ -31,6 +32,7 @@ from overfitting_lab.callbacks.recovery import Recovery
 from overfitting_lab.callbacks.summary import RunSummary
 from overfitting_lab.cli.failures import REPORTED, is_defect
 from overfitting_lab.cli.launchers import choose_environment
+from overfitting_lab.cli.loggers import prepared, with_absolute_paths
 from overfitting_lab.cli.messages import silence_noise
 from overfitting_lab.cli.parser import ExperimentParser
 from overfitting_lab.cli.precision import default_precision
@@ -41,6 +43,7 @@ from overfitting_lab.runs.notes import in_words
 from overfitting_lab.runs.provenance import git_commit, versions
 from overfitting_lab.runs.run import Run
 
+OF_USAGE = (ArgumentError, ModuleNotFoundError, ValueError)  # whose words a user reads as they are
 CompileMode = Literal["default", "reduce-overhead", "max-autotune"]
 
 
@@ -81,6 +84,7 @@ class ExperimentCLI(LightningCLI):
     def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
         """Return a parser that finds configurations by name and has readable errors."""
         parser = ExperimentParser(allow_abbrev=False, **kwargs)
+        parser.with_logger = self._keep
         parser.add_argument("-c", "--config", action="config", help="a name in configs/ or a path; may be repeated")
         return parser
 
@@ -111,6 +115,8 @@ class ExperimentCLI(LightningCLI):
         resumed, others = finder.parse_known_args(args)
         if resumed.resume is None:
             self.config = parser.parse_args(args)
+            if not self._keep:
+                self.config.trainer.logger = False
             return
         self._resumed = Run(resumed.resume)
         own = ["--config", str(self._resumed.files.config)]
@@ -150,6 +156,7 @@ class ExperimentCLI(LightningCLI):
     def instantiate_classes(self) -> None:
         """Build everything; report what the configuration gets wrong as a usage error, before any work."""
         try:
+            self._prepare_loggers()
             super().instantiate_classes()
             if self.trainer.max_epochs == 0:
                 raise ValueError("trainer.max_epochs must be at least 1, or -1 with --trainer.max_steps; it is 0")
@@ -162,12 +169,29 @@ class ExperimentCLI(LightningCLI):
         except (*REPORTED, OSError):
             raise
         except Exception as error:
-            if not isinstance(error, ArgumentError | ValueError) and is_defect(error):
+            if not isinstance(error, OF_USAGE) and is_defect(error):
                 raise
-            message = str(error) if isinstance(error, ArgumentError | ValueError) else in_words(error)
+            message = str(error) if isinstance(error, OF_USAGE) else in_words(error)
             if "No supported gpu backend" in message or "CUDAAccelerator" in message:
                 message += "\nthis machine has no GPU that torch can use: leave --trainer.accelerator out, or say cpu"
             self.parser.error(message, error)
+
+    def _prepare_loggers(self) -> None:
+        """Check the loggers that are configured, and say where each writes. Without a run's folder, build none."""
+        trainer = self.config.trainer
+        self._given_logger = trainer.logger
+        callbacks = trainer.callbacks if isinstance(trainer.callbacks, list) else [trainer.callbacks]
+        uploads = any(each and each.class_path.endswith("ModelCheckpoint") for each in callbacks)
+        loggers = prepared(trainer.logger, self._root, self._resumed, uploads)
+        keep = self._keep and not trainer.fast_dev_run and trainer.logger is not False
+        trainer.logger = loggers if keep else False
+
+    @property
+    def _root(self) -> Path:
+        """Folder of all experiments."""
+        if self._resumed is not None:
+            return Path(os.path.relpath(self._resumed.folder)).parent.parent
+        return Path(self.config.trainer.default_root_dir or ".") / "lightning_logs"
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Return a Trainer with the project's callbacks beside the configured ones."""
@@ -177,17 +201,17 @@ class ExperimentCLI(LightningCLI):
         if not any(isinstance(environment, ClusterEnvironment) for environment in environments):
             plugins.append(self._environment)
         terminal = sys.stdout.isatty() if config.enable_progress_bar is None else config.enable_progress_bar
-        loggers = config.logger if isinstance(config.logger, list) else [config.logger] if config.logger else []
-        keep = self._keep and not config.fast_dev_run and config.logger is not False
+        loggers, keep = config.logger or [], config.logger is not False
+        if self._resumed is not None:
+            resume_loggers(loggers)
         given = config.callbacks or []
         given = given if isinstance(given, list) else [given]
         callbacks: list[Callback] = [EpochRecorder(), OptimizerSettings(), *map(with_attempted_exception_hook, given)]
         if not any(isinstance(callback, PlateauSchedule) for callback in callbacks):
             callbacks.append(PlateauSchedule(reductions=None))
         if keep and self._resumed is None:
-            root = Path(config.default_root_dir or ".") / "lightning_logs"
-            self.logger = RunLogger(root, self.config.experiment)
-            _check_writable(root / self.config.experiment)
+            self.logger = RunLogger(self._root, self.config.experiment)
+            _check_writable(self._root / self.config.experiment)
         elif keep and self._resumed is not None:
             folder = Path(os.path.relpath(self._resumed.folder))
             self.logger = RunLogger(folder.parent.parent, folder.parent.name, folder.name)
@@ -219,6 +243,7 @@ class ExperimentCLI(LightningCLI):
         facts = {"experiment": config.experiment, "seed": config.seed_everything, "versions": versions()}
         facts["git_commit"] = git_commit()
         writers: list[Callback] = [
+            FurtherLoggers(logger, lambda: settings(self._complete()), self._resumed is not None),
             RunSummary(logger, lambda: self.complete_config, facts, lambda: doctor.diagnosis if doctor else []),
             ImageRecord(logger),
             Dashboard(logger, settings(config), config.trainer.log_every_n_steps),
@@ -236,15 +261,20 @@ class ExperimentCLI(LightningCLI):
 
     @property
     def complete_config(self) -> str:
-        """The complete configuration as YAML, with the source that was used and absolute paths."""
-        config = self.config.clone()
+        """The complete configuration as YAML."""
+        return str(self.parser.dump(self._complete()))
+
+    def _complete(self) -> Namespace:
+        """Return the complete configuration, with the source that was used and absolute paths."""
+        config: Namespace = self.config.clone()
+        config.trainer.logger = with_absolute_paths(self._given_logger)
         config.data.source = self.datamodule.source.KEY
         config.data.stand_in = False
         config.data.root = str(Path(config.data.root).resolve())
         if config.model.init_args.get("init_from") is not None:
             config.model.init_args.init_from = str(Path(config.model.init_args.init_from).resolve())
         config.ckpt_path = None
-        return str(self.parser.dump(config))
+        return config
 
     def leave_together(self) -> None:
         """Wait for all processes and end their group, so that no process exits while another still waits for it."""
@@ -266,7 +296,11 @@ class ExperimentCLI(LightningCLI):
 def settings(config: Namespace) -> dict[str, Any]:
     """Return the settings that are plain values, by flag."""
     return {
-        key.replace(".init_args", "").removesuffix(".class_path"): value
+        key.replace(".init_args", "").removesuffix(".class_path"): next(
+            kind(value)  # of a restricted type, such as PositiveFloat, which some loggers cannot write
+            for kind in (bool, int, float, str)
+            if isinstance(value, kind)
+        )
         for key, value in vars(config.as_flat()).items()
         if isinstance(value, str | int | float)
         and key != "model.init_args.num_classes"  # decided by the data, not known yet

@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 import yaml
 from lightning.pytorch.cli import LightningArgumentParser
 
+from overfitting_lab.cli.loggers import explained, missing_package, without_logger
 from overfitting_lab.runs.recipe import read_config
 
 PACKAGE = Path(__file__).resolve().parents[1]
@@ -29,12 +30,13 @@ def find_config(name: str) -> str:
     return next((str(path) for path in paths if path.is_file()), name)
 
 
-def _of_today(argument: str) -> str:
-    """Return the content in place of the path of a configuration that an earlier version wrote."""
+def _content(argument: str, *, with_logger: bool) -> str:
+    """Return the content in place of the path of a configuration that cannot be used as it is."""
     option, _, path = argument.rpartition("=")
     if not path.endswith(".yaml") or option not in ("", "--config") or not Path(path).is_file():
         return argument
     text = read_config(Path(path))
+    text = text if with_logger else without_logger(text)
     return argument if text == Path(path).read_text(encoding="utf-8") else f"{option}{'=' * bool(option)}{text}"
 
 
@@ -65,6 +67,7 @@ def positive(text: str) -> int:
 class ExperimentParser(LightningArgumentParser):
     """A parser that finds configurations by bare name and reports a mistake as one message with exit status 2."""
 
+    with_logger = True  # False: ignore the loggers that configurations name
     _configs: Sequence[str] = ()  # the files that the command line names
 
     def parse_args(self, args: Sequence[str] | None = None, *rest: Any, **settings: Any) -> Any:  # type: ignore[override]
@@ -79,7 +82,9 @@ class ExperimentParser(LightningArgumentParser):
         for path in filter(os.path.isfile, self._configs):
             if line := _line_that_contains_itself(Path(path)):
                 self.error(f"{path}, line {line}: an alias stands within what it repeats, without end")
-        return super().parse_args([_of_today(argument) for argument in found], *rest, **settings)
+        if self.with_logger and (missing := missing_package(found)):  # without it, the logger's settings are unknown
+            self.error(missing)
+        return super().parse_args([_content(each, with_logger=self.with_logger) for each in found], *rest, **settings)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Print what is wrong and what may have been meant, and exit with status 2."""
@@ -90,6 +95,8 @@ class ExperimentParser(LightningArgumentParser):
             text = "name an experiment, as in --config overfit.yaml"
         if "name an experiment" in text or "File does not exist" in text:
             text += f"\navailable configurations: {', '.join(available_configs())}"
+        if 'key "trainer.logger"' in text or "required: save_dir" in text:
+            text = explained(text)
         if "Problems parsing config" in text or "Unexpected config" in text:
             text += f"\nin {' or '.join(self._configs)}"
         if match := re.search(r"unrecognized arguments: (--[\w.]+)|option '([\w.]+)'", text, re.IGNORECASE):

@@ -18,6 +18,7 @@ class RunFiles:
         self.folder = folder
         self.config = folder / "config.yaml"
         self.summary = folder / "summary.json"
+        self.loggers = folder / "loggers.json"
         self.metrics = folder / "metrics.csv"
         self.curves = folder / "curves.png"
         self.weights = folder / "weights.pth"

@@ -1,0 +1,141 @@
+"""The loggers beside the run's own: their settings, the record of their runs, and what a resumed run does to them."""
+
+import csv
+import io
+import json
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers import CSVLogger, Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
+from lightning.pytorch.loggers.csv_logs import ExperimentWriter
+
+from overfitting_lab.callbacks.epochs import recorder_of
+from overfitting_lab.callbacks.logger import RunLogger
+from overfitting_lab.callbacks.summary import class_path
+from overfitting_lab.runs.epochs import EpochRecord
+from overfitting_lab.runs.files import write_text
+
+UNWRITTEN = 30  # seconds of a killed run that a logger may not have written: W&B writes every 15 s
+
+
+class FurtherLoggers(Callback):
+    """Serve the loggers of the Trainer beside the first one, which is the run's own.
+
+    Each gets what ``settings`` returns, by flag, and the fingerprint of the data as hyper-parameters. ``loggers.json``
+    in the run's folder names each logger's class and run, so that a ``resumed`` run resumes these as well.
+    """
+
+    def __init__(self, logger: RunLogger, settings: Callable[[], dict[str, Any]], resumed: bool) -> None:
+        self._logger = logger
+        self._settings = settings
+        self._resumed = resumed
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Log the settings, and record and print where the loggers write."""
+        loggers = trainer.loggers[1:]
+        if not trainer.is_global_zero or not loggers:
+            return
+        records = [{"class_path": class_path(logger), "version": logger.version} for logger in loggers]
+        write_text(self._logger.files.loggers, json.dumps(records, indent=2) + "\n")
+        fingerprint = trainer.datamodule.description()["fingerprint"]  # type: ignore[attr-defined]
+        settings = {**self._settings(), "data.fingerprint": fingerprint}
+        for logger in loggers:
+            place = logger.log_dir or logger.save_dir
+            print(f"logger     {type(logger).__name__}, run {logger.version}" + (f" in {place}" if place else ""))
+            if trainer.enable_autolog_hparams:
+                log_settings(logger, settings)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Discard what a resumed run logs again, if the logger can. Log the last epochs, which may be missing."""
+        if not trainer.is_global_zero or not self._resumed:
+            return
+        last = unwritten(recorder_of(trainer).records)
+        for logger in trainer.loggers[1:]:
+            if isinstance(logger, CSVLogger):
+                discard_rows(Path(logger.log_dir, "metrics.csv"), after=trainer.global_step, of=last)
+            elif isinstance(logger, TensorBoardLogger):
+                logger.experiment.close()
+                logger.experiment.purge_step = trainer.global_step + 1  # of the file that it opens next
+            for step, metrics in last.items():
+                logger.log_metrics(metrics, step)
+                logger.save()
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if stage == "test":
+            self._finish(trainer, exit_code=0)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        self._finish(trainer, exit_code=1)
+
+    @staticmethod
+    def _finish(trainer: Trainer, exit_code: int) -> None:
+        """End the W&B run, which Lightning leaves to the process's end: a second run in this process has its own."""
+        if trainer.is_global_zero and any(isinstance(logger, WandbLogger) for logger in trainer.loggers):
+            import wandb  # not at the top: it need not be installed
+
+            if wandb.run is not None:
+                wandb.finish(exit_code=exit_code)
+
+
+class AppendingWriter(ExperimentWriter):
+    """A ``CSVLogger``'s writer that adds to the rows of ``metrics.csv``, instead of deleting the file."""
+
+    def __init__(self, log_dir: str) -> None:
+        super().__init__(log_dir)
+        path = Path(self.metrics_file_path)
+        if path.is_file():
+            with path.open(encoding="utf-8", newline="") as file:
+                self.metrics_keys = next(csv.reader(file), [])
+
+    def _check_log_dir_exists(self) -> None:
+        """Leave what is in the folder."""
+
+
+def resume_loggers(loggers: list[Logger]) -> None:
+    """Keep loggers that resume a run from deleting what they wrote before. Call it before the Trainer uses them."""
+    for logger in loggers:
+        if isinstance(logger, CSVLogger):
+            logger._experiment = AppendingWriter(logger.log_dir)
+
+
+def log_settings(logger: Logger, settings: dict[str, Any]) -> None:
+    """Log settings as hyper-parameters. MLflow lets none change: a resumed run's new values become its tags."""
+    if isinstance(logger, MLFlowLogger):
+        client, run = logger.experiment, str(logger.run_id)
+        before = client.get_run(run).data.params
+        for name, value in settings.items():
+            if name in before and before[name] != str(value)[:250]:
+                client.set_tag(run, name, value)
+        settings = {name: value for name, value in settings.items() if name not in before}
+    logger.log_hyperparams(settings)
+
+
+def unwritten(records: Sequence[EpochRecord]) -> dict[int, dict[str, float]]:
+    """Return the metrics of the last epochs by the step at which Lightning logs them."""
+    last: dict[int, dict[str, float]] = {}
+    seconds = 0.0
+    for record in reversed(records):
+        if seconds < UNWRITTEN:
+            values = {name: value for name, value in asdict(record.metrics).items() if value is not None}
+            last = {record.step - 1: values} | last
+        seconds += record.seconds
+    return last
+
+
+def discard_rows(metrics: Path, *, after: int, of: Collection[int]) -> None:
+    """Discard the rows of a ``CSVLogger`` after a step, and the rows of the epochs that end at some steps."""
+    if not metrics.is_file():  # the run was killed before its first row, or they are in the cloud
+        return
+    with metrics.open(encoding="utf-8", newline="") as file:
+        rows = csv.DictReader(file)
+        text = io.StringIO(newline="")
+        writer = csv.DictWriter(text, rows.fieldnames or [])
+        writer.writeheader()
+        for row in rows:
+            again = int(row["step"]) in of and (row.get("train_loss") or row.get("val_loss"))
+            if int(row["step"]) <= after and not again:
+                writer.writerow(row)
+    write_text(metrics, text.getvalue())
