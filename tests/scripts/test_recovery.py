@@ -73,7 +73,8 @@ def test_a_run_from_a_state_starts_with_the_best_weights_beside_it(
     if not there:
         best.unlink()
     state = f"--ckpt_path={before / 'last.ckpt'}"
-    schedule = [f"--model.lr_scheduler{setting}" for setting in ("=torch.optim.lr_scheduler.StepLR", ".step_size=2")]
+    words = ("=torch.optim.lr_scheduler.StepLR", ".step_size=2", ".gamma=1000")
+    schedule = [f"--model.lr_scheduler{setting}" for setting in words]
     size = "--data.image_size=32"  # that of the other run
     outcome = run_script("fit", "--config=overfit", *tiny, *schedule, "--trainer.max_epochs=4", state, size)
     assert outcome.status == 0, outcome.err
