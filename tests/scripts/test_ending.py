@@ -62,7 +62,7 @@ STEPS = "all {} steps are done (--trainer.max_steps)"
                 (
                     ["--trainer.max_steps=4"],
                     STEPS.format(4),
-                    LONGER,
+                    [*LONGER, "--trainer.check_val_every_n_epoch=null"],
                     ("--trainer.check_val_every_n_epoch=null", "--trainer.val_check_interval=3"),
                 ),
             )
