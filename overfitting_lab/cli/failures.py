@@ -20,6 +20,7 @@ from overfitting_lab.callbacks.summary import UntrainedError
 from overfitting_lab.cli.processes import ProcessError
 from overfitting_lab.doctor.callback import HopelessError
 from overfitting_lab.runs import RunError
+from overfitting_lab.runs.files import RunFiles
 from overfitting_lab.runs.notes import in_words
 from overfitting_lab.runs.provenance import command_line
 
@@ -75,7 +76,8 @@ def keep_trace(error: BaseException, logger: RunLogger | None) -> str:
     folder = logger.folder_with_files() if logger else None
     if folder is not None:
         rank = rank_zero_only.rank  # type: ignore[attr-defined]
-        file = folder / f"traceback{f'_{rank}' if rank else ''}.txt"
+        file = RunFiles(folder).traceback
+        file = file.with_stem(f"{file.stem}_{rank}") if rank else file
         when = f"{datetime.now():%Y-%m-%d %H:%M:%S}  {command_line()}\n\n"
         try:
             file.write_text(when + "".join(traceback.format_exception(error)), encoding="utf-8")
