@@ -10,7 +10,7 @@ import torch
 from filelock import FileLock
 
 from overfitting_lab.callbacks import recovery
-from overfitting_lab.runs import Run
+from overfitting_lab.runs import Run, RunFiles
 from tests.conftest import FinishedRun, Flags, Script, execute, timeless
 
 FIRST = "lightning_logs/overfit/version_0"
@@ -262,7 +262,9 @@ def test_a_run_that_stopped_early_is_not_trained_further(run_script: Script, tin
 
 
 def contents(run: Path) -> dict[Path, bytes]:
-    return {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    """Return the bytes of a run's files, except for the trace of an error."""
+    files = (path for path in run.rglob("*") if path.is_file() and path != RunFiles(run).traceback)
+    return {path: path.read_bytes() for path in files}
 
 
 @pytest.mark.parametrize(
