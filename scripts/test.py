@@ -26,7 +26,8 @@ def main() -> None:
     with reported_errors():
         run = Run(arguments.run)
         checkpoint = checked_checkpoint(arguments.ckpt_path) if arguments.ckpt_path else run.best_checkpoint
-        cli = ExperimentCLI(["--config", str(run.files.config), *overrides], description=__doc__, keep=False)
+        own = ["--config", str(run.files.config), *overrides]
+        cli = ExperimentCLI(own, description=__doc__, keep=False, trains=False)
         warnings.filterwarnings("ignore", message="Be aware that when using `ckpt_path`")  # testing needs no callback
         cli.trainer.test(
             cli.model, datamodule=cli.datamodule, ckpt_path=str(checkpoint), verbose=False, weights_only=True

@@ -22,6 +22,7 @@ from overfitting_lab.callbacks.checkpoints import AtomicCheckpointIO, BestCheckp
 from overfitting_lab.callbacks.console import Console, LayerTable, ProgressBar
 from overfitting_lab.callbacks.dashboard import Dashboard
 from overfitting_lab.callbacks.epochs import EpochRecorder
+from overfitting_lab.callbacks.fitting_data import FittingData
 from overfitting_lab.callbacks.images import ImageRecord
 from overfitting_lab.callbacks.logger import RunLogger
 from overfitting_lab.callbacks.plateau import PlateauSchedule
@@ -29,6 +30,7 @@ from overfitting_lab.callbacks.recovery import Recovery
 from overfitting_lab.callbacks.summary import RunSummary
 from overfitting_lab.cli.parser import ExperimentParser
 from overfitting_lab.cli.precision import default_precision
+from overfitting_lab.cli.trainer_flags import TRAINER_FLAGS, problems, typed_flags
 from overfitting_lab.doctor.callback import Advice, Doctor
 from overfitting_lab.runs.checkpoints import checked_checkpoint
 from overfitting_lab.runs.provenance import git_commit, versions
@@ -41,13 +43,21 @@ class ExperimentCLI(LightningCLI):
     """Parse ``--config`` and flags, and build ``model``, ``datamodule`` and ``trainer``. Run nothing.
 
     Without ``args`` it parses the process's own command line. A run's folder is kept if ``keep`` is true, but not with
-    ``--trainer.fast_dev_run`` or ``--trainer.logger false``.
+    ``--trainer.fast_dev_run`` or ``--trainer.logger false``. The flags of the Trainer are checked, but if ``trains`` is
+    false only those on the command line: the configuration is then a run's that is over.
     """
 
     model: ImageClassifier
     datamodule: CIFAR10DataModule
 
-    def __init__(self, args: list[str] | None = None, *, description: str | None = None, keep: bool = True) -> None:
+    def __init__(
+        self,
+        args: list[str] | None = None,
+        *,
+        description: str | None = None,
+        keep: bool = True,
+        trains: bool = True,
+    ) -> None:
         for package in ("lightning.pytorch", "lightning.fabric"):
             logging.getLogger(package).setLevel(logging.WARNING)
         # Except for its message when one of several processes dies and it ends the others.
@@ -56,6 +66,7 @@ class ExperimentCLI(LightningCLI):
         warnings.filterwarnings("ignore", module="lightning.pytorch.utilities._pytree")
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")  # names of classes in any script
         self._keep = keep
+        self._checked_flags = [*TRAINER_FLAGS] if trains else ["accelerator", *typed_flags(args or [])]
         self._resumed: Run | None = None
         self._changes: dict[str, tuple[Any, Any]] = {}  # of the resumed run's settings: before and now
         self.logger: RunLogger | None = None
@@ -113,13 +124,21 @@ class ExperimentCLI(LightningCLI):
         self._changes = {key: (before.get(key), after[key]) for key in after if after[key] != before.get(key)}
 
     def before_instantiate_classes(self) -> None:
-        """Print the changes of a resumed run, or exit if it is complete. Choose the precision if none was given."""
+        """Refuse flags of the Trainer, print a resumed run's changes or exit if it is complete, and choose a precision."""
         if self._resumed is not None and not self._changes and self._resumed.finished:
             rank_zero_only(print)(f"{self._resumed.folder} is already complete")
             sys.exit(0)
+        given = self.config.clone()
+        given.resume = self._resumed and self._resumed.folder
+        if found := problems(given, self._checked_flags):
+            if self._resumed is not None:
+                found.append(f"a flag that is typed replaces the one in {self._resumed.files.config}")
+            self.parser.error("\n".join(found))
         for key, (before, after) in self._changes.items():
             rank_zero_only(print)(f"changed    {key}: {before} -> {after}")
         trainer = self.config.trainer
+        if trainer.default_root_dir is not None:
+            trainer.default_root_dir = str(Path(trainer.default_root_dir).expanduser())
         if self.config.check:
             self._keep = False
             trainer.devices, trainer.num_nodes, trainer.strategy = 1, 1, "auto"
@@ -138,8 +157,6 @@ class ExperimentCLI(LightningCLI):
         """Build everything; report what the configuration gets wrong as a usage error, before any work."""
         try:
             super().instantiate_classes()
-            if self.trainer.max_epochs == 0:
-                raise ValueError("trainer.max_epochs must be at least 1, or -1 with --trainer.max_steps; it is 0")
             self.datamodule.share_of_batch(self.trainer.world_size)
             if self.config.compile is not None:
                 self.model.network.compile(mode=self.config.compile)
@@ -147,10 +164,7 @@ class ExperimentCLI(LightningCLI):
             if self.logger is not None and self.resume_from is None:
                 self.model.pretrained()
         except (ArgumentError, MisconfigurationException, ValueError) as error:
-            message = str(error)
-            if "No supported gpu backend" in message or "CUDAAccelerator" in message:
-                message += "\nthis machine has no GPU that torch can use: leave --trainer.accelerator out, or say cpu"
-            self.parser.error(message, error)
+            self.parser.error(str(error), error)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Return a Trainer with the project's callbacks beside the configured ones."""
@@ -158,8 +172,7 @@ class ExperimentCLI(LightningCLI):
         terminal = sys.stdout.isatty() if config.enable_progress_bar is None else config.enable_progress_bar
         loggers = config.logger if isinstance(config.logger, list) else [config.logger] if config.logger else []
         keep = self._keep and not config.fast_dev_run and config.logger is not False
-        given = config.callbacks or []
-        callbacks: list[Callback] = [EpochRecorder(), *(given if isinstance(given, list) else [given])]
+        callbacks: list[Callback] = [FittingData(), EpochRecorder(), *_listed(config.callbacks)]
         if not any(isinstance(callback, PlateauSchedule) for callback in callbacks):
             callbacks.append(PlateauSchedule(reductions=None))
         if keep and self._resumed is None:
@@ -186,7 +199,7 @@ class ExperimentCLI(LightningCLI):
             enable_progress_bar=terminal,
             enable_checkpointing=keep and config.enable_checkpointing is not False,
             enable_model_summary=False,
-            plugins=[*(config.plugins or []), AtomicCheckpointIO()],
+            plugins=[*_listed(config.plugins), AtomicCheckpointIO()],
             log_every_n_steps=config.log_every_n_steps or 1,
             **kwargs,
         )
@@ -247,6 +260,11 @@ def settings(config: Namespace) -> dict[str, Any]:
         and key != "model.init_args.num_classes"  # decided by the data, not known yet
         and (not key.startswith("trainer.") or key == "trainer.max_epochs")
     }
+
+
+def _listed(value: Any) -> list[Any]:
+    """Return the things that a flag names: several, one or none."""
+    return value if isinstance(value, list) else [value] if value else []
 
 
 def _check_writable(folder: Path) -> None:
