@@ -13,7 +13,7 @@ try:
 except ModuleNotFoundError as error:
     raise SystemExit(f"{error}; install the project first: pip install -e .") from None
 
-from overfitting_lab.runs import Run
+from overfitting_lab.runs import Run, RunError
 from overfitting_lab.runs.checkpoints import checked_checkpoint
 
 
@@ -28,6 +28,8 @@ def main() -> None:
         checkpoint = checked_checkpoint(arguments.ckpt_path) if arguments.ckpt_path else run.best_checkpoint
         own = ["--config", str(run.files.config), *overrides]
         cli = ExperimentCLI(own, description=__doc__, keep=False, trains=False)
+        if cli.config.trainer.limit_test_batches == 0:
+            raise RunError("--trainer.limit_test_batches 0: leaves nothing to test; say 1.0 for all images")
         warnings.filterwarnings("ignore", message="Be aware that when using `ckpt_path`")  # testing needs no callback
         cli.trainer.test(
             cli.model, datamodule=cli.datamodule, ckpt_path=str(checkpoint), verbose=False, weights_only=True

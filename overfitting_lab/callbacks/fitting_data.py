@@ -82,7 +82,7 @@ def _intervals(trainer: Trainer, length: Length) -> list[str]:
             if interval >= 60**3 and not interval % 60:
                 remedy += "; a duration has two digits of days, 01:00:00:00"
             found.append(f"--trainer.val_check_interval {interval}: {remedy}; {NO_VALIDATION}")
-    if every is not None and 1 < every and 0 < length.epochs < every:
+    if every is not None and every > 1 and 0 < length.epochs < every:
         remedy = f"the run has {length.epochs} epochs, so that it is never validated; {NO_VALIDATION}"
         found.append(f"--trainer.check_val_every_n_epoch {every}: {remedy}")
     return found

@@ -26,6 +26,7 @@ from overfitting_lab.callbacks.fitting_data import FittingData
 from overfitting_lab.callbacks.images import ImageRecord
 from overfitting_lab.callbacks.logger import RunLogger
 from overfitting_lab.callbacks.plateau import PlateauSchedule
+from overfitting_lab.callbacks.profile import ProfileFolder
 from overfitting_lab.callbacks.recovery import Recovery
 from overfitting_lab.callbacks.summary import RunSummary
 from overfitting_lab.cli.parser import ExperimentParser
@@ -124,7 +125,7 @@ class ExperimentCLI(LightningCLI):
         self._changes = {key: (before.get(key), after[key]) for key in after if after[key] != before.get(key)}
 
     def before_instantiate_classes(self) -> None:
-        """Refuse flags of the Trainer, print a resumed run's changes or exit if it is complete, and choose a precision."""
+        """Refuse flags of the Trainer. Print a resumed run's changes, or exit if it is complete. Choose a precision."""
         if self._resumed is not None and not self._changes and self._resumed.finished:
             rank_zero_only(print)(f"{self._resumed.folder} is already complete")
             sys.exit(0)
@@ -211,6 +212,7 @@ class ExperimentCLI(LightningCLI):
         facts["git_commit"] = git_commit()
         writers: list[Callback] = [
             RunSummary(logger, lambda: self.complete_config, facts, lambda: doctor.diagnosis if doctor else []),
+            ProfileFolder(logger),
             ImageRecord(logger),
             Dashboard(logger, settings(config), config.trainer.log_every_n_steps),
         ]

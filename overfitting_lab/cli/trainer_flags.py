@@ -319,7 +319,10 @@ TRAINER_FLAGS: dict[str, Flag] = {
     "benchmark": limited("Chooses cuDNN's kernels by measuring. Refused with `deterministic`.", _benchmark),
     "inference_mode": honoured("`false` tests under `torch.no_grad` instead; validation during training always does."),
     "use_distributed_sampler": honoured("Either value leaves the batches to the project's loader, which shares them."),
-    "profiler": limited(f"One of {', '.join(PROFILERS)}, or a class of `lightning.pytorch.profilers`.", _profiler),
+    "profiler": limited(
+        f"One of {', '.join(PROFILERS)}, or a class of `lightning.pytorch.profilers`. It writes into the run's folder.",
+        _profiler,
+    ),
     "detect_anomaly": honoured("Says which operation's gradient is NaN. Slow."),
     "barebones": refused(
         "turns off the checkpoints, metrics and logs that a run consists of: to measure speed, use "

@@ -15,6 +15,7 @@ from lightning.pytorch.cli import ReduceLROnPlateau
 from lightning.pytorch.plugins.precision import MixedPrecision
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import StepLR
+from torch.utils.data import DataLoader
 
 from datamodules import Batch, CIFAR10DataModule
 from lightning_modules import AlexNet, ImageClassifier
@@ -193,27 +194,23 @@ def test_clipping_is_that_of_a_plain_loop(
     trainer = quiet_trainer(max_epochs=1, accumulate_grad_batches=2, **clipping, **settings)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*does not have many workers|.*`val_dataloader`")
-        trainer.fit(model, images)
+        trainer.fit(model, DataLoader(cast(Any, images), batch_size=None))
 
     optimizer = torch.optim.SGD(reference.parameters(), lr=0.1)
+    weights = list(reference.parameters())
     for step in (images[:2], images[2:4], images[4:]):
         optimizer.zero_grad()
         for batch in step:
             with torch.autocast("cpu", dtype, enabled=dtype != torch.float32, cache_enabled=False):
                 logits = reference(batch.images)
             torch.autograd.backward(F.cross_entropy(logits.float(), batch.labels) / 2)
-        if algorithm == "value":
-            clipped.append(
-                nn.utils.get_total_norm([cast(Tensor, weights.grad) for weights in reference.parameters()], math.inf)
-                > limit
-            )
-            nn.utils.clip_grad_value_(reference.parameters(), limit)
-        else:
-            clipped.append(nn.utils.clip_grad_norm_(reference.parameters(), limit) > limit)
+        kind = math.inf if algorithm == "value" else 2.0
+        clipped.append(nn.utils.get_total_norm([cast(Tensor, part.grad) for part in weights], kind) > limit)
+        clip: Callable[..., object] = nn.utils.clip_grad_value_ if algorithm == "value" else nn.utils.clip_grad_norm_
+        clip(weights, limit)
         optimizer.step()
     assert all(clipped), "this limit changes nothing"
-    for weights, expected in zip(model.network.parameters(), reference.parameters(), strict=True):
-        torch.testing.assert_close(weights, expected, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close([*model.network.parameters()], weights, rtol=1e-3, atol=1e-4)
 
 
 # Checkpoints
