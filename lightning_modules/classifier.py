@@ -11,6 +11,7 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable, ReduceLROnPlateau
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
+from torch.optim import Optimizer
 from torchmetrics import MeanMetric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix
 
@@ -168,6 +169,25 @@ class ImageClassifier(LightningModule, ABC):
                     f"{name} is {theirs.get(name, 'missing')} there and {mine.get(name, 'missing')} here; "
                     "use the checkpoint with the config.yaml of the run it is from, and with data of the same classes"
                 )
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: Optimizer,
+        gradient_clip_val: int | float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip a step's gradients by ``norm``, the default, or ``value``, in every precision; 0 or ``None`` does not.
+
+        Lightning 2.6 refuses to clip for a fused optimizer under mixed precision (Lightning #21435).
+        """
+        if not gradient_clip_val:
+            return
+        precision = self.trainer.precision_plugin
+        scaler = getattr(precision, "scaler", None)  # of float16 gradients, which Lightning unscales unless it is fused
+        if scaler is not None and getattr(optimizer, "_step_supports_amp_scaling", False):
+            scaler.unscale_(optimizer)
+        clip = nn.utils.clip_grad_value_ if gradient_clip_algorithm == "value" else nn.utils.clip_grad_norm_
+        clip(precision.main_params(optimizer), gradient_clip_val)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Return the optimizer and, if one is set, the learning-rate schedule.

@@ -29,7 +29,8 @@ def main() -> None:
     with reported_errors():
         run = Run(arguments.run)
         checkpoint = run.best_checkpoint
-        cli = ExperimentCLI(["--config", str(run.files.config), *overrides], description=__doc__, keep=False)
+        own = ["--config", str(run.files.config), *overrides]
+        cli = ExperimentCLI(own, description=__doc__, keep=False, trains=False)
         for line in export(run, checkpoint, cli.datamodule, arguments.formats):
             print(line, flush=True)
 

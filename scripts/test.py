@@ -15,7 +15,7 @@ except ModuleNotFoundError as error:
 except KeyboardInterrupt:
     raise SystemExit(130) from None
 
-from overfitting_lab.runs import Run
+from overfitting_lab.runs import Run, RunError
 from overfitting_lab.runs.checkpoints import checked_checkpoint
 
 
@@ -28,7 +28,10 @@ def main() -> None:
     with reported_errors(needs_screen=True):
         run = Run(arguments.run)
         checkpoint = checked_checkpoint(arguments.ckpt_path) if arguments.ckpt_path else run.best_checkpoint
-        cli = ExperimentCLI(["--config", str(run.files.config), *overrides], description=__doc__, keep=False)
+        own = ["--config", str(run.files.config), *overrides]
+        cli = ExperimentCLI(own, description=__doc__, keep=False, trains=False)
+        if cli.config.trainer.limit_test_batches == 0:
+            raise RunError("--trainer.limit_test_batches 0: leaves nothing to test; say 1.0 for all images")
         warnings.filterwarnings("ignore", message="Be aware that when using `ckpt_path`")  # testing needs no callback
         cli.trainer.test(
             cli.model, datamodule=cli.datamodule, ckpt_path=str(checkpoint), verbose=False, weights_only=True

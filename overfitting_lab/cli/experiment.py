@@ -22,12 +22,14 @@ from overfitting_lab.callbacks.console import Console, LayerTable, ProgressBar
 from overfitting_lab.callbacks.dashboard import Dashboard
 from overfitting_lab.callbacks.ending import ObservedTrainer
 from overfitting_lab.callbacks.epochs import EpochRecorder
+from overfitting_lab.callbacks.fitting_data import FittingData
 from overfitting_lab.callbacks.further_loggers import FurtherLoggers, resume_loggers
 from overfitting_lab.callbacks.guarded import guarded, with_attempted_exception_hook
 from overfitting_lab.callbacks.images import ImageRecord
 from overfitting_lab.callbacks.logger import RunLogger
 from overfitting_lab.callbacks.optimizer import OptimizerSettings
 from overfitting_lab.callbacks.plateau import PlateauSchedule
+from overfitting_lab.callbacks.profile import ProfileFolder
 from overfitting_lab.callbacks.recovery import Recovery
 from overfitting_lab.callbacks.summary import RunSummary
 from overfitting_lab.cli.failures import REPORTED, is_defect
@@ -37,6 +39,7 @@ from overfitting_lab.cli.messages import silence_noise
 from overfitting_lab.cli.parser import ExperimentParser
 from overfitting_lab.cli.precision import default_precision
 from overfitting_lab.cli.processes import end_with_parent, leave_together, use_together_strategy
+from overfitting_lab.cli.trainer_flags import TRAINER_FLAGS, problems, typed_flags
 from overfitting_lab.doctor.callback import Advice, Doctor
 from overfitting_lab.runs.checkpoints import checked_checkpoint
 from overfitting_lab.runs.notes import in_words
@@ -51,19 +54,28 @@ class ExperimentCLI(LightningCLI):
     """Parse ``--config`` and flags, and build ``model``, ``datamodule`` and ``trainer``. Run nothing.
 
     Without ``args`` it parses the process's own command line. A run's folder is kept if ``keep`` is true, but not with
-    ``--trainer.fast_dev_run`` or ``--trainer.logger false``.
+    ``--trainer.fast_dev_run`` or ``--trainer.logger false``. The flags of the Trainer are checked, but if ``trains`` is
+    false only those on the command line: the configuration is then a run's that is over.
     """
 
     model: ImageClassifier
     datamodule: CIFAR10DataModule
 
-    def __init__(self, args: list[str] | None = None, *, description: str | None = None, keep: bool = True) -> None:
+    def __init__(
+        self,
+        args: list[str] | None = None,
+        *,
+        description: str | None = None,
+        keep: bool = True,
+        trains: bool = True,
+    ) -> None:
         silence_noise()
         # Lightning 2.6 calls torch's pytree in a way that torch 2.14 deprecates.
         warnings.filterwarnings("ignore", module="lightning.pytorch.utilities._pytree")
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")  # names of classes in any script
         use_together_strategy()
         self._keep = keep
+        self._checked_flags = [*TRAINER_FLAGS] if trains else ["accelerator", *typed_flags(args or [])]
         self._resumed: Run | None = None
         self._changes: dict[str, tuple[Any, Any]] = {}  # of the resumed run's settings: before and now
         self.logger: RunLogger | None = None
@@ -125,8 +137,17 @@ class ExperimentCLI(LightningCLI):
         self._changes = {key: (before.get(key), after[key]) for key in after if after[key] != before.get(key)}
 
     def before_instantiate_classes(self) -> None:
-        """Print the changes of a resumed run, or exit if it is complete. Choose the precision if none was given."""
+        """Refuse flags of the Trainer. Print a resumed run's changes, or exit if it is complete. Choose a precision."""
+        complete = self._resumed is not None and not self._changes and self._resumed.finished
+        given = self.config.clone()
+        given.resume = self._resumed and self._resumed.folder
+        if not complete and (found := problems(given, self._checked_flags)):
+            if self._resumed is not None:
+                found.append(f"a flag that is typed replaces the one in {self._resumed.files.config}")
+            self.parser.error("\n".join(found))
         trainer = self.config.trainer
+        if trainer.default_root_dir is not None:
+            trainer.default_root_dir = str(Path(trainer.default_root_dir).expanduser())
         if self.config.check:
             self._keep = False
             trainer.devices, trainer.num_nodes, trainer.strategy = 1, 1, "auto"
@@ -135,7 +156,7 @@ class ExperimentCLI(LightningCLI):
         except MisconfigurationException as error:
             self.parser.error(str(error), error)
         end_with_parent()
-        if self._resumed is not None and not self._changes and self._resumed.finished:
+        if self._resumed is not None and complete:
             ended = self._resumed.summary.reason
             why = f": {ended}. Give this setting another value to train on" if ended else ""
             rank_zero_only(print)(f"{self._resumed.folder} is already complete{why}")
@@ -158,8 +179,6 @@ class ExperimentCLI(LightningCLI):
         try:
             self._prepare_loggers()
             super().instantiate_classes()
-            if self.trainer.max_epochs == 0:
-                raise ValueError("trainer.max_epochs must be at least 1, or -1 with --trainer.max_steps; it is 0")
             self.datamodule.share_of_batch(self.trainer.world_size)
             if self.config.compile is not None:
                 self.model.network.compile(mode=self.config.compile)
@@ -172,8 +191,6 @@ class ExperimentCLI(LightningCLI):
             if not isinstance(error, OF_USAGE) and is_defect(error):
                 raise
             message = str(error) if isinstance(error, OF_USAGE) else in_words(error)
-            if "No supported gpu backend" in message or "CUDAAccelerator" in message:
-                message += "\nthis machine has no GPU that torch can use: leave --trainer.accelerator out, or say cpu"
             self.parser.error(message, error)
 
     def _prepare_loggers(self) -> None:
@@ -196,7 +213,7 @@ class ExperimentCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Return a Trainer with the project's callbacks beside the configured ones."""
         config = self.config_init.trainer
-        plugins = [*(config.plugins or [])]
+        plugins = [*_listed(config.plugins)]
         environments = [*plugins, getattr(config.strategy, "cluster_environment", None)]
         if not any(isinstance(environment, ClusterEnvironment) for environment in environments):
             plugins.append(self._environment)
@@ -204,9 +221,8 @@ class ExperimentCLI(LightningCLI):
         loggers, keep = config.logger or [], config.logger is not False
         if self._resumed is not None:
             resume_loggers(loggers)
-        given = config.callbacks or []
-        given = given if isinstance(given, list) else [given]
-        callbacks: list[Callback] = [EpochRecorder(), OptimizerSettings(), *map(with_attempted_exception_hook, given)]
+        callbacks: list[Callback] = [FittingData(), EpochRecorder(), OptimizerSettings()]
+        callbacks += map(with_attempted_exception_hook, _listed(config.callbacks))
         if not any(isinstance(callback, PlateauSchedule) for callback in callbacks):
             callbacks.append(PlateauSchedule(reductions=None))
         if keep and self._resumed is None:
@@ -245,6 +261,7 @@ class ExperimentCLI(LightningCLI):
         writers: list[Callback] = [
             FurtherLoggers(logger, lambda: settings(self._complete()), self._resumed is not None),
             RunSummary(logger, lambda: self.complete_config, facts, lambda: doctor.diagnosis if doctor else []),
+            ProfileFolder(logger),
             ImageRecord(logger),
             Dashboard(logger, settings(config), config.trainer.log_every_n_steps),
         ]
@@ -306,6 +323,11 @@ def settings(config: Namespace) -> dict[str, Any]:
         and key != "model.init_args.num_classes"  # decided by the data, not known yet
         and (not key.startswith("trainer.") or key == "trainer.max_epochs")
     }
+
+
+def _listed(value: Any) -> list[Any]:
+    """Return the things that a flag names: several, one or none."""
+    return value if isinstance(value, list) else [value] if value else []
 
 
 def _check_writable(folder: Path) -> None:

@@ -18,6 +18,7 @@ from torch.optim import Optimizer
 from datamodules import Batch, CIFAR10DataModule
 from lightning_modules import ImageClassifier
 from overfitting_lab.callbacks.console import data_lines
+from overfitting_lab.callbacks.fitting_data import check_limits, run_length
 from overfitting_lab.callbacks.recovery import checkpoint_bytes
 from overfitting_lab.doctor import Severity, activations
 from overfitting_lab.doctor.callback import IMAGES, HopelessError, examine
@@ -36,10 +37,12 @@ def check(trainer: Trainer, model: ImageClassifier, data: CIFAR10DataModule) -> 
     Raises:
         HopelessError: if the run cannot succeed.
         DataError: if the data cannot be had.
+        MisconfigurationException: if a limit or an interval does not fit the data.
     """
     data.trainer = trainer
     data.prepare_data()
     data.setup("fit")
+    check_limits(trainer, data)
     print(data_lines(data.description()))
     model.network.load_state_dict(model.pretrained(), strict=False)
     trainer.precision_plugin.convert_module(model)
@@ -58,12 +61,7 @@ def check(trainer: Trainer, model: ImageClassifier, data: CIFAR10DataModule) -> 
 
     made: Any = model.configure_optimizers()
     optimizer, schedule = (made, None) if isinstance(made, Optimizer) else (made["optimizer"], made["lr_scheduler"])
-    batches, limit = len(data.train_dataloader()), trainer.limit_train_batches
-    batches = min(batches, limit) if isinstance(limit, int) else int(batches * (1.0 if limit is None else limit))
-    steps = -(-batches // trainer.accumulate_grad_batches)
-    ends = (steps * (trainer.max_epochs or 0), trainer.max_steps)
-    total = min((end for end in ends if end > 0), default=0)  # -1 is no end
-    epochs = -(-total // steps)
+    _, steps, total, epochs = run_length(trainer, data)
     print(f"steps      {steps:,} an epoch, {total:,} in {epochs} epochs")
     if schedule is None:
         print("schedule   none: the learning rate stays")

@@ -14,23 +14,24 @@ DECISIVE = (
     "seed_everything", "model", "data.source", "data.split", "data.train_size", "data.val_size", "data.augment",
     "data.label_noise", "data.batch_size", "data.image_size", "data.mean", "data.std", "data.seed",
     "data.split_seed", "trainer.accumulate_grad_batches", "trainer.callbacks",
-    "trainer.check_val_every_n_epoch", "trainer.detect_anomaly", "trainer.enable_checkpointing",
+    "trainer.check_val_every_n_epoch", "trainer.enable_checkpointing",
     "trainer.fast_dev_run", "trainer.gradient_clip_algorithm", "trainer.gradient_clip_val",
-    "trainer.limit_predict_batches", "trainer.limit_test_batches", "trainer.limit_train_batches",
+    "trainer.limit_test_batches", "trainer.limit_train_batches",
     "trainer.limit_val_batches", "trainer.max_epochs", "trainer.max_steps", "trainer.max_time",
-    "trainer.min_epochs", "trainer.min_steps", "trainer.model_registry", "trainer.overfit_batches",
-    "trainer.reload_dataloaders_every_n_epochs", "trainer.sync_batchnorm", "trainer.val_check_interval",
+    "trainer.min_epochs", "trainer.min_steps", "trainer.overfit_batches",
+    "trainer.sync_batchnorm", "trainer.val_check_interval",
 )  # fmt: skip
 # These say where and on what a run is made, how often it is saved, and what is shown of it: up to rounding, the result
 # is the same.
 CIRCUMSTANTIAL = (
     "config", "experiment", "resume", "ckpt_path", "checkpoint_minutes", "checkpoint_steps", "compile",
     "doctor", "check", "data.root", "data.stand_in", "trainer.accelerator", "trainer.barebones",
-    "trainer.benchmark", "trainer.default_root_dir", "trainer.deterministic", "trainer.devices",
-    "trainer.enable_autolog_hparams", "trainer.enable_model_summary", "trainer.enable_progress_bar",
-    "trainer.inference_mode", "trainer.log_every_n_steps", "trainer.logger", "trainer.num_nodes",
+    "trainer.benchmark", "trainer.default_root_dir", "trainer.detect_anomaly", "trainer.deterministic",
+    "trainer.devices", "trainer.enable_autolog_hparams", "trainer.enable_model_summary",
+    "trainer.enable_progress_bar", "trainer.inference_mode", "trainer.limit_predict_batches",
+    "trainer.log_every_n_steps", "trainer.logger", "trainer.model_registry", "trainer.num_nodes",
     "trainer.num_sanity_val_steps", "trainer.plugins", "trainer.precision", "trainer.profiler",
-    "trainer.strategy", "trainer.use_distributed_sampler",
+    "trainer.reload_dataloaders_every_n_epochs", "trainer.strategy", "trainer.use_distributed_sampler",
 )  # fmt: skip
 
 # Import paths in configurations of earlier versions, and what they are now.

@@ -1,4 +1,6 @@
+import copy
 import math
+import warnings
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -10,8 +12,10 @@ import torch
 import torch.nn.functional as F
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.cli import ReduceLROnPlateau
+from lightning.pytorch.plugins.precision import MixedPrecision
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import StepLR
+from torch.utils.data import DataLoader
 
 from datamodules import Batch, CIFAR10DataModule
 from lightning_modules import AlexNet, ImageClassifier
@@ -158,6 +162,55 @@ def test_a_metric_that_does_not_exist_is_refused_before_the_first_step(monitor: 
     with pytest.raises(ModelError, match=message):
         trainer.fit(linear_classifier(0.1, partial(ReduceLROnPlateau, monitor=monitor)), datamodule=data)
     assert trainer.global_step == 0
+
+
+# Clipping
+
+
+def float16_on_a_cpu() -> MixedPrecision:
+    return MixedPrecision("16-mixed", "cpu", torch.amp.GradScaler("cpu", init_scale=128.0))
+
+
+@pytest.mark.parametrize("fused", [True, False])
+@pytest.mark.parametrize(
+    ("dtype", "settings"),
+    [
+        (torch.float32, {"precision": "32-true"}),
+        (torch.bfloat16, {"precision": "bf16-mixed"}),
+        (torch.float16, {"plugins": float16_on_a_cpu}),
+    ],
+)
+@pytest.mark.parametrize(("algorithm", "limit"), [("norm", 0.3), (None, 0.3), ("value", 0.01)])
+def test_clipping_is_that_of_a_plain_loop(
+    dtype: torch.dtype, settings: dict[str, Any], fused: bool, algorithm: str | None, limit: float
+) -> None:
+    torch.manual_seed(0)
+    network, clipped = linear_classifier(0.1), []
+    reference = copy.deepcopy(network.network)
+    model = ImageClassifier(network.network, 3, 32, partial(torch.optim.SGD, lr=0.1, fused=fused), None, "epoch")
+    images = [Batch(torch.rand(6, 3, 32, 32), torch.arange(6) % 3, torch.arange(6), 6) for _ in range(5)]
+    settings = {name: value() if callable(value) else value for name, value in settings.items()}
+    clipping: dict[str, Any] = {"gradient_clip_val": limit, "gradient_clip_algorithm": algorithm}
+    trainer = quiet_trainer(max_epochs=1, accumulate_grad_batches=2, **clipping, **settings)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*does not have many workers|.*`val_dataloader`")
+        trainer.fit(model, DataLoader(cast(Any, images), batch_size=None))
+
+    optimizer = torch.optim.SGD(reference.parameters(), lr=0.1)
+    weights = list(reference.parameters())
+    for step in (images[:2], images[2:4], images[4:]):
+        optimizer.zero_grad()
+        for batch in step:
+            with torch.autocast("cpu", dtype, enabled=dtype != torch.float32, cache_enabled=False):
+                logits = reference(batch.images)
+            torch.autograd.backward(F.cross_entropy(logits.float(), batch.labels) / 2)
+        kind = math.inf if algorithm == "value" else 2.0
+        clipped.append(nn.utils.get_total_norm([cast(Tensor, part.grad) for part in weights], kind) > limit)
+        clip: Callable[..., object] = nn.utils.clip_grad_value_ if algorithm == "value" else nn.utils.clip_grad_norm_
+        clip(weights, limit)
+        optimizer.step()
+    assert all(clipped), "this limit changes nothing"
+    torch.testing.assert_close([*model.network.parameters()], weights, rtol=1e-3, atol=1e-4)
 
 
 # Checkpoints

@@ -1,0 +1,377 @@
+"""What this project makes of each parameter of Lightning's Trainer, and a check of the values that are given.
+
+Only the data can tell whether some limits and intervals fit. :mod:`overfitting_lab.callbacks.fitting_data` checks them.
+"""
+
+import json
+import math
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from datetime import timedelta
+from pydoc import locate
+from typing import Any, Literal
+
+import torch
+from jsonargparse import Namespace
+from lightning.pytorch.plugins import CheckpointIO, Precision
+from lightning.pytorch.strategies import DDPStrategy
+
+Verdict = Literal["honoured", "honoured within a range", "refused"]
+# Returns what is wrong with a value in a configuration of fit.py, and the remedy, or None.
+Problem = Callable[[Any, Namespace], str | None]
+
+DURATION = "must be above zero, as DD:HH:MM:SS, such as 00:08:00:00 for eight hours, or as {hours: 8}"
+ACCELERATORS = ("auto", "cpu", "gpu", "cuda", "mps")
+STRATEGIES = ("auto", "ddp", "ddp_find_unused_parameters_false", "ddp_find_unused_parameters_true")
+PROFILERS = ("simple", "advanced", "pytorch")
+
+
+@dataclass(frozen=True)
+class Flag:
+    """A parameter of the Trainer: the verdict, a sentence for the documentation, and the check of a value."""
+
+    verdict: Verdict
+    effect: str
+    problem: Problem
+
+
+def honoured(effect: str) -> Flag:
+    """Return a flag whose every value does what Lightning documents."""
+    return Flag("honoured", effect, lambda value, config: None)
+
+
+def limited(effect: str, problem: Problem) -> Flag:
+    """Return a flag of which some values are refused."""
+    return Flag(
+        "honoured within a range", effect, lambda value, config: None if value is None else problem(value, config)
+    )
+
+
+def refused(effect: str, unset: Any = None) -> Flag:
+    """Return a flag that may only be left out, or have the value that leaves it out."""
+    return Flag("refused", effect, lambda value, config: None if value in (None, unset) else effect)
+
+
+def at_least(least: int, words: str = "") -> Problem:
+    """Return a check of a number that must not be smaller; ``words`` name what else is allowed."""
+    return lambda value, _: None if value >= least else f"must be at least {least}{words}"
+
+
+def batches(zero: str | None = None) -> Problem:
+    """Return a check of a number of batches or a fraction; ``zero`` is what to type instead of 0, which is refused."""
+
+    def problem(value: float, config: Namespace) -> str | None:
+        if value == 0 and zero is not None:
+            return zero
+        if value < 0 or not math.isfinite(value) or (value > 1 and value % 1):
+            return "must be a whole number of batches, or a fraction of them up to 1.0"
+        return None
+
+    return problem
+
+
+def seconds(duration: Any) -> float:
+    """Return the seconds of DD:HH:MM:SS or of a dictionary of ``timedelta``'s arguments; 0 if it is no duration."""
+    if isinstance(duration, timedelta):
+        return duration.total_seconds()
+    if isinstance(duration, str):
+        match = re.fullmatch(r"(\d+):(\d\d):(\d\d):(\d\d)", duration.strip())
+        duration = (
+            dict(zip(("days", "hours", "minutes", "seconds"), map(int, match.groups()), strict=True)) if match else {}
+        )
+    try:
+        return timedelta(**duration).total_seconds()
+    except (TypeError, OverflowError):
+        return 0
+
+
+def duration(value: Any, config: Namespace) -> str | None:
+    """Check a duration."""
+    return None if seconds(value) > 0 else DURATION
+
+
+def _is(value: Any, kind: type) -> bool:
+    """Return True if a parsed value names a class of a kind."""
+    named = locate(value.class_path) if isinstance(value, Namespace) else None
+    return isinstance(named, type) and issubclass(named, kind)
+
+
+def on_cpu(config: Namespace) -> bool:
+    """Return True if the configured accelerator is the CPU here."""
+    accelerator = config.trainer.accelerator
+    return accelerator == "cpu" or (accelerator == "auto" and not torch.accelerator.is_available())
+
+
+def _max_epochs(value: int, config: Namespace) -> str | None:
+    if value < 1 and value != -1:
+        return "must be at least 1, or -1 to train until --trainer.max_steps or --trainer.max_time"
+    return None
+
+
+def _max_steps(value: int, config: Namespace) -> str | None:
+    return None if value >= 1 or value == -1 else "must be at least 1, or -1 for as many as --trainer.max_epochs has"
+
+
+def at_most(maximum: str) -> Problem:
+    """Return a check of a minimum, which Lightning does not reach if it is above another flag."""
+
+    def problem(value: int, config: Namespace) -> str | None:
+        most = config.trainer[maximum]
+        if value < 0:
+            return "must be at least 0"
+        if most is not None and 0 <= most < value:
+            return f"is above --trainer.{maximum} {most}, which ends training before"
+        return None
+
+    return problem
+
+
+def _fast_dev_run(value: int, config: Namespace) -> str | None:
+    if value < 0:
+        return "must be true, or a number of batches of at least 1"
+    if value and (config.resume or config.ckpt_path):
+        return "would train nothing: it ends after a few steps in all, and the checkpoint is past them; leave it out"
+    return None
+
+
+def _logger(value: Any, config: Namespace) -> str | None:
+    if value is False and config.resume:
+        return "keeps nothing, but a run that is resumed is kept: leave it out"
+    return None
+
+
+def _val_check_interval(value: Any, config: Namespace) -> str | None:
+    if not isinstance(value, int | float):
+        return duration(value, config)
+    if value > 0 and isinstance(value, float) and config.trainer.check_val_every_n_epoch is None:
+        return "must be a whole number of batches or a duration, because --trainer.check_val_every_n_epoch is null"
+    return batches("would never validate: say so with --trainer.limit_val_batches 0")(value, config)
+
+
+def _devices(value: int | str | list[int], config: Namespace) -> str | None:
+    """Check a number of devices, or their indices, which only GPUs have."""
+    number = int(str(value)) if re.fullmatch(r"-?\d+", str(value)) else None
+    if value == "auto" or (number is not None and number >= 1):
+        return None
+    if on_cpu(config):
+        return "must be a number of processes of at least 1, or auto: a CPU has no numbered devices"
+    indices = value if isinstance(value, list) else str(value).strip("[]").split(",")
+    if number == -1 or (number is None and indices and all(str(index).strip().isdigit() for index in indices)):
+        return None
+    return "must be a number of GPUs of at least 1, their indices such as 0,1, auto, or -1 for all"
+
+
+def _accelerator(value: str, config: Namespace) -> str | None:
+    if value not in ACCELERATORS:
+        return f"must be one of {', '.join(ACCELERATORS)}"
+    there = {"gpu": torch.accelerator, "cuda": torch.cuda, "mps": torch.backends.mps}.get(value)
+    if there is not None and not there.is_available():
+        return "this machine has no GPU that torch can use: leave it out, or say cpu"
+    return None
+
+
+def _strategy(value: Any, config: Namespace) -> str | None:
+    name = value if isinstance(value, str) else value.class_path
+    start = "" if isinstance(value, str) else value.get("init_args.start_method", "")
+    if any(word in f"{name} {start}" for word in ("spawn", "fork", "notebook")):
+        return "starts processes that do not share the run's folder: use ddp"
+    if "single" in name:
+        return "is what auto takes for one device: leave it out, and say --trainer.devices 1"
+    if name in STRATEGIES or _is(value, DDPStrategy):
+        return None
+    return f"must be one of {', '.join(STRATEGIES)}: these networks fit on every device, so that ddp suits them"
+
+
+def _precision(value: str | int, config: Namespace) -> str | None:
+    if str(value).startswith("transformer-engine"):
+        return "needs a package that this project does not use: say bf16-mixed"
+    if on_cpu(config) and str(value).startswith("16"):
+        return "needs a GPU: say bf16-mixed or 32-true"
+    return None
+
+
+def _plugins(value: Any, config: Namespace) -> str | None:
+    for plugin in value if isinstance(value, list) else [value]:
+        if _is(plugin, CheckpointIO):
+            return "would replace the writer of checkpoints that survive a crash: leave it out"
+        if _is(plugin, Precision):
+            return "is the business of --trainer.precision: leave it out"
+    return None
+
+
+def _clip_value(value: float, config: Namespace) -> str | None:
+    return None if 0 <= value < math.inf else "must be a number of at least 0, where 0 does not clip"
+
+
+def _clip_algorithm(value: str, config: Namespace) -> str | None:
+    if value.lower() not in ("norm", "value"):
+        return "must be norm or value"
+    if not config.trainer.gradient_clip_val:
+        return "clips nothing without --trainer.gradient_clip_val"
+    return None
+
+
+def _benchmark(value: bool, config: Namespace) -> str | None:
+    return (
+        "contradicts --trainer.deterministic: leave one of them out" if value and config.trainer.deterministic else None
+    )
+
+
+def _profiler(value: Any, config: Namespace) -> str | None:
+    if isinstance(value, str) and value.lower() not in PROFILERS:
+        return f"must be one of {', '.join(PROFILERS)}, or a class of lightning.pytorch.profilers"
+    return None
+
+
+def _sync_batchnorm(value: bool, config: Namespace) -> str | None:
+    if value and on_cpu(config) and config.trainer.devices not in (1, "1", "auto"):
+        return "needs GPUs: leave it out"
+    return None
+
+
+def _default_root_dir(value: Any, config: Namespace) -> str | None:
+    return "must be a folder of this machine: runs cannot be kept at a URL" if "://" in str(value) else None
+
+
+TRAINER_FLAGS: dict[str, Flag] = {
+    "accelerator": limited(f"One of {', '.join(ACCELERATORS)}, if the machine has it.", _accelerator),
+    "strategy": limited(
+        "`auto`, or `ddp` and its variants for several devices. A strategy that spawns or forks loses the run's "
+        "folder, and one that shards a network gains nothing here: use `ddp`.",
+        _strategy,
+    ),
+    "devices": limited(
+        "The default is 1. On GPUs a number, indices such as `0,1`, `auto` or `-1`; on a CPU a number of processes.",
+        _devices,
+    ),
+    "num_nodes": limited("At least 1. Start the same command on every node, for example by `torchrun`.", at_least(1)),
+    "precision": limited(
+        "The default suits the machine: `bf16-mixed` if its hardware multiplies in bf16, else `32-true`. float16 is "
+        "refused on a CPU, where Lightning would use bf16 instead or be slower by orders of magnitude.",
+        _precision,
+    ),
+    "logger": limited(
+        "Loggers beside the project's own. `false` keeps nothing, so it is refused with `--resume`.", _logger
+    ),
+    "callbacks": honoured("Callbacks beside the project's own."),
+    "fast_dev_run": limited(
+        "Runs so many batches and keeps nothing. Refused for a run that is resumed, which is past these batches.",
+        _fast_dev_run,
+    ),
+    "max_epochs": limited("At least 1, or -1 for no limit.", _max_epochs),
+    "min_epochs": limited("Delays what stops early. Refused above `max_epochs`, which wins.", at_most("max_epochs")),
+    "max_steps": limited("At least 1, or -1 for no limit. Optimizer steps are counted.", _max_steps),
+    "min_steps": limited(
+        "Delays what stops early. Refused above `max_steps` or the steps of all epochs, which win.",
+        at_most("max_steps"),
+    ),
+    "max_time": limited("A duration above zero: `DD:HH:MM:SS`, or keys such as `{hours: 8}`.", duration),
+    "limit_train_batches": limited(
+        "A number of batches, or a fraction up to 1.0 that leaves at least one. 0 would train nothing.",
+        batches("trains nothing: give a number of batches of at least 1, or a fraction above 0"),
+    ),
+    "limit_val_batches": limited(
+        "A number of batches, or a fraction up to 1.0 that leaves at least one. 0 turns validation off: there is no "
+        "best epoch, and the last weights are tested.",
+        batches(),
+    ),
+    "limit_test_batches": limited(
+        "A number of batches, or a fraction up to 1.0 that leaves at least one. 0 turns the test off.", batches()
+    ),
+    "limit_predict_batches": refused(
+        "has no effect here: scripts/predict.py takes the images that you name; leave it out"
+    ),
+    "overfit_batches": refused(
+        "would take other images in every epoch: to fit a few images, give --data.train_size, with --data.batch_size "
+        "at most as large",
+        unset=0,
+    ),
+    "val_check_interval": limited(
+        "A number of batches of at most an epoch's, a fraction of an epoch up to 1.0, or a duration as `max_time`'s. "
+        "A fraction is rounded down to whole batches, at least one. With `check_val_every_n_epoch null` batches are "
+        "counted over epochs, and a number must be reached before the run ends.",
+        _val_check_interval,
+    ),
+    "check_val_every_n_epoch": limited(
+        "At least 1 and at most the run's epochs, or `null`: see `val_check_interval`.", at_least(1, ", or null")
+    ),
+    "num_sanity_val_steps": limited("At least 0, or -1 for all batches of validation.", at_least(-1)),
+    "log_every_n_steps": limited(
+        "At least 1. The default draws ten points an epoch of the loss and learning rate of single steps.",
+        at_least(1, "; the curves of the epochs do not depend on it"),
+    ),
+    "enable_checkpointing": honoured("`false` writes no checkpoints: the last weights are tested."),
+    "enable_progress_bar": honoured("The default is a bar on a terminal, and a line an epoch elsewhere."),
+    "enable_model_summary": honoured("`false` leaves the table of layers out."),
+    "accumulate_grad_batches": limited(
+        "At least 1 and at most an epoch's batches. An epoch's last step has the batches that are left, each weighted "
+        "as in a whole step.",
+        at_least(1),
+    ),
+    "gradient_clip_val": limited(
+        "At least 0, where 0 does not clip. Works in every precision, with fused optimizers too.", _clip_value
+    ),
+    "gradient_clip_algorithm": limited(
+        "`norm`, the default, or `value`. Refused without `gradient_clip_val`.", _clip_algorithm
+    ),
+    "deterministic": honoured("torch refuses operations that are not deterministic, or warns of them: `warn`."),
+    "benchmark": limited("Chooses cuDNN's kernels by measuring. Refused with `deterministic`.", _benchmark),
+    "inference_mode": honoured("`false` tests under `torch.no_grad` instead; validation during training always does."),
+    "use_distributed_sampler": honoured("Either value leaves the batches to the project's loader, which shares them."),
+    "profiler": limited(
+        f"One of {', '.join(PROFILERS)}, or a class of `lightning.pytorch.profilers`. It writes into the run's folder.",
+        _profiler,
+    ),
+    "detect_anomaly": honoured("Says which operation's gradient is NaN. Slow."),
+    "barebones": refused(
+        "turns off the checkpoints, metrics and logs that a run consists of: to measure speed, use "
+        "scripts/benchmark.py",
+        unset=False,
+    ),
+    "plugins": limited(
+        "Cluster environments and layer synchronization. A precision is chosen by `precision`, and the project's own "
+        "writer of checkpoints cannot be replaced.",
+        _plugins,
+    ),
+    "sync_batchnorm": limited(
+        "For several GPUs. Refused for several processes on a CPU, where torch has none.", _sync_batchnorm
+    ),
+    "reload_dataloaders_every_n_epochs": limited(
+        "At least 0. Builds the loaders anew; images and their order stay the same.", at_least(0)
+    ),
+    "default_root_dir": limited(
+        "The folder of `lightning_logs/`, by default the working directory. `~` is your home. No URL.",
+        _default_root_dir,
+    ),
+    "enable_autolog_hparams": honoured("`false` keeps hyper-parameters from loggers beside the project's own."),
+    "model_registry": refused(
+        "has no effect here: nothing is uploaded. Export a run with scripts/export.py; leave it out"
+    ),
+}
+
+
+def problems(config: Namespace, names: Iterable[str] = TRAINER_FLAGS) -> list[str]:
+    """Return what is wrong with the Trainer's flags of a configuration of ``fit.py``, a line for each flag."""
+    found = []
+    for name in names:
+        value = config.trainer.get(name)
+        problem = TRAINER_FLAGS[name].problem(value, config)
+        if problem is not None:
+            found.append(f"--trainer.{name} {_typed(value)}: {problem}")
+    return found
+
+
+def typed_flags(arguments: Iterable[str]) -> list[str]:
+    """Return the names of the Trainer's flags on a command line."""
+    typed = {match[1] for argument in arguments if (match := re.match(r"--trainer\.(\w+)", argument))}
+    return [name for name in TRAINER_FLAGS if name in typed]
+
+
+def _typed(value: Any) -> str:
+    """Return a value as it is typed."""
+    if isinstance(value, list):
+        return f"[{', '.join(map(_typed, value))}]"
+    if isinstance(value, Namespace):
+        return str(value.get("class_path", value))
+    return value if isinstance(value, str) else json.dumps(value, default=str)
