@@ -10,6 +10,7 @@ from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
+from overfitting_lab.callbacks.averaging import validated_network
 from overfitting_lab.callbacks.logger import RunLogger
 from overfitting_lab.runs.files import replace_file
 
@@ -75,7 +76,8 @@ class BestCheckpoint(Checkpoint):
         score = float(trainer.callback_metrics["val_acc"])
         if not trainer.sanity_checking and score > self._score:
             self._score = score
-            trainer.save_checkpoint(self._logger.files.best, weights_only=True)
+            with validated_network(trainer, pl_module):
+                trainer.save_checkpoint(self._logger.files.best, weights_only=True)
 
     def state_dict(self) -> dict[str, float]:
         return {"score": self._score}

@@ -40,6 +40,8 @@ def reported_errors() -> Iterator[None]:
     except RuntimeError as error:
         if isinstance(error, torch.OutOfMemoryError):
             message = "the GPU's memory cannot hold a step: try a smaller --data.batch_size, or more devices"
+        elif str(error).startswith("Early stopping conditioned on metric"):
+            message = "--trainer.callbacks.monitor names a metric that was not logged"
         elif type(error).__module__.startswith(("torch._inductor", "torch._dynamo")):
             message = "torch cannot compile the network here: leave --compile out"
         elif isinstance(error, torch.distributed.DistError) or "gloo" in str(error):

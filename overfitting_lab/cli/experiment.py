@@ -13,22 +13,27 @@ from jsonargparse import ArgumentError, Namespace
 from jsonargparse.typing import PositiveFloat, PositiveInt, restricted_string_type
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.callbacks import ModelSummary, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning_utilities.core.rank_zero import rank_zero_only
 
 from datamodules import CIFAR10DataModule
 from lightning_modules import ImageClassifier
 from overfitting_lab.callbacks.checkpoints import AtomicCheckpointIO, BestCheckpoint
-from overfitting_lab.callbacks.console import Console, LayerTable, ProgressBar
+from overfitting_lab.callbacks.console import Console, LayerTable, TerminalBar
 from overfitting_lab.callbacks.dashboard import Dashboard
 from overfitting_lab.callbacks.epochs import EpochRecorder
 from overfitting_lab.callbacks.images import ImageRecord
 from overfitting_lab.callbacks.logger import RunLogger
+from overfitting_lab.callbacks.other_checkpoints import OtherCheckpoints
 from overfitting_lab.callbacks.plateau import PlateauSchedule
 from overfitting_lab.callbacks.recovery import Recovery
 from overfitting_lab.callbacks.summary import RunSummary
+from overfitting_lab.cli import trainer_callbacks
+from overfitting_lab.cli.monitors import check_monitors
 from overfitting_lab.cli.parser import ExperimentParser
 from overfitting_lab.cli.precision import default_precision
+from overfitting_lab.cli.replay import replayable
 from overfitting_lab.doctor.callback import Advice, Doctor
 from overfitting_lab.runs.checkpoints import checked_checkpoint
 from overfitting_lab.runs.provenance import git_commit, versions
@@ -55,7 +60,7 @@ class ExperimentCLI(LightningCLI):
         # Lightning 2.6 calls torch's pytree in a way that torch 2.14 deprecates.
         warnings.filterwarnings("ignore", module="lightning.pytorch.utilities._pytree")
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")  # names of classes in any script
-        self._keep = keep
+        self._keep = self._trains = keep
         self._resumed: Run | None = None
         self._changes: dict[str, tuple[Any, Any]] = {}  # of the resumed run's settings: before and now
         self.logger: RunLogger | None = None
@@ -120,6 +125,14 @@ class ExperimentCLI(LightningCLI):
         for key, (before, after) in self._changes.items():
             rank_zero_only(print)(f"changed    {key}: {before} -> {after}")
         trainer = self.config.trainer
+        try:
+            if self._trains:
+                trainer_callbacks.check_configured(trainer)
+                replayable(self.parser, self.config)
+            else:
+                trainer.callbacks = trainer_callbacks.without_refused(trainer)
+        except ValueError as error:
+            self.parser.error(str(error), error)
         if self.config.check:
             self._keep = False
             trainer.devices, trainer.num_nodes, trainer.strategy = 1, 1, "auto"
@@ -144,6 +157,9 @@ class ExperimentCLI(LightningCLI):
             if self.config.compile is not None:
                 self.model.network.compile(mode=self.config.compile)
             self.model.configure_optimizers()
+            if self._trains:
+                trainer_callbacks.check_device(self.trainer)
+                check_monitors(self.trainer, self.model)
             if self.logger is not None and self.resume_from is None:
                 self.model.pretrained()
         except (ArgumentError, MisconfigurationException, ValueError) as error:
@@ -158,8 +174,9 @@ class ExperimentCLI(LightningCLI):
         terminal = sys.stdout.isatty() if config.enable_progress_bar is None else config.enable_progress_bar
         loggers = config.logger if isinstance(config.logger, list) else [config.logger] if config.logger else []
         keep = self._keep and not config.fast_dev_run and config.logger is not False
-        given = config.callbacks or []
-        callbacks: list[Callback] = [EpochRecorder(), *(given if isinstance(given, list) else [given])]
+        given = trainer_callbacks.configured(config)
+        bar = any(isinstance(callback, ProgressBar) for callback in given)
+        callbacks: list[Callback] = [EpochRecorder(), *trainer_callbacks.complete(given, config, keep=keep)]
         if not any(isinstance(callback, PlateauSchedule) for callback in callbacks):
             callbacks.append(PlateauSchedule(reductions=None))
         if keep and self._resumed is None:
@@ -175,15 +192,15 @@ class ExperimentCLI(LightningCLI):
             callbacks.append(doctor)
         if self.logger is not None:
             callbacks += self._writers(self.logger, doctor, checkpoints=config.enable_checkpointing is not False)
-        if config.enable_model_summary is not False:
+        if config.enable_model_summary is not False and not any(isinstance(each, ModelSummary) for each in given):
             callbacks.append(LayerTable())
-        if terminal:
-            callbacks.append(ProgressBar())
+        if terminal and not bar:
+            callbacks.append(TerminalBar())
         callbacks.append(Console(self.logger, lines=not terminal, precision_reason=self._precision_reason))
         return super().instantiate_trainer(
             callbacks=callbacks,
             logger=[self.logger, *loggers] if self.logger else False,
-            enable_progress_bar=terminal,
+            enable_progress_bar=terminal or (bar and config.enable_progress_bar is None),
             enable_checkpointing=keep and config.enable_checkpointing is not False,
             enable_model_summary=False,
             plugins=[*(config.plugins or []), AtomicCheckpointIO()],
@@ -198,6 +215,7 @@ class ExperimentCLI(LightningCLI):
         facts["git_commit"] = git_commit()
         writers: list[Callback] = [
             RunSummary(logger, lambda: self.complete_config, facts, lambda: doctor.diagnosis if doctor else []),
+            OtherCheckpoints(logger),
             ImageRecord(logger),
             Dashboard(logger, settings(config), config.trainer.log_every_n_steps),
         ]
@@ -216,7 +234,7 @@ class ExperimentCLI(LightningCLI):
         if config.model.init_args.get("init_from") is not None:
             config.model.init_args.init_from = str(Path(config.model.init_args.init_from).resolve())
         config.ckpt_path = None
-        return str(self.parser.dump(config))
+        return replayable(self.parser, config)
 
     @staticmethod
     def leave_together() -> None:

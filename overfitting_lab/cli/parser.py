@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 
 from lightning.pytorch.cli import LightningArgumentParser
 
+from overfitting_lab.cli.trainer_callbacks import refusal
 from overfitting_lab.runs.recipe import read_config
 
 PACKAGE = Path(__file__).resolve().parents[1]
@@ -47,6 +48,7 @@ class ExperimentParser(LightningArgumentParser):
     """A parser that finds configurations by bare name and reports a mistake as one message with exit status 2."""
 
     _configs: Sequence[str] = ()  # the files that the command line names
+    _callbacks: Sequence[str] = ()  # the callbacks that it names
 
     def parse_args(self, args: Sequence[str] | None = None, *rest: Any, **settings: Any) -> Any:  # type: ignore[override]
         """Parse the command line, or the arguments given."""
@@ -57,6 +59,7 @@ class ExperimentParser(LightningArgumentParser):
             elif index and found[index - 1] in ("--config", "-c"):
                 found[index] = find_config(argument)
         self._configs = [argument.removeprefix("--config=") for argument in found if argument.endswith(".yaml")]
+        self._callbacks = re.findall(r"^--trainer\.callbacks\+?[=\n](\S+)", "\n".join(found), re.MULTILINE)
         return super().parse_args([_of_today(argument) for argument in found], *rest, **settings)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
@@ -64,6 +67,9 @@ class ExperimentParser(LightningArgumentParser):
         if "JSONARGPARSE_DEBUG" in os.environ and ex is not None:
             raise ex
         text = clear(message)
+        callbacks = CALLBACK.findall(message if "trainer.callbacks" in message else "") + [*self._callbacks]
+        if reasons := [reason for name in callbacks if (reason := refusal(name))]:  # rather than what else it needs
+            text = reasons[0]
         if "arguments are required: model" in text:
             text = "name an experiment, as in --config overfit.yaml"
         if "name an experiment" in text or "File does not exist" in text:
@@ -89,6 +95,7 @@ NOISE = re.compile(
     "Does not validate against any of the Union subtypes|Errors:|Expected a (<class 'NoneType'>|path but )|"
     "Given value( type: |: Namespace|: NestedArg)|Subtypes: "
 )
+CALLBACK = re.compile(r"(?:class_path=['\"]|Given value: )([\w.]+)")
 NO_CLASS = "Expected a dot import path string: "
 
 

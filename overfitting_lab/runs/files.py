@@ -31,6 +31,7 @@ class RunFiles:
         self.best = self.checkpoints / "best.ckpt"
         self.last = self.checkpoints / "last.ckpt"
         self.previous = self.checkpoints / "previous.ckpt"
+        self.others = self.checkpoints / "model_checkpoint"  # of Lightning's ModelCheckpoint, if the user gives one
         self.lock = folder / ".lock"
 
     @property
