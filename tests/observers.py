@@ -1,6 +1,6 @@
 """Callbacks, hooks and a network of a user, given by class path."""
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, final
 
@@ -10,6 +10,8 @@ from lightning.pytorch.callbacks import EarlyStopping, WeightAveraging
 
 from datamodules import Batch
 from tests.networks import Small
+
+META = torch.device("meta")
 
 
 class MeanOfEpochs(WeightAveraging):
@@ -47,9 +49,16 @@ class StopsAtTypo(EarlyStopping):
 class HasObject(Callback):
     """Have a default that YAML cannot hold."""
 
-    def __init__(self, device: torch.device | Callable[..., object] = torch.device("meta"), patience: int | None = 5) -> None:  # noqa: B008
+    def __init__(self, device: torch.device = META, patience: int | None = 5) -> None:
         self.device = device
         self.patience = patience
+
+
+class HasObjects(Callback):
+    """Have a default in which there is something that YAML cannot hold."""
+
+    def __init__(self, devices: Sequence[torch.device] = (META,)) -> None:
+        self.devices = devices
 
 
 @final
@@ -59,9 +68,6 @@ class LogsMore(Small):
     def on_validation_epoch_end(self) -> None:
         super().on_validation_epoch_end()
         self.log("val_f1", 0.5)
-
-
-OBJECT = object()  # an argument that can be named on the command line, but has no name of its own
 
 
 def hello(trainer: Trainer, pl_module: LightningModule) -> None:

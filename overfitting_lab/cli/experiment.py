@@ -33,7 +33,7 @@ from overfitting_lab.cli import trainer_callbacks
 from overfitting_lab.cli.monitors import check_monitors
 from overfitting_lab.cli.parser import ExperimentParser
 from overfitting_lab.cli.precision import default_precision
-from overfitting_lab.cli.replay import replayable
+from overfitting_lab.cli.replay import UNWRITABLE, replayable
 from overfitting_lab.doctor.callback import Advice, Doctor
 from overfitting_lab.runs.checkpoints import checked_checkpoint
 from overfitting_lab.runs.provenance import git_commit, versions
@@ -59,6 +59,7 @@ class ExperimentCLI(LightningCLI):
         logging.getLogger("lightning.fabric.strategies.launchers.subprocess_script").setLevel(logging.INFO)
         # Lightning 2.6 calls torch's pytree in a way that torch 2.14 deprecates.
         warnings.filterwarnings("ignore", module="lightning.pytorch.utilities._pytree")
+        warnings.filterwarnings("ignore", message=f"[\\s\\S]*{UNWRITABLE}")  # replayable() refuses such a value
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")  # names of classes in any script
         self._keep = self._trains = keep
         self._resumed: Run | None = None
@@ -156,10 +157,11 @@ class ExperimentCLI(LightningCLI):
             self.datamodule.share_of_batch(self.trainer.world_size)
             if self.config.compile is not None:
                 self.model.network.compile(mode=self.config.compile)
-            self.model.configure_optimizers()
             if self._trains:
                 trainer_callbacks.check_device(self.trainer)
                 check_monitors(self.trainer, self.model)
+            else:
+                self.model.configure_optimizers()
             if self.logger is not None and self.resume_from is None:
                 self.model.pretrained()
         except (ArgumentError, MisconfigurationException, ValueError) as error:

@@ -48,7 +48,7 @@ class ExperimentParser(LightningArgumentParser):
     """A parser that finds configurations by bare name and reports a mistake as one message with exit status 2."""
 
     _configs: Sequence[str] = ()  # the files that the command line names
-    _callbacks: Sequence[str] = ()  # the callbacks that it names
+    _callbacks: Sequence[str] = ()  # the callbacks that it names; of the class, because each callback has a parser
 
     def parse_args(self, args: Sequence[str] | None = None, *rest: Any, **settings: Any) -> Any:  # type: ignore[override]
         """Parse the command line, or the arguments given."""
@@ -59,7 +59,7 @@ class ExperimentParser(LightningArgumentParser):
             elif index and found[index - 1] in ("--config", "-c"):
                 found[index] = find_config(argument)
         self._configs = [argument.removeprefix("--config=") for argument in found if argument.endswith(".yaml")]
-        self._callbacks = re.findall(r"^--trainer\.callbacks\+?[=\n](\S+)", "\n".join(found), re.MULTILINE)
+        ExperimentParser._callbacks = re.findall(r"^--trainer\.callbacks\+?[=\n](\S+)", "\n".join(found), re.MULTILINE)
         return super().parse_args([_of_today(argument) for argument in found], *rest, **settings)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
@@ -67,8 +67,8 @@ class ExperimentParser(LightningArgumentParser):
         if "JSONARGPARSE_DEBUG" in os.environ and ex is not None:
             raise ex
         text = clear(message)
-        callbacks = CALLBACK.findall(message if "trainer.callbacks" in message else "") + [*self._callbacks]
-        if reasons := [reason for name in callbacks if (reason := refusal(name))]:  # rather than what else it needs
+        named = CALLBACK.findall(message) if "trainer.callbacks" in message else []
+        if reasons := [reason for name in (*named, *self._callbacks) if (reason := refusal(name))]:
             text = reasons[0]
         if "arguments are required: model" in text:
             text = "name an experiment, as in --config overfit.yaml"

@@ -1,17 +1,32 @@
 """The text of a run's ``config.yaml``, which replays the run."""
 
 import inspect
-import warnings
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from pydoc import locate
 from typing import Any
 
 import yaml
-from jsonargparse import ArgumentParser, Namespace
+from jsonargparse import ArgumentParser, Namespace, set_dumper
 
+
+class Writer(yaml.SafeDumper):
+    """A dumper that quotes text which jsonargparse would read as a number, such as 1e3; YAML 1.1 does not."""
+
+
+Writer.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9][0-9_]*[eE][-+]?[0-9]+$"), list("-+0123456789")
+)
 UNWRITABLE = "Unable to serialize instance "  # jsonargparse writes it in place of a value
 Path = tuple[str | int, ...]  # the keys and indices that lead to a setting
+
+
+def _write(content: Any) -> str:
+    return str(yaml.dump(content, Dumper=Writer, default_flow_style=False, sort_keys=False, allow_unicode=True))
+
+
+set_dumper("replayable", _write)
 
 
 def replayable(parser: ArgumentParser, config: Namespace) -> str:
@@ -24,26 +39,25 @@ def replayable(parser: ArgumentParser, config: Namespace) -> str:
     Raises:
         ValueError: if YAML cannot hold a value. The message names the value's flag.
     """
-    config, nones = config.clone(), []
-    for path, value, defaults in list(_settings(config)):
-        if value is None:
-            if _default(parser, path, defaults) is not None:
-                nones.append(path)
-        elif not isinstance(value, bool | int | float | str) and value is _default(parser, path, defaults):
-            _at(config, path[:-1]).pop(path[-1])
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=f"[\\s\\S]*{UNWRITABLE}")
-        text = str(parser.dump(config, skip_validation=True))
+    text = str(parser.dump(config, format="replayable", skip_validation=True))
+    nones = [path for path, value, defaults in _settings(config)
+             if value is None and _default(parser, path, defaults) is not None]  # fmt: skip
     if not nones and UNWRITABLE not in text:
         return text
     content = yaml.safe_load(text)
-    for path, value, _ in _settings(content):
-        if str(value).startswith(UNWRITABLE):
-            shown = str(value).removeprefix(UNWRITABLE)
-            raise ValueError(f"--{_flag(path)}: a run's config.yaml cannot hold {shown}; give a value that is text")
+    for path, written, _ in list(_settings(content)):
+        if str(written).startswith(UNWRITABLE):
+            *holder, name = path
+            given = _at(config, path)
+            defaults = _defaults(_at(config, holder[:-1])["class_path"]) if holder[-1] == "init_args" else {}
+            if given is not defaults.get(str(name)):
+                raise ValueError(
+                    f"--{_flag(path)}: a run's config.yaml cannot hold {given!r}; give a value that is text"
+                )
+            del _at(content, holder)[name]
     for path in nones:
         _at(content, path[:-1])[path[-1]] = None
-    return yaml.safe_dump(content, default_flow_style=False, sort_keys=False, allow_unicode=True)
+    return _write(content)
 
 
 def _settings(node: Any, path: Path = (), defaults: Mapping[str, Any] | None = None) -> Iterator[tuple[Path, Any, Any]]:
@@ -84,7 +98,7 @@ def _default(parser: ArgumentParser, path: Path, defaults: Mapping[str, Any] | N
         return None
 
 
-def _at(node: Any, path: Path) -> Any:
+def _at(node: Any, path: Sequence[str | int]) -> Any:
     for key in path:
         node = node.setdefault(key, {}) if isinstance(node, dict) else node[key]
     return node

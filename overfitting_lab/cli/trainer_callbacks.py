@@ -100,7 +100,7 @@ CONTRACTS = {
         subclasses=True,
     ),
     "SpikeDetection": _refused(
-        "Lightning's class cannot load its own state, so the run could not be resumed. Leave it out: a loss that is NaN "
+        "Lightning's class cannot load its own state, so a run could not be resumed. Leave it out: a loss that is NaN "
         "or infinite ends a run without it, and --doctor stop ends one that cannot succeed"
     ),
     "ThroughputMonitor": _works("Logs images per second. Its batch_size_fn is a function's import path."),

@@ -27,11 +27,11 @@ UNUSUAL = (  # values that YAML or jsonargparse might read as something else
     "--trainer.callbacks.on_fit_start=tests.observers.hello",
     "--trainer.callbacks+=EarlyStopping",
     "--trainer.callbacks.monitor=on",
-    "--trainer.callbacks.stopping_threshold=inf",
+    "--trainer.callbacks.stopping_threshold=.inf",
     OWN,
     "--trainer.callbacks.patience=null",
-    "--trainer.logger+=CSVLogger",
-    "--trainer.logger.save_dir=~",
+    "--trainer.logger=CSVLogger",
+    "--trainer.logger.save_dir=on",
     "--trainer.profiler=SimpleProfiler",
     "--trainer.strategy=DDPStrategy",
     "--trainer.plugins+=SLURMEnvironment",
@@ -50,9 +50,9 @@ def test_a_configuration_parses_to_itself(tmp_path: Path) -> None:
 
 
 def test_a_value_that_yaml_cannot_hold_is_refused(run_script: Script, tiny: Flags, tmp_path: Path) -> None:
-    outcome = run_script("fit", "--config=overfit", *tiny, OWN, "--trainer.callbacks.device=tests.observers.OBJECT")
+    outcome = run_script("fit", "--config=overfit", *tiny, "--trainer.callbacks+=tests.observers.HasObjects")
     check_one_message(outcome, 2)
-    assert "--trainer.callbacks.device" in outcome.err
+    assert "--trainer.callbacks.devices" in outcome.err
     assert not list(tmp_path.glob("lightning_logs/*/*"))
 
 
