@@ -11,7 +11,7 @@ import yaml
 from jsonargparse import ArgumentParser, Namespace, set_dumper
 
 
-class Writer(yaml.SafeDumper):
+class Writer(yaml.SafeDumper):  # type: ignore[misc]
     """A dumper that quotes text which jsonargparse would read as a number, such as 1e3; YAML 1.1 does not."""
 
 
@@ -81,7 +81,7 @@ def _settings(node: Any, path: Path = (), defaults: Mapping[str, Any] | None = N
 def _defaults(class_path: str) -> dict[str, Any]:
     """Return the defaults of a class's or function's arguments, inherited ones included."""
     kind: Any = locate(class_path)
-    makers = [each.__init__ for each in reversed(kind.__mro__)] if inspect.isclass(kind) else [kind]
+    makers = [vars(each).get("__init__", each) for each in kind.__mro__[-2::-1]] if inspect.isclass(kind) else [kind]
     return {
         name: parameter.default for maker in makers for name, parameter in inspect.signature(maker).parameters.items()
     }
