@@ -27,7 +27,6 @@ class Times(nn.Module):
         return values * self.factor
 
 
-@final
 class Small(ImageClassifier):
     """Fully-connected layers on 4x4 pixels. The defaults learn; ``weight_std=None`` means He's rule."""
 

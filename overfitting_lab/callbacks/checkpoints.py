@@ -10,6 +10,7 @@ from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
+from overfitting_lab.callbacks.averaging import validated_network
 from overfitting_lab.callbacks.epochs import recorder_of
 from overfitting_lab.callbacks.logger import RunLogger
 from overfitting_lab.runs.files import replace_file
@@ -70,7 +71,8 @@ class BestCheckpoint(Checkpoint):
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save the weights if the validation is the best."""
         if not trainer.sanity_checking and recorder_of(trainer).is_best:
-            trainer.save_checkpoint(self._logger.files.best, weights_only=True)
+            with validated_network(trainer, pl_module):
+                trainer.save_checkpoint(self._logger.files.best, weights_only=True)
 
 
 def _reason(error: OSError | RuntimeError) -> str:

@@ -92,7 +92,7 @@ class Console(Callback):
             print(f"interrupted; what there is so far is in {self._logger.folder}", file=sys.stderr)
 
 
-class ProgressBar(RichProgressBar):
+class TerminalBar(RichProgressBar):
     """Lightning's progress bar without the version number, which Lightning would cut to four characters."""
 
     def get_metrics(self, *args: Any) -> dict[str, int | str | float | dict[str, float]]:

@@ -1,6 +1,7 @@
 """The schedule that reduces the learning rate on a plateau."""
 
 import sys
+from typing import cast
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -8,6 +9,7 @@ from lightning.pytorch.cli import ReduceLROnPlateau
 
 from lightning_modules.errors import ModelError
 from overfitting_lab.callbacks.epochs import recorder_of
+from overfitting_lab.runs.epochs import METRICS
 
 
 class PlateauSchedule(Callback):
@@ -61,9 +63,25 @@ class PlateauSchedule(Callback):
         for scheduler in (config.scheduler for config in trainer.lr_scheduler_configs):
             if not isinstance(scheduler, ReduceLROnPlateau):
                 continue
-            value = getattr(recorder_of(trainer).records[-1], scheduler.monitor)
+            value = self._measured(trainer, scheduler.monitor)
             if value is not None:
                 scheduler.step(value)
             last = optimizer.defaults["lr"] * scheduler.factor ** (self.reductions or 0)
             if self.reductions is not None and optimizer.param_groups[0]["lr"] < 0.999 * last:
                 trainer.should_stop = True
+
+    @staticmethod
+    def _measured(trainer: Trainer, monitor: str) -> float | None:
+        """Return the epoch's value of a metric, which another's class may have logged; ``None`` without a validation.
+
+        Raises:
+            ModelError: if nothing has logged it.
+        """
+        if monitor in METRICS:
+            return cast(float | None, getattr(recorder_of(trainer).records[-1], monitor))
+        if monitor not in trainer.callback_metrics:
+            raise ModelError(
+                f"the learning-rate schedule monitors {monitor!r}, which the epoch has not logged; "
+                f"logged are {', '.join(trainer.callback_metrics)}"
+            )
+        return float(trainer.callback_metrics[monitor])

@@ -71,6 +71,8 @@ def _reported(report: Report) -> Iterator[Report]:
     except RuntimeError as error:
         if isinstance(error, torch.OutOfMemoryError):
             message = "the GPU's memory cannot hold a step: try a smaller --data.batch_size, or more devices"
+        elif str(error).startswith("Early stopping conditioned on metric"):
+            message = "--trainer.callbacks.monitor names a metric that was not logged"
         elif type(error).__module__.startswith(("torch._inductor", "torch._dynamo")):
             message = "torch cannot compile the network here: leave --compile out"
         else:

@@ -12,13 +12,14 @@ from jsonargparse.typing import PositiveFloat, PositiveInt, restricted_string_ty
 from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.callbacks import ModelSummary, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning_utilities.core.rank_zero import rank_zero_only
 
 from datamodules import CIFAR10DataModule
 from lightning_modules import ImageClassifier
 from overfitting_lab.callbacks.checkpoints import AtomicCheckpointIO, BestCheckpoint
-from overfitting_lab.callbacks.console import Console, LayerTable, ProgressBar
+from overfitting_lab.callbacks.console import Console, LayerTable, TerminalBar
 from overfitting_lab.callbacks.dashboard import Dashboard
 from overfitting_lab.callbacks.ending import ObservedTrainer
 from overfitting_lab.callbacks.epochs import EpochRecorder
@@ -28,17 +29,21 @@ from overfitting_lab.callbacks.guarded import guarded, with_attempted_exception_
 from overfitting_lab.callbacks.images import ImageRecord
 from overfitting_lab.callbacks.logger import RunLogger
 from overfitting_lab.callbacks.optimizer import OptimizerSettings
+from overfitting_lab.callbacks.other_checkpoints import OtherCheckpoints
 from overfitting_lab.callbacks.plateau import PlateauSchedule
 from overfitting_lab.callbacks.profile import ProfileFolder
 from overfitting_lab.callbacks.recovery import Recovery
 from overfitting_lab.callbacks.summary import RunSummary
+from overfitting_lab.cli import trainer_callbacks
 from overfitting_lab.cli.failures import REPORTED, is_defect
 from overfitting_lab.cli.launchers import choose_environment
 from overfitting_lab.cli.loggers import prepared, with_absolute_paths
 from overfitting_lab.cli.messages import silence_noise
+from overfitting_lab.cli.monitors import check_monitors
 from overfitting_lab.cli.parser import ExperimentParser
 from overfitting_lab.cli.precision import default_precision
 from overfitting_lab.cli.processes import end_with_parent, leave_together, use_together_strategy
+from overfitting_lab.cli.replay import UNWRITABLE, replayable
 from overfitting_lab.cli.trainer_flags import TRAINER_FLAGS, problems, typed_flags
 from overfitting_lab.doctor.callback import Advice, Doctor
 from overfitting_lab.runs.checkpoints import checked_checkpoint
@@ -72,10 +77,12 @@ class ExperimentCLI(LightningCLI):
         silence_noise()
         # Lightning 2.6 calls torch's pytree in a way that torch 2.14 deprecates.
         warnings.filterwarnings("ignore", module="lightning.pytorch.utilities._pytree")
+        warnings.filterwarnings("ignore", message=f"[\\s\\S]*{UNWRITABLE}")  # replayable() refuses such a value
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")  # names of classes in any script
         use_together_strategy()
         self._keep = keep
         self._checked_flags = [*TRAINER_FLAGS] if trains else ["accelerator", *typed_flags(args or [])]
+        self._trains = trains
         self._resumed: Run | None = None
         self._changes: dict[str, tuple[Any, Any]] = {}  # of the resumed run's settings: before and now
         self.logger: RunLogger | None = None
@@ -148,6 +155,14 @@ class ExperimentCLI(LightningCLI):
         trainer = self.config.trainer
         if trainer.default_root_dir is not None:
             trainer.default_root_dir = str(Path(trainer.default_root_dir).expanduser())
+        try:
+            if self._trains:
+                trainer_callbacks.check_configured(trainer)
+                replayable(self.parser, self.config)
+            else:
+                trainer.callbacks = trainer_callbacks.without_refused(trainer)
+        except ValueError as error:
+            self.parser.error(str(error), error)
         if self.config.check:
             self._keep = False
             trainer.devices, trainer.num_nodes, trainer.strategy = 1, 1, "auto"
@@ -182,7 +197,11 @@ class ExperimentCLI(LightningCLI):
             self.datamodule.share_of_batch(self.trainer.world_size)
             if self.config.compile is not None:
                 self.model.network.compile(mode=self.config.compile)
-            self.model.configure_optimizers()
+            if self._trains:
+                trainer_callbacks.check_device(self.trainer)
+                check_monitors(self.trainer, self.model)
+            else:
+                self.model.configure_optimizers()
             if self.logger is not None and self.resume_from is None:
                 self.model.pretrained()
         except (*REPORTED, OSError):
@@ -221,8 +240,10 @@ class ExperimentCLI(LightningCLI):
         loggers, keep = config.logger or [], config.logger is not False
         if self._resumed is not None:
             resume_loggers(loggers)
+        given = trainer_callbacks.configured(config)
+        bar = any(isinstance(callback, ProgressBar) for callback in given)
         callbacks: list[Callback] = [FittingData(), EpochRecorder(), OptimizerSettings()]
-        callbacks += map(with_attempted_exception_hook, _listed(config.callbacks))
+        callbacks += map(with_attempted_exception_hook, trainer_callbacks.complete(given, config, keep=keep))
         if not any(isinstance(callback, PlateauSchedule) for callback in callbacks):
             callbacks.append(PlateauSchedule(reductions=None))
         if keep and self._resumed is None:
@@ -237,15 +258,15 @@ class ExperimentCLI(LightningCLI):
             callbacks.append(doctor)
         if self.logger is not None:
             callbacks += self._writers(self.logger, doctor, checkpoints=config.enable_checkpointing is not False)
-        if config.enable_model_summary is not False:
+        if config.enable_model_summary is not False and not any(isinstance(each, ModelSummary) for each in given):
             callbacks.append(LayerTable())
-        if terminal:
-            callbacks.append(ProgressBar())
+        if terminal and not bar:
+            callbacks.append(TerminalBar())
         callbacks.append(Console(self.logger, lines=not terminal, precision_reason=self._precision_reason))
         return super().instantiate_trainer(
             callbacks=callbacks,
             logger=[self.logger, *map(guarded, loggers)] if self.logger else False,
-            enable_progress_bar=terminal,
+            enable_progress_bar=terminal or (bar and config.enable_progress_bar is None),
             enable_checkpointing=keep and config.enable_checkpointing is not False,
             enable_model_summary=False,
             plugins=[*plugins, AtomicCheckpointIO()],
@@ -262,6 +283,7 @@ class ExperimentCLI(LightningCLI):
             FurtherLoggers(logger, lambda: settings(self._complete()), self._resumed is not None),
             RunSummary(logger, lambda: self.complete_config, facts, lambda: doctor.diagnosis if doctor else []),
             ProfileFolder(logger),
+            OtherCheckpoints(logger),
             ImageRecord(logger),
             Dashboard(logger, settings(config), config.trainer.log_every_n_steps),
         ]
@@ -279,7 +301,7 @@ class ExperimentCLI(LightningCLI):
     @property
     def complete_config(self) -> str:
         """The complete configuration as YAML."""
-        return str(self.parser.dump(self._complete()))
+        return replayable(self.parser, self._complete())
 
     def _complete(self) -> Namespace:
         """Return the complete configuration, with the source that was used and absolute paths."""

@@ -13,6 +13,7 @@ import yaml
 from lightning.pytorch.cli import LightningArgumentParser
 
 from overfitting_lab.cli.loggers import explained, missing_package, without_logger
+from overfitting_lab.cli.trainer_callbacks import refusal
 from overfitting_lab.runs.recipe import read_config
 
 PACKAGE = Path(__file__).resolve().parents[1]
@@ -69,6 +70,7 @@ class ExperimentParser(LightningArgumentParser):
 
     with_logger = True  # False: ignore the loggers that configurations name
     _configs: Sequence[str] = ()  # the files that the command line names
+    _callbacks: Sequence[str] = ()  # the callbacks that it names; of the class, because each callback has a parser
 
     def parse_args(self, args: Sequence[str] | None = None, *rest: Any, **settings: Any) -> Any:  # type: ignore[override]
         """Parse the command line, or the arguments given."""
@@ -84,6 +86,7 @@ class ExperimentParser(LightningArgumentParser):
                 self.error(f"{path}, line {line}: an alias stands within what it repeats, without end")
         if self.with_logger and (missing := missing_package(found)):  # without it, the logger's settings are unknown
             self.error(missing)
+        ExperimentParser._callbacks = re.findall(r"^--trainer\.callbacks\+?[=\n](\S+)", "\n".join(found), re.MULTILINE)
         return super().parse_args([_content(each, with_logger=self.with_logger) for each in found], *rest, **settings)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
@@ -91,6 +94,9 @@ class ExperimentParser(LightningArgumentParser):
         if "JSONARGPARSE_DEBUG" in os.environ and ex is not None:
             raise ex
         text = clear(message)
+        named = CALLBACK.findall(message) if "trainer.callbacks" in message else []
+        if reasons := [reason for name in (*named, *self._callbacks) if (reason := refusal(name))]:
+            text = reasons[0]
         if "arguments are required: model" in text:
             text = "name an experiment, as in --config overfit.yaml"
         if "name an experiment" in text or "File does not exist" in text:
@@ -118,6 +124,7 @@ NOISE = re.compile(
     "Does not validate against any of the Union subtypes|Errors:|Expected a (<class 'NoneType'>|path but )|"
     "Given value( type: |: Namespace|: NestedArg)|Subtypes: "
 )
+CALLBACK = re.compile(r"(?:class_path=['\"]|Given value: )([\w.]+)")
 NO_CLASS = "Expected a dot import path string: "
 
 

@@ -28,6 +28,7 @@ class RunFiles:
         self.best = self.checkpoints / "best.ckpt"
         self.last = self.checkpoints / "last.ckpt"
         self.previous = self.checkpoints / "previous.ckpt"
+        self.others = self.checkpoints / "model_checkpoint"  # of Lightning's ModelCheckpoint, if the user gives one
         self.traceback = folder / "traceback.txt"  # of the last failure; process N > 0 writes traceback_N.txt
         self.lock = folder / ".lock"
 

@@ -180,7 +180,7 @@ class Ablation:
                     raise
                 print(f"failed     {name}: {error}; its output is in {log}", flush=True)
                 raise RunError(str(error)) from error
-        for path in run.files.checkpoints.glob("*") if run.folder not in finished else ():
+        for path in run.files.checkpoints.rglob("*.*") if run.folder not in finished else ():
             path.unlink(missing_ok=True)  # most of a run's size
         trial.set_user_attr("result", asdict(result))
         print(

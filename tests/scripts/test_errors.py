@@ -54,7 +54,7 @@ USAGE = {
     "negative rate": Mistake(f"fit {OVERFIT} --model.optimizer.lr=-1", 2, ("learning rate", "-1")),
     "unwritable": Mistake(f"fit {OVERFIT} --trainer.default_root_dir={{bad}}/text.png", 2, ("cannot write to",)),
     "no folder": Mistake(f"fit {OVERFIT} --data.root=/nowhere", 1, ("/nowhere/train", "train/<class>/*")),
-    "plateau of nothing": Mistake(f"fit {OVERFIT} {PLATEAU}", 1, ("'val_f1'", "train_loss, train_acc, val_loss")),
+    "plateau of nothing": Mistake(f"fit {OVERFIT} {PLATEAU}", 2, ("'val_f1'", "train_loss, train_acc, val_loss")),
     "plateaus of no schedule": Mistake(f"fit {OVERFIT} --config {{bad}}/plateau.yaml", 1, ("ReduceLROnPlateau",), True),
     "no run": Mistake("test {bad}", 1, ("{bad} is not a run's folder", "version_0")),
     "missing checkpoint": Mistake("test {run} --ckpt_path={bad}/none.ckpt", 1, ("none.ckpt: no such file",)),

@@ -1,0 +1,60 @@
+"""Averages of weights: the network that is validated is the one that a run keeps."""
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import WeightAveraging
+
+
+class AverageBeforeUpdate(Callback):
+    """Let the network of Lightning's ``WeightAveraging`` equal the trained network until its first update.
+
+    Until then it would be the network before training, which would be validated and kept in its stead (Lightning
+    issue #21724). This callback must stand before the other one.
+    """
+
+    def __init__(self, averaging: WeightAveraging) -> None:
+        self._averaging = averaging
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Silence a warning about a test, which needs no state of the average."""
+        warnings.filterwarnings("ignore", message="You're using the WeightAveraging callback, but loading a checkpoint")
+
+    def _copy(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        average: dict[str, Any] = {"state_dict": {}}
+        self._averaging.on_save_checkpoint(trainer, pl_module, average)
+        if average.get("averaging_state", {}).get("n_averaged") == 0:
+            trained = pl_module.state_dict()
+            average |= {"state_dict": trained, "current_model_state": trained}
+            self._averaging.on_load_checkpoint(trainer, pl_module, average)
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Copy the network before it is swapped for the average."""
+        if trainer.state.fn == "fit":
+            self._copy(trainer, pl_module)
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        if trainer.state.fn == "fit":
+            self._copy(trainer, pl_module)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Copy the network before the average replaces it."""
+        self._copy(trainer, pl_module)
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Replace the network by its average, also if the checkpoint was of the run's end and nothing was trained."""
+        self._averaging.on_train_end(trainer, pl_module)
+
+
+@contextmanager
+def validated_network(trainer: Trainer, pl_module: LightningModule) -> Iterator[None]:
+    """Give the module the weights that the last validation measured: the average, if one is kept."""
+    averages = [callback for callback in trainer.callbacks if isinstance(callback, WeightAveraging)]  # type: ignore[attr-defined]
+    for average in averages:
+        average.on_validation_epoch_start(trainer, pl_module)
+    yield
+    for average in averages:
+        average.on_validation_epoch_end(trainer, pl_module)

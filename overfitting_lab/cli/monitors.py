@@ -1,0 +1,104 @@
+"""Metrics that callbacks and schedules monitor: each must be logged, and improve in the direction that is given."""
+
+import difflib
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import EarlyStopping, LearningRateMonitor, ModelCheckpoint
+from lightning.pytorch.cli import ReduceLROnPlateau
+
+from lightning_modules.errors import ModelError
+from overfitting_lab.runs.epochs import METRICS
+
+OURS = ("lightning_modules", "overfitting_lab", "lightning")  # packages of which all logged names are known
+
+
+class Monitor(NamedTuple):
+    """A metric that something monitors."""
+
+    who: str
+    flag: str  # of its settings, without ``.monitor`` and ``.mode``
+    metric: str
+    mode: str | None  # min or max, if it has a direction
+    by: Any  # the callback or schedule
+
+
+def check_monitors(trainer: Trainer, model: LightningModule) -> None:
+    """Refuse a monitor that cannot work, before the first step.
+
+    A network or callback from outside this project may log more than the known metrics. Beside one, an unknown name is
+    not refused here: who monitors it reports it when the first validation has not logged it.
+
+    Raises:
+        ValueError: if nothing logs the metric when it is needed, or if the direction is wrong.
+    """
+    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    all_known = all(type(each).__module__.partition(".")[0] in OURS for each in (model, *callbacks))
+    for monitor in _monitors(callbacks, model):
+        if all_known and not _is_logged(monitor, callbacks):
+            near = difflib.get_close_matches(monitor.metric, METRICS, n=1)
+            raise ValueError(
+                f"{monitor.who} monitors {monitor.metric!r}, which nothing logs in training; "
+                f"logged are {', '.join(METRICS)}; say --{monitor.flag}.monitor={near[0] if near else 'NAME'}"
+            )
+        _check_mode(monitor)
+        _check_moment(monitor, trainer)
+
+
+def _monitors(callbacks: list[Callback], model: LightningModule) -> Iterator[Monitor]:
+    for callback in callbacks:
+        if isinstance(metric := getattr(callback, "monitor", None), str):
+            mode = getattr(callback, "mode", None)
+            yield Monitor(type(callback).__name__, "trainer.callbacks", metric, mode, callback)
+    try:
+        configured: Any = model.configure_optimizers()
+    except ModelError as error:
+        raise ValueError(str(error)) from error
+    schedule = configured.get("lr_scheduler") if isinstance(configured, dict) else None
+    scheduler = schedule.get("scheduler") if isinstance(schedule, dict) else None
+    if isinstance(scheduler, ReduceLROnPlateau):
+        yield Monitor("ReduceLROnPlateau", "model.lr_scheduler", scheduler.monitor, scheduler.mode, scheduler)
+
+
+def _is_logged(monitor: Monitor, callbacks: list[Callback]) -> bool:
+    counted = isinstance(monitor.by, ModelCheckpoint) and monitor.metric in ("epoch", "step")
+    rates = any(isinstance(callback, LearningRateMonitor) for callback in callbacks)
+    return monitor.metric in METRICS or counted or (rates and monitor.metric.startswith("lr-"))
+
+
+def _check_mode(monitor: Monitor) -> None:
+    if monitor.metric not in METRICS or monitor.mode not in ("min", "max"):
+        return
+    kind, mode = ("an accuracy", "max") if monitor.metric.endswith("acc") else ("a loss", "min")
+    if monitor.mode != mode:
+        raise ValueError(
+            f"{monitor.who} monitors {monitor.metric} with mode={monitor.mode}, but {kind} is to be {mode}imized; "
+            f"say --{monitor.flag}.mode={mode}"
+        )
+
+
+def _check_moment(monitor: Monitor, trainer: Trainer) -> None:
+    """Check that the metric is fresh whenever it is read."""
+    every = trainer.check_val_every_n_epoch or 1
+    validates = trainer.limit_val_batches != 0 and not 0 < (trainer.max_epochs or -1) < every
+    if monitor.metric.startswith("val_") and not validates:
+        raise ValueError(
+            f"{monitor.who} monitors {monitor.metric!r}, but the run has no validation; monitor train_loss or "
+            "train_acc, or change --trainer.limit_val_batches or --trainer.check_val_every_n_epoch"
+        )
+    if not isinstance(monitor.by, EarlyStopping | ModelCheckpoint):
+        return
+    setting = "check_on_train_epoch_end" if isinstance(monitor.by, EarlyStopping) else "save_on_train_epoch_end"
+    at_epoch_end = getattr(monitor.by, f"_{setting}")
+    each_epoch = trainer.val_check_interval == 1.0 and trainer.check_val_every_n_epoch == 1
+    if monitor.metric.startswith("train_") and not (each_epoch if at_epoch_end is None else at_epoch_end):
+        raise ValueError(
+            f"{monitor.who} reads {monitor.metric!r} after a validation, before the epoch's end logs it; "
+            f"say --{monitor.flag}.{setting}=true"
+        )
+    if monitor.metric.startswith("val_") and at_epoch_end and every > 1:
+        raise ValueError(
+            f"{monitor.who} reads {monitor.metric!r} at every epoch's end, but only every {every} epochs validate; "
+            f"leave --{monitor.flag}.{setting} out"
+        )

@@ -1,0 +1,78 @@
+"""Callbacks, hooks and a network of a user, given by class path."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, final
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import EarlyStopping, WeightAveraging
+
+from datamodules import Batch
+from tests.networks import Small
+
+META = torch.device("meta")
+
+
+class MeanOfEpochs(WeightAveraging):
+    """Keep the mean of the weights at the ends of the epochs from ``first`` on, counted from 0."""
+
+    def __init__(self, first: int = 0) -> None:
+        super().__init__()
+        self.first = first
+
+    def should_update(self, step_idx: int | None = None, epoch_idx: int | None = None) -> bool:
+        return epoch_idx is not None and epoch_idx >= self.first
+
+
+class StepWeights(Callback):
+    """Write the network's weights after every step to a file."""
+
+    def __init__(self, file: str = "weights.pt") -> None:
+        self.file = Path(file)
+        self.weights: list[dict[str, torch.Tensor]] = []
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        self.weights.append({name: value.clone() for name, value in pl_module.state_dict().items()})
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        torch.save(self.weights, self.file)
+
+
+class StopsAtTypo(EarlyStopping):
+    """Monitor a metric that its name does not show on the command line."""
+
+    def __init__(self) -> None:
+        super().__init__("val_f2")
+
+
+class HasObject(Callback):
+    """Have a default that YAML cannot hold."""
+
+    def __init__(self, device: torch.device = META, patience: int | None = 5) -> None:
+        self.device = device
+        self.patience = patience
+
+
+class HasObjects(Callback):
+    """Have a default in which there is something that YAML cannot hold."""
+
+    def __init__(self, devices: Sequence[torch.device] = (META,)) -> None:
+        self.devices = devices
+
+
+@final
+class LogsMore(Small):
+    """Log another metric with each validation."""
+
+    def on_validation_epoch_end(self) -> None:
+        super().on_validation_epoch_end()
+        self.log("val_f1", 0.5)
+
+
+def hello(trainer: Trainer, pl_module: LightningModule) -> None:
+    print("hello from a function")
+
+
+def size(batch: Batch) -> int:
+    return len(batch.labels)
