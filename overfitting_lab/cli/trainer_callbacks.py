@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from pydoc import locate
+from typing import Any
 
 from jsonargparse import Namespace
 from lightning.pytorch import Callback, Trainer, callbacks
