@@ -14,6 +14,7 @@ from overfitting_lab.runs.files import replace_file
 
 SHOWN = 24  # pictures kept of each kind
 UNSEEN, NEVER_WRONG = -2, -1  # in place of an epoch
+NOT_VISITED = -1  # in place of right, 0, or wrong, 1
 
 
 class ImageRecord(Callback):
@@ -25,8 +26,12 @@ class ImageRecord(Callback):
     - ``train_learned`` int32 [N]: the epoch, counted from 0, from which on every prediction was right; the number of
       epochs if the last prediction was wrong; -1 if the image was never visited. Predictions are made with dropout and
       augmentation on, before the step that the image is part of (after Toneva et al. 2019, sec. 3);
+    - ``train_forgotten`` int32 [N]: how often a right prediction was followed by a wrong one (Toneva et al. 2019, sec.
+      3.1); missing if the run was resumed from a checkpoint of a version that did not count it;
     - ``train_shown`` int64 [n], ``train_pictures`` uint8 [n, 32, 32, 3]: the images learned last, as indices into the
-      arrays above, and their pixels.
+      arrays above, and their pixels; in the same way ``train_most_forgotten`` and ``train_most_forgotten_pictures``,
+      ``train_least_forgotten`` and ``train_least_forgotten_pictures``: of the images forgotten least often, those
+      learned first.
 
     Of the M test images, written after the test:
 
@@ -41,17 +46,24 @@ class ImageRecord(Callback):
     def __init__(self, logger: RunLogger) -> None:
         self._logger = logger
         self._visits: list[tuple[Tensor, Tensor]] = []  # indices, and if the prediction was wrong
-        self._last_wrong: Tensor | None = None  # the epoch, by index in the training set
+        # By index in the training set. None if the epochs before are unknown.
+        self._last_wrong: Tensor | None = None  # int32: the epoch
+        self._right: Tensor | None = None  # bool: the last prediction was right
+        self._forgotten: Tensor | None = None  # int32: how often
         self._answers: list[tuple[NDArray[Any], NDArray[Any], NDArray[Any]]] = []
         self._arrays: dict[str, NDArray[Any]] = {}
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin to count, unless the epochs before are unknown."""
         if trainer.global_step == 0:
-            labels = trainer.datamodule.images.train_labels  # type: ignore[attr-defined]
-            self._last_wrong = torch.full((len(labels),), UNSEEN, dtype=torch.int32)
-        if self._last_wrong is not None:
-            self._last_wrong = self._last_wrong.to(pl_module.device)
+            size = len(trainer.datamodule.images.train_labels)  # type: ignore[attr-defined]
+            self._last_wrong = torch.full((size,), UNSEEN, dtype=torch.int32)
+            self._right = torch.zeros(size, dtype=torch.bool)
+            self._forgotten = torch.zeros(size, dtype=torch.int32)
+        device = pl_module.device
+        self._last_wrong, self._right, self._forgotten = (
+            None if each is None else each.to(device) for each in (self._last_wrong, self._right, self._forgotten)
+        )
 
     def on_train_batch_end(self, trainer: Trainer, model: LightningModule, outputs: Any, batch: Any, *_: Any) -> None:
         """Note which predictions were wrong, without waiting for the device."""
@@ -61,42 +73,62 @@ class ImageRecord(Callback):
         self._count(trainer)
 
     def _count(self, trainer: Trainer) -> None:
-        if self._last_wrong is not None and self._visits:
-            indices, wrong = map(torch.cat, zip(*self._visits, strict=True))
-            before = self._last_wrong[indices].clamp(min=NEVER_WRONG)
-            self._last_wrong[indices] = torch.where(wrong, trainer.current_epoch, before)
-        self._visits.clear()
-
-    def _counted(self, trainer: Trainer) -> Tensor | None:
-        """Return the last epoch at which each image was wrong, over all processes."""
-        self._count(trainer)
+        """Count the visits since the last call, over all processes: an image may meet another process each epoch."""
         if self._last_wrong is None:
-            return None
-        last_wrong: Tensor = trainer.strategy.reduce(self._last_wrong.to(trainer.strategy.root_device), reduce_op="max")
-        return last_wrong.cpu()
+            self._visits.clear()
+            return
+        answers = torch.full_like(self._last_wrong, NOT_VISITED)
+        if self._visits:
+            indices, wrong = map(torch.cat, zip(*self._visits, strict=True))
+            answers[indices] = wrong.int()
+            self._visits.clear()
+        answers = trainer.strategy.reduce(answers, reduce_op="max")
+        right, wrong = answers == 0, answers == 1
+        if self._right is not None and self._forgotten is not None:
+            self._forgotten += wrong & self._right
+            self._right = (self._right | right) & ~wrong
+        self._last_wrong[right] = self._last_wrong[right].clamp(min=NEVER_WRONG)
+        self._last_wrong[wrong] = trainer.current_epoch
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        checkpoint["last_wrong"] = self._counted(trainer)
+        self._count(trainer)
+        checkpoint["last_wrong"] = None if self._last_wrong is None else self._last_wrong.cpu()
+        if self._right is not None and self._forgotten is not None:
+            checkpoint["right"], checkpoint["forgotten"] = self._right.cpu(), self._forgotten.cpu()
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         self._last_wrong = checkpoint.get("last_wrong")
+        self._right, self._forgotten = checkpoint.get("right"), checkpoint.get("forgotten")
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the arrays of the training images."""
-        last_wrong = self._counted(trainer)
-        if last_wrong is None or not trainer.is_global_zero:
+        self._count(trainer)
+        if self._last_wrong is None or not trainer.is_global_zero:
             return
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         indices = data.train_indices
-        learned = (last_wrong[indices] + 1).numpy()
-        shown = np.argsort(-learned, kind="stable")[:SHOWN]
+        learned = (self._last_wrong.cpu()[indices] + 1).numpy()
+
+        def pictures(order: NDArray[Any], name: str) -> dict[str, NDArray[Any]]:
+            shown = order[:SHOWN]
+            pixels = data.images.train_images[indices[shown]].numpy()
+            return {f"train_{name}": shown, f"train_{'' if name == 'shown' else f'{name}_'}pictures": pixels}
+
         self._arrays |= {
             "train_indices": indices.numpy(),
             "train_labels": data.images.train_labels[indices].numpy().astype(np.int16),
             "train_learned": learned,
-            "train_shown": shown,
-            "train_pictures": data.images.train_images[indices[shown]].numpy(),
+            **pictures(np.argsort(-learned, kind="stable"), "shown"),
         }
+        if self._forgotten is not None:
+            forgotten = self._forgotten.cpu()[indices].numpy()
+            visited = np.flatnonzero(learned >= 0)
+            keys = np.stack([learned[visited], forgotten[visited]])  # sorted by the last one first
+            self._arrays |= {
+                "train_forgotten": forgotten,
+                **pictures(visited[np.lexsort(-keys)], "most_forgotten"),
+                **pictures(visited[np.lexsort(keys)], "least_forgotten"),
+            }
         self._write()
 
     def on_test_batch_end(self, trainer: Trainer, model: LightningModule, outputs: Any, batch: Any, *_: Any) -> None:

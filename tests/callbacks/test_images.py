@@ -1,3 +1,4 @@
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +79,23 @@ def test_an_image_is_learned_after_its_last_mistake(learned: tuple[Answers, Run,
     shown = images["train_shown"]
     assert images["train_learned"][shown].tolist() == sorted(expected, reverse=True)[:24]
     assert np.array_equal(images["train_pictures"], data.images.train_images[images["train_indices"][shown]].numpy())
+
+
+def test_an_image_is_forgotten_when_a_mistake_follows_a_right_answer(
+    learned: tuple[Answers, Run, CIFAR10DataModule],
+) -> None:
+    answers, run, data = learned
+    images = run.images
+    expected = [
+        sum(before and not now for before, now in pairwise(answers.right[index])) for index in images["train_indices"]
+    ]
+    assert images["train_forgotten"].tolist() == expected
+    assert len(set(expected)) > 1, "the fixture forgets some"
+    for name, sign in (("most", -1), ("least", 1)):
+        shown = images[f"train_{name}_forgotten"]
+        assert images["train_forgotten"][shown].tolist() == sorted(expected, key=lambda times: sign * times)[:24]
+        pixels = data.images.train_images.numpy()[images["train_indices"][shown]]
+        assert np.array_equal(images[f"train_{name}_forgotten_pictures"], pixels)
 
 
 def test_a_run_from_a_checkpoint_without_the_count_says_nothing_of_training_images(
