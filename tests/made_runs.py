@@ -117,8 +117,13 @@ def _write_images(path: Path, right: Any) -> None:
         train_indices=np.arange(30),
         train_labels=np.arange(30) % 3,
         train_learned=np.arange(30) % 6,  # of five epochs: a sixth never learned
+        train_forgotten=np.arange(30) % 4,
         train_shown=np.arange(24),
         train_pictures=random.integers(0, 256, (24, 32, 32, 3), dtype=np.uint8),
+        train_most_forgotten=np.arange(3, 30, 4),
+        train_most_forgotten_pictures=random.integers(0, 256, (7, 32, 32, 3), dtype=np.uint8),
+        train_least_forgotten=np.arange(0, 30, 4),
+        train_least_forgotten_pictures=random.integers(0, 256, (8, 32, 32, 3), dtype=np.uint8),
         test_labels=labels,
         test_predictions=predictions,
         test_probabilities=probabilities.astype(np.float16),

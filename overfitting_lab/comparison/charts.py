@@ -12,6 +12,7 @@ from overfitting_lab.comparison.comparison import NamedRun
 from overfitting_lab.runs.figures import draw_metric, usual_losses
 
 RUNS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # on white and on black (Okabe & Ito 2008)
+FEWEST = 10  # images of a bin whose accuracy is drawn
 MARKERS = ("", "o", "s", "^", "v", "D")  # the next one each time the colours are used up
 
 
@@ -70,6 +71,17 @@ def draw_learned(axes: Axes, runs: Sequence[NamedRun]) -> None:
         axes.plot(np.arange(1, len(shares) + 1), shares, **style(place))
     axes.set_ylim(0, 100)
     label_axes(axes, "training images learned for good (%)")
+
+
+def draw_reliability(axes: Axes, runs: Sequence[NamedRun]) -> None:
+    """Draw accuracy against confidence, in per cent, for bins of at least 10 test images (Guo et al. 2017, fig. 1)."""
+    axes.plot([0, 100], [0, 100], color=rcParams["axes.edgecolor"], linewidth=0.8)
+    for place, run in enumerate(runs):
+        if (found := run.calibration) is not None:
+            seen = found.counts >= FEWEST
+            axes.plot(100 * found.confidences[seen], 100 * found.accuracies[seen], **style(place) | {"marker": "o"})
+    axes.set(xlim=(0, 100), ylim=(0, 100))
+    label_axes(axes, "test accuracy (%)", "confidence (%)")
 
 
 def label_axes(axes: Axes, y: str = "", x: str = "epoch") -> None:

@@ -19,7 +19,14 @@ from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 from PIL import Image
 
-from overfitting_lab.comparison.charts import draw_accuracies, draw_curves, draw_gap, draw_learned, style
+from overfitting_lab.comparison.charts import (
+    draw_accuracies,
+    draw_curves,
+    draw_gap,
+    draw_learned,
+    draw_reliability,
+    style,
+)
 from overfitting_lab.comparison.comparison import Comparison, NamedRun, percent
 from overfitting_lab.runs.files import save_figure, write_text
 
@@ -88,10 +95,10 @@ def _content(comparison: Comparison) -> dict[str, Any]:
         "tables": _tables(comparison),
         "confusions": {run.name: _confusion(run, run.confusion) for run in runs if run.confusion is not None},
         "mistakes": {run.name: list(_mistakes(run)) for run in runs if run.correct is not None},
-        "learned_last": {
-            f"{run.name}, {run.summary.epochs} epochs": list(_learned_last(run))
-            for run in runs
-            if "train_learned" in run.run.images
+        "learned_last": _training_images(runs, "learned", "shown", "pictures"),
+        "forgotten": {
+            kind: _training_images(runs, "forgotten", f"{kind}_forgotten", f"{kind}_forgotten_pictures")
+            for kind in ("most", "least")
         },
     }
 
@@ -107,6 +114,18 @@ def _tables(comparison: Comparison) -> dict[str, Table]:
             ["run", "test accuracy (95 % Wilson)", "training accuracy", "validation accuracy", "gap, points",
              "training images", "epochs", "network"],
             *map(_result, runs),
+        ],
+        "calibration": [
+            ["run", "test accuracy", "mean confidence", "calibration error (15 bins)", "loss on the test images"],
+            *([run.name, f"{run.accuracy.value:.1%}", f"{found.confidence:.1%}", f"{found.error:.3f}",
+               f"{run.test.loss:.3f}"] for run in runs if (found := run.calibration) is not None),
+        ],
+        "ensembles": [
+            ["together", "test accuracy (95 % Wilson)", "alone, mean", "alone, best", "mean confidence",
+             "calibration error", "agreement of two"],
+            *([each.name, percent(each.accuracy), f"{np.mean(each.accuracies):.1%}", f"{max(each.accuracies):.1%}",
+               f"{each.calibration.confidence:.1%}", f"{each.calibration.error:.3f}", f"{each.agreement:.1%}"]
+              for each in comparison.ensembles),
         ],
         "differences": [
             ["first", "second", "first minus second, points (95 %)", "adjusted p", "test"],
@@ -172,12 +191,23 @@ def _mistakes(run: NamedRun) -> Iterator[dict[str, str]]:
         yield _picture(pixels, f"{classes[predicted]} {probability:.1%}", f"is {classes[label]}")
 
 
-def _learned_last(run: NamedRun) -> Iterator[dict[str, str]]:
-    images, classes = run.run.images, run.summary.data.classes
-    for place, pixels in zip(images["train_shown"], images["train_pictures"], strict=True):
-        learned = int(images["train_learned"][place])
-        when = "not learned" if learned >= run.summary.epochs else f"from epoch {learned + 1}"
-        yield _picture(pixels, f"labelled {classes[images['train_labels'][place]]}", when)
+def _training_images(runs: Sequence[NamedRun], what: str, shown: str, pictures: str) -> dict[str, list[Any]]:
+    """Return the pictures of training images that each run shows, with ``what`` is known of them."""
+    return {
+        f"{run.name}, {run.summary.epochs} epochs": [
+            _picture(pixels, f"labelled {run.summary.data.classes[images['train_labels'][place]]}",
+                     _note(what, int(images[f"train_{what}"][place]), run.summary.epochs))
+            for place, pixels in zip(images[f"train_{shown}"], images[f"train_{pictures}"], strict=True)
+        ]
+        for run in runs
+        if f"train_{what}" in (images := run.run.images)
+    }  # fmt: skip
+
+
+def _note(what: str, value: int, epochs: int) -> str:
+    if what == "forgotten":
+        return f"forgotten {value} time{'s' * (value != 1)}"
+    return "not learned" if value >= epochs else f"from epoch {value + 1}"
 
 
 def _picture(pixels: NDArray[np.uint8], caption: str, note: str) -> dict[str, str]:
@@ -196,10 +226,12 @@ def _charts(runs: Sequence[NamedRun]) -> Iterator[dict[str, str]]:
         ("Accuracy", lines, partial(draw_curves, metric="acc")),
         ("The gap", "training minus validation accuracy", draw_gap),
         ("Test accuracy", "with 95 % Wilson intervals", draw_accuracies),
+        ("Confidence", "a sure network is right as often as it is sure on the diagonal only", draw_reliability),
         ("Memorization", learned, draw_learned),
     ]
     for title, what, draw in charts:
-        if draw is draw_learned and not any("train_learned" in run.run.images for run in runs):
+        kept = {"Memorization": "train_learned", "Confidence": "test_probabilities"}.get(title)
+        if kept is not None and not any(kept in run.run.images for run in runs):
             continue
         name = title.lower().replace(" ", "-")
         settings: dict[Any, Any] = {"svg.fonttype": "none", "svg.hashsalt": name, "font.size": 10}
