@@ -226,7 +226,7 @@ def _charts(runs: Sequence[NamedRun]) -> Iterator[dict[str, str]]:
         ("Accuracy", lines, partial(draw_curves, metric="acc")),
         ("The gap", "training minus validation accuracy", draw_gap),
         ("Test accuracy", "with 95 % Wilson intervals", draw_accuracies),
-        ("Confidence", "a sure network is right as often as it is sure on the diagonal only", draw_reliability),
+        ("Confidence", "on the diagonal, a network is right as often as it says", draw_reliability),
         ("Memorization", learned, draw_learned),
     ]
     for title, what, draw in charts:
