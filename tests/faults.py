@@ -135,3 +135,36 @@ class Poison(Callback):
         if trainer.global_step == self.step:
             layer = pl_module.network.get_submodule(self.layer)  # type: ignore[union-attr]
             layer.register_forward_hook(lambda module, inputs, output: output * float("nan"))
+
+
+class StopAt(Callback):
+    """Ask training to stop after a batch, counted over all epochs from 1."""
+
+    def __init__(self, batch: int) -> None:
+        self.batch = batch
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        if trainer.fit_loop.total_batch_idx + 1 == self.batch:
+            trainer.should_stop = True
+
+
+class StopAtStart(Callback):
+    """Ask training to stop when an epoch starts, counted from 0."""
+
+    def __init__(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.current_epoch == self.epoch:
+            trainer.should_stop = True
+
+
+class Break(Callback):
+    """Raise an error in a hook."""
+
+    def __init__(self, hook: str) -> None:
+        setattr(self, hook, self._break)
+        self.hook = hook
+
+    def _break(self, *_: Any) -> None:
+        raise OSError(f"broken in {self.hook}")

@@ -10,6 +10,7 @@ from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
+from overfitting_lab.callbacks.epochs import recorder_of
 from overfitting_lab.callbacks.logger import RunLogger
 from overfitting_lab.runs.files import replace_file
 
@@ -48,19 +49,15 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
 
 class BestCheckpoint(Checkpoint):
-    """Keep the weights of the epoch with the highest validation accuracy, the first of equals, as ``best.ckpt``.
-
-    Unlike Lightning's ``ModelCheckpoint`` it remembers the score and no path, so that a run's folder may be moved
-    before the run is resumed.
-    """
+    """Keep the weights of the best validation, which :class:`EpochRecorder` chooses, as ``best.ckpt``."""
 
     def __init__(self, logger: RunLogger) -> None:
         self._logger = logger
-        self._score = -1.0
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Copy the best weights of another run that this one starts from; without them, discard their score."""
-        if self._score < 0:
+        """Copy the best weights of another run that this one starts from; without them, discard their validation."""
+        recorder = recorder_of(trainer)
+        if recorder.best is None:
             return
         best = self._logger.files.best
         before = Path(str(trainer.ckpt_path)).with_name(best.name)
@@ -68,20 +65,12 @@ class BestCheckpoint(Checkpoint):
             best.parent.mkdir(parents=True, exist_ok=True)
             replace_file(best, lambda path: shutil.copyfile(before, path))
         if not trainer.strategy.broadcast(best.is_file()):
-            self._score = -1.0
+            recorder.best = None
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Save the weights if they are better than any before."""
-        score = float(trainer.callback_metrics["val_acc"])
-        if not trainer.sanity_checking and score > self._score:
-            self._score = score
+        """Save the weights if the validation is the best."""
+        if not trainer.sanity_checking and recorder_of(trainer).is_best:
             trainer.save_checkpoint(self._logger.files.best, weights_only=True)
-
-    def state_dict(self) -> dict[str, float]:
-        return {"score": self._score}
-
-    def load_state_dict(self, state_dict: dict[str, float]) -> None:
-        self._score = state_dict["score"]
 
 
 def _reason(error: OSError | RuntimeError) -> str:

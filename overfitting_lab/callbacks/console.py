@@ -12,6 +12,7 @@ from lightning.pytorch.callbacks import RichProgressBar
 from lightning.pytorch.utilities.model_summary.model_summary import ModelSummary
 from rich.table import Table
 
+from overfitting_lab.callbacks.ending import reason, untested
 from overfitting_lab.callbacks.epochs import recorder_of
 from overfitting_lab.callbacks.logger import RunLogger
 
@@ -27,7 +28,7 @@ class Console(Callback):
         self._logger = logger
         self._lines = lines
         self._precision_reason = precision_reason
-        self._ending = ""
+        self._result = ""
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not trainer.is_global_zero:
@@ -56,27 +57,33 @@ class Console(Callback):
             line += f", {timedelta(seconds=round(record.seconds * (last - record.epoch - 1)))} left"
         print(line, flush=True)
 
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Print why training ended."""
+        if trainer.is_global_zero:
+            print(f"ended      {reason(trainer)}", flush=True)
+
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Prepare the closing lines."""
+        """Prepare the line about the test."""
         images = int(pl_module.test_confusion.compute().sum())  # type: ignore[operator, union-attr]
         if not trainer.is_global_zero:
             return
         data = trainer.datamodule.description()  # type: ignore[attr-defined]
         metrics = trainer.callback_metrics
-        self._ending = (
-            f"test       accuracy {metrics['test_acc']:.2%}, loss {metrics['test_loss']:.4f} "
-            f"on {images:,} test images of {data['name']}"
+        weights = "" if trainer.ckpt_path else ", with the last weights: no validation chose the best ones"
+        self._result = (
+            f"accuracy {metrics['test_acc']:.2%}, loss {metrics['test_loss']:.4f} "
+            f"on {images:,} test images of {data['name']}{weights}"
         )
-        if self._logger:
-            kept = ", ".join(path.name for path in self._logger.files.results)
-            self._ending += f"\nkept       {self._logger.folder}: {kept}"
-            self._ending += f"\n           tensorboard --logdir {self._logger.save_dir} --host localhost"
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Print the closing lines, below the progress bar."""
-        if self._ending:
-            print(self._ending, flush=True)
-            self._ending = ""
+        if stage != "test" or not trainer.is_global_zero:
+            return
+        print(f"test       {self._result or f'not done: {untested(trainer)}'}")
+        if self._logger:
+            kept = ", ".join(path.name for path in self._logger.files.results)
+            print(f"kept       {self._logger.folder}: {kept}")
+            print(f"           tensorboard --logdir {self._logger.save_dir} --host localhost", flush=True)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Print where the run is if Ctrl-C ended it at once."""

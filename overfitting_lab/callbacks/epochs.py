@@ -5,20 +5,31 @@ from dataclasses import asdict
 from typing import Any
 
 import numpy as np
+import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
-from overfitting_lab.runs.epochs import METRICS, EpochRecord
+from overfitting_lab.callbacks.progress import ends_epoch, stops, validation_is_scheduled
+from overfitting_lab.runs.epochs import METRICS, BestMetrics, EpochRecord, Validation, best_epoch
 
 
 class EpochRecorder(Callback):
-    """Measure each epoch. It must stand before the callbacks that read its records."""
+    """Measure each epoch, and decide which validation is the best. It must stand before the callbacks that read it.
+
+    If training stops within an epoch, Lightning may validate at once. Such a validation off schedule is the best only
+    if there is no other, and no checkpoint keeps it, so that a run that was stopped and resumed has the same best
+    validation as a run that was not stopped.
+    """
 
     def __init__(self) -> None:
         self.records: list[EpochRecord] = []  # one for each epoch that has ended
         self.learning_rate = float("nan")  # of the running step. After the step, a schedule may have changed it
         self._training_seconds = 0.0
         self._training_images = 0
+        self.best: Validation | None = None  # which best.ckpt was saved at
+        self.is_best = False  # the last validation
+        self._best_is_scheduled = True
+        self._validation: Validation | None = None  # the last one
         self._validated = False  # since the last epoch ended
         self._epoch_started = self._validation_started = self._validation_seconds = 0.0
         self._seconds_before = 0.0  # of the running epoch, before the run was interrupted
@@ -28,9 +39,21 @@ class EpochRecorder(Callback):
         """Training images per second of training; ``None`` before the first epoch has ended."""
         return round(self._training_images / self._training_seconds, 1) if self._training_seconds else None
 
+    @property
+    def best_metrics(self) -> BestMetrics | None:
+        """The best validation, with the training metrics of its epoch if the epoch has ended."""
+        if self.best is None:
+            return None
+        of_epoch = [record for record in self.records if record.epoch == self.best.epoch]
+        measured = {name: getattr(record, name) for record in of_epoch for name in ("train_loss", "train_acc")}
+        return BestMetrics(**vars(self.best), **measured)
+
     def state_dict(self) -> dict[str, Any]:
         return {
             "rows": [asdict(record) for record in self.records],
+            "best": asdict(self.best) if self.best and self._best_is_scheduled else None,
+            "validation": asdict(self._validation) if self._validation else None,
+            "validated": self._validated,
             "epoch_seconds": time.perf_counter() - self._epoch_started,
             "validation_seconds": self._validation_seconds,
             "training_seconds": self._training_seconds,
@@ -39,6 +62,14 @@ class EpochRecorder(Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.records = [EpochRecord(**row) for row in state_dict["rows"]]
+        if "best" not in state_dict:  # an earlier version's
+            best = best_epoch(self.records)
+            state_dict["best"] = best and {
+                name: getattr(best, name) for name in ("epoch", "step", "val_loss", "val_acc")
+            }
+        self.best = Validation(**state_dict["best"]) if state_dict["best"] else None
+        self._validation = Validation(**state_dict["validation"]) if state_dict.get("validation") else None
+        self._validated = state_dict.get("validated", False)
         self._seconds_before = state_dict["epoch_seconds"]
         self._validation_seconds = state_dict["validation_seconds"]
         self._training_seconds = state_dict["training_seconds"]
@@ -49,6 +80,12 @@ class EpochRecorder(Callback):
         earlier = checkpoint["callbacks"].get("RunSummary", {})
         if "rows" in earlier:
             self.load_state_dict(earlier)
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Restore the metrics of the last validation, which callbacks of a resumed run may monitor."""
+        if self._validation is not None:
+            for name in ("val_loss", "val_acc"):
+                trainer.callback_metrics[name] = torch.tensor(getattr(self._validation, name))
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock, with the time before an interruption."""
@@ -71,18 +108,27 @@ class EpochRecorder(Callback):
         self._validation_started = time.perf_counter()
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Note that the epoch has validation metrics of its own."""
+        """Note the validation's metrics, and whether it is the best."""
         self._validation_seconds += time.perf_counter() - self._validation_started
-        self._validated = not trainer.sanity_checking
+        if trainer.sanity_checking:
+            return
+        loss, accuracy = (plain(trainer.callback_metrics[name]) for name in ("val_loss", "val_acc"))
+        validation = Validation(trainer.current_epoch, loss, accuracy, trainer.global_step)
+        scheduled = validation_is_scheduled(trainer) or not stops(trainer)
+        if scheduled or not (self._validated or ends_epoch(trainer)):
+            self._validation, self._validated = validation, True
+        self.is_best = self.best is None or (scheduled and validation.is_better_than(self.best))
+        if self.is_best:
+            self.best, self._best_is_scheduled = validation, scheduled
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Build the epoch's record."""
         logged = {name: plain(value) for name, value in trainer.callback_metrics.items()}  # synchronizes processes
         seconds = time.perf_counter() - self._epoch_started
         self._training_seconds += seconds - self._validation_seconds
-        # Lightning keeps the metrics of an earlier validation.
+        validation = vars(self._validation) if self._validated and self._validation else {}
         metrics: dict[str, Any] = {
-            name: logged.get(name) if self._validated or name.startswith("train_") else None for name in METRICS
+            name: (validation if name.startswith("val_") else logged).get(name) for name in METRICS
         }
         self._validated = False
         metrics |= {"learning_rate": self.learning_rate, "seconds": round(seconds, 3)}

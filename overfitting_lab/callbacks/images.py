@@ -163,6 +163,9 @@ class ImageRecord(Callback):
         self._write()
 
     def _write(self) -> None:
+        if not self._logger.is_open:
+            return
+
         def save(path: Path) -> None:
             with path.open("wb") as file:  # NumPy would append .npz to a path
                 np.savez_compressed(file, allow_pickle=False, **self._arrays)

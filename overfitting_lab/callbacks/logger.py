@@ -5,7 +5,7 @@ from argparse import Namespace
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.strategies import Strategy
@@ -26,6 +26,8 @@ class RunLogger(Logger):
     Metrics named ``train_*`` and ``val_*`` go to two sub-folders under one tag, so that TensorBoard draws both curves
     in one chart over epochs. All other metrics go to the run's folder itself, at the optimizer step. ``version`` is the
     name of the folder of a resumed run; ``None`` claims a new one.
+
+    The folder of a resumed run is closed until :meth:`open`: events wait, and no callback may change a file in it.
     """
 
     def __init__(self, root: Path, experiment: str, version: str | None = None) -> None:
@@ -33,6 +35,9 @@ class RunLogger(Logger):
         self._root = root
         self._experiment = experiment
         self._version = version
+        self.resumed = version is not None
+        self.is_open = not self.resumed
+        self._waiting: list[tuple[str, str, Any, Any]] = []  # sub-folder, method and arguments of each event
         self._writers: dict[str, SummaryWriter] = {}
         self._purge: dict[str, int] = {}
 
@@ -82,11 +87,20 @@ class RunLogger(Logger):
 
     def writer(self, sub_run: str = "") -> "SummaryWriter":
         """Return the event file of the run, or of its sub-folder ``train`` or ``val``. Only process 0 may call this."""
+        if not self.is_open:
+            return cast("SummaryWriter", _WaitingWriter(self._waiting, sub_run))
         if sub_run not in self._writers:
             from torch.utils.tensorboard import SummaryWriter  # not at the top: slow to import
 
             self._writers[sub_run] = SummaryWriter(str(self.folder / sub_run), purge_step=self._purge.get(sub_run))
         return self._writers[sub_run]
+
+    def open(self) -> None:
+        """Let callbacks change the folder, and write the events that wait."""
+        self.is_open = True
+        for sub_run, method, arguments, settings in self._waiting:
+            getattr(self.writer(sub_run), method)(*arguments, **settings)
+        self._waiting.clear()
 
     def discard_events_after(self, step: int, records: Sequence[EpochRecord]) -> None:
         """Discard the events that a resumed run wrote after its checkpoint.
@@ -122,3 +136,14 @@ class RunLogger(Logger):
         for writer in self._writers.values():
             writer.close()
         self._writers.clear()
+
+
+class _WaitingWriter:
+    """Stand-in for an event file that may not be written yet: notes what it is told to write."""
+
+    def __init__(self, waiting: list[tuple[str, str, Any, Any]], sub_run: str) -> None:
+        self._waiting = waiting
+        self._sub_run = sub_run
+
+    def __getattr__(self, method: str) -> Any:
+        return lambda *arguments, **settings: self._waiting.append((self._sub_run, method, arguments, settings))

@@ -12,12 +12,14 @@ from typing import Any
 import torch
 from filelock import BaseFileLock, FileLock, Timeout
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.callbacks import Checkpoint, EarlyStopping, Timer
 from torch import Tensor
 
 from overfitting_lab.callbacks.checkpoints import CheckpointError
+from overfitting_lab.callbacks.ending import ObservedTrainer, reason_to_stop
 from overfitting_lab.callbacks.epochs import recorder_of
 from overfitting_lab.callbacks.logger import RunLogger
+from overfitting_lab.callbacks.progress import ends_epoch, ends_step, stops, validation_is_scheduled
 from overfitting_lab.runs.files import replace_file
 
 CHECK_EVERY = 20  # steps between two checks of the loss, at which several processes also agree
@@ -43,22 +45,32 @@ class Recovery(Checkpoint):
     ``last.ckpt`` is written at the end of an epoch, and within an epoch every so many minutes or steps. Short epochs
     are skipped, except the first and the last, so that saving takes at most a twentieth of the time. The checkpoint
     before it is kept as ``previous.ckpt``. SIGTERM and Ctrl-C let the step end, save and stop. A second Ctrl-C stops
-    at once. On an epoch's last step the epoch ends first, because a state saved there would skip the validation. If
-    the Trainer validates within epochs, states are saved at the ends of epochs only.
+    at once. On an epoch's last step the epoch ends first, because a state saved there would skip the validation. A
+    validation that is scheduled within an epoch also comes first, because a state saved before it would lose it.
+
+    If training stops within an epoch, whoever stops it, the state is saved there and not at the end of the cut epoch,
+    so that a resumed run trains the rest of the epoch. A stop that is asked for between two steps waits for the next
+    step's end. A resumed run that a callback had stopped stays stopped, unless ``may_continue``. The clock
+    (``Timer``) decides anew.
 
     Dropout is seeded for each batch from seed, epoch, batch and process, so that no generator's state has to be saved.
     The counts of the training metrics are saved with the state, process by process. ``minutes`` or ``steps``, optimizer
     steps, pass between two checkpoints within an epoch; ``None`` leaves it to ``minutes``.
     """
 
-    def __init__(self, logger: RunLogger, seed: int, minutes: float, steps: int | None) -> None:
+    def __init__(
+        self, logger: RunLogger, seed: int, minutes: float, steps: int | None, *, may_continue: bool = False
+    ) -> None:
         self._logger = logger
         self._seed = seed
         self._seconds = 60 * minutes
         self._steps = steps
+        self._may_continue = may_continue
         self._saved_at = self._save_seconds = 0.0
         self._saved_step = 0
         self._within_epoch = False
+        self._held_stops: list[object] = []  # who asked training to stop before a step's end
+        self._after_validation = 0, False  # the signal that stops training then, and if the state is to be saved
         self._losses: list[Tensor] = []
         self._rates: list[float] = []
         self._counted: list[dict[str, dict[str, Tensor]]] | None = None
@@ -122,6 +134,9 @@ class Recovery(Checkpoint):
             os.kill(os.getpid(), number)
         self._signal = number
 
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._hold_stop(trainer)
+
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Seed dropout for the step."""
         place = f"{self._seed} {trainer.current_epoch} {batch_idx} {trainer.global_rank}"
@@ -131,27 +146,56 @@ class Recovery(Checkpoint):
     def on_train_batch_end(self, trainer: Trainer, _: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Check the loss every 20 steps; save if it is time, or if a signal arrived."""
         self._losses.append(outputs["loss"].detach())
-        if (batch_idx + 1) % trainer.accumulate_grad_batches:
+        if not ends_step(trainer):
+            self._hold_stop(trainer)
             return
-        ends_epoch = batch_idx + 1 >= trainer.num_training_batches or trainer.global_step == trainer.max_steps
+        self._release_stop(trainer)
         wanted = trainer.world_size == 1 and (self._signal or self._is_due(trainer))
-        if not (wanted or ends_epoch or len(self._losses) >= CHECK_EVERY):
+        if not (wanted or stops(trainer) or ends_epoch(trainer) or len(self._losses) >= CHECK_EVERY):
             return
         stop, due = self._agree(trainer, due=self._is_due(trainer))
-        if ends_epoch:
+        wanted = bool(stop or due or stops(trainer))
+        if ends_epoch(trainer):
             return
-        # A state saved between two validations within an epoch would lose the first one.
-        if (stop or due) and (trainer.val_check_batch or 0) >= trainer.num_training_batches:
+        if validation_is_scheduled(trainer):
+            self._after_validation = stop, wanted
+        else:
+            self._save_within_epoch(trainer, stop, wanted)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save within the epoch if it was time before the validation, or if the validation made a callback stop."""
+        if trainer.sanity_checking or ends_epoch(trainer):
+            return
+        if not ends_step(trainer):
+            self._hold_stop(trainer)
+            return
+        (stop, wanted), self._after_validation = self._after_validation, (0, False)
+        unsaved = trainer.global_step != self._saved_step
+        self._save_within_epoch(trainer, stop, wanted or (stops(trainer) and unsaved))
+
+    def _save_within_epoch(self, trainer: Trainer, stop: int, wanted: bool) -> None:
+        if wanted:
             self._save(trainer, within_epoch=True)
         if stop:
             raise StoppedError(stop, self._logger.folder)
 
+    def _hold_stop(self, trainer: Trainer) -> None:
+        """Withdraw a stop that would end training between two optimizer steps, until the next step is done."""
+        if trainer.should_stop:
+            self._held_stops.append(getattr(trainer, "stopped_by", None))
+            trainer.should_stop = False
+
+    def _release_stop(self, trainer: Trainer) -> None:
+        if self._held_stops:
+            _stop(trainer, self._held_stops[0])
+            self._held_stops.clear()
+
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Save the epoch's end if it is time."""
+        """Save the epoch's end if it is time, unless training stops within the epoch."""
         paused = time.monotonic() - self._saved_at >= PAUSE * self._save_seconds
         stop, due = self._agree(trainer, due=paused or self._is_due(trainer))
-        ends = trainer.should_stop or trainer.current_epoch + 1 == trainer.max_epochs
-        if stop or due or ends or trainer.global_step == trainer.max_steps:
+        last = trainer.should_stop or trainer.current_epoch + 1 == trainer.max_epochs
+        if ends_epoch(trainer) and (stop or due or last or trainer.global_step == trainer.max_steps):
             self._save(trainer, within_epoch=False)
         if stop:
             raise StoppedError(stop, self._logger.folder)
@@ -191,9 +235,10 @@ class Recovery(Checkpoint):
         self._saved_step = trainer.global_step
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Add the counts of the training metrics within an epoch, or at its end if a callback stopped training."""
+        """Add why a callback stopped training, and within an epoch the counts of the training metrics."""
+        by_clock = isinstance(getattr(trainer, "stopped_by", None), Timer)
+        checkpoint["stopped"] = reason_to_stop(trainer) if trainer.should_stop and not by_clock else ""
         if not self._within_epoch:
-            checkpoint["stopped"] = trainer.should_stop
             return
         metrics = pl_module.train_metrics.items(keep_base=True)  # type: ignore[operator, union-attr]
         mine = {name: {key: value.cpu() for key, value in metric.metric_state.items()} for name, metric in metrics}
@@ -203,9 +248,16 @@ class Recovery(Checkpoint):
         checkpoint["counted"] = counted
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Load the counts of the training metrics, and whether a callback had stopped training."""
+        """Load the counts of the training metrics, and stop if a callback had stopped training.
+
+        EarlyStopping would load its patience as well, instead of the configured one.
+        """
         self._counted = checkpoint.get("counted")
-        trainer.should_stop = checkpoint.get("stopped", False)
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, EarlyStopping) and (state := checkpoint["callbacks"].get(callback.state_key)):
+                state["patience"] = callback.patience
+        if (stopped := checkpoint.get("stopped")) and not self._may_continue:
+            _stop(trainer, stopped if isinstance(stopped, str) else None)
 
     @staticmethod
     def _restore_counts(trainer: Trainer, pl_module: LightningModule, counted: list[Any]) -> None:
@@ -216,6 +268,13 @@ class Recovery(Checkpoint):
             for counts in mine:
                 for key, value in counts[name].items():
                     setattr(metric, key, getattr(metric, key) + value.to(metric.device))
+
+
+def _stop(trainer: Trainer, by: object) -> None:
+    """Ask training to stop in someone else's name."""
+    trainer.should_stop = True
+    if isinstance(trainer, ObservedTrainer):
+        trainer.stopped_by = by
 
 
 def checkpoint_bytes(pl_module: LightningModule) -> int:

@@ -10,15 +10,22 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
+from overfitting_lab.callbacks.ending import reason, untested
 from overfitting_lab.callbacks.epochs import plain, recorder_of
 from overfitting_lab.callbacks.logger import RunLogger
 from overfitting_lab.callbacks.recovery import StoppedError
+from overfitting_lab.runs import Run, RunError
 from overfitting_lab.runs.checkpoints import load_checkpoint
-from overfitting_lab.runs.epochs import best_epoch, write_records
+from overfitting_lab.runs.epochs import write_records
 from overfitting_lab.runs.figures import curves
 from overfitting_lab.runs.files import replace_file, save_figure, write_text
 from overfitting_lab.runs.summary import DataSummary, ModelSummary, Summary, TestSummary
+
+
+class UntrainedError(Exception):
+    """A run did not train a single step. The message says why."""
 
 
 class RunSummary(Callback):
@@ -27,6 +34,9 @@ class RunSummary(Callback):
     ``config.yaml`` and ``summary.json`` are written at the start, ``summary.json`` also after every validation and
     epoch and at the end. ``metrics.csv`` gets a row every epoch. ``curves.png`` and ``weights.pth``, the weights of the
     best checkpoint, are written at the end.
+
+    A resumed run replaces the record that is there when its first step is done. If there is nothing left to train, the
+    record of a run that was trained to its end only gets the new test, after it.
 
     ``config`` returns the complete configuration, ``diagnosis`` the findings of the doctor. ``facts`` are fields of
     :class:`Summary` that are known before the run.
@@ -44,7 +54,8 @@ class RunSummary(Callback):
         self._facts = facts
         self._diagnosis = diagnosis
         self._summary: Summary | None = None
-        self._files_restored = False
+        self._first_step = 0  # number of steps at the start
+        self._stepped = False
         self._started = self._seconds_before = 0.0
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -52,7 +63,7 @@ class RunSummary(Callback):
         self._logger.share(trainer.strategy)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write what is known before the first step."""
+        """Collect what is known before the first step, and write it if the run is new."""
         self._started = time.perf_counter()
         if not trainer.is_global_zero:
             return
@@ -68,8 +79,9 @@ class RunSummary(Callback):
             precision=trainer.precision,
             world_size=trainer.world_size,
         )
-        write_text(self._logger.files.config, self._config())
-        self._update(trainer)
+        if not self._logger.resumed:
+            write_text(self._logger.files.config, self._config())
+            self._update(trainer)
 
     def state_dict(self) -> dict[str, Any]:
         return {"seconds": self._seconds_before + time.perf_counter() - self._started}
@@ -78,17 +90,35 @@ class RunSummary(Callback):
         self._seconds_before = state_dict["seconds"]
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Cut the files and curves of a resumed run off at its checkpoint."""
-        self._files_restored = True
-        if trainer.is_global_zero:
-            records, metrics = recorder_of(trainer).records, self._logger.files.metrics
-            if records or metrics.exists():
-                self._logger.discard_events_after(trainer.global_step, records)
-            replace_file(metrics, lambda path: write_records(path, records))
+        """Begin the curves of a new run, after the epochs of a checkpoint that it starts from."""
+        self._first_step = trainer.global_step
+        if trainer.is_global_zero and not self._logger.resumed:
+            self._restore_curves(trainer)
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        """Replace the record of a resumed run after its first step."""
+        if not self._stepped and trainer.global_step > self._first_step:
+            self._stepped = True
+            if trainer.is_global_zero and self._logger.resumed:
+                self._replace_record(trainer)
+
+    def _replace_record(self, trainer: Trainer) -> None:
+        """Replace the record that is there, the summary first: from then on the run counts as unfinished."""
+        self._update(trainer)
+        write_text(self._logger.files.config, self._config())
+        self._restore_curves(trainer)
+        self._logger.open()
+
+    def _restore_curves(self, trainer: Trainer) -> None:
+        """Cut metrics.csv and the events that are there off at the checkpoint."""
+        records, metrics = recorder_of(trainer).records, self._logger.files.metrics
+        if records or metrics.exists():
+            self._logger.discard_events_after(self._first_step, records)
+        replace_file(metrics, lambda path: write_records(path, records))
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Bring the summary up to date."""
-        if trainer.is_global_zero and not trainer.sanity_checking:
+        if trainer.is_global_zero and self._logger.is_open and not trainer.sanity_checking:
             self._update(trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -97,21 +127,47 @@ class RunSummary(Callback):
             self._update(trainer)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Complete the files."""
-        if not self._files_restored:  # the checkpoint was of the run's end: training did not start
-            self.on_train_start(trainer, pl_module)
-        if trainer.is_global_zero:
-            self._end(trainer, status="finished")
+        """Complete the files.
+
+        Raises:
+            UntrainedError: if the run did not train a step.
+        """
+        if not self._stepped and (trainer.global_step == 0 or not self._logger.resumed):
+            raise UntrainedError(f"nothing was trained: {reason(trainer)}")
+        if not trainer.is_global_zero:
+            return
+        if not self._stepped:
+            self._first_step = trainer.global_step
+            if before := self._record_of_a_trained_run():
+                self._summary = replace(before, status="finished", reason=reason(trainer))
+                return
+            self._replace_record(trainer)
+        self._draw(trainer)
+        self._update(trainer, status="finished", reason=reason(trainer), untested=untested(trainer))
+
+    def _record_of_a_trained_run(self) -> Summary | None:
+        """Return the summary that is there if it is of a run that was trained to its end."""
+        try:
+            before = Run(self._logger.folder).summary
+        except RunError:
+            return None
+        return before if before.status == "finished" or before.untested else None
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Write how the run ended, and the curves up to there."""
-        if not (trainer.is_global_zero and trainer.state.fn == "fit" and self._summary):
+        if not (trainer.is_global_zero and self._logger.is_open and self._summary):
             return
         by_user = isinstance(exception, KeyboardInterrupt)
-        reason = "interrupted by the user" if by_user else str(exception)
-        status = "interrupted" if by_user or isinstance(exception, StoppedError) else "failed"
+        why = "interrupted by the user" if by_user else str(exception) or type(exception).__name__
+        interrupted = by_user or isinstance(exception, StoppedError | SIGTERMException)
+        ending: dict[str, Any] = {"status": "interrupted" if interrupted else "failed", "reason": why}
         with contextlib.suppress(OSError):  # a full disk may be the reason
-            self._end(trainer, status=status, reason=reason)
+            if trainer.state.fn == "fit":
+                self._update(trainer, **ending)
+                self._draw(trainer)
+            elif self._summary.test is None:
+                ending["reason"] = f"the test did not come to its end: {why}"
+                self._write(replace(self._summary, **ending, untested=ending["reason"]))
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Add the test's result."""
@@ -119,10 +175,12 @@ class RunSummary(Callback):
         if self._summary is not None:
             checkpoint = Path(trainer.ckpt_path).stem if trainer.ckpt_path else "last"
             loss, accuracy = (plain(trainer.callback_metrics[name]) for name in ("test_loss", "test_acc"))
-            self._write(replace(self._summary, test=TestSummary(checkpoint, loss, accuracy, images)))
+            if not self._logger.is_open:
+                self._logger.open()
+                write_text(self._logger.files.config, self._config())
+            self._write(replace(self._summary, test=TestSummary(checkpoint, loss, accuracy, images), untested=None))
 
-    def _end(self, trainer: Trainer, **changes: Any) -> None:
-        self._update(trainer, **changes)
+    def _draw(self, trainer: Trainer) -> None:
         assert self._summary is not None
         records, files = recorder_of(trainer).records, self._logger.files
         if records:
@@ -138,7 +196,6 @@ class RunSummary(Callback):
     def _update(self, trainer: Trainer, **changes: Any) -> None:
         assert self._summary is not None
         recorder = recorder_of(trainer)
-        best = best_epoch(recorder.records)
         last = next((record for record in reversed(recorder.records) if record.val_acc is not None), None)
         self._write(
             replace(
@@ -147,7 +204,7 @@ class RunSummary(Callback):
                 global_step=trainer.global_step,
                 seconds=round(self._seconds_before + time.perf_counter() - self._started, 3),
                 train_images_per_second=recorder.images_per_second,
-                best=best and best.metrics,
+                best=recorder.best_metrics,
                 last=last and last.metrics,
                 generalization_gap=last.gap if last else None,
                 diagnosis=self._diagnosis(),

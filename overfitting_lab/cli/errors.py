@@ -13,11 +13,12 @@ from datamodules import DataError
 from lightning_modules.errors import ModelError
 from overfitting_lab.callbacks.checkpoints import CheckpointError
 from overfitting_lab.callbacks.recovery import DivergedError, StoppedError
+from overfitting_lab.callbacks.summary import UntrainedError
 from overfitting_lab.doctor.callback import HopelessError
 from overfitting_lab.runs import RunError
 
 INTERRUPTED, TERMINATED = 130, 143  # a shell's exit status for Ctrl-C and SIGTERM
-OURS = (CheckpointError, DataError, DivergedError, HopelessError, ModelError, RunError)
+OURS = (CheckpointError, DataError, DivergedError, HopelessError, ModelError, RunError, UntrainedError)
 
 
 @contextmanager

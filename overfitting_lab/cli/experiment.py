@@ -1,7 +1,6 @@
 """Build a model, its data and a Trainer that keeps the run's folder, from a configuration."""
 
 import argparse
-import logging
 import os
 import sys
 import warnings
@@ -21,12 +20,14 @@ from lightning_modules import ImageClassifier
 from overfitting_lab.callbacks.checkpoints import AtomicCheckpointIO, BestCheckpoint
 from overfitting_lab.callbacks.console import Console, LayerTable, ProgressBar
 from overfitting_lab.callbacks.dashboard import Dashboard
+from overfitting_lab.callbacks.ending import ObservedTrainer
 from overfitting_lab.callbacks.epochs import EpochRecorder
 from overfitting_lab.callbacks.images import ImageRecord
 from overfitting_lab.callbacks.logger import RunLogger
 from overfitting_lab.callbacks.plateau import PlateauSchedule
 from overfitting_lab.callbacks.recovery import Recovery
 from overfitting_lab.callbacks.summary import RunSummary
+from overfitting_lab.cli.messages import silence_noise
 from overfitting_lab.cli.parser import ExperimentParser
 from overfitting_lab.cli.precision import default_precision
 from overfitting_lab.doctor.callback import Advice, Doctor
@@ -48,10 +49,7 @@ class ExperimentCLI(LightningCLI):
     datamodule: CIFAR10DataModule
 
     def __init__(self, args: list[str] | None = None, *, description: str | None = None, keep: bool = True) -> None:
-        for package in ("lightning.pytorch", "lightning.fabric"):
-            logging.getLogger(package).setLevel(logging.WARNING)
-        # Except for its message when one of several processes dies and it ends the others.
-        logging.getLogger("lightning.fabric.strategies.launchers.subprocess_script").setLevel(logging.INFO)
+        silence_noise()
         # Lightning 2.6 calls torch's pytree in a way that torch 2.14 deprecates.
         warnings.filterwarnings("ignore", module="lightning.pytorch.utilities._pytree")
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")  # names of classes in any script
@@ -62,6 +60,7 @@ class ExperimentCLI(LightningCLI):
         super().__init__(
             ImageClassifier,
             CIFAR10DataModule,
+            trainer_class=ObservedTrainer,
             save_config_callback=None,
             trainer_defaults={"devices": 1},
             seed_everything_default=0,
@@ -115,7 +114,9 @@ class ExperimentCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Print the changes of a resumed run, or exit if it is complete. Choose the precision if none was given."""
         if self._resumed is not None and not self._changes and self._resumed.finished:
-            rank_zero_only(print)(f"{self._resumed.folder} is already complete")
+            ended = self._resumed.summary.reason
+            why = f": {ended}. Give this setting another value to train on" if ended else ""
+            rank_zero_only(print)(f"{self._resumed.folder} is already complete{why}")
             sys.exit(0)
         for key, (before, after) in self._changes.items():
             rank_zero_only(print)(f"changed    {key}: {before} -> {after}")
@@ -202,7 +203,13 @@ class ExperimentCLI(LightningCLI):
             Dashboard(logger, settings(config), config.trainer.log_every_n_steps),
         ]
         if checkpoints:
-            recovery = Recovery(logger, config.seed_everything, config.checkpoint_minutes, config.checkpoint_steps)
+            recovery = Recovery(
+                logger,
+                config.seed_everything,
+                config.checkpoint_minutes,
+                config.checkpoint_steps,
+                may_continue=self._resumed is None or any(key.startswith("trainer.callbacks") for key in self._changes),
+            )
             writers += [BestCheckpoint(logger), recovery]
         return writers
 

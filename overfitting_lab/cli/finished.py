@@ -68,7 +68,10 @@ def finished_run(arguments: Sequence[str], output: IO[str] | None = None) -> Run
     status = run_command([sys.executable, str(fit), *command], output)
     if run := finished():
         return run
-    raise RunError(f"python scripts/fit.py {' '.join(command)} ended with exit status {status}, and no finished run")
+    unfinished = f": {begun[0].why_unfinished}" if (begun := matching()) else ""
+    raise RunError(
+        f"python scripts/fit.py {' '.join(command)} ended with exit status {status}, and no finished run{unfinished}"
+    )
 
 
 def run_command(command: list[str], output: IO[str] | None) -> int:

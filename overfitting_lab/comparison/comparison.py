@@ -124,11 +124,7 @@ class Comparison:
     def __init__(self, runs: Sequence[Run], together: Sequence[Run] = ()) -> None:
         for run in runs:
             if not run.finished:
-                reason = run.summary.reason if run.summary.status == "failed" else None
-                why = f": {reason}" if reason else f" (its status is {run.status})"
-                raise RunError(
-                    f"{run.folder} has not finished{why}; resume it: python scripts/fit.py --resume {run.folder}"
-                )
+                raise RunError(run.why_unfinished)
         (folder, times), *_ = Counter(run.folder.resolve() for run in runs).most_common(1)
         if times > 1:
             raise RunError(f"{folder.parent.name}/{folder.name} is given twice")

@@ -32,6 +32,28 @@ class EpochMetrics:
 
 
 @dataclass(frozen=True)
+class Validation:
+    """One validation, at the end of an epoch or within it."""
+
+    epoch: int  # counted from 0
+    val_loss: float | None  # mean cross-entropy in nats; None if it was not finite
+    val_acc: float  # fraction of 1
+    step: int | None = None  # optimizer steps of the run before the validation; the summaries of old runs lack it
+
+    def is_better_than(self, other: "Validation | None") -> bool:
+        """Tell if this validation replaces another one as the best. Of equals, the first stays the best."""
+        return other is None or self.val_acc > other.val_acc
+
+
+@dataclass(frozen=True)
+class BestMetrics(Validation):
+    """The validation that chose ``best.ckpt``, with the training metrics of its epoch once that epoch has ended."""
+
+    train_loss: float | None = None
+    train_acc: float | None = None
+
+
+@dataclass(frozen=True)
 class EpochRecord(EpochMetrics):
     """One row of ``metrics.csv``."""
 

@@ -71,6 +71,19 @@ class Run:
         """True if the run was trained to its end and tested."""
         return self.status == "finished" and self.summary.test is not None
 
+    @property
+    def why_unfinished(self) -> str:
+        """The reason why the run is not finished, and the command that finishes it; empty for a finished run."""
+        if self.finished:
+            return ""
+        remedy = f"python scripts/fit.py --resume {self.folder}"
+        if self.status == "finished":
+            why = self.summary.untested
+            flag = " --trainer.limit_test_batches 1.0" if "limit_test_batches" in (why or "") else ""
+            return f"{self.folder} was trained but not tested{f' ({why})' if why else ''}; test it: {remedy}{flag}"
+        why = f": {self.summary.reason}" if self.summary.reason else f" (its status is {self.status})"
+        return f"{self.folder} has not finished{why}; resume it: {remedy}"
+
     @cached_property
     def records(self) -> list[EpochRecord]:
         """The rows of ``metrics.csv``."""

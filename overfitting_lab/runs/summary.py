@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal, TypeVar
 
-from overfitting_lab.runs.epochs import EpochMetrics
+from overfitting_lab.runs.epochs import BestMetrics, EpochMetrics
 
 Status = Literal["running", "finished", "interrupted", "failed"]
 T = TypeVar("T")
@@ -63,7 +63,7 @@ class Summary:
     global_step: int = 0
     seconds: float = 0.0  # of training, over all resumes
     train_images_per_second: float | None = None
-    best: EpochMetrics | None = None  # the epoch with the highest validation accuracy
+    best: BestMetrics | None = None  # the validation that chose best.ckpt
     last: EpochMetrics | None = None  # the last epoch with a validation
     generalization_gap: float | None = None  # of the last epoch
     test: TestSummary | None = None
@@ -71,7 +71,8 @@ class Summary:
     precision: str | None = None
     world_size: int | None = None
     diagnosis: list[dict[str, Any]] = field(default_factory=list)  # findings of the doctor
-    reason: str | None = None  # why the run failed or was interrupted
+    reason: str | None = None  # why training ended, or why the run failed or was interrupted
+    untested: str | None = None  # why a run that was trained to its end has no test
 
     def to_json(self) -> str:
         """Return the content of ``summary.json``. NaN and infinity, which JSON lacks, become ``null``."""
@@ -94,7 +95,7 @@ class Summary:
 
 
 _NESTED: dict[str, type[Any]] = {
-    "data": DataSummary, "model": ModelSummary, "best": EpochMetrics, "last": EpochMetrics, "test": TestSummary
+    "data": DataSummary, "model": ModelSummary, "best": BestMetrics, "last": EpochMetrics, "test": TestSummary
 }  # fmt: skip
 
 

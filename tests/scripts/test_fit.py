@@ -59,7 +59,7 @@ def test_summary_has_exactly_the_documented_keys(finished_run: FinishedRun, imag
     assert summary.keys() == {
         *("experiment", "status", "diagnosis", "seed", "versions", "git_commit", "data", "model", "optimizer"),
         *("device", "precision", "world_size", "epochs", "global_step", "seconds", "train_images_per_second"),
-        *("best", "last", "generalization_gap", "test"),
+        *("best", "last", "generalization_gap", "test", "reason"),
     }
     data = {key: value for key, value in summary["data"].items() if key not in ("fingerprint", "identity")}
     assert data == {
@@ -80,7 +80,8 @@ def test_summary_has_exactly_the_documented_keys(finished_run: FinishedRun, imag
         "parameters": sum(parameter.numel() for parameter in network.parameters()),
     }
     assert summary["optimizer"].items() >= {"class_path": "torch.optim.Adam", "lr": 1e-4, "weight_decay": 0.0}.items()
-    assert summary["best"].keys() == summary["last"].keys() == row
+    assert summary["last"].keys() == row
+    assert summary["best"].keys() == {*row, "step"}
     assert summary["test"].keys() == {"checkpoint", "loss", "acc", "images"}
     plain = {"experiment": "overfit", "status": "finished", "epochs": 3, "global_step": 15, "device": "cpu"}
     assert summary.items() >= {**plain, "world_size": 1, "seed": 0}.items()
@@ -97,7 +98,8 @@ def test_summary_agrees_with_metrics(finished_run: FinishedRun) -> None:
     summary, rows = summary_of(finished_run.folder), Run(finished_run.folder).records
     assert [(row.epoch, row.step) for row in rows] == [(0, 5), (1, 10), (2, 15)]
     kept = [asdict(row.metrics) for row in rows]
-    assert summary["best"] == max(kept, key=lambda row: row["val_acc"] or 0)
+    best = max(kept, key=lambda row: row["val_acc"] or 0)
+    assert summary["best"] == {**best, "step": rows[best["epoch"]].step}
     assert summary["last"] == kept[-1]
     assert summary["best"]["val_acc"] > summary["last"]["val_acc"], "the fixture is to end with its worst epoch"
     assert summary["generalization_gap"] == summary["last"]["train_acc"] - summary["last"]["val_acc"]

@@ -39,7 +39,8 @@ def finished(trained: Path, tmp_path: Path) -> Path:
 def test_a_finished_run_is_complete(run_script: Script, finished: Path) -> None:
     before = files_of(finished)
     outcome = run_script("fit", "--resume", FIRST)
-    assert (outcome.status, outcome.out) == (0, f"{FIRST} is already complete\n")
+    why = "all 2 epochs are done (--trainer.max_epochs). Give this setting another value to train on"
+    assert (outcome.status, outcome.out) == (0, f"{FIRST} is already complete: {why}\n")
     assert files_of(finished) == before
 
 
@@ -255,3 +256,37 @@ def test_a_run_that_stopped_early_is_not_trained_further(run_script: Script, tin
     (run / "summary.json").unlink()  # as if it had been killed before it could say that it was finished
     assert run_script("fit", "--resume", FIRST).status == 0
     assert Run(run).records == rows
+    assert Run(run).finished
+
+
+def contents(run: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize(
+    ("hook", "flags"),
+    [
+        ("on_train_start", ["--trainer.max_epochs=3"]),
+        ("on_train_batch_end", ["--trainer.max_epochs=3"]),  # the callback stands before those that write
+        ("on_test_start", []),  # nothing is left to train
+    ],
+)
+def test_a_resume_that_fails_before_its_first_step_changes_nothing(
+    hook: str, flags: list[str], run_script: Script, finished: Path
+) -> None:
+    before = contents(finished)
+    broken = ["--trainer.callbacks=tests.faults.Break", f"--trainer.callbacks.hook={hook}"]
+    outcome = run_script("fit", "--resume", FIRST, *broken, *flags)
+    assert outcome.status == 1
+    assert f"broken in {hook}" in outcome.err
+    assert contents(finished) == before
+
+
+def test_a_resume_with_nothing_to_train_only_tests(run_script: Script, finished: Path) -> None:
+    before = contents(finished)
+    outcome = run_script("fit", "--resume", FIRST, "--trainer.log_every_n_steps=7")
+    assert outcome.status == 0, outcome.err
+    assert "ended      all 2 epochs are done" in outcome.out
+    for name in ("summary.json", "metrics.csv", "curves.png", "weights.pth", "checkpoints/last.ckpt"):
+        assert (finished / name).read_bytes() == before[finished / name], name
+    assert Run(finished).settings["trainer.log_every_n_steps"] == 7

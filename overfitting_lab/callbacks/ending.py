@@ -1,0 +1,61 @@
+"""Why training ended."""
+
+import sys
+from datetime import timedelta
+
+from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import EarlyStopping, Timer
+
+from overfitting_lab.callbacks.plateau import PlateauSchedule
+from overfitting_lab.callbacks.progress import ends_epoch
+
+
+class ObservedTrainer(Trainer):
+    """A Trainer that remembers who set ``should_stop``, which Lightning does not."""
+
+    stopped_by: object = None  # the object whose method did it, or the words that a checkpoint has for it
+
+    @property
+    def should_stop(self) -> bool:
+        return self._should_stop
+
+    @should_stop.setter
+    def should_stop(self, stop: bool) -> None:
+        if stop and not self._should_stop:
+            self.stopped_by = sys._getframe(1).f_locals.get("self")
+        self._should_stop = bool(stop)
+
+    _should_stop = False
+
+
+def reason(trainer: Trainer) -> str:
+    """Return why training ended without an error, with the flag that decided it."""
+    if trainer.global_step == trainer.max_steps:
+        return f"all {trainer.max_steps} steps are done (--trainer.max_steps)"
+    epochs = trainer.max_epochs or -1
+    if ends_epoch(trainer) and trainer.current_epoch == epochs:
+        return f"all {epochs} epochs are done (--trainer.max_epochs)"
+    return reason_to_stop(trainer)
+
+
+def reason_to_stop(trainer: Trainer) -> str:
+    """Return who asked training to stop, and why."""
+    by = getattr(trainer, "stopped_by", None)
+    if isinstance(by, str):
+        return by
+    if isinstance(by, Timer):
+        elapsed = timedelta(seconds=round(by.time_elapsed() + (by.time_remaining() or 0)))
+        return f"the time of {elapsed} is up (--trainer.max_time, or the duration of Timer)"
+    if isinstance(by, EarlyStopping):
+        words = (by.stopping_reason_message or "").removesuffix(" Signaling Trainer to stop.")
+        return f"EarlyStopping: {words} (--trainer.callbacks)"
+    if isinstance(by, PlateauSchedule):
+        return f"PlateauSchedule: no improvement after {by.reductions} reductions of the rate (--trainer.callbacks)"
+    name = "a callback" if by is None else type(by).__name__
+    return f"{name} stopped it (--trainer.callbacks)"
+
+
+def untested(trainer: Trainer) -> str:
+    """Return why a run whose training has just ended has no test result yet."""
+    no_batches = trainer.limit_test_batches == 0
+    return "--trainer.limit_test_batches is 0" if no_batches else "the test did not come to its end"
