@@ -59,6 +59,7 @@ class CIFAR10DataModule(LightningDataModule):
 
     # From setup() on:
     images: Images  # with label noise
+    true_labels: Tensor  # int64, of every image in the training set, without label noise
     train_indices: Tensor  # int64 [train_size], indices in the training set
     val_indices: Tensor  # int64 [val_size], indices in the training set
     probe_indices: Tensor  # int64 [min(val_size, train_size)], indices in the training set
@@ -186,7 +187,7 @@ class CIFAR10DataModule(LightningDataModule):
         images = self._source.load()
         split = split_images(images, self.split, self._train_size, self._val_size, self.split_seed, self.label_noise)
         self._check_batch_fits(len(split.train_indices), DataError)
-        self.images = replace(images, train_labels=split.train_labels)
+        self.images, self.true_labels = replace(images, train_labels=split.train_labels), images.train_labels
         self.train_indices, self.val_indices = split.train_indices, split.val_indices
         self.probe_indices = split.probe_indices
         self.test_indices = torch.arange(len(images.test_labels))

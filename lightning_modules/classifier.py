@@ -33,7 +33,8 @@ class ImageClassifier(LightningModule, ABC):
     move, with dropout and augmentation on. The probe metrics are of training images, measured as validation is.
 
     The ``state_dict`` of ``network``, the layers alone, is the run's ``weights.pth``. ``val_confusion`` and
-    ``test_confusion`` count images [num_classes, num_classes], rows are the true classes.
+    ``test_confusion`` count images [num_classes, num_classes], rows are the true classes. ``probed`` tells if the last
+    validation evaluated the probe.
     """
 
     def __init__(
@@ -62,6 +63,7 @@ class ImageClassifier(LightningModule, ABC):
         self.train_metrics = metrics.clone(prefix="train_")
         self.val_metrics = metrics.clone(prefix="val_")
         self.probe_metrics = metrics.clone(prefix="probe_")
+        self.probed = False
         self.test_metrics = metrics.clone(prefix="test_")
         self.val_confusion = MulticlassConfusionMatrix(num_classes, validate_args=False)
         self.test_confusion = MulticlassConfusionMatrix(num_classes, validate_args=False)
@@ -106,20 +108,20 @@ class ImageClassifier(LightningModule, ABC):
     def on_validation_epoch_start(self) -> None:
         """Reset the confusion matrix."""
         self.val_confusion.reset()
-        self._probed = False
+        self.probed = False
 
     def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> Tensor:
         """Update the metrics with a batch of validation images, or of the probe, and return their logits."""
-        self._probed = dataloader_idx == 1
-        _, logits = self._losses(batch, self.probe_metrics if self._probed else self.val_metrics)
-        if len(batch.labels) and not self._probed:
+        self.probed = dataloader_idx == 1
+        _, logits = self._losses(batch, self.probe_metrics if self.probed else self.val_metrics)
+        if len(batch.labels) and not self.probed:
             self.val_confusion.update(logits, batch.labels)
         return logits
 
     def on_validation_epoch_end(self) -> None:
         """Log the epoch's validation metrics, and the probe's if it was evaluated."""
         self.log_dict(self.val_metrics, prog_bar=True)
-        if self._probed:
+        if self.probed:
             self.log_dict(self.probe_metrics)
 
     def on_test_epoch_start(self) -> None:

@@ -18,7 +18,7 @@ from overfitting_lab.callbacks.logger import RunLogger
 from overfitting_lab.callbacks.recovery import StoppedError
 from overfitting_lab.runs import Run, RunError
 from overfitting_lab.runs.checkpoints import load_checkpoint
-from overfitting_lab.runs.epochs import write_records
+from overfitting_lab.runs.epochs import last_gap, write_records
 from overfitting_lab.runs.figures import curves
 from overfitting_lab.runs.files import replace_file, save_figure, write_text
 from overfitting_lab.runs.summary import DataSummary, ModelSummary, Summary, TestSummary
@@ -197,6 +197,7 @@ class RunSummary(Callback):
         assert self._summary is not None
         recorder = recorder_of(trainer)
         last = next((record for record in reversed(recorder.records) if record.val_acc is not None), None)
+        gap = last_gap(recorder.records)
         self._write(
             replace(
                 self._summary,
@@ -206,7 +207,8 @@ class RunSummary(Callback):
                 train_images_per_second=recorder.images_per_second,
                 best=recorder.best_metrics,
                 last=last and last.metrics,
-                generalization_gap=last.gap if last else None,
+                generalization_gap=gap and gap.value,
+                gap_instrument=gap and gap.instrument,
                 diagnosis=self._diagnosis(),
                 **changes,
             )

@@ -24,6 +24,7 @@ from overfitting_lab.callbacks.ending import ObservedTrainer
 from overfitting_lab.callbacks.epochs import EpochRecorder
 from overfitting_lab.callbacks.images import ImageRecord
 from overfitting_lab.callbacks.logger import RunLogger
+from overfitting_lab.callbacks.noise import LabelNoiseProbe
 from overfitting_lab.callbacks.plateau import PlateauSchedule
 from overfitting_lab.callbacks.recovery import Recovery
 from overfitting_lab.callbacks.summary import RunSummary
@@ -160,7 +161,8 @@ class ExperimentCLI(LightningCLI):
         loggers = config.logger if isinstance(config.logger, list) else [config.logger] if config.logger else []
         keep = self._keep and not config.fast_dev_run and config.logger is not False
         given = config.callbacks or []
-        callbacks: list[Callback] = [EpochRecorder(), *(given if isinstance(given, list) else [given])]
+        callbacks: list[Callback] = [LabelNoiseProbe(), EpochRecorder()]
+        callbacks += given if isinstance(given, list) else [given]
         if not any(isinstance(callback, PlateauSchedule) for callback in callbacks):
             callbacks.append(PlateauSchedule(reductions=None))
         if keep and self._resumed is None:

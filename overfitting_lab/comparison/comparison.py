@@ -24,7 +24,7 @@ from overfitting_lab.comparison.statistics import (
 )
 from overfitting_lab.runs import Run, RunError
 from overfitting_lab.runs.calibration import Calibration, calibration
-from overfitting_lab.runs.epochs import METRICS, EpochRecord, over_fits_since
+from overfitting_lab.runs.epochs import METRICS, EpochRecord, last_gap, over_fits_since
 from overfitting_lab.runs.summary import Summary, TestSummary
 
 SEED = "seed_everything"
@@ -290,10 +290,13 @@ def percent(estimate: Estimate) -> str:
 def _training_sentence(run: NamedRun) -> str:
     if not run.epochs:
         return f"{run.name}: test accuracy {percent(run.accuracy)}; there was no validation."
-    last = run.epochs[-1]
+    last, gap = run.epochs[-1], last_gap(run.epochs)
+    assert gap is not None
+    at = next(each for each in run.epochs if each.epoch == gap.epoch)
+    what, accuracy = ("the probe", at.probe_acc) if gap.instrument == "probe" else ("training", at.train_acc)
     text = (
-        f"{run.name}: training ends at {last.train_acc:.1%}, validation at {last.val_acc:.1%}, a gap of "
-        f"{100 * (last.gap or 0):.1f} points; test accuracy {percent(run.accuracy)}."
+        f"{run.name}: {what} ends at {accuracy:.1%}, validation at {at.val_acc:.1%}, a gap of {100 * gap.value:.1f} "
+        f"points; test accuracy {percent(run.accuracy)}."
     )
     lowest = over_fits_since(run.epochs)
     if lowest is None:

@@ -28,6 +28,7 @@ from overfitting_lab.comparison.charts import (
     style,
 )
 from overfitting_lab.comparison.comparison import Comparison, NamedRun, percent
+from overfitting_lab.runs.epochs import last_gap
 from overfitting_lab.runs.files import save_figure, write_text
 
 TEMPLATES = Path(__file__).with_name("templates")
@@ -111,7 +112,8 @@ def _tables(comparison: Comparison) -> dict[str, Table]:
     shares = [None if run.confusion is None else _shares(run.confusion).diagonal() for run in runs]
     return {
         "results": [
-            ["run", "test accuracy (95 % Wilson)", "training accuracy", "validation accuracy", "gap, points",
+            ["run", "test accuracy (95 % Wilson)", "training accuracy", "probe accuracy", "validation accuracy",
+             "gap, points",
              "training images", "epochs", "network"],
             *map(_result, runs),
         ],
@@ -146,10 +148,13 @@ def _tables(comparison: Comparison) -> dict[str, Table]:
 
 
 def _result(run: NamedRun) -> list[Any]:
-    accuracies = ["", "", ""]
-    if run.epochs:
+    accuracies = [""] * 4
+    if run.epochs and (gap := last_gap(run.epochs)) is not None:
         last = run.epochs[-1]
-        accuracies = [f"{last.train_acc:.1%}", f"{last.val_acc:.1%}", f"{100 * (last.gap or 0):.1f}"]
+        probe = next((each.probe_acc for each in run.epochs if each.epoch == gap.epoch), None)
+        older = " (from training)" if gap.instrument == "training" else ""
+        accuracies = [f"{last.train_acc:.1%}", "" if probe is None else f"{probe:.1%}", f"{last.val_acc:.1%}",
+                      f"{100 * gap.value:.1f}{older}"]  # fmt: skip
     summary, network = run.summary, run.summary.model.class_path.rpartition(".")[2]
     return [run.name, percent(run.accuracy), *accuracies, f"{summary.data.train_size:,}", summary.epochs, network]
 
@@ -219,12 +224,12 @@ def _picture(pixels: NDArray[np.uint8], caption: str, note: str) -> dict[str, st
 
 def _charts(runs: Sequence[NamedRun]) -> Iterator[dict[str, str]]:
     """Draw charts as SVG in the page's own colours and type. The lines of a run have its class, such as ``run-0``."""
-    lines = "training dashed, validation solid"
+    lines = "training images dashed, validation solid"
     learned = "training images that stay classified correctly; by definition it ends at the last epoch's accuracy"
     charts: list[tuple[str, str, Callable[[Axes, Sequence[NamedRun]], None]]] = [
         ("Loss", f"{lines}; the first training loss may lie above the axis", partial(draw_curves, metric="loss")),
         ("Accuracy", lines, partial(draw_curves, metric="acc")),
-        ("The gap", "training minus validation accuracy", draw_gap),
+        ("The gap", "probe minus validation accuracy, or training minus validation without a probe", draw_gap),
         ("Test accuracy", "with 95 % Wilson intervals", draw_accuracies),
         ("Confidence", "on the diagonal, a network is right as often as it says", draw_reliability),
         ("Memorization", learned, draw_learned),

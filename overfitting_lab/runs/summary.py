@@ -65,7 +65,8 @@ class Summary:
     train_images_per_second: float | None = None
     best: BestMetrics | None = None  # the validation that chose best.ckpt
     last: EpochMetrics | None = None  # the last epoch with a validation
-    generalization_gap: float | None = None  # of the last epoch
+    generalization_gap: float | None = None  # of the last epoch that has one, a fraction of 1
+    gap_instrument: Literal["probe", "training"] | None = None  # minus validation; old runs have training alone
     test: TestSummary | None = None
     device: str | None = None
     precision: str | None = None
