@@ -88,7 +88,7 @@ class EpochRecord(EpochMetrics):
         return EpochMetrics(**{each.name: getattr(self, each.name) for each in fields(EpochMetrics)})
 
 
-COLUMNS = ("epoch", "step", *METRICS, *PROBE, "learning_rate", "seconds")
+COLUMNS = ("epoch", "step", *METRICS, "learning_rate", "seconds", *PROBE)
 
 
 def write_records(path: Path, records: Iterable[EpochRecord], mode: str = "w") -> None:

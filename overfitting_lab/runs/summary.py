@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any, Literal, TypeVar
 
 from overfitting_lab.runs.epochs import BestMetrics, EpochMetrics
@@ -77,8 +77,7 @@ class Summary:
 
     def to_json(self) -> str:
         """Return the content of ``summary.json``. NaN and infinity, which JSON lacks, become ``null``."""
-        present = {name: value for name, value in asdict(self).items() if value is not None}
-        return json.dumps(_without_nan(present), indent=2) + "\n"
+        return json.dumps(_without_nan(_present(self)), indent=2) + "\n"
 
     @classmethod
     def from_json(cls, text: str) -> "Summary":
@@ -98,6 +97,16 @@ class Summary:
 _NESTED: dict[str, type[Any]] = {
     "data": DataSummary, "model": ModelSummary, "best": BestMetrics, "last": EpochMetrics, "test": TestSummary
 }  # fmt: skip
+
+
+def _present(thing: Any) -> dict[str, Any]:
+    """Return the fields of a dataclass, without those that may be missing and have no value."""
+    values = {each.name: (getattr(thing, each.name), each.default) for each in fields(thing)}
+    return {
+        name: _present(value) if is_dataclass(value) else value
+        for name, (value, default) in values.items()
+        if value is not None or default is not None
+    }
 
 
 def _make(kind: type[T], values: Mapping[str, Any]) -> T:

@@ -37,7 +37,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("report")
     runs = [
         make_run(folder / "logs/plain <b>/version_0", POOR, diagnosis=[FOUND]),
-        make_run(folder / "logs/dropout/version_0", GOOD, dropout=0.5, seconds=600.0),
+        make_run(folder / "logs/dropout/version_0", GOOD, dropout=0.5, seconds=600.0, probe=0.9),
     ]
     write_report(Comparison([Run(run) for run in runs]), folder / "out")
     return folder / "out"
@@ -164,7 +164,8 @@ def test_the_text_has_the_same_tables(report: Path) -> None:
     text = (report / "report.md").read_text()
     assert "![Loss, accuracy, gap and test accuracy](report.png)" in text
     assert f"| dropout | {GOOD.mean():.1%} (" in text
-    assert ") | 100.0% | 40.0% | 60.0 | 30 | 5 | AlexNet |" in text
+    assert ") | 100.0% |  | 40.0% | 60.0 (from training) | 30 | 5 | AlexNet |" in text
+    assert ") | 100.0% | 90.0% | 40.0% | 50.0 | 30 | 5 | AlexNet |" in text
     assert "| model.dropout | 0.0 | 0.5 |" in text
     assert f"| dropout | {GOOD.mean():.1%} | 90.0% | {abs(0.9 - GOOD.mean()):.3f} | 1.000 |" in text
     tables = re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE)
