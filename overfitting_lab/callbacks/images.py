@@ -9,11 +9,13 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from numpy.typing import NDArray
 from torch import Tensor
 
+from overfitting_lab.callbacks.epochs import recorder_of
 from overfitting_lab.callbacks.logger import RunLogger
 from overfitting_lab.runs.files import replace_file
 
 SHOWN = 24  # pictures kept of each kind
 UNSEEN, NEVER_WRONG = -2, -1  # in place of an epoch
+SMALLEST = torch.finfo(torch.float32).tiny  # probability whose logarithm is taken
 NOT_VISITED = -1  # in place of right, 0, or wrong, 1
 
 
@@ -33,6 +35,11 @@ class ImageRecord(Callback):
       ``train_least_forgotten`` and ``train_least_forgotten_pictures``: of the images forgotten least often, those
       learned first.
 
+    Of the V validation images, written when training ends:
+
+    - ``val_labels`` int16 [V], ``val_logits`` float32 [V, classes]: logarithms of the probabilities in the best
+      validation, which are the logits up to a constant for each image.
+
     Of the M test images, written after the test:
 
     - ``test_labels`` int16 [M], ``test_predictions`` int16 [M], ``test_probabilities`` float16 [M, classes], in the
@@ -50,7 +57,10 @@ class ImageRecord(Callback):
         self._last_wrong: Tensor | None = None  # int32: the epoch
         self._right: Tensor | None = None  # bool: the last prediction was right
         self._forgotten: Tensor | None = None  # int32: how often
-        self._answers: list[tuple[NDArray[Any], NDArray[Any], NDArray[Any]]] = []
+        self._validated: list[tuple[Tensor, Tensor, Tensor]] = []  # indices, labels and logits of a batch
+        self.best_validation: tuple[Tensor, Tensor] | None = None  # labels and logits of the best validation
+        self._answers: list[tuple[Tensor, Tensor, Tensor]] = []  # indices, labels and probabilities of a batch
+        self.tested: tuple[Tensor, Tensor] | None = None  # labels [M] and probabilities [M, classes] of the test images
         self._arrays: dict[str, NDArray[Any]] = {}
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -95,60 +105,90 @@ class ImageRecord(Callback):
         checkpoint["last_wrong"] = None if self._last_wrong is None else self._last_wrong.cpu()
         if self._right is not None and self._forgotten is not None:
             checkpoint["right"], checkpoint["forgotten"] = self._right.cpu(), self._forgotten.cpu()
+        checkpoint["best_validation"] = self.best_validation
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         self._last_wrong = checkpoint.get("last_wrong")
         self._right, self._forgotten = checkpoint.get("right"), checkpoint.get("forgotten")
+        self.best_validation = checkpoint.get("best_validation")
+
+    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._validated.clear()
+
+    def on_validation_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Keep the outputs for validation images."""
+        if dataloader_idx == 0:
+            probabilities: Tensor = pl_module.probabilities(outputs)  # type: ignore[operator]
+            self._validated.append((batch.indices, batch.labels, probabilities.clamp(min=SMALLEST).log()))
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Keep the outputs of the best validation."""
+        if not trainer.sanity_checking and recorder_of(trainer).is_best:
+            self.best_validation = _in_order(trainer, self._validated)
+        self._validated.clear()
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write the arrays of the training images."""
+        """Write the arrays of the training and validation images."""
         self._count(trainer)
-        if self._last_wrong is None or not trainer.is_global_zero:
+        if not trainer.is_global_zero:
             return
+        if self.best_validation is not None:
+            labels, logits = self.best_validation
+            self._arrays |= {"val_labels": labels.numpy().astype(np.int16), "val_logits": logits.numpy()}
+        if self._last_wrong is not None:
+            self._arrays |= self._of_training(trainer, self._last_wrong)
+        self._write()
+
+    def _of_training(self, trainer: Trainer, last_wrong: Tensor) -> dict[str, NDArray[Any]]:
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         indices = data.train_indices
-        learned = (self._last_wrong.cpu()[indices] + 1).numpy()
+        learned = (last_wrong.cpu()[indices] + 1).numpy()
 
         def pictures(order: NDArray[Any], name: str) -> dict[str, NDArray[Any]]:
             shown = order[:SHOWN]
             pixels = data.images.train_images[indices[shown]].numpy()
             return {f"train_{name}": shown, f"train_{'' if name == 'shown' else f'{name}_'}pictures": pixels}
 
-        self._arrays |= {
+        arrays = {
             "train_indices": indices.numpy(),
             "train_labels": data.images.train_labels[indices].numpy().astype(np.int16),
             "train_learned": learned,
             **pictures(np.argsort(-learned, kind="stable"), "shown"),
         }
-        if self._forgotten is not None:
-            forgotten = self._forgotten.cpu()[indices].numpy()
-            visited = np.flatnonzero(learned >= 0)
-            keys = np.stack([learned[visited], forgotten[visited]])  # sorted by the last one first
-            self._arrays |= {
-                "train_forgotten": forgotten,
-                **pictures(visited[np.lexsort(-keys)], "most_forgotten"),
-                **pictures(visited[np.lexsort(keys)], "least_forgotten"),
-            }
-        self._write()
+        if self._forgotten is None:
+            return arrays
+        forgotten = self._forgotten.cpu()[indices].numpy()
+        visited = np.flatnonzero(learned >= 0)
+        keys = np.stack([learned[visited], forgotten[visited]])  # sorted by the last one first
+        return {
+            **arrays,
+            "train_forgotten": forgotten,
+            **pictures(visited[np.lexsort(-keys)], "most_forgotten"),
+            **pictures(visited[np.lexsort(keys)], "least_forgotten"),
+        }
 
     def on_test_batch_end(self, trainer: Trainer, model: LightningModule, outputs: Any, batch: Any, *_: Any) -> None:
         """Keep the predictions."""
-        probabilities: Tensor = model.probabilities(outputs)  # type: ignore[operator]
-        self._answers.append((batch.indices.cpu().numpy(), batch.labels.cpu().numpy(), probabilities.cpu().numpy()))
+        self._answers.append((batch.indices, batch.labels, model.probabilities(outputs)))  # type: ignore[operator]
+
+    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Collect the answers of all processes."""
+        self.tested = _in_order(trainer, self._answers)
+        self._answers.clear()
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the arrays of the test images."""
-        parts: list[Any] = [self._answers]
-        if trainer.world_size > 1:
-            parts = [None] * trainer.world_size
-            torch.distributed.all_gather_object(parts, self._answers)
-        if not trainer.is_global_zero:
+        if self.tested is None or not trainer.is_global_zero:
             return
-        indices, labels, probabilities = (
-            np.concatenate(kind) for kind in zip(*(answer for part in parts for answer in part), strict=True)
-        )
-        order = np.argsort(indices)
-        labels, probabilities = labels[order], probabilities[order]
+        labels, probabilities = (each.numpy() for each in self.tested)
         predictions = probabilities.argmax(axis=1)
         confidence = np.where(predictions == labels, -1, probabilities.max(axis=1))
         shown = np.argsort(-confidence, kind="stable")[: min(SHOWN, int((confidence >= 0).sum()))]
@@ -158,7 +198,7 @@ class ImageRecord(Callback):
             "test_predictions": predictions.astype(np.int16),
             "test_probabilities": probabilities.astype(np.float16),
             "test_shown": shown,
-            "test_pictures": images[indices[order][shown]].numpy(),
+            "test_pictures": images[shown].numpy(),
         }
         self._write()
 
@@ -171,3 +211,23 @@ class ImageRecord(Callback):
                 np.savez_compressed(file, allow_pickle=False, **self._arrays)
 
         replace_file(self._logger.files.images, save)
+
+
+def images_of(trainer: Trainer) -> ImageRecord | None:
+    """Return the Trainer's record of single images; ``None`` if nothing is kept."""
+    callbacks = trainer.callbacks  # type: ignore[attr-defined]
+    return next((callback for callback in callbacks if isinstance(callback, ImageRecord)), None)
+
+
+def _in_order(trainer: Trainer, mine: list[tuple[Tensor, Tensor, Tensor]]) -> tuple[Tensor, Tensor] | None:
+    """Return labels and outputs in the order of the images' indices, from all processes, on the CPU."""
+    parts: list[Any] = [[tuple(each.cpu() for each in batch) for batch in mine]]
+    if trainer.world_size > 1:
+        parts, gathered = [None] * trainer.world_size, parts[0]
+        torch.distributed.all_gather_object(parts, gathered)
+    batches = [batch for part in parts for batch in part]
+    if not batches:
+        return None
+    indices, labels, outputs = (torch.cat(each) for each in zip(*batches, strict=True))
+    order = indices.argsort()
+    return labels[order], outputs[order].float()

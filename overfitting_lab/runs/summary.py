@@ -42,9 +42,13 @@ class TestSummary:
     """The result on the test images, counted once each."""
 
     checkpoint: str  # best or last
-    loss: float  # mean cross-entropy in nats
+    loss: float  # mean cross-entropy in nats: the mean negative log-likelihood
     acc: float  # fraction of 1
     images: int  # how many
+    confidence: float | None = None  # mean largest probability; old runs lack this and the following
+    calibration_error: float | None = None  # expected calibration error, 15 bins
+    temperature: float | None = None  # minimizes the validation loss; missing without validation
+    calibration_error_at_temperature: float | None = None
 
 
 @dataclass(frozen=True)

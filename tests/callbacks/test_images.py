@@ -107,7 +107,7 @@ def test_a_run_from_a_checkpoint_without_the_count_says_nothing_of_training_imag
     del checkpoint["last_wrong"]
     torch.save(checkpoint, path)
     assert run_script("fit", f"--resume={RUN}", "--trainer.max_epochs=3").status == 0
-    assert {name.partition("_")[0] for name in Run(tmp_path / RUN).images} == {"test"}
+    assert {name.partition("_")[0] for name in Run(tmp_path / RUN).images} == {"test", "val"}
 
 
 def test_images_that_were_not_visited_are_told_apart(run_script: Script, tiny: Flags, tmp_path: Path) -> None:
