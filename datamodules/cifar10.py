@@ -47,8 +47,11 @@ class CIFAR10DataModule(LightningDataModule):
         mean: of the R, G and B values in [0, 1]; the default is the mean of CIFAR-10's training images.
         std: of the R, G and B values in [0, 1]; the default is the deviation of CIFAR-10's training images.
         seed: of the training images' order and augmentation; ``None`` uses the seed of ``seed_everything``.
-        split_seed: of the random split and the label noise; apart from ``seed``, so that runs over several seeds share
-            one split.
+        split_seed: of the random split, the label noise and the probe; apart from ``seed``, so that runs over several
+            seeds share one split.
+        probe_every: number of epochs from one evaluation of the probe to the next; also the first and the last epoch
+            evaluate it. The probe are as many training images as there are validation images, drawn once and evaluated
+            as validation images are. 0 switches it off.
 
     Raises:
         ValueError: if an argument is out of its range.
@@ -56,8 +59,10 @@ class CIFAR10DataModule(LightningDataModule):
 
     # From setup() on:
     images: Images  # with label noise
+    true_labels: Tensor  # int64, of every image in the training set, without label noise
     train_indices: Tensor  # int64 [train_size], indices in the training set
     val_indices: Tensor  # int64 [val_size], indices in the training set
+    probe_indices: Tensor  # int64 [min(val_size, train_size)], indices in the training set
     test_indices: Tensor  # int64, indices in the test set
     fingerprint: str  # see Split
 
@@ -77,6 +82,7 @@ class CIFAR10DataModule(LightningDataModule):
         std: tuple[float, float, float] = (0.2470, 0.2435, 0.2616),
         seed: int | None = None,
         split_seed: int = 0,
+        probe_every: int = 4,
     ) -> None:
         super().__init__()
         self.save_hyperparameters({**locals(), "root": str(root)}, ignore=["self", "__class__"], logger=False)
@@ -90,6 +96,7 @@ class CIFAR10DataModule(LightningDataModule):
         self.std = std
         self.seed = int(os.environ.get("PL_GLOBAL_SEED", 0)) if seed is None else seed
         self.split_seed = split_seed
+        self.probe_every = probe_every
         self._train_size = 1000 if overfit and train_size is None else train_size
         self._val_size = 500 if overfit and val_size is None else val_size
         self._stand_in = stand_in
@@ -101,6 +108,8 @@ class CIFAR10DataModule(LightningDataModule):
         for name, value in {"seed": self.seed, "split_seed": split_seed}.items():
             if not 0 <= value < 2**32:
                 raise ValueError(f"data.{name} must be at least 0 and below 2^32, not {value}")
+        if probe_every < 0:
+            raise ValueError(f"data.probe_every must be at least 0, not {probe_every}")
         if not 0 <= label_noise <= 1:
             raise ValueError(f"data.label_noise must be in [0, 1], not {label_noise}")
         if any(value <= 0 for value in std):
@@ -178,8 +187,9 @@ class CIFAR10DataModule(LightningDataModule):
         images = self._source.load()
         split = split_images(images, self.split, self._train_size, self._val_size, self.split_seed, self.label_noise)
         self._check_batch_fits(len(split.train_indices), DataError)
-        self.images = replace(images, train_labels=split.train_labels)
+        self.images, self.true_labels = replace(images, train_labels=split.train_labels), images.train_labels
         self.train_indices, self.val_indices = split.train_indices, split.val_indices
+        self.probe_indices = split.probe_indices
         self.test_indices = torch.arange(len(images.test_labels))
         self.fingerprint = split.fingerprint
         self.augmentation.fit(self._source, images, self.train_indices)
@@ -229,20 +239,31 @@ class CIFAR10DataModule(LightningDataModule):
                 f"{state_dict['fingerprint'][:12]}, that of the data here is {self.fingerprint[:12]}"
             )
 
-    def _loader(self, images: Tensor, labels: Tensor, indices: Tensor, seed: int | None = None) -> BatchLoader:
+    def _loader(self, images: Tensor, labels: Tensor, indices: Tensor, **settings: Any) -> BatchLoader:
         assert self.trainer is not None
         trainer = self.trainer
         self.share_of_batch(trainer.world_size)
         process = trainer.global_rank, trainer.world_size
-        return BatchLoader(images, labels, indices, self.batch_size, *process, lambda: trainer.current_epoch, seed)
+        return BatchLoader(
+            images, labels, indices, self.batch_size, *process, lambda: trainer.current_epoch, **settings
+        )
 
     def train_dataloader(self) -> BatchLoader:
         """Return the training images, in an order of each epoch's own."""
-        return self._loader(self.images.train_images, self.images.train_labels, self.train_indices, self.seed)
+        return self._loader(self.images.train_images, self.images.train_labels, self.train_indices, seed=self.seed)
 
-    def val_dataloader(self) -> BatchLoader:
-        """Return the validation images, in the split's order."""
-        return self._loader(self.images.train_images, self.images.train_labels, self.val_indices)
+    def val_dataloader(self) -> list[BatchLoader]:
+        """Return the validation images, in the split's order, and the probe unless it is switched off."""
+        images, labels = self.images.train_images, self.images.train_labels
+        loaders = [self._loader(images, labels, self.val_indices)]
+        if self.probe_every:
+            loaders.append(self._loader(images, labels, self.probe_indices, due=self._probe_is_due))
+        return loaders
+
+    def _probe_is_due(self) -> bool:
+        assert self.trainer is not None
+        epoch, last = self.trainer.current_epoch, self.trainer.current_epoch + 1 == self.trainer.max_epochs
+        return not self.trainer.sanity_checking and (epoch % self.probe_every == 0 or last)
 
     def test_dataloader(self) -> BatchLoader:
         """Return the test images, in the set's order."""

@@ -46,6 +46,7 @@ class BatchLoader:
     world_size: int  # number of processes
     epoch: Callable[[], int]  # returns the running epoch, counted from 0
     seed: int | None = None  # shuffles every epoch anew; None keeps the order
+    due: Callable[[], bool] = lambda: True  # returns False when an iteration shall have no batches
     _state: dict[str, int] = field(default_factory=lambda: {"epoch": 0, "batches": 0}, init=False)
     _loaded_state: dict[str, int] | None = field(default=None, init=False)
 
@@ -53,6 +54,8 @@ class BatchLoader:
         return -(-len(self.indices) // self.batch_size)
 
     def __iter__(self) -> Iterator[Batch]:
+        if not self.due():
+            return
         epoch = self.epoch()
         loaded, self._loaded_state = self._loaded_state, None
         first = loaded["batches"] if loaded and loaded["epoch"] == epoch else 0

@@ -1,4 +1,4 @@
-"""Choice of training and validation images, label noise, and the fingerprint of both."""
+"""Choice of training, validation and probe images, label noise, and the fingerprint of them."""
 
 import hashlib
 from dataclasses import dataclass
@@ -19,6 +19,7 @@ class Split:
 
     train_indices: Tensor  # int64 [train_size]
     val_indices: Tensor  # int64 [val_size]
+    probe_indices: Tensor  # int64 [min(val_size, train_size)], training images that are evaluated as validation is
     train_labels: Tensor  # int64, of every image in the training set, with label noise
     fingerprint: str  # sha256, in hexadecimal, of the images' identity, both lists of indices, and labels drawn anew
 
@@ -58,4 +59,5 @@ def split_images(
         labels = labels.clone()
         labels[noisy] = torch.from_numpy(random.integers(len(images.classes), size=count))
         digest.update(labels[train].numpy().tobytes())
-    return Split(train, val, labels, digest.hexdigest())
+    drawn = np.random.default_rng((seed, *b"probe")).permutation(train_size)[:val_size]
+    return Split(train, val, train[torch.from_numpy(drawn)], labels, digest.hexdigest())

@@ -29,11 +29,13 @@ class ImageClassifier(LightningModule, ABC):
     images, also if they do not divide evenly.
 
     Logged once an epoch, over every image exactly once for any number of processes: ``train_loss``, ``train_acc``,
-    ``val_loss``, ``val_acc``, ``test_loss``, ``test_acc``. Losses are means in nats, accuracies fractions of 1. The
-    training metrics are measured while the weights move, with dropout and augmentation on.
+    ``val_loss``, ``val_acc``, ``test_loss``, ``test_acc``, and ``probe_loss``, ``probe_acc`` in an epoch that evaluates
+    the probe. Losses are means in nats, accuracies fractions of 1. The training metrics are measured while the weights
+    move, with dropout and augmentation on. The probe metrics are of training images, measured as validation is.
 
     The ``state_dict`` of ``network``, the layers alone, is the run's ``weights.pth``. ``val_confusion`` and
-    ``test_confusion`` count images [num_classes, num_classes], rows are the true classes.
+    ``test_confusion`` count images [num_classes, num_classes], rows are the true classes. ``probed`` tells if the last
+    validation evaluated the probe.
     """
 
     def __init__(
@@ -62,6 +64,8 @@ class ImageClassifier(LightningModule, ABC):
         metrics = MetricCollection({"loss": MeanMetric(nan_strategy="disable"), "acc": accuracy})
         self.train_metrics = metrics.clone(prefix="train_")
         self.val_metrics = metrics.clone(prefix="val_")
+        self.probe_metrics = metrics.clone(prefix="probe_")
+        self.probed = False
         self.test_metrics = metrics.clone(prefix="test_")
         self.val_confusion = MulticlassConfusionMatrix(num_classes, validate_args=False)
         self.test_confusion = MulticlassConfusionMatrix(num_classes, validate_args=False)
@@ -103,23 +107,24 @@ class ImageClassifier(LightningModule, ABC):
             self.log_dict(self.train_metrics, on_step=False, on_epoch=True, prog_bar=True, batch_size=batch.total)
         return {"loss": losses.sum() * (self.trainer.world_size / batch.total), "logits": logits}
 
-    def _evaluation_step(self, batch: Batch, metrics: MetricCollection, confusion: MulticlassConfusionMatrix) -> Tensor:
-        _, logits = self._losses(batch, metrics)
-        if len(batch.labels):
-            confusion.update(logits, batch.labels)
-        return logits
-
     def on_validation_epoch_start(self) -> None:
         """Reset the confusion matrix."""
         self.val_confusion.reset()
+        self.probed = False
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Update the metrics with a batch of validation images."""
-        self._evaluation_step(batch, self.val_metrics, self.val_confusion)
+    def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> Tensor:
+        """Update the metrics with a batch of validation images, or of the probe, and return their logits."""
+        self.probed = dataloader_idx == 1
+        _, logits = self._losses(batch, self.probe_metrics if self.probed else self.val_metrics)
+        if len(batch.labels) and not self.probed:
+            self.val_confusion.update(logits, batch.labels)
+        return logits
 
     def on_validation_epoch_end(self) -> None:
-        """Log the epoch's validation metrics."""
+        """Log the epoch's validation metrics, and the probe's if it was evaluated."""
         self.log_dict(self.val_metrics, prog_bar=True)
+        if self.probed:
+            self.log_dict(self.probe_metrics)
 
     def on_test_epoch_start(self) -> None:
         """Reset the confusion matrix."""
@@ -127,7 +132,10 @@ class ImageClassifier(LightningModule, ABC):
 
     def test_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Update the metrics with a batch of test images, and return their logits [N, num_classes]."""
-        return self._evaluation_step(batch, self.test_metrics, self.test_confusion)
+        _, logits = self._losses(batch, self.test_metrics)
+        if len(batch.labels):
+            self.test_confusion.update(logits, batch.labels)
+        return logits
 
     def on_test_epoch_end(self) -> None:
         """Log the test metrics."""

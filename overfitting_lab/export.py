@@ -51,19 +51,30 @@ class Predictor(NamedTuple):
 class Portable(nn.Module):
     """A network that maps raw images, uint8 [N, 3, 32, 32], to probabilities, float32 [N, classes].
 
-    It resizes, crops (for the policy ``vgg``) and normalizes as ``data`` did in training.
+    It resizes, crops (for the policy ``vgg``) and normalizes as ``data`` did in training, and divides the logits by the
+    temperature.
     """
 
-    def __init__(self, model: ImageClassifier, data: CIFAR10DataModule) -> None:
+    def __init__(self, model: ImageClassifier, data: CIFAR10DataModule, temperature: float) -> None:
         super().__init__()
         self.network = model.network.to(memory_format=torch.contiguous_format)  # torch warns of saving others
         self.register_buffer("mean_std", torch.tensor([data.mean, data.std]))
         self._augmentation = data.augmentation
         self._probabilities = model.probabilities
+        self._temperature = temperature
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the probabilities; see the class."""
-        return self._probabilities(self.network(to_network(images, self._augmentation, self.get_buffer("mean_std"))))
+        logits = self.network(to_network(images, self._augmentation, self.get_buffer("mean_std")))
+        return _at_temperature(self._probabilities(logits), self._temperature)
+
+
+def _at_temperature(probabilities: Tensor, temperature: float) -> Tensor:
+    """Return the probabilities that divided logits give, for networks that end in a softmax as well."""
+    if temperature == 1:
+        return probabilities
+    smallest = torch.finfo(probabilities.dtype).tiny
+    return (probabilities.clamp(min=smallest).log() / temperature).softmax(dim=1)
 
 
 def _load(checkpoint: Path) -> tuple[ImageClassifier, CIFAR10DataModule]:
@@ -72,9 +83,11 @@ def _load(checkpoint: Path) -> tuple[ImageClassifier, CIFAR10DataModule]:
     return ImageClassifier.from_checkpoint(checkpoint), data
 
 
-def _from_checkpoint(path: Path, classes: Sequence[str]) -> Predictor:
+def _from_checkpoint(path: Path, classes: Sequence[str], temperature: float = 1.0) -> Predictor:
     model, data = _load(path)
-    return Predictor(classes, lambda images: model.predict_step(data.network_input(images)))
+    return Predictor(
+        classes, lambda images: _at_temperature(model.predict_step(data.network_input(images)), temperature)
+    )
 
 
 def load_predictor(path: Path) -> Predictor:
@@ -104,7 +117,8 @@ def load_predictor(path: Path) -> Predictor:
 
 
 def _read_pth(path: Path) -> Predictor:
-    return _from_checkpoint(path, load_checkpoint(path)["classes"])
+    content = load_checkpoint(path)
+    return _from_checkpoint(path, content["classes"], content.get("temperature", 1.0))
 
 
 def _read_pt2(path: Path) -> Predictor:
@@ -132,19 +146,20 @@ def _read_onnx(path: Path) -> Predictor:
 _READERS = {"pth": _read_pth, "pt2": _read_pt2, "onnx": _read_onnx}
 
 
-def _write_pth(checkpoint: Path, classes: Sequence[str], path: Path) -> None:
+def _write_pth(checkpoint: Path, classes: Sequence[str], temperature: float, path: Path) -> None:
     """Write only what is needed to build the network again and to prepare its images."""
     model, data = _load(checkpoint)
     content = load_checkpoint(checkpoint)
     exported = {name: content[name] for name in ("hparams_name", "hyper_parameters", "pytorch-lightning_version")}
     settings = {name: getattr(data, name) for name in ("augment", "image_size", "mean", "std")}  # not the data's folder
     exported |= {"datamodule_hyper_parameters": settings, "classes": list(classes), "state_dict": model.state_dict()}
+    exported["temperature"] = temperature
     torch.save(exported, path)
 
 
-def _write_program(checkpoint: Path, classes: Sequence[str], path: Path) -> None:
+def _write_program(checkpoint: Path, classes: Sequence[str], temperature: float, path: Path) -> None:
     """Write the network as a program, which needs no code of this project."""
-    network = Portable(*_load(checkpoint)).eval()
+    network = Portable(*_load(checkpoint), temperature).eval()
     example = (torch.zeros(2, 3, SIZE, SIZE, dtype=torch.uint8),)  # with one image, the batch would have a fixed size
     if path.suffix == ".pt2":
         with torch.no_grad():
@@ -162,11 +177,19 @@ _WRITERS = {"pth": _write_pth, "pt2": _write_program, "onnx": _write_program}
 FORMATS = tuple(_WRITERS)
 
 
-def export(run: Run, checkpoint: Path, data: CIFAR10DataModule, formats: Sequence[str] | None) -> Iterator[str]:
+def export(
+    run: Run,
+    checkpoint: Path,
+    data: CIFAR10DataModule,
+    formats: Sequence[str] | None,
+    *,
+    calibrated: bool = False,
+) -> Iterator[str]:
     """Write a run's checkpoint into ``export/`` in its folder, and compare each file before it gets its name.
 
     The files are compared on 1,000 test images spread over ``data``, the run's data, or on all if there are fewer. By
-    default all of :data:`FORMATS` that can be written here are written.
+    default all of :data:`FORMATS` that can be written here are written. ``calibrated`` divides the logits by the
+    temperature in the run's summary (Guo et al. 2017, sec. 4.2).
 
     Yields:
         One readable line per file: how well it agrees with the checkpoint, or why it is missing.
@@ -174,7 +197,9 @@ def export(run: Run, checkpoint: Path, data: CIFAR10DataModule, formats: Sequenc
     Raises:
         ModelError: if a format cannot be written, or its file disagrees with the checkpoint.
         DataError: if the data cannot be had.
+        RunError: if the run has no temperature.
     """
+    temperature = run.temperature if calibrated else 1.0
     without_onnx = any(find_spec(package) is None for package in ONNX)
     if without_onnx and formats and "onnx" in formats:
         raise ModelError(f"ONNX needs more packages: {ONNX_REMEDY}")
@@ -184,7 +209,7 @@ def export(run: Run, checkpoint: Path, data: CIFAR10DataModule, formats: Sequenc
     number = len(data.test_indices)
     places = torch.arange(min(IMAGES, number)) * number // min(IMAGES, number)
     images = data.images.test_images[places].permute(0, 3, 1, 2)
-    reference = _from_checkpoint(checkpoint, classes).probabilities(images)
+    reference = _from_checkpoint(checkpoint, classes, temperature).probabilities(images)
     for kind in formats or FORMATS:
         path = run.files.export / f"model.{kind}"
         if kind == "onnx" and without_onnx:
@@ -193,7 +218,7 @@ def export(run: Run, checkpoint: Path, data: CIFAR10DataModule, formats: Sequenc
         with TemporaryDirectory(prefix=".export-", dir=run.folder) as scratch:
             new = Path(scratch) / path.name
             try:
-                _WRITERS[kind](checkpoint, classes, new)
+                _WRITERS[kind](checkpoint, classes, temperature, new)
             except RuntimeError as error:
                 reason = str(error.__cause__ or error).splitlines()[0]
                 others = " ".join(other for other in FORMATS if other != kind)

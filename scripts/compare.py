@@ -3,6 +3,7 @@
 Compare runs: curves, gaps, test accuracies with tests of their differences, settings that differ, mistakes and cost.
 Write report.html, report.md and report.png. Instead of a run, name a configuration: it is trained unless it has a
 finished run. Flags after the names go to fit.py then, such as --data.source folder --data.root FOLDER.
+--ensemble RUN RUN adds how well runs answer together, by the mean of their probabilities.
 """
 
 import argparse
@@ -41,15 +42,20 @@ def run_named(name: str, flags: list[str]) -> Run:
 def main() -> None:
     """Find or train the runs, and write the report."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("runs", nargs="+", metavar="RUN", help="a run's folder, or a configuration")
+    parser.add_argument("runs", nargs="*", metavar="RUN", help="a run's folder, or a configuration")
+    parser.add_argument("--ensemble", nargs="+", default=[], metavar="RUN", help="runs that also answer together")
     parser.add_argument("--output", type=Path, default=Path("report"), help="folder of the report; default: report")
     arguments, flags = parser.parse_known_args()
+    names = [*arguments.runs, *(name for name in arguments.ensemble if name not in arguments.runs)]
+    if not names:
+        parser.error("name the runs to compare, such as lightning_logs/overfit/version_0")
     with reported_errors():
-        if flags and all(Path(name).is_dir() for name in arguments.runs):
+        if flags and all(Path(name).is_dir() for name in names):
             raise RunError(
                 f"{' '.join(flags)}: flags go to fit.py, but all of these runs exist; give names before flags"
             )
-        comparison = Comparison([run_named(name, flags) for name in arguments.runs])
+        runs = [run_named(name, flags) for name in names]
+        comparison = Comparison(runs, [runs[names.index(name)] for name in arguments.ensemble])
         for sentence in comparison.conclusions():
             print(sentence)
         print("written", *write_report(comparison, arguments.output))

@@ -10,7 +10,7 @@ import yaml
 from numpy.typing import NDArray
 
 from overfitting_lab.runs import RunFiles
-from overfitting_lab.runs.epochs import EpochRecord, best_epoch, write_records
+from overfitting_lab.runs.epochs import EpochRecord, best_epoch, last_gap, write_records
 
 Metrics = tuple[float, float, float | None, float | None]  # training loss and accuracy, validation loss and accuracy
 CLASSES = ["airplane", "bird", "cat"]
@@ -42,6 +42,7 @@ def make_run(
     data: Mapping[str, Any] | None = None,
     images: bool = True,
     curves: Sequence[Metrics] = CURVES,
+    probe: float | None = None,
     **summary: Any,
 ) -> Path:
     """Make the folder of a finished run.
@@ -54,6 +55,7 @@ def make_run(
         data: changes of the summary's ``data``. A key with ``None`` is left out, as in old runs.
         images: makes an ``images.npz``.
         curves: training loss and accuracy, validation loss and accuracy of each epoch.
+        probe: accuracy on the probe in each epoch.
         summary: changes of the summary. A key with ``None`` is left out.
     """
     folder.mkdir(parents=True)
@@ -61,7 +63,10 @@ def make_run(
     settings = json.loads(json.dumps(SETTINGS)) | {"seed_everything": seed, "experiment": folder.parent.name}
     settings["model"]["init_args"]["dropout"] = dropout
     files.config.write_text(yaml.safe_dump(settings))
-    records = [EpochRecord(epoch, *metrics, 5 * epoch, 1e-4, 1.0) for epoch, metrics in enumerate(curves)]
+    records = [
+        EpochRecord(epoch, *metrics, 5 * epoch, 1e-4, 1.0, probe_loss=probe, probe_acc=probe)
+        for epoch, metrics in enumerate(curves)
+    ]
     write_records(files.metrics, records)
     described = {
         "source": "folder",
@@ -88,7 +93,7 @@ def make_run(
         "epochs": len(records),
         "best": best and vars(best),
         "last": best and vars(records[-1]),
-        "generalization_gap": records[-1].gap,
+        "generalization_gap": (gap := last_gap(records)) and gap.value,
         "test": {"checkpoint": "best", "loss": 1.0, "acc": float(right.mean()), "images": len(right)},
         "seconds": 60.0,
         "train_images_per_second": 500.0,
@@ -117,8 +122,13 @@ def _write_images(path: Path, right: Any) -> None:
         train_indices=np.arange(30),
         train_labels=np.arange(30) % 3,
         train_learned=np.arange(30) % 6,  # of five epochs: a sixth never learned
+        train_forgotten=np.arange(30) % 4,
         train_shown=np.arange(24),
         train_pictures=random.integers(0, 256, (24, 32, 32, 3), dtype=np.uint8),
+        train_most_forgotten=np.arange(3, 30, 4),
+        train_most_forgotten_pictures=random.integers(0, 256, (7, 32, 32, 3), dtype=np.uint8),
+        train_least_forgotten=np.arange(0, 30, 4),
+        train_least_forgotten_pictures=random.integers(0, 256, (8, 32, 32, 3), dtype=np.uint8),
         test_labels=labels,
         test_predictions=predictions,
         test_probabilities=probabilities.astype(np.float16),

@@ -53,6 +53,8 @@ class Console(Callback):
         line += f"  training loss {record.train_loss:.4f} accuracy {record.train_acc:6.1%}"
         if record.val_acc is not None:
             line += f"  validation loss {record.val_loss:.4f} accuracy {record.val_acc:6.1%}"
+        if record.probe_acc is not None:
+            line += f"  probe loss {record.probe_loss:.4f} accuracy {record.probe_acc:6.1%}"
         line += f"  {record.seconds:.1f} s"
         if last > 0:
             line += f", {timedelta(seconds=round(record.seconds * (last - record.epoch - 1)))} left"

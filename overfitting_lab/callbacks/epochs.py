@@ -10,7 +10,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from overfitting_lab.callbacks.progress import ends_epoch, stops, validation_is_scheduled
-from overfitting_lab.runs.epochs import METRICS, BestMetrics, EpochRecord, Validation, best_epoch
+from overfitting_lab.runs.epochs import METRICS, PROBE, BestMetrics, EpochRecord, Validation, best_epoch
 
 
 class EpochRecorder(Callback):
@@ -31,6 +31,7 @@ class EpochRecorder(Callback):
         self._best_is_scheduled = True
         self._validation: Validation | None = None  # the last one
         self._validated = False  # since the last epoch ended
+        self._probe: dict[str, float] = {}  # the probe's metrics, if it was evaluated since the last epoch ended
         self._epoch_started = self._validation_started = self._validation_seconds = 0.0
         self._seconds_before = 0.0  # of the running epoch, before the run was interrupted
 
@@ -54,6 +55,7 @@ class EpochRecorder(Callback):
             "best": asdict(self.best) if self.best and self._best_is_scheduled else None,
             "validation": asdict(self._validation) if self._validation else None,
             "validated": self._validated,
+            "probe": self._probe,
             "epoch_seconds": time.perf_counter() - self._epoch_started,
             "validation_seconds": self._validation_seconds,
             "training_seconds": self._training_seconds,
@@ -70,6 +72,7 @@ class EpochRecorder(Callback):
         self.best = Validation(**state_dict["best"]) if state_dict["best"] else None
         self._validation = Validation(**state_dict["validation"]) if state_dict.get("validation") else None
         self._validated = state_dict.get("validated", False)
+        self._probe = state_dict.get("probe", {})
         self._seconds_before = state_dict["epoch_seconds"]
         self._validation_seconds = state_dict["validation_seconds"]
         self._training_seconds = state_dict["training_seconds"]
@@ -117,6 +120,9 @@ class EpochRecorder(Callback):
         scheduled = validation_is_scheduled(trainer) or not stops(trainer)
         if scheduled or not (self._validated or ends_epoch(trainer)):
             self._validation, self._validated = validation, True
+            if pl_module.probed:
+                logged = trainer.callback_metrics
+                self._probe = {name: plain(logged[name]) for name in PROBE if name in logged}
         self.is_best = self.best is None or (scheduled and validation.is_better_than(self.best))
         if self.is_best:
             self.best, self._best_is_scheduled = validation, scheduled
@@ -130,7 +136,8 @@ class EpochRecorder(Callback):
         metrics: dict[str, Any] = {
             name: (validation if name.startswith("val_") else logged).get(name) for name in METRICS
         }
-        self._validated = False
+        metrics |= self._probe
+        self._validated, self._probe = False, {}
         metrics |= {"learning_rate": self.learning_rate, "seconds": round(seconds, 3)}
         self.records.append(EpochRecord(epoch=trainer.current_epoch, step=trainer.global_step, **metrics))
 

@@ -45,7 +45,7 @@ def check_limits(trainer: Trainer, data: CIFAR10DataModule) -> None:
     if trainer.fast_dev_run:  # type: ignore[attr-defined]  # has limits of its own
         return
     found = []
-    loaders = {"train": data.train_dataloader(), "val": data.val_dataloader(), "test": data.test_dataloader()}
+    loaders = {"train": data.train_dataloader(), "val": data.val_dataloader()[0], "test": data.test_dataloader()}
     for split, loader in loaders.items():
         limit = getattr(trainer, f"limit_{split}_batches")
         if limit and not _limited(len(loader), limit):

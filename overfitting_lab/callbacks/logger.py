@@ -12,7 +12,7 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.strategies import Strategy
 from lightning_utilities.core.rank_zero import rank_zero_only
 
-from overfitting_lab.runs.epochs import EpochRecord
+from overfitting_lab.runs.epochs import PROBE, EpochRecord
 from overfitting_lab.runs.files import RunFiles
 from overfitting_lab.runs.notes import attempt
 
@@ -20,15 +20,16 @@ if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
 TENSORBOARD = "TensorBoard's files"
+CURVES = ("train", "val", *(name.rpartition("_")[0] for name in PROBE[1:]))  # sub-folders
 TAGS = {"loss": "loss", "acc": "accuracy"}
 
 
 class RunLogger(Logger):
     """Claim ``<root>/<experiment>/version_N`` and write metrics there as TensorBoard events.
 
-    Metrics named ``train_*`` and ``val_*`` go to two sub-folders under one tag, so that TensorBoard draws both curves
-    in one chart over epochs. All other metrics go to the run's folder itself, at the optimizer step. ``version`` is the
-    name of the folder of a resumed run; ``None`` claims a new one.
+    Metrics named ``train_*``, ``val_*`` and ``probe_*`` go to sub-folders under one tag, so that TensorBoard draws
+    their curves in one chart over epochs. All other metrics go to the run's folder itself, at the optimizer step.
+    ``version`` is the name of the folder of a resumed run; ``None`` claims a new one.
 
     The folder of a resumed run is closed until :meth:`open`: events wait, and no callback may change a file in it.
     """
@@ -104,7 +105,7 @@ class RunLogger(Logger):
         return RunFiles(self.folder)
 
     def writer(self, sub_run: str = "") -> "SummaryWriter":
-        """Return the event file of the run, or of its sub-folder ``train`` or ``val``. Only process 0 may call this."""
+        """Return the event file of the run, or of a sub-folder such as ``train``. Only process 0 may call this."""
         if not self.is_open:
             return cast("SummaryWriter", _WaitingWriter(self._waiting, sub_run))
         if sub_run not in self._writers:
@@ -127,7 +128,7 @@ class RunLogger(Logger):
 
         The curves of all epochs before it, ``records``, are written again: the last events may not be on the disk.
         """
-        self._purge = {"": step + 1, "train": 0, "val": 0}
+        self._purge = {"": step + 1, **dict.fromkeys(CURVES, 0)}
         for record in records:
             self.log_metrics({name: value for name, value in asdict(record.metrics).items() if value is not None})
 
@@ -144,8 +145,8 @@ class RunLogger(Logger):
         epoch = metrics.pop("epoch", None)
         with attempt(TENSORBOARD):
             for name, value in metrics.items():
-                split, _, tag = name.partition("_")
-                if split in ("train", "val"):
+                split, _, tag = name.rpartition("_") if name in PROBE else name.partition("_")
+                if split in CURVES:
                     self.writer(split).add_scalar(f"curves/{TAGS.get(tag, tag)}", value, int(epoch or 0))
                 else:
                     self.writer().add_scalar(name, value, step)

@@ -8,17 +8,20 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from overfitting_lab.callbacks.ending import reason, untested
 from overfitting_lab.callbacks.epochs import plain, recorder_of
+from overfitting_lab.callbacks.images import images_of
 from overfitting_lab.callbacks.logger import RunLogger
 from overfitting_lab.callbacks.recovery import StoppedError
 from overfitting_lab.runs import Run, RunError
+from overfitting_lab.runs.calibration import at_temperature, best_temperature, calibration
 from overfitting_lab.runs.checkpoints import load_checkpoint
-from overfitting_lab.runs.epochs import write_records
+from overfitting_lab.runs.epochs import last_gap, write_records
 from overfitting_lab.runs.figures import curves, save_figure
 from overfitting_lab.runs.files import replace_file, write_text
 from overfitting_lab.runs.notes import attempt, in_words, notes
@@ -181,7 +184,8 @@ class RunSummary(Callback):
             if not self._logger.is_open:
                 self._logger.open()
                 write_text(self._logger.files.config, self._config())
-            self._write(replace(self._summary, test=TestSummary(checkpoint, loss, accuracy, images), untested=None))
+            test = TestSummary(checkpoint, loss, accuracy, images, **_confidence(trainer))
+            self._write(replace(self._summary, test=test, untested=None))
 
     def _draw(self, trainer: Trainer) -> None:
         assert self._summary is not None
@@ -201,6 +205,7 @@ class RunSummary(Callback):
         assert self._summary is not None
         recorder = recorder_of(trainer)
         last = next((record for record in reversed(recorder.records) if record.val_acc is not None), None)
+        gap = last_gap(recorder.records)
         self._write(
             replace(
                 self._summary,
@@ -210,7 +215,8 @@ class RunSummary(Callback):
                 train_images_per_second=recorder.images_per_second,
                 best=recorder.best_metrics,
                 last=last and last.metrics,
-                generalization_gap=last.gap if last else None,
+                generalization_gap=gap and gap.value,
+                gap_instrument=gap and gap.instrument,
                 diagnosis=self._diagnosis(),
                 **changes,
             )
@@ -219,6 +225,22 @@ class RunSummary(Callback):
     def _write(self, summary: Summary) -> None:
         self._summary = summary = replace(summary, notes=notes())
         write_text(self._logger.files.summary, summary.to_json())
+
+
+def _confidence(trainer: Trainer) -> dict[str, float]:
+    """Return the fields of :class:`TestSummary` that say how sure the network was of the test images."""
+    record = images_of(trainer)
+    if record is None or record.tested is None:
+        return {}
+    labels, probabilities = (each.numpy() for each in record.tested)
+    found = calibration(probabilities, labels)
+    fields = {"confidence": found.confidence, "calibration_error": found.error}
+    if record.best_validation is not None:
+        val_labels, val_logits = (each.numpy() for each in record.best_validation)
+        temperature = best_temperature(val_logits, val_labels)
+        cooler = calibration(at_temperature(np.log(probabilities), temperature), labels)
+        fields |= {"temperature": temperature, "calibration_error_at_temperature": cooler.error}
+    return {name: plain(torch.tensor(value)) for name, value in fields.items()}
 
 
 def class_path(thing: object) -> str:

@@ -28,6 +28,7 @@ from overfitting_lab.callbacks.further_loggers import FurtherLoggers, resume_log
 from overfitting_lab.callbacks.guarded import guarded, with_attempted_exception_hook
 from overfitting_lab.callbacks.images import ImageRecord
 from overfitting_lab.callbacks.logger import RunLogger
+from overfitting_lab.callbacks.noise import LabelNoiseProbe
 from overfitting_lab.callbacks.optimizer import OptimizerSettings
 from overfitting_lab.callbacks.other_checkpoints import OtherCheckpoints
 from overfitting_lab.callbacks.plateau import PlateauSchedule
@@ -242,7 +243,7 @@ class ExperimentCLI(LightningCLI):
             resume_loggers(loggers)
         given = trainer_callbacks.configured(config)
         bar = any(isinstance(callback, ProgressBar) for callback in given)
-        callbacks: list[Callback] = [FittingData(), EpochRecorder(), OptimizerSettings()]
+        callbacks: list[Callback] = [FittingData(), LabelNoiseProbe(), EpochRecorder(), OptimizerSettings()]
         callbacks += map(with_attempted_exception_hook, trainer_callbacks.complete(given, config, keep=keep))
         if not any(isinstance(callback, PlateauSchedule) for callback in callbacks):
             callbacks.append(PlateauSchedule(reductions=None))

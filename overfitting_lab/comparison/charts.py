@@ -9,9 +9,11 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
 from overfitting_lab.comparison.comparison import NamedRun
+from overfitting_lab.runs.epochs import has_probe
 from overfitting_lab.runs.figures import draw_metric, usual_losses
 
 RUNS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # on white and on black (Okabe & Ito 2008)
+FEWEST = 10  # images of a bin whose accuracy is drawn
 MARKERS = ("", "o", "s", "^", "v", "D")  # the next one each time the colours are used up
 
 
@@ -24,10 +26,12 @@ def style(place: int) -> dict[str, Any]:
 def draw_curves(axes: Axes, runs: Sequence[NamedRun], metric: str) -> None:
     """Draw one metric of several runs over epochs: validation solid, training dashed, each run in its colour.
 
-    The metric is ``loss`` in nats, or ``acc`` in per cent. A first training loss may lie above the axis.
+    The metric is ``loss`` in nats, or ``acc`` in per cent. Training is the probe's, or the loss and accuracy while it
+    trained for a run without a probe. A first training loss may lie above the axis.
     """
     for place, run in enumerate(runs):
-        draw_metric(axes, run.run.records, f"train_{metric}", linestyle="--", **style(place))
+        instrument = "probe" if has_probe(run.run.records) else "train"
+        draw_metric(axes, run.run.records, f"{instrument}_{metric}", linestyle="--", **style(place))
         draw_metric(axes, run.run.records, f"val_{metric}", **style(place))
     # The first training loss comes from the initial weights and may lie far above the others, off the chart.
     highest = max((loss for run in runs for loss in usual_losses(run.run.records)), default=0)
@@ -36,11 +40,11 @@ def draw_curves(axes: Axes, runs: Sequence[NamedRun], metric: str) -> None:
 
 
 def draw_gap(axes: Axes, runs: Sequence[NamedRun]) -> None:
-    """Draw training minus validation accuracy of several runs over epochs, in points."""
+    """Draw the generalization gap of several runs over epochs, in points: see :func:`last_gap`."""
     for place, run in enumerate(runs):
-        draw_metric(axes, run.run.records, "gap", **style(place))
+        draw_metric(axes, run.run.records, "gap" if has_probe(run.run.records) else "training_gap", **style(place))
     axes.axhline(0, color=rcParams["axes.edgecolor"], linewidth=0.8)
-    label_axes(axes, "training minus validation accuracy (points)")
+    label_axes(axes, "generalization gap (points)")
 
 
 def draw_accuracies(axes: Axes, runs: Sequence[NamedRun]) -> None:
@@ -70,6 +74,17 @@ def draw_learned(axes: Axes, runs: Sequence[NamedRun]) -> None:
         axes.plot(np.arange(1, len(shares) + 1), shares, **style(place))
     axes.set_ylim(0, 100)
     label_axes(axes, "training images learned for good (%)")
+
+
+def draw_reliability(axes: Axes, runs: Sequence[NamedRun]) -> None:
+    """Draw accuracy against confidence, in per cent, for bins of at least 10 test images (Guo et al. 2017, fig. 1)."""
+    axes.plot([0, 100], [0, 100], color=rcParams["axes.edgecolor"], linewidth=0.8)
+    for place, run in enumerate(runs):
+        if (found := run.calibration) is not None:
+            seen = found.counts >= FEWEST
+            axes.plot(100 * found.confidences[seen], 100 * found.accuracies[seen], **style(place) | {"marker": "o"})
+    axes.set(xlim=(0, 100), ylim=(0, 100))
+    label_axes(axes, "test accuracy (%)", "confidence (%)")
 
 
 def label_axes(axes: Axes, y: str = "", x: str = "epoch") -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from overfitting_lab.comparison.ensemble import Ensemble, ensemble
 from overfitting_lab.comparison.statistics import (
     CONFIDENCE,
     Difference,
@@ -22,7 +23,8 @@ from overfitting_lab.comparison.statistics import (
     wilson,
 )
 from overfitting_lab.runs import Run, RunError
-from overfitting_lab.runs.epochs import METRICS, EpochRecord, over_fits_since
+from overfitting_lab.runs.calibration import Calibration, calibration
+from overfitting_lab.runs.epochs import METRICS, EpochRecord, last_gap, over_fits_since
 from overfitting_lab.runs.summary import Summary, TestSummary
 
 SEED = "seed_everything"
@@ -74,6 +76,12 @@ class NamedRun:
         np.add.at(counts, (images["test_labels"], images["test_predictions"]), 1)
         return counts
 
+    @cached_property
+    def calibration(self) -> Calibration | None:
+        """The calibration on the test images; ``None`` without ``images.npz``."""
+        images = self.run.images
+        return calibration(images["test_probabilities"], images["test_labels"]) if "test_labels" in images else None
+
     @property
     def epochs(self) -> list[EpochRecord]:
         """The epochs with a validation, without a row that was cut off."""
@@ -113,12 +121,13 @@ class Comparison:
 
     Args:
         runs: at least one.
+        together: those of the runs that also answer as an ensemble.
 
     Raises:
-        RunError: if a run has not finished, or is given twice.
+        RunError: if a run has not finished, or is given twice, or cannot join the ensemble.
     """
 
-    def __init__(self, runs: Sequence[Run]) -> None:
+    def __init__(self, runs: Sequence[Run], together: Sequence[Run] = ()) -> None:
         for run in runs:
             if not run.finished:
                 raise RunError(run.why_unfinished)
@@ -126,6 +135,7 @@ class Comparison:
         if times > 1:
             raise RunError(f"{folder.parent.name}/{folder.name} is given twice")
         self.runs = [NamedRun(name, run) for name, run in zip(_short_names(runs), runs, strict=True)]
+        self._together = ensemble(f"all {len(together)} together", together) if together else None
 
     def _agree(self, *keys: str) -> bool:
         """Tell if all runs describe their data by the same values."""
@@ -176,6 +186,13 @@ class Comparison:
         names = _short_names([group[0].run for group in members], seeds=False)
         return [Group(name, group) for name, group in zip(names, members, strict=True)]
 
+    @cached_property
+    def ensembles(self) -> list[Ensemble]:
+        """The seeds of each setting as an ensemble, and the runs that were asked to answer together."""
+        kept = {group.name: [run.run for run in group.runs if run.correct is not None] for group in self.groups}
+        seeds = [ensemble(f"{name}, {len(runs)} runs", runs) for name, runs in kept.items() if len(runs) > 1]
+        return [*seeds, *([self._together] if self._together else [])]
+
     @property
     def differing_settings(self) -> dict[str, list[Any]]:
         """The settings that differ, each with one value a run; ``None`` if a run has no such setting."""
@@ -220,6 +237,8 @@ class Comparison:
             yield f"{len(self.pairs) - len(shown)} more pairs are in the table."
         if len({len(group.accuracies) > 1 for group in self.groups}) > 1:
             yield "Settings with one seed are not tested against settings with several: run them with as many seeds."
+        for each in self.ensembles:
+            yield _ensemble_sentence(each)
         seconds = {run.name: run.summary.seconds for run in self.runs}
         slow, fast = max(seconds, key=seconds.__getitem__), min(seconds, key=seconds.__getitem__)
         if seconds[slow] > 1.2 * seconds[fast]:
@@ -277,10 +296,13 @@ def percent(estimate: Estimate) -> str:
 def _training_sentence(run: NamedRun) -> str:
     if not run.epochs:
         return f"{run.name}: test accuracy {run.tested}; there was no validation."
-    last = run.epochs[-1]
+    last, gap = run.epochs[-1], last_gap(run.epochs)
+    assert gap is not None
+    at = next(each for each in run.epochs if each.epoch == gap.epoch)
+    what, accuracy = ("the probe", at.probe_acc) if gap.instrument == "probe" else ("training", at.train_acc)
     text = (
-        f"{run.name}: training ends at {last.train_acc:.1%}, validation at {last.val_acc:.1%}, a gap of "
-        f"{100 * (last.gap or 0):.1f} points; test accuracy {run.tested}."
+        f"{run.name}: {what} ends at {accuracy:.1%}, validation at {at.val_acc:.1%}, a gap of {100 * gap.value:.1f} "
+        f"points; test accuracy {run.tested}."
     )
     lowest = over_fits_since(run.epochs)
     if lowest is None:
@@ -288,6 +310,14 @@ def _training_sentence(run: NamedRun) -> str:
     return (
         f"{text} It over-fits: validation loss is lowest after epoch {lowest.epoch + 1} ({lowest.val_loss:.2f}) "
         f"and ends at {last.val_loss:.2f}, while training loss keeps falling."
+    )
+
+
+def _ensemble_sentence(each: Ensemble) -> str:
+    return (
+        f"{each.name}, answering by the mean of their probabilities: test accuracy {percent(each.accuracy)}; "
+        f"alone they reach {np.mean(each.accuracies):.1%} on average and {max(each.accuracies):.1%} at best. "
+        f"Two of them agree on {each.agreement:.0%} of the images."
     )
 
 

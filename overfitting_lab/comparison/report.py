@@ -19,8 +19,16 @@ from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 from PIL import Image
 
-from overfitting_lab.comparison.charts import draw_accuracies, draw_curves, draw_gap, draw_learned, style
-from overfitting_lab.comparison.comparison import Comparison, NamedRun
+from overfitting_lab.comparison.charts import (
+    draw_accuracies,
+    draw_curves,
+    draw_gap,
+    draw_learned,
+    draw_reliability,
+    style,
+)
+from overfitting_lab.comparison.comparison import Comparison, NamedRun, percent
+from overfitting_lab.runs.epochs import last_gap
 from overfitting_lab.runs.figures import save_figure, write_figure
 from overfitting_lab.runs.files import write_text
 from overfitting_lab.runs.notes import attempt
@@ -93,10 +101,10 @@ def _content(comparison: Comparison) -> dict[str, Any]:
         "tables": _tables(comparison),
         "confusions": {run.name: _confusion(run, run.confusion) for run in runs if run.confusion is not None},
         "mistakes": {run.name: list(_mistakes(run)) for run in runs if run.correct is not None},
-        "learned_last": {
-            f"{run.name}, {run.summary.epochs} epochs": list(_learned_last(run))
-            for run in runs
-            if "train_learned" in run.run.images
+        "learned_last": _training_images(runs, "learned", "shown", "pictures"),
+        "forgotten": {
+            kind: _training_images(runs, "forgotten", f"{kind}_forgotten", f"{kind}_forgotten_pictures")
+            for kind in ("most", "least")
         },
     }
 
@@ -109,9 +117,22 @@ def _tables(comparison: Comparison) -> dict[str, Table]:
     shares = [None if run.confusion is None else _shares(run.confusion).diagonal() for run in runs]
     return {
         "results": [
-            ["run", "test accuracy (95 % Wilson)", "training accuracy", "validation accuracy", "gap, points",
+            ["run", "test accuracy (95 % Wilson)", "training accuracy", "probe accuracy", "validation accuracy",
+             "gap, points",
              "training images", "epochs", "network"],
             *map(_result, runs),
+        ],
+        "calibration": [
+            ["run", "test accuracy", "mean confidence", "calibration error (15 bins)", "loss on the test images"],
+            *([run.name, f"{run.accuracy.value:.1%}", f"{found.confidence:.1%}", f"{found.error:.3f}",
+               f"{run.test.loss:.3f}"] for run in runs if (found := run.calibration) is not None),
+        ],
+        "ensembles": [
+            ["together", "test accuracy (95 % Wilson)", "alone, mean", "alone, best", "mean confidence",
+             "calibration error", "agreement of two"],
+            *([each.name, percent(each.accuracy), f"{np.mean(each.accuracies):.1%}", f"{max(each.accuracies):.1%}",
+               f"{each.calibration.confidence:.1%}", f"{each.calibration.error:.3f}", f"{each.agreement:.1%}"]
+              for each in comparison.ensembles),
         ],
         "differences": [
             ["first", "second", "first minus second, points (95 %)", "adjusted p", "test"],
@@ -132,10 +153,13 @@ def _tables(comparison: Comparison) -> dict[str, Table]:
 
 
 def _result(run: NamedRun) -> list[Any]:
-    accuracies = ["", "", ""]
-    if run.epochs:
+    accuracies = [""] * 4
+    if run.epochs and (gap := last_gap(run.epochs)) is not None:
         last = run.epochs[-1]
-        accuracies = [f"{last.train_acc:.1%}", f"{last.val_acc:.1%}", f"{100 * (last.gap or 0):.1f}"]
+        probe = next((each.probe_acc for each in run.epochs if each.epoch == gap.epoch), None)
+        older = " (from training)" if gap.instrument == "training" else ""
+        accuracies = [f"{last.train_acc:.1%}", "" if probe is None else f"{probe:.1%}", f"{last.val_acc:.1%}",
+                      f"{100 * gap.value:.1f}{older}"]  # fmt: skip
     summary, network = run.summary, run.summary.model.class_path.rpartition(".")[2]
     return [run.name, run.tested, *accuracies, f"{summary.data.train_size:,}", summary.epochs, network]
 
@@ -177,12 +201,23 @@ def _mistakes(run: NamedRun) -> Iterator[dict[str, str]]:
         yield _picture(pixels, f"{classes[predicted]} {probability:.1%}", f"is {classes[label]}")
 
 
-def _learned_last(run: NamedRun) -> Iterator[dict[str, str]]:
-    images, classes = run.run.images, run.summary.data.classes
-    for place, pixels in zip(images["train_shown"], images["train_pictures"], strict=True):
-        learned = int(images["train_learned"][place])
-        when = "not learned" if learned >= run.summary.epochs else f"from epoch {learned + 1}"
-        yield _picture(pixels, f"labelled {classes[images['train_labels'][place]]}", when)
+def _training_images(runs: Sequence[NamedRun], what: str, shown: str, pictures: str) -> dict[str, list[Any]]:
+    """Return the pictures of training images that each run shows, with ``what`` is known of them."""
+    return {
+        f"{run.name}, {run.summary.epochs} epochs": [
+            _picture(pixels, f"labelled {run.summary.data.classes[images['train_labels'][place]]}",
+                     _note(what, int(images[f"train_{what}"][place]), run.summary.epochs))
+            for place, pixels in zip(images[f"train_{shown}"], images[f"train_{pictures}"], strict=True)
+        ]
+        for run in runs
+        if f"train_{what}" in (images := run.run.images)
+    }  # fmt: skip
+
+
+def _note(what: str, value: int, epochs: int) -> str:
+    if what == "forgotten":
+        return f"forgotten {value} time{'s' * (value != 1)}"
+    return "not learned" if value >= epochs else f"from epoch {value + 1}"
 
 
 def _picture(pixels: NDArray[np.uint8], caption: str, note: str) -> dict[str, str]:
@@ -194,17 +229,19 @@ def _picture(pixels: NDArray[np.uint8], caption: str, note: str) -> dict[str, st
 
 def _charts(runs: Sequence[NamedRun]) -> Iterator[dict[str, str]]:
     """Draw charts as SVG in the page's own colours and type. The lines of a run have its class, such as ``run-0``."""
-    lines = "training dashed, validation solid"
+    lines = "training images dashed, validation solid"
     learned = "training images that stay classified correctly; by definition it ends at the last epoch's accuracy"
     charts: list[tuple[str, str, Callable[..., None]]] = [
         ("Loss", f"{lines}; the first training loss may lie above the axis", partial(draw_curves, metric="loss")),
         ("Accuracy", lines, partial(draw_curves, metric="acc")),
-        ("The gap", "training minus validation accuracy", draw_gap),
+        ("The gap", "probe minus validation accuracy, or training minus validation without a probe", draw_gap),
         ("Test accuracy", "with 95 % Wilson intervals", draw_accuracies),
+        ("Confidence", "on the diagonal, a network is right as often as it says", draw_reliability),
         ("Memorization", learned, draw_learned),
     ]
     for title, what, draw in charts:
-        if draw is draw_learned and not any("train_learned" in run.run.images for run in runs):
+        kept = {"Memorization": "train_learned", "Confidence": "test_probabilities"}.get(title)
+        if kept is not None and not any(kept in run.run.images for run in runs):
             continue
         height = max(3.6, 0.5 * len(runs)) if draw is draw_accuracies else 3.6
         with attempt(f"the report's chart {title}"):

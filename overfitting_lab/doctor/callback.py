@@ -11,11 +11,14 @@ from torch import Tensor, nn
 
 import overfitting_lab.doctor.data as data_rules
 from overfitting_lab.callbacks.epochs import recorder_of
+from overfitting_lab.callbacks.images import images_of
 from overfitting_lab.callbacks.logger import TENSORBOARD, RunLogger
 from overfitting_lab.callbacks.recovery import DivergedError
 from overfitting_lab.doctor import Diagnosis, Severity, activations, gradients, progress
+from overfitting_lab.doctor.confidence import over_confident
 from overfitting_lab.doctor.layers import Measurement, measure_layers, weighted_layers
 from overfitting_lab.doctor.schedule import schedule_cut_short
+from overfitting_lab.runs.calibration import at_temperature, calibration
 from overfitting_lab.runs.notes import attempt
 
 EVERY = 50  # optimizer steps between two probes
@@ -136,8 +139,9 @@ class Doctor(Callback):
         self._stop_if_hopeless(trainer)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Print the findings in one line."""
+        """Probe the confidence of the best validation, and print the findings in one line."""
         if trainer.is_global_zero:
+            self._report(_over_confident(trainer), trainer)
             codes = ", ".join(f"{found.code} ({found.severity.value})" for found in self._found.values())
             print(f"doctor     {codes or 'nothing to report'}", flush=True)
 
@@ -224,6 +228,16 @@ def examine(datamodule: Any, pl_module: LightningModule) -> tuple[progress.Facts
         label_noise=datamodule.label_noise,
     )
     return facts, found
+
+
+def _over_confident(trainer: Trainer) -> Iterable[Diagnosis]:
+    record = images_of(trainer)
+    if record is None or record.best_validation is None:
+        return []
+    labels, logits = (each.numpy() for each in record.best_validation)
+    found = calibration(at_temperature(logits, 1.0), labels)
+    accuracy = float((logits.argmax(axis=1) == labels).mean())
+    return over_confident(found.confidence, accuracy, found.error, len(labels))
 
 
 def _network(pl_module: LightningModule) -> nn.Module:

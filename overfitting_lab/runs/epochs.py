@@ -3,10 +3,12 @@
 import csv
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
+from typing import Literal, NamedTuple
 
 METRICS = ("train_loss", "train_acc", "val_loss", "val_acc")
+PROBE = ("probe_loss", "probe_acc", "probe_clean_acc", "probe_memorized_acc", "probe_true_acc")  # not of every epoch
 PATIENCE = 3  # validations in a row that must be worse than the best one
 WORSE = 1.1  # times the lowest validation loss
 
@@ -16,7 +18,8 @@ class EpochMetrics:
     """The metrics of one epoch. Losses are mean cross-entropies in nats, accuracies fractions of 1.
 
     Those of training are measured while the weights change, with dropout and augmentation on. Those of validation are
-    ``None`` if the epoch had no validation.
+    ``None`` if the epoch had no validation. Those of the probe, some of the training images, are measured as validation
+    is, and ``None`` if the epoch did not evaluate it. The last three are known only if labels were drawn at random.
     """
 
     epoch: int  # counted from 0
@@ -24,11 +27,29 @@ class EpochMetrics:
     train_acc: float
     val_loss: float | None
     val_acc: float | None
+    probe_loss: float | None = field(default=None, kw_only=True)
+    probe_acc: float | None = field(default=None, kw_only=True)
+    probe_clean_acc: float | None = field(default=None, kw_only=True)  # of the images that have their true label
+    probe_memorized_acc: float | None = field(default=None, kw_only=True)  # of the others, against the drawn label
+    probe_true_acc: float | None = field(default=None, kw_only=True)  # of the others, against the true label
 
     @property
     def gap(self) -> float | None:
-        """Training minus validation accuracy; ``None`` if the epoch had no validation."""
+        """Probe minus validation accuracy; ``None`` if the epoch lacks one of them."""
+        return None if self.probe_acc is None or self.val_acc is None else self.probe_acc - self.val_acc
+
+    @property
+    def training_gap(self) -> float | None:
+        """Training minus validation accuracy, which dropout and augmentation close by themselves."""
         return None if self.val_acc is None else self.train_acc - self.val_acc
+
+
+class Gap(NamedTuple):
+    """The generalization gap of a run, and what it was measured with on the training images."""
+
+    value: float  # a fraction of 1
+    epoch: int  # counted from 0
+    instrument: Literal["probe", "training"]
 
 
 @dataclass(frozen=True)
@@ -64,10 +85,10 @@ class EpochRecord(EpochMetrics):
     @property
     def metrics(self) -> EpochMetrics:
         """The metrics alone."""
-        return EpochMetrics(self.epoch, self.train_loss, self.train_acc, self.val_loss, self.val_acc)
+        return EpochMetrics(**{each.name: getattr(self, each.name) for each in fields(EpochMetrics)})
 
 
-COLUMNS = ("epoch", "step", *METRICS, "learning_rate", "seconds")
+COLUMNS = ("epoch", "step", *METRICS, "learning_rate", "seconds", *PROBE)
 
 
 def write_records(path: Path, records: Iterable[EpochRecord], mode: str = "w") -> None:
@@ -91,11 +112,26 @@ def _record(row: dict[str, str]) -> EpochRecord:
     def value(field: str) -> float | None:
         if row.get(field):
             return float(row[field])
-        return None if field in ("val_loss", "val_acc") else math.nan
+        return None if field in ("val_loss", "val_acc", *PROBE) else math.nan
 
     values = {field.name: value(field.name) for field in fields(EpochRecord)}
     whole = {name: int(float(row.get(name) or 0)) for name in ("epoch", "step")}
     return EpochRecord(**{**values, **whole})  # type: ignore[arg-type]
+
+
+def has_probe(records: Iterable[EpochMetrics]) -> bool:
+    """Tell if a run evaluated a probe of its training images; older runs did not."""
+    return any(record.probe_acc is not None for record in records)
+
+
+def last_gap(records: Sequence[EpochMetrics]) -> Gap | None:
+    """Return the gap of the last epoch that has one: from the probe, or from training if the run has no probe."""
+    instrument: Literal["probe", "training"] = "probe" if has_probe(records) else "training"
+    for record in reversed(records):
+        value = record.gap if instrument == "probe" else record.training_gap
+        if value is not None:
+            return Gap(value, record.epoch, instrument)
+    return None
 
 
 def best_epoch(records: Iterable[EpochRecord]) -> EpochRecord | None:

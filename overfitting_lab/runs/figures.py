@@ -12,10 +12,17 @@ from matplotlib.text import Text
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from overfitting_lab.runs.epochs import EpochMetrics
+from overfitting_lab.runs.epochs import EpochMetrics, has_probe
 from overfitting_lab.runs.files import replace_file
 
-TRAINING, VALIDATION = "#0072B2", "#D55E00"  # colour-blind readers can distinguish them (Okabe & Ito 2008)
+# Colour-blind readers can distinguish them (Okabe & Ito 2008).
+TRAINING, PROBE, VALIDATION = "#0072B2", "#56B4E9", "#D55E00"
+NOISE = {  # of the probe's images, by metric: label and colour
+    "probe_clean_acc": ("images with their true label", "#009E73"),
+    "probe_memorized_acc": ("drawn labels: memorized", "#CC79A7"),
+    "probe_true_acc": ("drawn labels: the true one given", "#E69F00"),
+}
+POINTS: dict[str, Any] = {"marker": "o", "markersize": 3}
 
 
 LONGEST_SIDE = 20.0  # inches; 33 classes and more share it
@@ -61,15 +68,20 @@ def usual_losses(epochs: Sequence[EpochMetrics]) -> list[float]:
 
 
 def curves(epochs: Sequence[EpochMetrics], title: str) -> Figure:
-    """Draw loss and accuracy of a run over its epochs, training and validation in the same axes."""
-    figure = Figure(figsize=(11, 4.2), layout="constrained")
+    """Draw loss and accuracy of a run over its epochs: training, probe and validation in the same axes."""
+    noisy = any(each.probe_clean_acc is not None for each in epochs)
+    figure = Figure(figsize=(16.5 if noisy else 11, 4.2), layout="constrained")
     figure.suptitle(_shown(title, 100))
-    loss, accuracy = figure.subplots(1, 2)
+    loss, accuracy, *others = figure.subplots(1, 3 if noisy else 2)
+    for noise in others:
+        draw_noise(noise, epochs)
     validated = any(each.val_loss is not None for each in epochs)
     for axes, metric in ((loss, "loss"), (accuracy, "acc")):
-        draw_metric(axes, epochs, f"train_{metric}", color=TRAINING, label="training", marker="o", markersize=3)
+        draw_metric(axes, epochs, f"train_{metric}", color=TRAINING, label="training", **POINTS)
+        if has_probe(epochs):
+            draw_metric(axes, epochs, f"probe_{metric}", color=PROBE, label="training images, evaluated", **POINTS)
         if validated:
-            draw_metric(axes, epochs, f"val_{metric}", color=VALIDATION, label="validation", marker="o", markersize=3)
+            draw_metric(axes, epochs, f"val_{metric}", color=VALIDATION, label="validation", **POINTS)
     loss.set(ylabel="cross-entropy (nats)", ylim=(0, None))
     loss.legend(loc="upper right")
     usual = usual_losses(epochs)
@@ -80,6 +92,14 @@ def curves(epochs: Sequence[EpochMetrics], title: str) -> Figure:
     accuracy.set(ylabel="accuracy (%)", ylim=(0, 100))
     accuracy.legend(loc="lower right")  # neither curve of a run that over-fits ends there
     return figure
+
+
+def draw_noise(axes: Axes, epochs: Sequence[EpochMetrics]) -> None:
+    """Draw the accuracies of the probe's images with their true label, and of those with a drawn one."""
+    for metric, (label, colour) in NOISE.items():
+        draw_metric(axes, epochs, metric, color=colour, label=label, **POINTS)
+    axes.set(ylabel="accuracy on training images (%)", ylim=(0, 100))
+    axes.legend(loc="center right", fontsize="small")
 
 
 def confusion_matrix(counts: NDArray[Any], classes: Sequence[str], title: str) -> Figure:

@@ -126,6 +126,20 @@ class Run:
             raise RunError(f"{error}{remedy}") from error
 
     @property
+    def temperature(self) -> float:
+        """The temperature that minimizes the validation loss of the best checkpoint.
+
+        Raises:
+            RunError: if it is unknown.
+        """
+        if self.summary.test is None or self.summary.test.temperature is None:
+            raise RunError(
+                f"{self.files.summary} has no temperature: the run had no validation, was not tested, or is of an "
+                f"older version; begin a new run: {self._new_run}"
+            )
+        return self.summary.test.temperature
+
+    @property
     def best_checkpoint(self) -> Path:
         """The checkpoint with the highest validation accuracy, which can be loaded.
 

@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any, Literal, TypeVar
 
 from overfitting_lab.runs.epochs import BestMetrics, EpochMetrics
@@ -42,9 +42,13 @@ class TestSummary:
     """The result on the test images, counted once each."""
 
     checkpoint: str  # best or last
-    loss: float  # mean cross-entropy in nats
+    loss: float  # mean cross-entropy in nats: the mean negative log-likelihood
     acc: float  # fraction of 1
     images: int  # how many
+    confidence: float | None = None  # mean largest probability; old runs lack this and the following
+    calibration_error: float | None = None  # expected calibration error, 15 bins
+    temperature: float | None = None  # minimizes the validation loss; missing without validation
+    calibration_error_at_temperature: float | None = None
 
 
 @dataclass(frozen=True)
@@ -65,7 +69,8 @@ class Summary:
     train_images_per_second: float | None = None
     best: BestMetrics | None = None  # the validation that chose best.ckpt
     last: EpochMetrics | None = None  # the last epoch with a validation
-    generalization_gap: float | None = None  # of the last epoch
+    generalization_gap: float | None = None  # of the last epoch that has one, a fraction of 1
+    gap_instrument: Literal["probe", "training"] | None = None  # minus validation; old runs have training alone
     test: TestSummary | None = None
     device: str | None = None
     precision: str | None = None
@@ -77,8 +82,7 @@ class Summary:
 
     def to_json(self) -> str:
         """Return the content of ``summary.json``. NaN and infinity, which JSON lacks, become ``null``."""
-        present = {name: value for name, value in asdict(self).items() if value is not None}
-        return json.dumps(_without_nan(present), indent=2) + "\n"
+        return json.dumps(_without_nan(_present(self)), indent=2) + "\n"
 
     @classmethod
     def from_json(cls, text: str) -> "Summary":
@@ -98,6 +102,16 @@ class Summary:
 _NESTED: dict[str, type[Any]] = {
     "data": DataSummary, "model": ModelSummary, "best": BestMetrics, "last": EpochMetrics, "test": TestSummary
 }  # fmt: skip
+
+
+def _present(thing: Any) -> dict[str, Any]:
+    """Return the fields of a dataclass, without those that may be missing and have no value."""
+    values = {each.name: (getattr(thing, each.name), each.default) for each in fields(thing)}
+    return {
+        name: _present(value) if is_dataclass(value) else value
+        for name, (value, default) in values.items()
+        if value is not None or default is not None
+    }
 
 
 def _make(kind: type[T], values: Mapping[str, Any]) -> T:

@@ -26,10 +26,12 @@ class Trial:
     test_acc: float  # test accuracy of the best checkpoint, a fraction of 1
     train_acc: float  # training accuracy of the last epoch, with dropout and augmentation on
     val_acc: float  # validation accuracy of the last epoch
-    gap: float  # train_acc minus val_acc
+    gap: float  # generalization gap, a fraction of 1
     seconds: float  # duration of the run
     epochs: int  # number of epochs
     origin: Mapping[str, Any]  # data, device, versions and commit of the run
+    gap_instrument: str = "training"  # what the gap takes on the training images: probe or training accuracy
+    calibration_error: float | None = None  # expected calibration error on the test images; trials of old runs lack it
 
     def has(self, setting: Mapping[str, Any]) -> bool:
         """Tell if the run has these settings; it may have others besides."""

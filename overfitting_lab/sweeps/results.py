@@ -19,7 +19,7 @@ from overfitting_lab.runs.files import write_text
 from overfitting_lab.runs.notes import attempt
 from overfitting_lab.sweeps.factorial import Effect, Trial, cells, effects, images_for, remedies_of
 
-RESPONSES = {"test_acc": "test accuracy", "gap": "gap between training and validation"}
+RESPONSES = {"test_acc": "test accuracy", "gap": "generalization gap", "calibration_error": "calibration error"}
 Content = Mapping[str, Any]
 Worth = tuple[tuple[str, ...], Estimate]  # remedies, and the test accuracy with them
 
@@ -31,21 +31,19 @@ def write_factorial(trials: Sequence[Trial], facts: Content, folder: Path) -> li
     """
     size, by_cell = f"{facts['train_size']:,} training images", _by_cell(trials)
     seeds = "/".join(map(str, sorted({len(same) for _, same in by_cell})))
-    found = {response: effects(trials, response) for response in RESPONSES}
-    figure = Figure(figsize=(11, 4.2), layout="constrained")
+    found = {response: effects(trials, response) for response in _responses(trials)}
+    figure = Figure(figsize=(5.5 * len(found), 4.2), layout="constrained")
     figure.suptitle(f"Effect of each remedy at {size}, {_epochs(trials)}, n = {seeds}")
-    for axes, (response, estimates) in zip(figure.subplots(1, 2, sharey=True), found.items(), strict=True):
+    for axes, (response, estimates) in zip(figure.subplots(1, len(found), sharey=True), found.items(), strict=True):
         _draw_effects(axes, estimates, f"effect on the\n{RESPONSES[response]} (points)")
     content = {
         "size": size,
-        "cells": [
-            (remedy_name(remedies), *_means(same, "train_acc", "val_acc", "gap", "test_acc"))
-            for remedies, same in by_cell
-        ],
+        "cells": [(remedy_name(remedies), *_means(same, "train_acc", "val_acc", *found)) for remedies, same in by_cell],
         "several": all(effect.estimate.known for effect in found["test_acc"]),
+        "responses": [RESPONSES[response] for response in found],
         "effects": [
-            (_effect_name(accuracy), accuracy.estimate, gap.estimate)
-            for accuracy, gap in zip(*found.values(), strict=True)
+            (_effect_name(effects[0]), [effect.estimate for effect in effects])
+            for effects in zip(*found.values(), strict=True)
         ],
         "excluding": f"{1 - CONFIDENCE**7:.0%}",
         "alone": [
@@ -79,7 +77,8 @@ def write_sizes(trials: Sequence[Trial], remedied: Sequence[Trial], facts: Conte
     figure = Figure(figsize=(8, 5), layout="constrained")
     _draw_curve(figure.subplots(), sizes, curve, worth)
     content = {
-        "rows": [(f"{size:,}", *_means(same, "test_acc", "gap")) for size, same in zip(sizes, by_size, strict=True)],
+        "responses": [RESPONSES[response] for response in _responses(trials)],
+        "rows": [(f"{size:,}", *_means(same, *_responses(trials))) for size, same in zip(sizes, by_size, strict=True)],
         "worth": [
             (remedy_name(remedies), more(found.value), [more(end) for end in (found.low, found.high) if found.known])
             for remedies, found in worth
@@ -111,7 +110,8 @@ def _write(
     path: Path, template: str, content: Content, figure: Figure, trials: Sequence[Trial], facts: Content
 ) -> list[Path]:
     origins = [f"{key} {', '.join(sorted({str(each.origin[key]) for each in trials}))}" for key in trials[0].origin]
-    about = {**facts, "epochs": _epochs(trials), "origin": "; ".join(origins)}
+    probed = {trial.gap_instrument for trial in trials} == {"probe"}
+    about = {**facts, "epochs": _epochs(trials), "origin": "; ".join(origins), "probed": probed}
     text = render(Path(__file__).with_name("templates") / f"{template}.md", {**content, **about})
     numbers = json.dumps({**facts, "trials": [asdict(trial) for trial in trials]}, indent=1) + "\n"
     paths = [path.with_name(f"{path.name}.{ending}") for ending in ("md", "png", "json")]
@@ -122,6 +122,11 @@ def _write(
             save_figure(paths[1], figure)
         write_text(paths[2], numbers)
     return paths
+
+
+def _responses(trials: Sequence[Trial]) -> list[str]:
+    """Return the responses that every trial has."""
+    return [response for response in RESPONSES if all(getattr(trial, response) is not None for trial in trials)]
 
 
 def _epochs(trials: Sequence[Trial]) -> str:
@@ -135,7 +140,7 @@ def _means(trials: Sequence[Trial], *responses: str) -> list[str]:
     for response in responses:
         values = [getattr(trial, response) for trial in trials]
         spread = f" ± {100 * np.std(values, ddof=1):.1f}" if len(values) > 1 else ""
-        cells.append(f"{100 * np.mean(values):.1f}{spread}{'' if response == 'gap' else ' %'}")
+        cells.append(f"{100 * np.mean(values):.1f}{spread}{' %' if response.endswith('acc') else ''}")
     return cells
 
 

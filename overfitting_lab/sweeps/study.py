@@ -21,6 +21,7 @@ from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.trial import FrozenTrial, TrialState
 
 from overfitting_lab.runs import Run, RunError, runs_of
+from overfitting_lab.runs.calibration import calibration
 from overfitting_lab.runs.provenance import without_password
 from overfitting_lab.runs.recipe import RENAMED
 from overfitting_lab.sweeps.factorial import Trial
@@ -266,4 +267,17 @@ def _result(run: Run, setting: dict[str, Any]) -> Trial:
         **{name: summary.versions[name] for name in ("python", "torch", "lightning")},
         "commit": summary.git_commit,
     }
-    return Trial(setting, summary.test.acc, last.train_acc, last.val_acc, gap, summary.seconds, summary.epochs, origin)
+    images = run.images
+    error = calibration(images["test_probabilities"], images["test_labels"]).error if "test_labels" in images else None
+    return Trial(
+        setting=setting,
+        test_acc=summary.test.acc,
+        train_acc=last.train_acc,
+        val_acc=last.val_acc,
+        gap=gap,
+        seconds=summary.seconds,
+        epochs=summary.epochs,
+        origin=origin,
+        gap_instrument=summary.gap_instrument or "training",
+        calibration_error=error,
+    )

@@ -1,3 +1,4 @@
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +82,23 @@ def test_an_image_is_learned_after_its_last_mistake(learned: tuple[Answers, Run,
     assert np.array_equal(images["train_pictures"], data.images.train_images[images["train_indices"][shown]].numpy())
 
 
+def test_an_image_is_forgotten_when_a_mistake_follows_a_right_answer(
+    learned: tuple[Answers, Run, CIFAR10DataModule],
+) -> None:
+    answers, run, data = learned
+    images = run.images
+    expected = [
+        sum(before and not now for before, now in pairwise(answers.right[index])) for index in images["train_indices"]
+    ]
+    assert images["train_forgotten"].tolist() == expected
+    assert len(set(expected)) > 1, "the fixture forgets some"
+    for name, sign in (("most", -1), ("least", 1)):
+        shown = images[f"train_{name}_forgotten"]
+        assert images["train_forgotten"][shown].tolist() == sorted(expected, key=lambda times: sign * times)[:24]
+        pixels = data.images.train_images.numpy()[images["train_indices"][shown]]
+        assert np.array_equal(images[f"train_{name}_forgotten_pictures"], pixels)
+
+
 def test_a_run_from_a_checkpoint_without_the_count_says_nothing_of_training_images(
     run_script: Script, tiny: Flags, tmp_path: Path
 ) -> None:
@@ -90,7 +108,7 @@ def test_a_run_from_a_checkpoint_without_the_count_says_nothing_of_training_imag
     del checkpoint["last_wrong"]
     torch.save(checkpoint, path)
     assert run_script("fit", f"--resume={RUN}", "--trainer.max_epochs=3").status == 0
-    assert {name.partition("_")[0] for name in Run(tmp_path / RUN).images} == {"test"}
+    assert {name.partition("_")[0] for name in Run(tmp_path / RUN).images} == {"test", "val"}
 
 
 def test_images_that_were_not_visited_are_told_apart(run_script: Script, tiny: Flags, tmp_path: Path) -> None:

@@ -148,7 +148,7 @@ def test_a_run_twice_or_unfinished_is_refused(tmp_path: Path) -> None:
 def test_a_row_that_is_cut_off_is_left_out(tmp_path: Path) -> None:
     folder = make_run(tmp_path / "a/version_0", GOOD)
     path = folder / "metrics.csv"
-    path.write_text(path.read_text().rstrip().rsplit(",", 3)[0])
+    path.write_text(path.read_text().rstrip().rsplit(",", 8)[0])  # within the metrics
     comparison = compared(folder)
     assert [row.epoch for row in comparison.runs[0].epochs] == [0, 1, 2, 3]
     assert f"training ends at {CURVES[-2][1]:.1%}" in " ".join(comparison.conclusions())

@@ -37,7 +37,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("report")
     runs = [
         make_run(folder / "logs/plain <b>/version_0", POOR, diagnosis=[FOUND]),
-        make_run(folder / "logs/dropout/version_0", GOOD, dropout=0.5, seconds=600.0),
+        make_run(folder / "logs/dropout/version_0", GOOD, dropout=0.5, seconds=600.0, probe=0.9),
     ]
     write_report(Comparison([Run(run) for run in runs]), folder / "out")
     return folder / "out"
@@ -85,7 +85,7 @@ def test_the_page_needs_nothing_else_and_has_no_errors(page: Any) -> None:
     assert addresses <= {"file", "data"}
     assert page.get_log("browser") == []
     assert page.execute_script("return [...document.images].every(image => image.naturalWidth === 32)")
-    assert page.execute_script("return document.images.length") == 4 * 24
+    assert page.execute_script("return document.images.length") == 2 * (24 + 24 + 7 + 8)
     names = page.execute_script("return [...document.querySelectorAll('[id]')].map(element => element.id)")
     assert len(names) == len(set(names))
 
@@ -100,6 +100,7 @@ def test_what_the_page_says(page: Any) -> None:
         "see <b>there</b>",
         "McNemar, exact",
         "not learned",
+        "forgotten 3 times",
         "made <by hand>",
     ):
         assert words in text
@@ -163,10 +164,12 @@ def test_the_text_has_the_same_tables(report: Path) -> None:
     text = (report / "report.md").read_text()
     assert "![Loss, accuracy, gap and test accuracy](report.png)" in text
     assert f"| dropout | {GOOD.mean():.1%} (" in text
-    assert ") | 100.0% | 40.0% | 60.0 | 30 | 5 | AlexNet |" in text
+    assert ") | 100.0% |  | 40.0% | 60.0 (from training) | 30 | 5 | AlexNet |" in text
+    assert ") | 100.0% | 90.0% | 40.0% | 50.0 | 30 | 5 | AlexNet |" in text
     assert "| model.dropout | 0.0 | 0.5 |" in text
+    assert f"| dropout | {GOOD.mean():.1%} | 90.0% | {abs(0.9 - GOOD.mean()):.3f} | 1.000 |" in text
     tables = re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE)
-    assert len(tables) == 5
+    assert len(tables) == 6
     for table in tables:
         assert len({line.replace("\\|", "").count("|") for line in table.splitlines()}) == 1
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from datamodules import Batch, CIFAR10DataModule, DataError
 from datamodules.augmentation import Draw, principal_components
 from datamodules.images import SIZE, normalize, resize, scale
-from datamodules.sampling import epoch_draws
+from datamodules.sampling import BatchLoader, epoch_draws
 from datamodules.sources import CIFAR10, synthetic
 from tests.conftest import CLASSES, TEST, TRAIN
 
@@ -31,6 +31,8 @@ def attach(data: CIFAR10DataModule, **facts: Any) -> CIFAR10DataModule:
     usual = {
         "training": True,
         "current_epoch": 0,
+        "max_epochs": 1,
+        "sanity_checking": False,
         "world_size": 1,
         "global_rank": 0,
         "strategy": SimpleNamespace(broadcast=lambda value: value),
@@ -290,20 +292,62 @@ def test_processes_that_see_other_data_are_refused(module: Any) -> None:
 # Batches
 
 
+def loader_of(data: CIFAR10DataModule, split: str) -> BatchLoader:
+    if split in ("val", "probe"):
+        return data.val_dataloader()[split == "probe"]
+    return data.train_dataloader() if split == "train" else data.test_dataloader()
+
+
 @pytest.mark.parametrize("world_size", [1, 2])
 def test_the_loaders_give_each_image_of_their_split_once(world_size: int, module: Any) -> None:
     data = module(train_size=90, val_size=33)
-    for split in ("train", "val", "test"):
+    for split in ("train", "val", "probe", "test"):
         indices: list[int] = []
         for rank in range(world_size):
             attach(data, world_size=world_size, global_rank=rank)
-            indices += [index for batch in getattr(data, f"{split}_dataloader")() for index in batch.indices.tolist()]
+            indices += [index for batch in loader_of(data, split) for index in batch.indices.tolist()]
         assert sorted(indices) == sorted(getattr(data, f"{split}_indices").tolist())
+
+
+@pytest.mark.parametrize(("train_size", "val_size", "probes"), [(90, 33, 33), (20, 33, 20)])
+def test_the_probe_is_drawn_from_the_training_images_once(
+    train_size: int, val_size: int, probes: int, module: Any
+) -> None:
+    def probe(**settings: Any) -> list[int]:
+        data = module(train_size=train_size, val_size=val_size, batch_size=20, **settings)
+        assert set(data.probe_indices.tolist()) <= set(data.train_indices.tolist())
+        indices: list[int] = data.probe_indices.tolist()
+        return indices
+
+    assert len(set(probe())) == probes
+    assert probe() == probe(seed=7)
+    assert probe() != probe(split_seed=1)
+
+
+@pytest.mark.parametrize(("every", "epochs"), [(1, [0, 1, 2, 3, 4, 5]), (4, [0, 4, 5]), (9, [0, 5])])
+def test_the_probe_is_evaluated_every_so_many_epochs_and_in_the_last(
+    every: int, epochs: list[int], module: Any
+) -> None:
+    data = attach(module(probe_every=every), max_epochs=6)
+    _, probe = data.val_dataloader()
+    trainer = cast(Any, data.trainer)
+    evaluated = []
+    for trainer.current_epoch in range(6):
+        evaluated += [trainer.current_epoch] if list(probe) else []
+    assert evaluated == epochs
+    trainer.current_epoch, trainer.sanity_checking = 0, True
+    assert not list(probe)
+
+
+def test_the_probe_can_be_switched_off(module: Any) -> None:
+    assert len(attach(module(probe_every=0)).val_dataloader()) == 1
+    with pytest.raises(ValueError, match=r"data\.probe_every must be at least 0"):
+        module(probe_every=-1)
 
 
 def test_training_images_are_shuffled_each_running_epoch_and_the_others_never(module: Any) -> None:
     data = attach(module())
-    loaders = {split: getattr(data, f"{split}_dataloader")() for split in ("train", "val", "test")}
+    loaders = {split: loader_of(data, split) for split in ("train", "val", "test")}
 
     def order(split: str, epoch: int) -> list[int]:
         cast(Any, data.trainer).current_epoch = epoch
@@ -324,7 +368,7 @@ def test_images_without_augmentation_are_scaled_and_normalized_and_no_more(
 ) -> None:
     data = attach(module(augment=augment), training=split == "train")
     expected = plain(pixels_of(image_folder / ("test" if split == "test" else "train")))
-    for batch in getattr(data, f"{split}_dataloader")():
+    for batch in loader_of(data, split):
         images = taken(data, batch)
         assert images.dtype == torch.float32
         assert torch.allclose(images, expected[batch.indices], atol=1e-5)
@@ -384,7 +428,7 @@ def test_vgg_takes_windows_of_the_rescaled_image_and_evaluates_the_one_in_the_mi
         shifts.append(best.mean((1, 2)))
     assert torch.stack(shifts).std(0).min() > 1e-3
     attach(data, training=False)
-    batch = next(iter(data.val_dataloader()))
+    batch = next(iter(loader_of(data, "val")))
     expected = resize(scale(pixels[batch.indices]), 73)[:, :, 4:68, 4:68]
     assert torch.allclose(taken(data, batch), normalize(expected, torch.tensor(MEAN), torch.tensor(STD)), atol=1e-5)
 

@@ -12,7 +12,7 @@ from torch import nn
 from torch.optim import SGD, Optimizer
 from torch.optim import lr_scheduler as schedules
 
-from overfitting_lab.doctor import Diagnosis, Severity, activations, data, gradients, progress
+from overfitting_lab.doctor import Diagnosis, Severity, activations, confidence, data, gradients, progress
 from overfitting_lab.doctor.layers import measure_layers
 from overfitting_lab.doctor.progress import Facts
 from overfitting_lab.doctor.schedule import length, schedule_cut_short
@@ -282,3 +282,11 @@ def test_a_schedule_of_steps_that_goes_by_epochs(optimizer: Optimizer) -> None:
     assert found.remedy == "--model.lr_scheduler_interval step"
     (found,) = schedule_cut_short(schedules.StepLR(optimizer, 25), "epoch", 2, 3200)
     assert found.remedy == "--trainer.max_epochs 26, or a StepLR of at most 2 epochs"
+
+
+@pytest.mark.parametrize(
+    ("sure", "images", "found"),
+    [(0.7, 500, ["over_confident"]), (0.59, 5000, []), (0.7, 20, []), (0.4, 500, [])],  # 20 images cannot tell
+)
+def test_a_network_that_is_surer_than_it_is_right(sure: float, images: int, found: list[str]) -> None:
+    assert codes(confidence.over_confident(sure, 0.5, 0.2, images)) == found

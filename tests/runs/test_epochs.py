@@ -1,9 +1,10 @@
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from overfitting_lab.runs import Run
-from overfitting_lab.runs.epochs import EpochRecord, best_epoch, over_fits_since, read_records, write_records
+from overfitting_lab.runs.epochs import EpochRecord, best_epoch, last_gap, over_fits_since, read_records, write_records
 from tests.conftest import ROOT
 
 REFERENCE = sorted((ROOT / "lightning_logs" / "reference").glob("*/version_0"))
@@ -58,8 +59,17 @@ def test_the_first_of_equal_epochs_is_the_best() -> None:
 
 def test_records_are_read_as_they_were_written(tmp_path: Path) -> None:
     path, rows = tmp_path / "metrics.csv", records([1.5, None, 0.1])
+    rows[0] = replace(rows[0], probe_loss=0.25, probe_acc=0.75)
     write_records(path, rows[:1])
     write_records(path, rows[1:], mode="a")
     assert read_records(path) == rows
-    assert path.read_text().startswith("epoch,step,train_loss,train_acc,val_loss,val_acc,learning_rate,seconds\n")
+    assert path.read_text().startswith("epoch,step,train_loss,train_acc,val_loss,val_acc,learning_rate,seconds,probe_")
     assert read_records(tmp_path / "none.csv") == []
+
+
+def test_the_gap_is_measured_on_the_probe_if_there_is_one() -> None:
+    rows = records([2.0, 1.0, 1.5])
+    assert last_gap(rows) == (0.0, 2, "training")
+    rows[1] = replace(rows[1], probe_acc=0.875)
+    assert last_gap(rows) == (0.375, 1, "probe")
+    assert last_gap(records([None])) is None

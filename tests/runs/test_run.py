@@ -8,7 +8,7 @@ import torch
 
 from overfitting_lab.runs import Run, RunError, runs_of
 from overfitting_lab.runs.checkpoints import load_checkpoint
-from overfitting_lab.runs.epochs import EpochRecord
+from overfitting_lab.runs.epochs import EpochRecord, last_gap
 from tests.conftest import ROOT
 from tests.made_runs import make_run
 
@@ -30,7 +30,11 @@ def test_reads_the_runs_of_earlier_versions(folder: Path) -> None:
     assert run.summary.best
     best = {**vars(run.summary.best)}
     assert best.pop("step") is None, "old runs did not note it"
-    assert best in [vars(record.metrics) for record in run.records]
+    assert best in [{name: vars(record.metrics)[name] for name in best} for record in run.records]
+    gap = last_gap(run.records)
+    assert gap is not None
+    assert gap.instrument == "training", "old runs have no probe"
+    assert run.summary.generalization_gap == pytest.approx(gap.value)
     assert run.summary.test is not None
     assert run.summary.test.images == 10_000
     assert run.recipe["data.train_size"] == run.summary.data.train_size

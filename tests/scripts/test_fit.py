@@ -50,6 +50,7 @@ def test_folder_holds_what_is_documented_and_nothing_else(finished_run: Finished
         "events.out.tfevents",
         "train/events.out.tfevents",
         "val/events.out.tfevents",
+        "probe/events.out.tfevents",
     }
 
 
@@ -59,7 +60,7 @@ def test_summary_has_exactly_the_documented_keys(finished_run: FinishedRun, imag
     assert summary.keys() == {
         *("experiment", "status", "diagnosis", "seed", "versions", "git_commit", "data", "model", "optimizer"),
         *("device", "precision", "world_size", "epochs", "global_step", "seconds", "train_images_per_second"),
-        *("best", "last", "generalization_gap", "test", "reason", "notes"),
+        *("best", "last", "generalization_gap", "gap_instrument", "test", "reason", "notes"),
     }
     data = {key: value for key, value in summary["data"].items() if key not in ("fingerprint", "identity")}
     assert data == {

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ FACTS = {"train_size": 1000, "command": "python scripts/ablate.py"}
 
 
 def trial(setting: dict[str, Any], accuracy: float, gap: float = 0.5) -> Trial:
-    return Trial(setting, accuracy, accuracy + gap, accuracy, gap, 60.0, 40, ORIGIN)
+    return Trial(setting, accuracy, accuracy + gap, accuracy, gap, 60.0, 40, ORIGIN, "probe", gap / 2)
 
 
 def truth(setting: dict[str, Any]) -> float:
@@ -113,7 +114,10 @@ def test_the_factorial_is_written(factorial: list[Trial], tmp_path: Path) -> Non
         [t.test_acc for t in factorial if t.has({"augment": "flip_crop", "dropout": 0, "weight_decay": 0})]
     )
     (row,) = (line for line in said.splitlines() if line.startswith("| augmentation | 3 | "))
-    assert ["%" in cell for cell in row.split("|")[3:-1]] == [True, True, False, True], "a gap is in points"
+    units = ["%" in cell for cell in row.split("|")[3:-1]]
+    assert units == [True, True, True, False, False], "a gap and a calibration error are in points"
+    assert "| on test accuracy, points | on generalization gap, points | on calibration error, points |" in said
+    assert "The gap is the accuracy on a probe of training images" in said
     assert f" {mean:.1f} ± " in said
     assert "- Augmentation moves test accuracy by +4." in said
     assert said.count(", more than noise between seeds.") == 2
@@ -125,12 +129,19 @@ def test_the_factorial_is_written(factorial: list[Trial], tmp_path: Path) -> Non
         assert image.width > 1000
 
 
+def test_trials_of_earlier_versions_have_the_gap_that_they_have(factorial: list[Trial], tmp_path: Path) -> None:
+    older = [replace(each, gap_instrument="training", calibration_error=None) for each in factorial]
+    said = write_factorial(older, FACTS, tmp_path)[0].read_text()
+    assert "The gap is training minus validation accuracy" in said
+    assert "calibration" not in said
+
+
 def test_the_curve_is_written_with_what_remedies_are_worth(factorial: list[Trial], tmp_path: Path) -> None:
     sizes = {500: 0.35, 1000: 0.4, 2000: 0.45, 4000: 0.6}
     curve = [trial({"size": size, "seed": 0}, accuracy) for size, accuracy in sizes.items()]
     text, picture, _ = write_sizes(curve, factorial, FACTS, tmp_path)
     said = text.read_text()
-    assert "| 2,000 | 1 | 45.0 % | 50.0 |" in said
+    assert "| 2,000 | 1 | 45.0 % | 50.0 | 25.0 |" in said
     accuracy = np.mean([t.test_acc for t in factorial if remedies_of(t.setting) == ("augment",)])
     more = images_for(float(accuracy), list(sizes), list(sizes.values())) - 1000
     assert f"- Augmentation at 1,000 images: worth as much as {more:+,.0f} images (+" in said
