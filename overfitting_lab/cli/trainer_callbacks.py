@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from pydoc import locate
+from typing import Any
 
 from jsonargparse import Namespace
 from lightning.pytorch import Callback, Trainer, callbacks
@@ -116,8 +117,8 @@ CONTRACTS = {
 }
 
 
-def configured(trainer: Namespace) -> list[Namespace]:
-    """Return the callbacks in the Trainer's settings."""
+def configured(trainer: Namespace) -> list[Any]:
+    """Return the callbacks in the Trainer's settings: their settings, or objects once these are built."""
     given = trainer.callbacks or []
     return given if isinstance(given, list) else [given]
 
