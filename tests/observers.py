@@ -1,15 +1,18 @@
 """Callbacks, hooks and a network of a user, given by class path."""
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, final
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import EarlyStopping, WeightAveraging
+from lightning.pytorch.callbacks import WeightAveraging
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from torch import nn
 
 from datamodules import Batch
-from tests.networks import Small
+from lightning_modules import ImageClassifier
 
 META = torch.device("meta")
 
@@ -39,13 +42,6 @@ class StepWeights(Callback):
         torch.save(self.weights, self.file)
 
 
-class StopsAtTypo(EarlyStopping):
-    """Monitor a metric that its name does not show on the command line."""
-
-    def __init__(self) -> None:
-        super().__init__("val_f2")
-
-
 class HasObject(Callback):
     """Have a default that YAML cannot hold."""
 
@@ -62,8 +58,18 @@ class HasObjects(Callback):
 
 
 @final
-class LogsMore(Small):
+class LogsMore(ImageClassifier):
     """Log another metric with each validation."""
+
+    def __init__(
+        self,
+        num_classes: int = 10,
+        image_size: int = 32,
+        optimizer: OptimizerCallable = partial(torch.optim.SGD, lr=1e-2),
+        lr_scheduler: LRSchedulerCallable | None = None,
+    ) -> None:
+        network = nn.Sequential(nn.Flatten(), nn.Linear(3 * image_size**2, num_classes))
+        super().__init__(network, num_classes, image_size, optimizer, lr_scheduler, "epoch")
 
     def on_validation_epoch_end(self) -> None:
         super().on_validation_epoch_end()

@@ -81,7 +81,8 @@ def _settings(node: Any, path: Path = (), defaults: Mapping[str, Any] | None = N
 def _defaults(class_path: str) -> dict[str, Any]:
     """Return the defaults of a class's or function's arguments, inherited ones included."""
     kind: Any = locate(class_path)
-    makers = [vars(each).get("__init__", each) for each in kind.__mro__[-2::-1]] if inspect.isclass(kind) else [kind]
+    classes = reversed(kind.__mro__) if inspect.isclass(kind) else ()
+    makers = [vars(each)["__init__"] for each in classes if "__init__" in vars(each)] or [kind]
     return {
         name: parameter.default for maker in makers for name, parameter in inspect.signature(maker).parameters.items()
     }

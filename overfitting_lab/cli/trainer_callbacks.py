@@ -111,14 +111,14 @@ CONTRACTS = {
     "TQDMProgressBar": _works("Replaces this project's progress bar, also where the output is no terminal."),
     "EMAWeightAveraging": _works(
         "Averages the weights exponentially. The average is what is validated and kept: in best.ckpt, the test, "
-        "weights.pth and exports. last.ckpt also has the trained weights."
+        "weights.pth and exports. last.ckpt also has the trained weights. One process only."
     ),
     "WeightAveraging": _works("Keeps the mean of the weights of all steps, as EMAWeightAveraging keeps its average."),
 }
 
 
 def configured(trainer: Namespace) -> list[Any]:
-    """Return the callbacks in the Trainer's settings."""
+    """Return the callbacks in the Trainer's settings: their settings, or objects once these are built."""
     given = trainer.callbacks or []
     return given if isinstance(given, list) else [given]
 
@@ -214,13 +214,16 @@ def _check_folder(callback: ModelCheckpoint) -> None:
 
 
 def check_device(trainer: Trainer) -> None:
-    """Refuse a callback that needs a package which is not installed, before the first step.
+    """Refuse a callback that does not work on the Trainer's devices, before the first step.
 
     Raises:
-        ValueError: if ``DeviceStatsMonitor`` is to read a CPU, and psutil is missing.
+        ValueError: if several processes are to average weights, or psutil is missing and a CPU's statistics are wanted.
     """
     on_cpu = trainer.strategy.root_device.type == "cpu"
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        if isinstance(callback, WeightAveraging) and trainer.world_size > 1:
+            name = type(callback).__name__
+            raise ValueError(f"{FLAG} {name} copies the network, which fails in several processes: --trainer.devices 1")
         reads_cpu = isinstance(callback, DeviceStatsMonitor) and (callback._cpu_stats or on_cpu)
         if reads_cpu and callback._cpu_stats is not False and find_spec("psutil") is None:
             raise ValueError(f"{FLAG} DeviceStatsMonitor needs psutil to read the CPU: pip install psutil")

@@ -180,6 +180,7 @@ def test_what_cannot_be_together_is_one_message(
     [
         ("GradientAccumulationScheduler", 'scheduling={"0": 2}', "--trainer.accumulate_grad_batches=2"),
         ("LearningRateMonitor", "logging_interval=step", "--trainer.logger=false"),
+        (*EMA, "--trainer.devices=2"),
     ],
 )
 def test_a_flag_that_excludes_a_callback_is_named(
