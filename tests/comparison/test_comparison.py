@@ -129,6 +129,15 @@ def test_runs_of_one_experiment_have_names_of_their_own(tmp_path: Path) -> None:
     assert len({run.name for run in compared(*folders).runs}) == 3
 
 
+def test_weights_that_no_validation_chose_are_named(tmp_path: Path) -> None:
+    best, last = two_runs(tmp_path, GOOD, GOOD, test={"checkpoint": "last", "loss": 1.0, "acc": 0.5, "images": 400})
+    said = sentences(best, last)
+    assert said.count("last weights") == 1
+    assert "test accuracy 50.0% (45.1% to 54.9%), last weights." in said
+    (text,) = [path for path in write_report(compared(best, last), tmp_path / "report") if path.suffix == ".md"]
+    assert "| 50.0% (45.1% to 54.9%), last weights |" in text.read_text()
+
+
 def test_a_run_twice_or_unfinished_is_refused(tmp_path: Path) -> None:
     folder = make_run(tmp_path / "a/version_0", GOOD)
     with pytest.raises(RunError, match=r"a/version_0 is given twice"):
