@@ -2,12 +2,15 @@
 
 from typing import NamedTuple
 
-from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from datamodules import CIFAR10DataModule
 
 NO_VALIDATION = "for no validation, say --trainer.limit_val_batches 0"
+
+
+class LimitError(Exception):
+    """A limit or an interval of the Trainer does not fit the data. The message names the flag and the remedy."""
 
 
 class Length(NamedTuple):
@@ -40,7 +43,7 @@ def check_limits(trainer: Trainer, data: CIFAR10DataModule) -> None:
     """Check the limits and intervals.
 
     Raises:
-        MisconfigurationException: if one of them leaves nothing, or is longer than the epoch or the run.
+        LimitError: if one of them leaves nothing, or is longer than the epoch or the run.
     """
     if trainer.fast_dev_run:  # type: ignore[attr-defined]  # has limits of its own
         return
@@ -55,7 +58,7 @@ def check_limits(trainer: Trainer, data: CIFAR10DataModule) -> None:
     if length.batches:
         found += _intervals(trainer, length)
     if found:
-        raise MisconfigurationException("\n".join(found))
+        raise LimitError("\n".join(found))
 
 
 def _intervals(trainer: Trainer, length: Length) -> list[str]:

@@ -13,6 +13,7 @@ from lightning.pytorch.loggers import CSVLogger, Logger, MLFlowLogger, TensorBoa
 from lightning.pytorch.loggers.csv_logs import ExperimentWriter
 
 from overfitting_lab.callbacks.epochs import recorder_of
+from overfitting_lab.callbacks.guarded import given_class
 from overfitting_lab.callbacks.logger import RunLogger
 from overfitting_lab.callbacks.summary import class_path
 from overfitting_lab.runs.epochs import EpochRecord
@@ -38,13 +39,15 @@ class FurtherLoggers(Callback):
         loggers = trainer.loggers[1:]
         if not trainer.is_global_zero or not loggers:
             return
-        records = [{"class_path": class_path(logger), "version": logger.version} for logger in loggers]
+        records = [{"class_path": class_path(given_class(logger)), "version": logger.version} for logger in loggers]
         write_text(self._logger.files.loggers, json.dumps(records, indent=2) + "\n")
         fingerprint = trainer.datamodule.description()["fingerprint"]  # type: ignore[attr-defined]
         settings = {**self._settings(), "data.fingerprint": fingerprint}
         for logger in loggers:
             place = logger.log_dir or logger.save_dir
-            print(f"logger     {type(logger).__name__}, run {logger.version}" + (f" in {place}" if place else ""))
+            print(
+                f"logger     {given_class(logger).__name__}, run {logger.version}" + (f" in {place}" if place else "")
+            )
             if trainer.enable_autolog_hparams:
                 log_settings(logger, settings)
 

@@ -19,15 +19,21 @@ def guarded(logger: T) -> T:
     """Make each call of a logger by the Trainer an attempt, and return the logger.
 
     A server that does not answer costs at most a twentieth of the time. The logger's class becomes a subclass of its
-    own class.
+    own class, which a message must not name: ``given_class`` is the class that the user gave.
     """
     kind = type(logger)
     members: dict[str, Any] = {name: _attempted(getattr(kind, name), name) for name in CALLS}
     experiment = getattr(kind, "experiment", None)
     if isinstance(experiment, property) and experiment.fget is not None:
         members["experiment"] = property(_attempted(experiment.fget, "experiment", _DummyExperiment()))
-    logger.__class__ = type(kind.__name__, (kind,), {"__module__": kind.__module__, **members})
+    logger.__class__ = type(f"Guarded{kind.__name__}", (kind,), {"__module__": __name__, **members})
     return logger
+
+
+def given_class(logger: Logger) -> type[Logger]:
+    """Return the class of a logger that may be guarded."""
+    kind = type(logger)
+    return kind.__base__ if kind.__module__ == __name__ else kind  # type: ignore[return-value]
 
 
 def with_attempted_exception_hook(callback: Callback) -> Callback:
@@ -48,7 +54,7 @@ def _attempted(call: Callable[..., Any], name: str, otherwise: Any = None) -> Ca
         if time.monotonic() < waits and name != "finalize":
             return otherwise
         started = time.monotonic()
-        with attempt(f"the logger {type(logger).__name__}"):
+        with attempt(f"the logger {given_class(logger).__name__}"):
             return call(logger, *args, **kwargs)
         ended = time.monotonic()
         logger._waits_until = ended + PAUSE * (ended - started)

@@ -15,7 +15,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from overfitting_lab.callbacks.ending import reason, untested
 from overfitting_lab.callbacks.epochs import plain, recorder_of
-from overfitting_lab.callbacks.images import images_of
+from overfitting_lab.callbacks.images import SMALLEST, images_of
 from overfitting_lab.callbacks.logger import RunLogger
 from overfitting_lab.callbacks.recovery import StoppedError
 from overfitting_lab.runs import Run, RunError
@@ -77,8 +77,8 @@ class RunSummary(Callback):
             **self._facts,
             status="running",
             data=DataSummary(**trainer.datamodule.description()),  # type: ignore[attr-defined]
-            model=ModelSummary(class_path(pl_module), sum(weights.numel() for weights in pl_module.parameters())),
-            optimizer={"class_path": class_path(optimizer), **settings},
+            model=ModelSummary(class_path(type(pl_module)), sum(weights.numel() for weights in pl_module.parameters())),
+            optimizer={"class_path": class_path(type(optimizer)), **settings},
             device=pl_module.device.type,
             precision=trainer.precision,
             world_size=trainer.world_size,
@@ -238,14 +238,14 @@ def _confidence(trainer: Trainer) -> dict[str, float]:
     if record.best_validation is not None:
         val_labels, val_logits = (each.numpy() for each in record.best_validation)
         temperature = best_temperature(val_logits, val_labels)
-        cooler = calibration(at_temperature(np.log(probabilities), temperature), labels)
+        logits = np.log(np.maximum(probabilities, SMALLEST))
+        cooler = calibration(at_temperature(logits, temperature), labels)
         fields |= {"temperature": temperature, "calibration_error_at_temperature": cooler.error}
     return {name: plain(torch.tensor(value)) for name, value in fields.items()}
 
 
-def class_path(thing: object) -> str:
-    """Return the import path of a thing's class, in its shortest form: ``torch.optim.Adam``."""
-    kind = type(thing)
+def class_path(kind: type) -> str:
+    """Return the import path of a class in its shortest form: ``torch.optim.Adam``."""
     package = kind.__module__.rpartition(".")[0]
     public = getattr(sys.modules.get(package), kind.__name__, None) is kind
     return f"{package if public else kind.__module__}.{kind.__name__}"

@@ -244,7 +244,7 @@ class ExperimentCLI(LightningCLI):
         given = trainer_callbacks.configured(config)
         bar = any(isinstance(callback, ProgressBar) for callback in given)
         callbacks: list[Callback] = [FittingData(), LabelNoiseProbe(), EpochRecorder(), OptimizerSettings()]
-        callbacks += map(with_attempted_exception_hook, trainer_callbacks.complete(given, config, keep=keep))
+        callbacks += map(with_attempted_exception_hook, trainer_callbacks.complete(given, config, keep=self._keep))
         if not any(isinstance(callback, PlateauSchedule) for callback in callbacks):
             callbacks.append(PlateauSchedule(reductions=None))
         if keep and self._resumed is None:

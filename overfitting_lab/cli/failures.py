@@ -14,6 +14,7 @@ from lightning_utilities.core.rank_zero import rank_zero_only
 from datamodules import DataError
 from lightning_modules.errors import ModelError
 from overfitting_lab.callbacks.checkpoints import CheckpointError
+from overfitting_lab.callbacks.fitting_data import LimitError
 from overfitting_lab.callbacks.logger import RunLogger
 from overfitting_lab.callbacks.recovery import DivergedError
 from overfitting_lab.callbacks.summary import UntrainedError
@@ -26,7 +27,8 @@ from overfitting_lab.runs.provenance import command_line
 
 # Their messages name the remedy.
 REPORTED = (
-    CheckpointError, DataError, DivergedError, HopelessError, ModelError, ProcessError, RunError, UntrainedError
+    CheckpointError, DataError, DivergedError, HopelessError, LimitError, ModelError, ProcessError, RunError,
+    UntrainedError,
 )  # fmt: skip
 PROJECT = ("benchmarks", "datamodules", "lightning_modules", "overfitting_lab", "__main__")
 INSTALLED = ("site-packages", "dist-packages")

@@ -161,17 +161,18 @@ def complete(given: Sequence[Callback], trainer: Namespace, *, keep: bool) -> li
     Args:
         given: the configured callbacks.
         trainer: settings of the Trainer.
-        keep: if a run with a folder is trained. Otherwise, callbacks that only write are left out.
+        keep: if the command may keep a run's folder. Callbacks that only write are left out unless it does.
 
     Raises:
         ValueError: if callbacks exclude each other or another setting, or would write over a run's checkpoints.
     """
-    _check_together(given, trainer)
+    _check_together(given, trainer, keep=keep)
     completed: list[Callback] = []
+    writes = keep and trainer.logger is not False and not trainer.fast_dev_run
     for callback in given:
         if isinstance(callback, ModelCheckpoint):
             _check_folder(callback)
-        if isinstance(callback, WRITERS) and not keep:
+        if isinstance(callback, WRITERS) and not writes:
             continue
         if isinstance(callback, WeightAveraging):
             completed.append(AverageBeforeUpdate(callback))
@@ -183,7 +184,7 @@ def complete(given: Sequence[Callback], trainer: Namespace, *, keep: bool) -> li
     return completed
 
 
-def _check_together(given: Sequence[Callback], trainer: Namespace) -> None:
+def _check_together(given: Sequence[Callback], trainer: Namespace, *, keep: bool) -> None:
     keys = [callback.state_key for callback in given if is_overridden("state_dict", callback, Callback)]
     for callback in given:
         name = type(callback).__name__
@@ -191,7 +192,7 @@ def _check_together(given: Sequence[Callback], trainer: Namespace) -> None:
             raise ValueError(
                 f"{FLAG} has {name} twice with the same settings, so that a checkpoint cannot tell them apart"
             )
-        if isinstance(callback, WRITERS) and trainer.logger is False and not trainer.fast_dev_run:
+        if keep and isinstance(callback, WRITERS) and trainer.logger is False and not trainer.fast_dev_run:
             raise ValueError(f"{FLAG} {name} writes to the run's folder: leave --trainer.logger false out")
         if isinstance(callback, GradientAccumulationScheduler) and trainer.accumulate_grad_batches != 1:
             raise ValueError(

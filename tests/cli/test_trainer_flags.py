@@ -311,7 +311,7 @@ def test_values_that_are_honoured(
     flags = trainer_flags(**{name: tried[turn][0] for name, tried in HONOURED.items()})
     if turn == 0:
         flags += trainer_flags(**{"logger.save_dir": tmp_path / "csv", "profiler.filename": "times"})
-    outcome = run_script("fit", "--config", "overfit", *tiny, *flags)
+    outcome = run_script("fit", "--config", "overfit", *tiny, *flags, "--data.probe_every=0")
     assert outcome.status == 0, outcome.err
     seen = Seen(Witness.seen, outcome.out, tmp_path)
     assert [name for name, tried in HONOURED.items() if not tried[turn][1](seen)] == []

@@ -54,7 +54,7 @@ class FailingNetwork(ImageClassifier):
     """A network of the user's own."""
 
     def __init__(self, num_classes: int = 10, image_size: int = 32) -> None:
-        network = nn.Sequential(nn.Flatten(), nn.Linear(3072, num_classes), FailingLayer())
+        network = nn.Sequential(nn.Flatten(), nn.Linear(3 * image_size**2, num_classes), FailingLayer())
         super().__init__(network, num_classes, image_size, partial(torch.optim.Adam, lr=1e-3), None, "epoch")
 
 
@@ -128,7 +128,7 @@ def test_a_folder_that_vanishes(run_script: Script, tiny: Flags, tmp_path: Path)
 def test_a_defect_keeps_its_trace(
     run_script: Script, tiny: Flags, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("datamodules.cifar10.BatchLoader", None)
+    monkeypatch.setattr("overfitting_lab.callbacks.epochs.EpochRecord", None)
     with pytest.raises(TypeError):
         run_script("fit", "--config=overfit", *tiny)
     assert "TypeError" in (tmp_path / RUN / "traceback.txt").read_text(), "the screen may be gone"

@@ -21,7 +21,7 @@ def trained(tiny: Flags, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("trained")
     with pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.chdir(folder)
-        assert execute(monkeypatch, "fit", "--config=overfit", *tiny) == 0
+        assert execute(monkeypatch, "fit", "--config=overfit", *tiny, "--data.probe_every=1") == 0
     return folder / FIRST
 
 
@@ -48,7 +48,7 @@ def test_a_finished_run_trains_longer(run_script: Script, tiny: Flags, finished:
     outcome = run_script("fit", f"--resume={FIRST}", "--trainer.max_epochs=4")
     assert outcome.status == 0
     assert "changed    trainer.max_epochs: 2 -> 4" in outcome.out
-    assert run_script("fit", "--config=overfit", *tiny, "--trainer.max_epochs=4").status == 0
+    assert run_script("fit", "--config=overfit", *tiny, "--trainer.max_epochs=4", "--data.probe_every=1").status == 0
     through = finished.with_name("version_1")
     assert timeless(finished) == timeless(through)
     assert Run(finished).summary.test == Run(through).summary.test

@@ -210,9 +210,8 @@ def free_port() -> int:
 
 
 def start_two(arguments: list[str], folder: Path) -> list[BaseProcess]:
-    """Start ``fit.py`` in two processes as torchrun does, but without seconds of imports for each."""
-    names = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port(), "WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2}
-    names |= {"GROUP_RANK": 0, "TORCHELASTIC_RUN_ID": "none"}
+    """Start ``fit.py`` in two processes as a person may, but without seconds of imports for each."""
+    names = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port(), "WORLD_SIZE": 2}
     ranks: list[dict[str, object]] = [{**names, "RANK": rank, "LOCAL_RANK": rank} for rank in range(2)]
     return [start("fit", arguments, folder, **environment) for environment in ranks]
 
