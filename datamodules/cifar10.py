@@ -262,8 +262,9 @@ class CIFAR10DataModule(LightningDataModule):
 
     def _probe_is_due(self) -> bool:
         assert self.trainer is not None
-        epoch, last = self.trainer.current_epoch, self.trainer.current_epoch + 1 == self.trainer.max_epochs
-        return not self.trainer.sanity_checking and (epoch % self.probe_every == 0 or last)
+        trainer, epoch = self.trainer, self.trainer.current_epoch
+        last = epoch + 1 == trainer.max_epochs or trainer.global_step == trainer.max_steps or trainer.should_stop
+        return not trainer.sanity_checking and (epoch % self.probe_every == 0 or last)
 
     def test_dataloader(self) -> BatchLoader:
         """Return the test images, in the set's order."""

@@ -148,6 +148,13 @@ class StopAt(Callback):
             trainer.should_stop = True
 
 
+class StopBefore(Callback):
+    """Ask training to stop before it starts."""
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        trainer.should_stop = True
+
+
 class StopAtStart(Callback):
     """Ask training to stop when an epoch starts, counted from 0."""
 

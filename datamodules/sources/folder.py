@@ -5,7 +5,7 @@ import os
 import re
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Literal, final
+from typing import Any, Literal, final
 
 import numpy as np
 
@@ -73,7 +73,8 @@ class Folder(Source):
         description, console = f"decoding {self.name}/{split}", Console(stderr=True)
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             try:
-                decoded = track(pool.map(read_image, paths), description, len(paths), console=console, transient=True)
+                shown: Any = {"console": console, "transient": True, "disable": not console.is_terminal}
+                decoded = track(pool.map(read_image, paths), description, len(paths), **shown)
                 for place, image in zip(images, decoded, strict=True):
                     place[:] = image
             except BaseException:

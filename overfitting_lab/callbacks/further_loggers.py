@@ -18,6 +18,7 @@ from overfitting_lab.callbacks.logger import RunLogger
 from overfitting_lab.callbacks.summary import class_path
 from overfitting_lab.runs.epochs import EpochRecord
 from overfitting_lab.runs.files import write_text
+from overfitting_lab.runs.notes import attempt
 
 UNWRITTEN = 30  # seconds of a killed run that a logger may not have written: W&B writes every 15 s
 
@@ -44,12 +45,11 @@ class FurtherLoggers(Callback):
         fingerprint = trainer.datamodule.description()["fingerprint"]  # type: ignore[attr-defined]
         settings = {**self._settings(), "data.fingerprint": fingerprint}
         for logger in loggers:
-            place = logger.log_dir or logger.save_dir
-            print(
-                f"logger     {given_class(logger).__name__}, run {logger.version}" + (f" in {place}" if place else "")
-            )
-            if trainer.enable_autolog_hparams:
-                log_settings(logger, settings)
+            place, name = logger.log_dir or logger.save_dir, given_class(logger).__name__
+            print(f"logger     {name}, run {logger.version}" + (f" in {place}" if place else ""))
+            with attempt(f"the logger {name}"):
+                if trainer.enable_autolog_hparams:
+                    log_settings(logger, settings)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Discard what a resumed run logs again, if the logger can. Log the last epochs, which may be missing."""

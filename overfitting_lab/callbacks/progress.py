@@ -3,12 +3,20 @@
 Each function answers for the batch that was just trained, from ``on_train_batch_end`` until the epoch's end.
 """
 
+from typing import Any
+
 from lightning.pytorch import Trainer
 
 
 def ends_epoch(trainer: Trainer) -> bool:
     """Tell if the batch is the epoch's last."""
     return trainer.fit_loop.batch_idx + 1 >= trainer.num_training_batches
+
+
+def is_of_epochs_end(checkpoint: dict[str, Any]) -> bool:
+    """Tell if a checkpoint holds the state at the end of an epoch, not within one."""
+    epochs: dict[str, int] = checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]
+    return epochs["processed"] == epochs["started"]
 
 
 def ends_step(trainer: Trainer) -> bool:

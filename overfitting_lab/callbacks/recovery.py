@@ -20,7 +20,7 @@ from overfitting_lab.callbacks.checkpoints import CheckpointError
 from overfitting_lab.callbacks.ending import ObservedTrainer, reason_to_stop
 from overfitting_lab.callbacks.epochs import recorder_of
 from overfitting_lab.callbacks.logger import RunLogger
-from overfitting_lab.callbacks.progress import ends_epoch, ends_step, stops, validation_is_scheduled
+from overfitting_lab.callbacks.progress import ends_epoch, ends_step, is_of_epochs_end, stops, validation_is_scheduled
 from overfitting_lab.runs.files import replace_file
 
 CHECK_EVERY = 20  # steps between two checks of the loss, at which several processes also agree
@@ -69,7 +69,6 @@ class Recovery(Checkpoint):
         self._may_continue = may_continue
         self._saved_at = self._save_seconds = 0.0
         self._saved_step = 0
-        self._within_epoch = False
         self._held_stops: list[object] = []  # who asked training to stop before a step's end
         self._after_validation = 0, False  # the signal that stops training then, and if the state is to be saved
         self._losses: list[Tensor] = []
@@ -177,7 +176,7 @@ class Recovery(Checkpoint):
 
     def _save_within_epoch(self, trainer: Trainer, stop: int, wanted: bool) -> None:
         if wanted:
-            self._save(trainer, within_epoch=True)
+            self._save(trainer)
         if stop:
             raise StoppedError(stop, self._logger.folder)
 
@@ -198,7 +197,7 @@ class Recovery(Checkpoint):
         stop, due = self._agree(trainer, due=paused or self._is_due(trainer))
         last = trainer.should_stop or trainer.current_epoch + 1 == trainer.max_epochs
         if ends_epoch(trainer) and (stop or due or last or trainer.global_step == trainer.max_steps):
-            self._save(trainer, within_epoch=False)
+            self._save(trainer)
         if stop:
             raise StoppedError(stop, self._logger.folder)
 
@@ -224,11 +223,10 @@ class Recovery(Checkpoint):
         self._rates.clear()
         return stop, bool(anyone_due)
 
-    def _save(self, trainer: Trainer, *, within_epoch: bool) -> None:
+    def _save(self, trainer: Trainer) -> None:
         files = self._logger.files
         if trainer.is_global_zero and files.last.exists():
             replace_file(files.previous, lambda new: _link_or_copy(files.last, new))
-        self._within_epoch = within_epoch
         self._logger.flush()
         started = time.monotonic()
         trainer.save_checkpoint(files.last)
@@ -240,7 +238,7 @@ class Recovery(Checkpoint):
         """Add why a callback stopped training, and within an epoch the counts of the training metrics."""
         by_clock = isinstance(getattr(trainer, "stopped_by", None), Timer)
         checkpoint["stopped"] = reason_to_stop(trainer) if trainer.should_stop and not by_clock else ""
-        if not self._within_epoch:
+        if is_of_epochs_end(checkpoint):
             return
         metrics = pl_module.train_metrics.items(keep_base=True)  # type: ignore[operator, union-attr]
         mine = {name: {key: value.cpu() for key, value in metric.metric_state.items()} for name, metric in metrics}

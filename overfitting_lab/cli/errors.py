@@ -9,6 +9,7 @@ from typing import NoReturn
 import torch
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
+from overfitting_lab.callbacks.fitting_data import LimitError
 from overfitting_lab.callbacks.logger import TENSORBOARD, RunLogger
 from overfitting_lab.callbacks.recovery import StoppedError
 from overfitting_lab.cli.failures import REPORTED, explain, is_defect, keep_trace, wants_trace
@@ -16,6 +17,7 @@ from overfitting_lab.cli.processes import say
 from overfitting_lab.cli.screen import screen
 from overfitting_lab.runs.notes import discard_notes, note
 
+USAGE = 2  # exit status for what the command line gets wrong
 INTERRUPTED, PIPE_CLOSED, TERMINATED = 130, 141, 143  # a shell's exit status for Ctrl-C, SIGPIPE and SIGTERM
 
 
@@ -63,7 +65,7 @@ def _reported(report: Report) -> Iterator[Report]:
             _leave("interrupted", INTERRUPTED)
         raise
     except REPORTED as error:
-        _leave(f"error: {error}", 1)
+        _leave(f"error: {error}", USAGE if isinstance(error, LimitError) else 1)
     except BrokenPipeError as error:
         if error.filename is None and error.filename2 is None:  # standard output's, of a command that needs it
             sys.exit(PIPE_CLOSED)

@@ -34,6 +34,7 @@ from overfitting_lab.callbacks.other_checkpoints import OtherCheckpoints
 from overfitting_lab.callbacks.plateau import PlateauSchedule
 from overfitting_lab.callbacks.profile import ProfileFolder
 from overfitting_lab.callbacks.recovery import Recovery
+from overfitting_lab.callbacks.step_limit import StepLimit
 from overfitting_lab.callbacks.summary import RunSummary
 from overfitting_lab.cli import trainer_callbacks
 from overfitting_lab.cli.failures import REPORTED, is_defect
@@ -243,7 +244,9 @@ class ExperimentCLI(LightningCLI):
             resume_loggers(loggers)
         given = trainer_callbacks.configured(config)
         bar = any(isinstance(callback, ProgressBar) for callback in given)
-        callbacks: list[Callback] = [FittingData(), LabelNoiseProbe(), EpochRecorder(), OptimizerSettings()]
+        callbacks: list[Callback] = [
+            StepLimit(), FittingData(), LabelNoiseProbe(), EpochRecorder(), OptimizerSettings()
+        ]  # fmt: skip
         callbacks += map(with_attempted_exception_hook, trainer_callbacks.complete(given, config, keep=self._keep))
         if not any(isinstance(callback, PlateauSchedule) for callback in callbacks):
             callbacks.append(PlateauSchedule(reductions=None))

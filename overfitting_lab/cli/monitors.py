@@ -43,6 +43,9 @@ def check_monitors(trainer: Trainer, model: LightningModule) -> None:
                 f"logged are {', '.join(METRICS)}; say --{monitor.flag}.monitor={near[0] if near else 'NAME'}"
             )
         _check_mode(monitor)
+        patience = getattr(monitor.by, "patience", None)
+        if isinstance(patience, int) and patience < 0:
+            raise ValueError(f"--{monitor.flag}.patience of {monitor.who} must be at least 0, not {patience}")
         _check_moment(monitor, trainer)
 
 

@@ -12,6 +12,10 @@ SAVE = "--trainer.callbacks+=ModelCheckpoint --trainer.callbacks.monitor="
 PLATEAU = "--model.lr_scheduler=lightning.pytorch.cli.ReduceLROnPlateau --model.lr_scheduler.monitor="
 RARELY = "--trainer.check_val_every_n_epoch=2"
 WRONG = {
+    "negative patience": (
+        f"{STOP}val_loss --trainer.callbacks.patience=-1",
+        "of EarlyStopping must be at least 0",
+    ),
     "a name that nothing logs": (
         f"{STOP}val_accuracy",
         "EarlyStopping monitors 'val_accuracy', which nothing logs in training; logged are train_loss, train_acc, "

@@ -33,7 +33,8 @@ UNUSUAL = (  # values that YAML or jsonargparse might read as something else
     "--trainer.logger=CSVLogger",
     "--trainer.logger.save_dir=on",
     "--trainer.profiler=SimpleProfiler",
-    "--trainer.strategy=DDPStrategy",
+    "--trainer.strategy=lightning.pytorch.strategies.DDPStrategy",
+    "--trainer.strategy.process_group_backend=gloo",
     "--trainer.plugins+=SLURMEnvironment",
 )
 

@@ -346,7 +346,7 @@ UNFIT: dict[str, tuple[dict[str, Any], list[str]]] = {
 
 
 def check_unfit(outcome: Outcome, reasons: list[str]) -> None:
-    assert outcome.status == 1
+    assert outcome.status == 2
     lines = outcome.err.splitlines()
     assert len(lines) == len(reasons)
     assert lines[0].startswith("error: --trainer.")
@@ -374,7 +374,7 @@ def contents(folder: Path) -> dict[Path, bytes]:
 @pytest.mark.parametrize(
     ("flags", "status", "words"),
     [
-        ({"max_epochs": 5, "val_check_interval": 100}, 1, "--trainer.val_check_interval 100: an epoch has 5 batches"),
+        ({"max_epochs": 5, "val_check_interval": 100}, 2, "--trainer.val_check_interval 100: an epoch has 5 batches"),
         ({"accumulate_grad_batches": 0}, 2, "--trainer.accumulate_grad_batches 0: must be at least 1"),
         ({"fast_dev_run": "true"}, 2, "--trainer.fast_dev_run true: would train nothing"),
         ({"logger": "false", "max_epochs": 5}, 2, "--trainer.logger false: keeps nothing"),

@@ -32,6 +32,9 @@ def attach(data: CIFAR10DataModule, **facts: Any) -> CIFAR10DataModule:
         "training": True,
         "current_epoch": 0,
         "max_epochs": 1,
+        "max_steps": -1,
+        "global_step": 0,
+        "should_stop": False,
         "sanity_checking": False,
         "world_size": 1,
         "global_rank": 0,
@@ -337,6 +340,9 @@ def test_the_probe_is_evaluated_every_so_many_epochs_and_in_the_last(
     assert evaluated == epochs
     trainer.current_epoch, trainer.sanity_checking = 0, True
     assert not list(probe)
+    trainer.current_epoch, trainer.sanity_checking = 2, False
+    for end in ({"max_steps": 7, "global_step": 7}, {"should_stop": True}):
+        assert list(attach(data, max_epochs=6, current_epoch=2, **end).val_dataloader()[1])
 
 
 def test_the_probe_can_be_switched_off(module: Any) -> None:

@@ -165,10 +165,9 @@ def test_a_stop_before_an_epoch_waits_for_its_first_step(run_script: Script, sma
 
 
 def test_a_run_that_trained_nothing_is_not_finished(run_script: Script, small: Flags, tmp_path: Path) -> None:
-    stops = ["--trainer.callbacks=tests.faults.StopAtStart", "--trainer.callbacks.epoch=0"]
-    outcome = run_script("fit", "--config=overfit", *small, *stops)
+    outcome = run_script("fit", "--config=overfit", *small, "--trainer.callbacks=tests.faults.StopBefore")
     assert outcome.status == 1
-    assert "error: nothing was trained: StopAtStart stopped it (--trainer.callbacks" in outcome.err
+    assert "error: nothing was trained: StopBefore stopped it (--trainer.callbacks" in outcome.err
     summary = summary_of(tmp_path / FIRST)
     assert summary["status"] == "failed"
     assert summary["reason"].startswith("nothing was trained: ")

@@ -54,6 +54,28 @@ def test_a_finished_run_trains_longer(run_script: Script, tiny: Flags, finished:
     assert Run(finished).summary.test == Run(through).summary.test
 
 
+def test_a_run_that_steps_end_at_an_epochs_end_trains_longer(run_script: Script, tiny: Flags, tmp_path: Path) -> None:
+    flags = ("--config=overfit", *tiny, "--data.probe_every=1")
+    assert run_script("fit", *flags, "--trainer.max_steps=5").status == 0
+    assert run_script("fit", f"--resume={FIRST}", "--trainer.max_steps=10").status == 0
+    assert run_script("fit", *flags, "--trainer.max_steps=10").status == 0
+    resumed = tmp_path / FIRST
+    assert timeless(resumed) == timeless(resumed.with_name("version_1"))
+    assert [record.step for record in timeless(resumed)] == [5, 10]
+
+
+def test_a_state_that_lightnings_own_callback_saved_within_an_epoch_has_the_epochs_counts(
+    run_script: Script, tiny: Flags, tmp_path: Path
+) -> None:
+    settings = ("+=ModelCheckpoint", ".every_n_train_steps=3", ".save_top_k=-1", ".filename=state-{step}")
+    saves = [f"--trainer.callbacks{setting}" for setting in settings]
+    assert run_script("fit", "--config=overfit", *tiny, *saves).status == 0
+    whole = tmp_path / FIRST
+    (state,) = whole.rglob("state-step=3.ckpt")
+    assert run_script("fit", "--config=overfit", *tiny, f"--ckpt_path={state}").status == 0
+    assert timeless(whole.with_name("version_1")) == timeless(whole)
+
+
 def test_ckpt_path_starts_a_new_run_from_a_state(run_script: Script, tiny: Flags, finished: Path) -> None:
     state = f"--ckpt_path={FIRST}/checkpoints/last.ckpt"
     outcome = run_script("fit", "--config=overfit", *tiny, "--trainer.max_epochs=3", state)
