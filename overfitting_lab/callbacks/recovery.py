@@ -24,6 +24,7 @@ from overfitting_lab.callbacks.progress import ends_epoch, ends_step, is_of_epoc
 from overfitting_lab.runs.files import replace_file
 
 CHECK_EVERY = 20  # steps between two checks of the loss, at which several processes also agree
+STOP_SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGHUP", "SIGUSR1") if hasattr(signal, name)]
 PAUSE = 20  # times the duration of the last save must pass before the end of an epoch saves again
 
 
@@ -45,9 +46,10 @@ class Recovery(Checkpoint):
 
     ``last.ckpt`` is written at the end of an epoch, and within an epoch every so many minutes or steps. Short epochs
     are skipped, except the first and the last, so that saving takes at most a twentieth of the time. The checkpoint
-    before it is kept as ``previous.ckpt``. SIGTERM and Ctrl-C let the step end, save and stop. A second Ctrl-C stops
-    at once. On an epoch's last step the epoch ends first, because a state saved there would skip the validation. A
-    validation that is scheduled within an epoch also comes first, because a state saved before it would lose it.
+    before it is kept as ``previous.ckpt``. SIGTERM, Ctrl-C, SIGHUP and SIGUSR1 let the step end, save and
+    stop. With ``nohup``, SIGHUP does nothing. A second Ctrl-C stops at once. On an epoch's last step the epoch ends
+    first, because a state saved there would skip the validation. A validation that is scheduled within an epoch also
+    comes first, because a state saved before it would lose it.
 
     If training stops within an epoch, whoever stops it, the state is saved there and not at the end of the cut epoch,
     so that a resumed run trains the rest of the epoch. A stop that is asked for between two steps waits for the next
@@ -110,8 +112,10 @@ class Recovery(Checkpoint):
         self._saved_step = trainer.global_step
         if self._counted is not None:
             self._restore_counts(trainer, pl_module, self._counted)
-        for number in (signal.SIGTERM, signal.SIGINT):
-            self._handlers[number] = signal.signal(number, self._on_signal)
+        for number in STOP_SIGNALS:
+            ignored = signal.getsignal(number) is signal.SIG_IGN  # nohup ignores SIGHUP, a script's & SIGINT
+            if not ignored or number == signal.SIGINT:
+                self._handlers[number] = signal.signal(number, self._on_signal)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Do as at the end of a run; Lightning does not call ``teardown`` if it fails."""

@@ -183,7 +183,7 @@ def test_killed_in_a_run_of_unusual_epochs(
     assert differences(weights_of(whole / FIRST), weights_of(killed / FIRST)) == []
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129)])
 def test_a_signal_saves_and_says_how_to_resume(
     number: signal.Signals, status: int, recipe: list[str], through: Any, tmp_path: Path
 ) -> None:
