@@ -2,6 +2,8 @@
 
 Evaluate a run's best checkpoint on the test images again, with the run's own configuration. --ckpt_path names another
 checkpoint of the same network. Flags of fit.py override settings, such as --data.root FOLDER if the data moved.
+Several runs are tested one after the other and together, by the mean of their probabilities. --tta flip averages the
+outputs for each image and its mirror image.
 """
 
 import argparse
@@ -15,27 +17,41 @@ except ModuleNotFoundError as error:
 except KeyboardInterrupt:
     raise SystemExit(130) from None
 
+from overfitting_lab.callbacks.images import Answers
+from overfitting_lab.callbacks.mirrored import MirroredTest
+from overfitting_lab.comparison.ensemble import ensemble
 from overfitting_lab.runs import Run, RunError
 from overfitting_lab.runs.checkpoints import checked_checkpoint
 
 
 def main() -> None:
-    """Test the checkpoint and print the result. The run's folder stays as it is."""
+    """Test the checkpoints and print the results. The runs' folders stay as they are."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("run", type=Path, help="the run's folder")
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="a run's folder")
     parser.add_argument("--ckpt_path", type=Path, help="a checkpoint other than the run's best")
+    parser.add_argument("--tta", choices=["flip"], help="test-time augmentation")
     arguments, overrides = parser.parse_known_args()
+    if arguments.ckpt_path and len(arguments.runs) > 1:
+        parser.error("--ckpt_path belongs to one run; name one")
     with reported_errors(needs_screen=True):
-        run = Run(arguments.run)
-        checkpoint = checked_checkpoint(arguments.ckpt_path) if arguments.ckpt_path else run.best_checkpoint
-        own = ["--config", str(run.files.config), *overrides]
-        cli = ExperimentCLI(own, description=__doc__, keep=False, trains=False)
-        if cli.config.trainer.limit_test_batches == 0:
-            raise RunError("--trainer.limit_test_batches 0: leaves nothing to test; say 1.0 for all images")
-        warnings.filterwarnings("ignore", message="Be aware that when using `ckpt_path`")  # testing needs no callback
-        cli.trainer.test(
-            cli.model, datamodule=cli.datamodule, ckpt_path=str(checkpoint), verbose=False, weights_only=True
-        )
+        runs = [Run(folder) for folder in arguments.runs]
+        checkpoints = [checked_checkpoint(arguments.ckpt_path) if arguments.ckpt_path else run.best_checkpoint
+                       for run in runs]  # fmt: skip
+        members = []
+        for run, checkpoint in zip(runs, checkpoints, strict=True):
+            own = ["--config", str(run.files.config), *overrides]
+            cli = ExperimentCLI(own, description=__doc__, keep=False, trains=False)
+            if cli.config.trainer.limit_test_batches == 0:
+                raise RunError("--trainer.limit_test_batches 0: leaves nothing to test; say 1.0 for all images")
+            warnings.filterwarnings("ignore", message="Be aware that when using `ckpt_path`")
+            answers = Answers()
+            cli.trainer.callbacks += [answers, *([MirroredTest()] if arguments.tta else [])]  # type: ignore[attr-defined]
+            cli.trainer.test(
+                cli.model, datamodule=cli.datamodule, ckpt_path=str(checkpoint), verbose=False, weights_only=True
+            )
+            members.append(answers.arrays)
+        if len(runs) > 1 and cli.trainer.is_global_zero:
+            print(f"together   {ensemble(f'{len(runs)} runs', runs, members).sentence}")
         cli.leave_together()
 
 

@@ -20,7 +20,35 @@ SMALLEST = torch.finfo(torch.float32).tiny  # probability whose logarithm is tak
 NOT_VISITED = -1  # in place of right, 0, or wrong, 1
 
 
-class ImageRecord(Callback):
+class Answers(Callback):
+    """Collect a network's answers for the test images.
+
+    ``tested`` holds, after the test, the labels int64 [M] and the probabilities float32 [M, classes] of all processes'
+    images, in the order of the test set, on the CPU.
+    """
+
+    def __init__(self) -> None:
+        self._answers: list[tuple[Tensor, Tensor, Tensor]] = []  # indices, labels and probabilities of a batch
+        self.tested: tuple[Tensor, Tensor] | None = None
+
+    @property
+    def arrays(self) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """The labels and the probabilities as arrays, after the test."""
+        assert self.tested is not None
+        labels, probabilities = self.tested
+        return labels.numpy(), probabilities.numpy()
+
+    def on_test_batch_end(self, trainer: Trainer, model: LightningModule, outputs: Any, batch: Any, *_: Any) -> None:
+        """Keep the predictions."""
+        self._answers.append((batch.indices, batch.labels, model.probabilities(outputs)))  # type: ignore[operator]
+
+    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Collect the answers of all processes."""
+        self.tested = _in_order(trainer, self._answers)
+        self._answers.clear()
+
+
+class ImageRecord(Answers):
     """Write ``images.npz``, an archive of named arrays.
 
     Of the N training images, written when training ends:
@@ -52,6 +80,7 @@ class ImageRecord(Callback):
     """
 
     def __init__(self, logger: RunLogger) -> None:
+        super().__init__()
         self._logger = logger
         self._visits: list[tuple[Tensor, Tensor]] = []  # indices, and if the prediction was wrong
         # By index in the training set. None if the epochs before are unknown.
@@ -60,8 +89,6 @@ class ImageRecord(Callback):
         self._forgotten: Tensor | None = None  # int32: how often
         self._validated: list[tuple[Tensor, Tensor, Tensor]] = []  # indices, labels and logits of a batch
         self.best_validation: tuple[Tensor, Tensor] | None = None  # labels and logits of the best validation
-        self._answers: list[tuple[Tensor, Tensor, Tensor]] = []  # indices, labels and probabilities of a batch
-        self.tested: tuple[Tensor, Tensor] | None = None  # labels [M] and probabilities [M, classes] of the test images
         self._arrays: dict[str, NDArray[Any]] = {}
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -175,15 +202,6 @@ class ImageRecord(Callback):
             **pictures(visited[np.lexsort(-keys)], "most_forgotten"),
             **pictures(visited[np.lexsort(keys)], "least_forgotten"),
         }
-
-    def on_test_batch_end(self, trainer: Trainer, model: LightningModule, outputs: Any, batch: Any, *_: Any) -> None:
-        """Keep the predictions."""
-        self._answers.append((batch.indices, batch.labels, model.probabilities(outputs)))  # type: ignore[operator]
-
-    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Collect the answers of all processes."""
-        self.tested = _in_order(trainer, self._answers)
-        self._answers.clear()
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the arrays of the test images."""

@@ -58,7 +58,7 @@ class NamedRun:
     def tested(self) -> str:
         """The test accuracy in per cent with its interval, and a note if no validation chose the weights."""
         note = "" if self.test.checkpoint == "best" else f", {self.test.checkpoint} weights"
-        return percent(self.accuracy) + note
+        return self.accuracy.in_percent() + note
 
     @cached_property
     def correct(self) -> NDArray[np.bool_] | None:
@@ -221,7 +221,7 @@ class Comparison:
         for group in self.groups:
             if len(group.accuracies) > 1:
                 yield (
-                    f"{group.name}, {len(group.accuracies)} seeds: test accuracy {percent(group.accuracy)}, "
+                    f"{group.name}, {len(group.accuracies)} seeds: test accuracy {group.accuracy.in_percent()}, "
                     f"standard deviation {100 * np.std(group.accuracies, ddof=1):.1f} points."
                 )
         ranking = sorted(self.groups, key=lambda group: -group.accuracy.value)
@@ -238,7 +238,7 @@ class Comparison:
         if len({len(group.accuracies) > 1 for group in self.groups}) > 1:
             yield "Settings with one seed are not tested against settings with several: run them with as many seeds."
         for each in self.ensembles:
-            yield _ensemble_sentence(each)
+            yield each.sentence
         seconds = {run.name: run.summary.seconds for run in self.runs}
         slow, fast = max(seconds, key=seconds.__getitem__), min(seconds, key=seconds.__getitem__)
         if seconds[slow] > 1.2 * seconds[fast]:
@@ -287,12 +287,6 @@ def _difference(first: Group, second: Group) -> Difference | None:
     return unpaired_difference(one.accuracy, other.accuracy, one.test.images)
 
 
-def percent(estimate: Estimate) -> str:
-    """Return a fraction of 1 in per cent, with its interval if it has one."""
-    interval = f" ({estimate.low:.1%} to {estimate.high:.1%})" if estimate.known else ""
-    return f"{estimate.value:.1%}{interval}"
-
-
 def _training_sentence(run: NamedRun) -> str:
     if not run.epochs:
         return f"{run.name}: test accuracy {run.tested}; there was no validation."
@@ -310,14 +304,6 @@ def _training_sentence(run: NamedRun) -> str:
     return (
         f"{text} It over-fits: validation loss is lowest after epoch {lowest.epoch + 1} ({lowest.val_loss:.2f}) "
         f"and ends at {last.val_loss:.2f}, while training loss keeps falling."
-    )
-
-
-def _ensemble_sentence(each: Ensemble) -> str:
-    return (
-        f"{each.name}, answering by the mean of their probabilities: test accuracy {percent(each.accuracy)}; "
-        f"alone they reach {np.mean(each.accuracies):.1%} on average and {max(each.accuracies):.1%} at best. "
-        f"Two of them agree on {each.agreement:.0%} of the images."
     )
 
 

@@ -12,6 +12,8 @@ from overfitting_lab.comparison.statistics import Estimate, wilson
 from overfitting_lab.runs import Run, RunError
 from overfitting_lab.runs.calibration import Calibration, calibration
 
+Answers = tuple[NDArray[np.integer], NDArray[np.floating]]  # labels [N] and probabilities [N, classes]
+
 
 @dataclass(frozen=True)
 class Ensemble:
@@ -47,23 +49,38 @@ class Ensemble:
         return float(np.mean([(one == other).mean() for one, other in combinations(self._answers, 2)]))
 
     @property
+    def sentence(self) -> str:
+        """How well the members answer together, beside how well they answer alone."""
+        return (
+            f"{self.name}, answering by the mean of their probabilities: test accuracy {self.accuracy.in_percent()}, "
+            f"calibration error {self.calibration.error:.3f}; alone they reach {np.mean(self.accuracies):.1%} on "
+            f"average and {max(self.accuracies):.1%} at best. Two of them agree on {self.agreement:.0%} of the images."
+        )
+
+    @property
     def _answers(self) -> NDArray[np.intp]:
         return np.asarray(self.members.argmax(axis=2))
 
 
-def ensemble(name: str, runs: Sequence[Run]) -> Ensemble:
+def ensemble(name: str, runs: Sequence[Run], answers: Sequence[Answers] | None = None) -> Ensemble:
     """Return the ensemble of at least two runs that were tested on the same images.
+
+    ``answers`` are each run's labels [N] and probabilities [N, classes]; by default, those in its ``images.npz``.
 
     Raises:
         RunError: if a run kept no probabilities, or was tested on other images or classes than the first.
     """
     if len(runs) < 2:
         raise RunError(f"an ensemble needs at least two runs; {name} is one")
-    for run in runs:
-        if "test_probabilities" not in run.images:
-            raise RunError(f"{run.files.images} has no probabilities of test images: {run.folder} cannot join others")
-        same = np.array_equal(run.images["test_labels"], runs[0].images["test_labels"])
-        if not same or run.summary.data.classes != runs[0].summary.data.classes:
-            raise RunError(f"{run.folder} was tested on other images than {runs[0].folder}; they cannot be averaged")
-    members = np.stack([run.images["test_probabilities"] for run in runs])
-    return Ensemble(name, runs[0].images["test_labels"], members)
+    answers = [_kept(run) for run in runs] if answers is None else answers
+    first = runs[0]
+    for run, (labels, _) in zip(runs, answers, strict=True):
+        if not np.array_equal(labels, answers[0][0]) or run.summary.data.classes != first.summary.data.classes:
+            raise RunError(f"{run.folder} was tested on other images than {first.folder}; they cannot be averaged")
+    return Ensemble(name, answers[0][0], np.stack([probabilities for _, probabilities in answers]))
+
+
+def _kept(run: Run) -> Answers:
+    if "test_probabilities" not in run.images:
+        raise RunError(f"{run.files.images} has no probabilities of test images: {run.folder} cannot join others")
+    return run.images["test_labels"], run.images["test_probabilities"]

@@ -27,7 +27,7 @@ from overfitting_lab.comparison.charts import (
     draw_reliability,
     style,
 )
-from overfitting_lab.comparison.comparison import Comparison, NamedRun, percent
+from overfitting_lab.comparison.comparison import Comparison, NamedRun
 from overfitting_lab.runs.epochs import last_gap
 from overfitting_lab.runs.figures import save_figure, write_figure
 from overfitting_lab.runs.files import write_text
@@ -130,7 +130,7 @@ def _tables(comparison: Comparison) -> dict[str, Table]:
         "ensembles": [
             ["together", "test accuracy (95 % Wilson)", "alone, mean", "alone, best", "mean confidence",
              "calibration error", "agreement of two"],
-            *([each.name, percent(each.accuracy), f"{np.mean(each.accuracies):.1%}", f"{max(each.accuracies):.1%}",
+            *([each.name, each.accuracy.in_percent(), f"{np.mean(each.accuracies):.1%}", f"{max(each.accuracies):.1%}",
                f"{each.calibration.confidence:.1%}", f"{each.calibration.error:.3f}", f"{each.agreement:.1%}"]
               for each in comparison.ensembles),
         ],

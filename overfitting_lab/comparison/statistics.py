@@ -28,6 +28,11 @@ class Estimate:
         """True if the interval excludes 0."""
         return self.known and not self.low <= 0 <= self.high
 
+    def in_percent(self) -> str:
+        """Return a fraction of 1 in per cent, with its interval if it has one."""
+        interval = f" ({self.low:.1%} to {self.high:.1%})" if self.known else ""
+        return f"{self.value:.1%}{interval}"
+
     def in_points(self) -> str:
         """Return a difference of fractions in hundredths, with its sign and, if known, its interval."""
         interval = f" ({100 * self.low:+.1f} to {100 * self.high:+.1f})" if self.known else ""

@@ -1,6 +1,13 @@
 import re
+import shutil
 from pathlib import Path
 
+import pytest
+import torch
+from torch.nn.functional import cross_entropy
+
+from datamodules import CIFAR10DataModule
+from lightning_modules import ImageClassifier
 from overfitting_lab.runs import Run
 from tests.conftest import FinishedRun, Script
 
@@ -34,3 +41,31 @@ def test_takes_another_checkpoint_and_other_settings(run_script: Script, finishe
     assert outcome.status == 0, outcome.err
     assert "on 45 test images of tiny" in outcome.out
     assert result(outcome.out) != result(finished_run.out)
+
+
+def test_the_mirror_image_is_averaged(run_script: Script, finished_run: FinishedRun) -> None:
+    outcome = run_script("test", finished_run.folder, "--tta", "flip")
+    assert outcome.status == 0, outcome.err
+    run = Run(finished_run.folder)
+    settings = {name.removeprefix("data."): value for name, value in run.settings.items() if name.startswith("data.")}
+    data = CIFAR10DataModule(**settings)
+    data.prepare_data()
+    data.setup("test")
+    pixels = data.images.test_images.permute(0, 3, 1, 2)
+    network = ImageClassifier.from_checkpoint(run.best_checkpoint)
+    with torch.inference_mode():
+        logits = (network(data.network_input(pixels)) + network(data.network_input(pixels.flip(3)))) / 2
+    loss = float(cross_entropy(logits, data.images.test_labels))
+    said = re.search(r"loss ([\d.]+) on 45", outcome.out)
+    assert said
+    assert float(said[1]) == pytest.approx(loss, abs=2e-4)
+
+
+def test_several_runs_are_tested_together(run_script: Script, finished_run: FinishedRun, tmp_path: Path) -> None:
+    other = Path(shutil.copytree(finished_run.folder, tmp_path / "other"))
+    outcome = run_script("test", finished_run.folder, other)
+    assert outcome.status == 0, outcome.err
+    assert len(re.findall(r"^test  .*$", outcome.out, re.MULTILINE)) == 2
+    assert "together   2 runs, answering by the mean of their probabilities: test accuracy " in outcome.out
+    assert "Two of them agree on 100% of the images." in outcome.out
+    assert run_script("test", other, other, "--ckpt_path", "any").status == 2
