@@ -22,6 +22,7 @@ NOISE = (
     "Using bfloat16 Automatic Mixed Precision",
     "\N{ELECTRIC LIGHT BULB} Tip: ",  # advertisements
     "-----",  # the size of a group of processes
+    "Found current_model_state in the checkpoint",  # of averaged weights
     "Restoring states from the checkpoint",
     "Restored all states from the checkpoint",
     "Loaded model weights from the checkpoint",
