@@ -329,18 +329,18 @@ UNFIT: dict[str, tuple[dict[str, Any], list[str]]] = {
         [
             "an epoch has 5 batches",
             "the run ends after 2 steps",
-            "an epoch has 5 batches, so that it is never validated",
+            "an epoch has 5 batches, so it is never validated",
         ],
     ),
     "longer than the run": (
         {"check_val_every_n_epoch": "null", "val_check_interval": 11},
-        ["the run has 10 batches, so that it is never validated"],
+        ["the run has 10 batches, so it is never validated"],
     ),
     "longer than the steps": (
         {"check_val_every_n_epoch": "null", "val_check_interval": 8, "max_steps": 7},
-        ["the run has 7 batches, so that it is never validated"],
+        ["the run has 7 batches, so it is never validated"],
     ),
-    "more epochs than there are": ({"check_val_every_n_epoch": 3}, ["the run has 2 epochs, so that it is never"]),
+    "more epochs than there are": ({"check_val_every_n_epoch": 3}, ["the run has 2 epochs, so it is never"]),
     "a duration that YAML reads as a number": ({"val_check_interval": "1:00:00:00"}, ["two digits of days"]),
 }
 
