@@ -186,8 +186,8 @@ class ImageClassifier(LightningModule, ABC):
     ) -> None:
         """Clip a step's gradients by ``norm``, the default, or by ``value``. 0 or ``None`` clips nothing.
 
-        It works in every precision. Lightning 2.6 refuses to clip for a fused optimizer under mixed precision (Lightning
-        issue #21435).
+        It works in every precision. Lightning 2.6 refuses to clip for a fused optimizer under mixed precision
+        (Lightning #21435).
         """
         if not gradient_clip_val:
             return

@@ -291,8 +291,8 @@ TRAINER_FLAGS: dict[str, Flag] = {
         unset=0,
     ),
     "val_check_interval": limited(
-        "A number of batches, at most those of an epoch; a fraction of an epoch up to 1.0; or a duration, written as "
-        "in `max_time`. A fraction is rounded down to whole batches, at least one. With `check_val_every_n_epoch null` "
+        "A number of batches, at most all of an epoch; a fraction of an epoch up to 1.0; or a duration, as in "
+        "`max_time`. A fraction is rounded down to whole batches, at least one. With `check_val_every_n_epoch null` "
         "batches are counted across epochs, and the number must be reached before the run ends.",
         _val_check_interval,
     ),
