@@ -35,7 +35,7 @@ def run_length(trainer: Trainer, data: CIFAR10DataModule) -> Length:
     batches = _limited(len(data.train_dataloader()), trainer.limit_train_batches)
     steps = -(-batches // trainer.accumulate_grad_batches)
     ends = (steps * (trainer.max_epochs or 0), trainer.max_steps)
-    total = min((end for end in ends if end > 0), default=0)  # -1 is no end
+    total = min((end for end in ends if end > 0), default=0)  # -1: no limit
     return Length(batches, steps, total, -(-total // steps) if steps else 0)
 
 

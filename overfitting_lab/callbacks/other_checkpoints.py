@@ -1,4 +1,4 @@
-"""Checkpoints of Lightning's own ``ModelCheckpoint`` beside those of the run."""
+"""Checkpoints of Lightning's own ``ModelCheckpoint`` beside the run's checkpoints."""
 
 import warnings
 

@@ -258,12 +258,12 @@ def check_meeting_point(environment: ClusterEnvironment, num_nodes: int) -> None
     for name in os.environ.get("GLOO_SOCKET_IFNAME", "").split(","):
         if name and name not in there:
             raise ProcessError(
-                f"GLOO_SOCKET_IFNAME={name} is no network interface of this machine, which has {', '.join(there)}: "
+                f"GLOO_SOCKET_IFNAME={name} is not a network interface of this machine, which has {', '.join(there)}: "
                 "name one of these, or unset it"
             )
     text = os.environ.get("MASTER_PORT", "1")
     if not text.isdecimal() or not 0 < int(text) < 2**16:
-        raise ProcessError(f"MASTER_PORT={text} is no port: set it to a number from 1 to 65535, or unset it")
+        raise ProcessError(f"MASTER_PORT={text} is not a port: set it to a number from 1 to 65535, or unset it")
     address, port = environment.main_address, environment.main_port
     try:
         family = socket.getaddrinfo(address, port, type=socket.SOCK_STREAM)[0][0]
@@ -282,7 +282,7 @@ def check_meeting_point(environment: ClusterEnvironment, num_nodes: int) -> None
         socket.create_server(place, family=socket.AF_INET6 if dual else socket.AF_INET, dualstack_ipv6=dual).close()
     except OSError as error:
         if error.errno == errno.EADDRNOTAVAIL and num_nodes == 1:
-            raise ProcessError(f"MASTER_ADDR={address} is no address of this machine: unset it") from None
+            raise ProcessError(f"MASTER_ADDR={address} is not an address of this machine: unset it") from None
         if error.errno in (errno.EADDRINUSE, errno.EACCES):
             raise ProcessError(_refused(port, os.strerror(error.errno))) from None
 

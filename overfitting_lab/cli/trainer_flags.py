@@ -72,7 +72,7 @@ def batches(zero: str | None = None) -> Problem:
 
 
 def seconds(duration: Any) -> float:
-    """Return the seconds of DD:HH:MM:SS or of a dictionary of ``timedelta``'s arguments; 0 if it is no duration."""
+    """Return the seconds of DD:HH:MM:SS or of a dictionary of ``timedelta``'s arguments; 0 if it is not a duration."""
     if isinstance(duration, timedelta):
         return duration.total_seconds()
     if isinstance(duration, str):
@@ -283,7 +283,7 @@ TRAINER_FLAGS: dict[str, Flag] = {
         "A number of batches, or a fraction up to 1.0 that leaves at least one. 0 turns the test off.", batches()
     ),
     "limit_predict_batches": refused(
-        "has no effect here: scripts/predict.py takes the images that you name; leave it out"
+        "has no effect here: leave it out; scripts/predict.py predicts the images that you name"
     ),
     "overfit_batches": refused(
         "would train on other images in every epoch: to fit a few images, give --data.train_size, and a "
@@ -351,7 +351,7 @@ TRAINER_FLAGS: dict[str, Flag] = {
     ),
     "enable_autolog_hparams": honoured("`false` keeps hyper-parameters from loggers beside the project's own."),
     "model_registry": refused(
-        "has no effect here: nothing is uploaded. Leave it out, and export a run with scripts/export.py"
+        "has no effect here, since nothing is uploaded: leave it out, and export a run with scripts/export.py"
     ),
 }
 

@@ -168,7 +168,7 @@ class Witness(Callback):
 
 
 class Seen(NamedTuple):
-    """What a run did, printed and wrote."""
+    """The steps, output and folder of a run."""
 
     run: dict[str, Any]
     out: str
