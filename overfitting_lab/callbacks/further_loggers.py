@@ -105,7 +105,7 @@ def resume_loggers(loggers: list[Logger]) -> None:
 
 
 def log_settings(logger: Logger, settings: dict[str, Any]) -> None:
-    """Log settings as hyper-parameters. MLflow's cannot change: new values of a resumed run become tags."""
+    """Log settings as hyper-parameters. MLflow cannot change one: new values of a resumed run become tags."""
     if isinstance(logger, MLFlowLogger):
         client, run = logger.experiment, str(logger.run_id)
         before = client.get_run(run).data.params

@@ -64,7 +64,7 @@ def settings(pl_module: LightningModule) -> dict[str, Settings]:
 
 
 def _differing(before: Settings, today: Settings) -> dict[str, tuple[Any, Any]]:
-    """Return the values of the settings that differ, before and today."""
+    """Return the settings that differ, each with its value in the checkpoint and its configured value."""
     pairs = {name: (before.get(name), today.get(name)) for name in [*today, *before]}
     return {name: (was, now) for name, (was, now) in pairs.items() if was != now}
 

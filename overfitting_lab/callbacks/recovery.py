@@ -72,7 +72,7 @@ class Recovery(Checkpoint):
         self._saved_at = self._save_seconds = 0.0
         self._saved_step = 0
         self._held_stops: list[object] = []  # objects that asked training to stop before a step's end
-        self._after_validation = 0, False  # the signal that stops training then, and if the state is to be saved
+        self._after_validation = 0, False  # then: the signal that stops training, and True to save the state
         self._losses: list[Tensor] = []
         self._rates: list[float] = []
         self._counted: list[dict[str, dict[str, Tensor]]] | None = None
@@ -168,7 +168,7 @@ class Recovery(Checkpoint):
             self._save_within_epoch(trainer, stop, wanted)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Save within the epoch if it was time before the validation, or if the validation made a callback stop."""
+        """Save within the epoch if it was due before the validation, or if a callback stops training after it."""
         if trainer.sanity_checking or ends_epoch(trainer):
             return
         if not ends_step(trainer):

@@ -23,7 +23,7 @@ class StepLimit(Callback):
         self._ended = left and is_of_epochs_end(checkpoint)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Remove the limit for a while."""
+        """Remove the limit until training starts."""
         if self._ended:
             self._limit = trainer.max_steps
             trainer.fit_loop.epoch_loop.max_steps = -1

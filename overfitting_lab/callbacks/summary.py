@@ -114,7 +114,7 @@ class RunSummary(Callback):
         self._logger.open()
 
     def _restore_curves(self, trainer: Trainer) -> None:
-        """Discard what metrics.csv and the events have after the checkpoint."""
+        """Discard the rows of metrics.csv and the events after the checkpoint."""
         records, metrics = recorder_of(trainer).records, self._logger.files.metrics
         if records or metrics.exists():
             self._logger.discard_events_after(self._first_step, records)

@@ -17,7 +17,7 @@ from overfitting_lab.cli.processes import say
 from overfitting_lab.cli.screen import screen
 from overfitting_lab.runs.notes import discard_notes, note
 
-USAGE = 2  # exit status for what the command line gets wrong
+USAGE = 2  # exit status for an error of the command line
 INTERRUPTED, PIPE_CLOSED, TERMINATED = 130, 141, 143  # a shell's exit status for Ctrl-C, SIGPIPE and SIGTERM
 
 
