@@ -47,11 +47,11 @@ class CIFAR10DataModule(LightningDataModule):
         mean: of the R, G and B values in [0, 1]; the default is the mean of CIFAR-10's training images.
         std: of the R, G and B values in [0, 1]; the default is the deviation of CIFAR-10's training images.
         seed: of the training images' order and augmentation; ``None`` uses the seed of ``seed_everything``.
-        split_seed: of the random split, the label noise and the probe; apart from ``seed``, so that runs over several
-            seeds share one split.
-        probe_every: number of epochs from one evaluation of the probe to the next; also the first and the last epoch
-            evaluate it. The probe are as many training images as there are validation images, drawn once and evaluated
-            as validation images are. 0 switches it off.
+        split_seed: of the random split, the label noise and the probe. It is separate from ``seed``, so that runs with
+            several seeds share one split.
+        probe_every: number of epochs from one evaluation of the probe to the next. The first and the last epoch always
+            evaluate it. The probe has as many training images as there are validation images. They are drawn once and
+            evaluated in the same way as validation images. 0 switches the probe off.
 
     Raises:
         ValueError: if an argument is out of its range.

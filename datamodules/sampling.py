@@ -46,7 +46,7 @@ class BatchLoader:
     world_size: int  # number of processes
     epoch: Callable[[], int]  # returns the running epoch, counted from 0
     seed: int | None = None  # shuffles every epoch anew; None keeps the order
-    due: Callable[[], bool] = lambda: True  # returns False when an iteration shall have no batches
+    due: Callable[[], bool] = lambda: True  # returns False if an iteration is to have no batches
     _state: dict[str, int] = field(default_factory=lambda: {"epoch": 0, "batches": 0}, init=False)
     _loaded_state: dict[str, int] | None = field(default=None, init=False)
 

@@ -1,4 +1,4 @@
-"""Choice of training, validation and probe images, label noise, and the fingerprint of them."""
+"""Choice of training, validation and probe images, label noise, and their fingerprint."""
 
 import hashlib
 from dataclasses import dataclass

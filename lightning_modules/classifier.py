@@ -31,11 +31,11 @@ class ImageClassifier(LightningModule, ABC):
     Logged once an epoch, over every image exactly once for any number of processes: ``train_loss``, ``train_acc``,
     ``val_loss``, ``val_acc``, ``test_loss``, ``test_acc``, and ``probe_loss``, ``probe_acc`` in an epoch that evaluates
     the probe. Losses are means in nats, accuracies fractions of 1. The training metrics are measured while the weights
-    move, with dropout and augmentation on. The probe metrics are of training images, measured as validation is.
+    move, with dropout and augmentation on. The probe metrics are measured on training images, as in validation.
 
     The ``state_dict`` of ``network``, the layers alone, is the run's ``weights.pth``. ``val_confusion`` and
-    ``test_confusion`` count images [num_classes, num_classes], rows are the true classes. ``probed`` tells if the last
-    validation evaluated the probe.
+    ``test_confusion`` count images [num_classes, num_classes], rows are the true classes. ``probed`` is True if the
+    last validation evaluated the probe.
     """
 
     def __init__(
@@ -184,14 +184,17 @@ class ImageClassifier(LightningModule, ABC):
         gradient_clip_val: int | float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Clip a step's gradients by ``norm``, the default, or ``value``, in every precision; 0 or ``None`` does not.
+        """Clip a step's gradients by ``norm``, the default, or by ``value``. 0 or ``None`` clips nothing.
 
-        Lightning 2.6 refuses to clip for a fused optimizer under mixed precision (Lightning #21435).
+        It works in every precision. Lightning 2.6 refuses to clip for a fused optimizer under mixed precision
+        (Lightning #21435).
         """
         if not gradient_clip_val:
             return
         precision = self.trainer.precision_plugin
-        scaler = getattr(precision, "scaler", None)  # of float16 gradients, which Lightning unscales unless it is fused
+        scaler = getattr(
+            precision, "scaler", None
+        )  # of float16 gradients, which Lightning unscales unless the optimizer is fused
         if scaler is not None and getattr(optimizer, "_step_supports_amp_scaling", False):
             scaler.unscale_(optimizer)
         clip = nn.utils.clip_grad_value_ if gradient_clip_algorithm == "value" else nn.utils.clip_grad_norm_
@@ -210,7 +213,7 @@ class ImageClassifier(LightningModule, ABC):
         if not isinstance(scheduler, ReduceLROnPlateau):
             interval = self._lr_scheduler_interval
             return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": interval}}
-        ours = type(self).__module__.partition(".")[0] == __name__.partition(".")[0]  # another's class may log more
+        ours = type(self).__module__.partition(".")[0] == __name__.partition(".")[0]  # a user's own class may log more
         if ours and scheduler.monitor not in METRICS:
             raise ModelError(
                 f"the learning-rate schedule monitors {scheduler.monitor!r}, which no epoch logs; "

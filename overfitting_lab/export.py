@@ -70,7 +70,7 @@ class Portable(nn.Module):
 
 
 def _at_temperature(probabilities: Tensor, temperature: float) -> Tensor:
-    """Return the probabilities that divided logits give, for networks that end in a softmax as well."""
+    """Return the probabilities at a temperature, by which logits are divided. The network may end in a softmax."""
     if temperature == 1:
         return probabilities
     smallest = torch.finfo(probabilities.dtype).tiny

@@ -25,7 +25,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path, help="the run's folder")
     parser.add_argument("--formats", nargs="+", choices=FORMATS, help="formats to write; default: all supported here")
-    parser.add_argument("--temperature", action="store_true", help="divide the logits by the run's temperature")
+    parser.add_argument(
+        "--temperature", action="store_true", help="calibrate: divide the logits by the run's temperature"
+    )
     arguments, overrides = parser.parse_known_args()
     with reported_errors():
         run = Run(arguments.run)

@@ -29,10 +29,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="a run's folder")
     parser.add_argument("--ckpt_path", type=Path, help="a checkpoint other than the run's best")
-    parser.add_argument("--tta", choices=["flip"], help="test-time augmentation")
+    parser.add_argument("--tta", choices=["flip"], help="flip: average the outputs for an image and its mirror image")
     arguments, overrides = parser.parse_known_args()
     if arguments.ckpt_path and len(arguments.runs) > 1:
-        parser.error("--ckpt_path belongs to one run; name one")
+        parser.error("--ckpt_path names a checkpoint of one run: name only one run")
     with reported_errors(needs_screen=True):
         runs = [Run(folder) for folder in arguments.runs]
         checkpoints = [checked_checkpoint(arguments.ckpt_path) if arguments.ckpt_path else run.best_checkpoint
@@ -42,7 +42,7 @@ def main() -> None:
             own = ["--config", str(run.files.config), *overrides]
             cli = ExperimentCLI(own, description=__doc__, keep=False, trains=False)
             if cli.config.trainer.limit_test_batches == 0:
-                raise RunError("--trainer.limit_test_batches 0: leaves nothing to test; say 1.0 for all images")
+                raise RunError("--trainer.limit_test_batches 0: leaves nothing to test: give 1.0 for all images")
             warnings.filterwarnings("ignore", message="Be aware that when using `ckpt_path`")
             answers = Answers()
             cli.trainer.callbacks += [answers, *([MirroredTest()] if arguments.tta else [])]  # type: ignore[attr-defined]

@@ -5,9 +5,10 @@ from lightning.pytorch.callbacks import GradientAccumulationScheduler
 
 
 class AccumulationOnResume(Callback):
-    """Set the accumulation of the epoch within which a run is resumed, which Lightning sets when an epoch starts.
+    """Set the number of accumulated batches when a run is resumed within an epoch.
 
-    This callback must stand behind the schedule, which refuses a Trainer that accumulates before training starts.
+    Lightning sets it only when an epoch starts. This callback must stand after the schedule, which refuses a Trainer
+    that accumulates before training starts.
     """
 
     def __init__(self, schedule: GradientAccumulationScheduler) -> None:

@@ -1,4 +1,4 @@
-"""Averages of weights: the network that is validated is the one that a run keeps."""
+"""Averages of weights: a run keeps the network that it validates."""
 
 import warnings
 from collections.abc import Iterator
@@ -12,8 +12,8 @@ from lightning.pytorch.callbacks import WeightAveraging
 class AverageBeforeUpdate(Callback):
     """Let the network of Lightning's ``WeightAveraging`` equal the trained network until its first update.
 
-    Until then it would be the network before training, which would be validated and kept in its stead (Lightning
-    issue #21724). This callback must stand before the other one.
+    Otherwise the untrained network would be validated and kept until then (Lightning issue #21724). This callback must
+    stand before the ``WeightAveraging``.
     """
 
     def __init__(self, averaging: WeightAveraging) -> None:
@@ -45,13 +45,13 @@ class AverageBeforeUpdate(Callback):
         self._copy(trainer, pl_module)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Replace the network by its average, also if the checkpoint was of the run's end and nothing was trained."""
+        """Replace the network by its average, even if nothing was left to train."""
         self._averaging.on_train_end(trainer, pl_module)
 
 
 @contextmanager
 def validated_network(trainer: Trainer, pl_module: LightningModule) -> Iterator[None]:
-    """Give the module the weights that the last validation measured: the average, if one is kept."""
+    """Give the module the weights that the last validation measured: the average, if there is one."""
     averages = [callback for callback in trainer.callbacks if isinstance(callback, WeightAveraging)]  # type: ignore[attr-defined]
     for average in averages:
         average.on_validation_epoch_start(trainer, pl_module)

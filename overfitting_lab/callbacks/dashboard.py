@@ -32,7 +32,7 @@ class Dashboard(Callback):
 
     def on_train_batch_end(self, trainer: Trainer, model: LightningModule, outputs: Any, batch: Any, *_: Any) -> None:
         """Write the step's loss and learning rate, and once the images."""
-        if not trainer.is_global_zero or trainer.global_step == self._step:  # gradients of more batches are to come
+        if not trainer.is_global_zero or trainer.global_step == self._step:  # the step still accumulates gradients
             return
         self._step = trainer.global_step
         with attempt(TENSORBOARD):

@@ -1,4 +1,4 @@
-"""Why training ended."""
+"""The reason why training ended."""
 
 import sys
 from datetime import timedelta
@@ -11,9 +11,9 @@ from overfitting_lab.callbacks.progress import ends_epoch
 
 
 class ObservedTrainer(Trainer):
-    """A Trainer that remembers who set ``should_stop``, which Lightning does not."""
+    """A Trainer that remembers which object set ``should_stop``. Lightning does not."""
 
-    stopped_by: object = None  # the object whose method did it, or the words that a checkpoint has for it
+    stopped_by: object = None  # the object whose method set it, or a checkpoint's words for the reason
 
     @property
     def should_stop(self) -> bool:
@@ -41,7 +41,7 @@ def reason(trainer: Trainer) -> str:
 
 
 def reason_to_stop(trainer: Trainer) -> str:
-    """Return who asked training to stop, and why."""
+    """Return a text that names the callback that asked training to stop, and its reason."""
     by = getattr(trainer, "stopped_by", None)
     if isinstance(by, str):
         return by

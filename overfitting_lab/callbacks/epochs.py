@@ -16,8 +16,8 @@ from overfitting_lab.runs.epochs import METRICS, PROBE, BestMetrics, EpochRecord
 class EpochRecorder(Callback):
     """Measure each epoch, and decide which validation is the best. It must stand before the callbacks that read it.
 
-    If training stops within an epoch, Lightning may validate at once. Such a validation off schedule is the best only
-    if there is no other, and no checkpoint keeps it, so that a run that was stopped and resumed has the same best
+    If training stops within an epoch, Lightning may validate at once. Such an unscheduled validation is the best only
+    if there is no other, and no checkpoint stores it. So a run that was stopped and resumed has the same best
     validation as a run that was not stopped.
     """
 
@@ -26,8 +26,8 @@ class EpochRecorder(Callback):
         self.learning_rate = float("nan")  # of the running step. After the step, a schedule may have changed it
         self._training_seconds = 0.0
         self._training_images = 0
-        self.best: Validation | None = None  # which best.ckpt was saved at
-        self.is_best = False  # the last validation
+        self.best: Validation | None = None  # at which best.ckpt was saved
+        self.is_best = False  # True if the last validation is the best
         self._best_is_scheduled = True
         self._validation: Validation | None = None  # the last one
         self._validated = False  # since the last epoch ended
@@ -64,7 +64,7 @@ class EpochRecorder(Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.records = [EpochRecord(**row) for row in state_dict["rows"]]
-        if "best" not in state_dict:  # an earlier version's
+        if "best" not in state_dict:  # a checkpoint of an earlier version
             best = best_epoch(self.records)
             state_dict["best"] = best and {
                 name: getattr(best, name) for name in ("epoch", "step", "val_loss", "val_acc")
@@ -111,7 +111,7 @@ class EpochRecorder(Callback):
         self._validation_started = time.perf_counter()
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Note the validation's metrics, and whether it is the best."""
+        """Store the validation's metrics, and decide if it is the best."""
         self._validation_seconds += time.perf_counter() - self._validation_started
         if trainer.sanity_checking:
             return

@@ -6,7 +6,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from datamodules import CIFAR10DataModule
 
-NO_VALIDATION = "for no validation, say --trainer.limit_val_batches 0"
+NO_VALIDATION = "to turn validation off, give --trainer.limit_val_batches 0"
 
 
 class LimitError(Exception):
@@ -35,7 +35,7 @@ def run_length(trainer: Trainer, data: CIFAR10DataModule) -> Length:
     batches = _limited(len(data.train_dataloader()), trainer.limit_train_batches)
     steps = -(-batches // trainer.accumulate_grad_batches)
     ends = (steps * (trainer.max_epochs or 0), trainer.max_steps)
-    total = min((end for end in ends if end > 0), default=0)  # -1 is no end
+    total = min((end for end in ends if end > 0), default=0)  # -1: no limit
     return Length(batches, steps, total, -(-total // steps) if steps else 0)
 
 
@@ -43,7 +43,7 @@ def check_limits(trainer: Trainer, data: CIFAR10DataModule) -> None:
     """Check the limits and intervals.
 
     Raises:
-        LimitError: if one of them leaves nothing, or is longer than the epoch or the run.
+        LimitError: if one of them leaves no batches, or is longer than the epoch or the run.
     """
     if trainer.fast_dev_run:  # type: ignore[attr-defined]  # has limits of its own
         return
@@ -52,7 +52,7 @@ def check_limits(trainer: Trainer, data: CIFAR10DataModule) -> None:
     for split, loader in loaders.items():
         limit = getattr(trainer, f"limit_{split}_batches")
         if limit and not _limited(len(loader), limit):
-            least = f"give a number of batches, or at least {1 / len(loader):.2g}"
+            least = f"give a number of batches, or a fraction of at least {1 / len(loader):.2g}"
             found.append(f"--trainer.limit_{split}_batches {limit}: leaves none of {len(loader)} batches; {least}")
     length = run_length(trainer, data)
     if length.batches:
@@ -64,10 +64,10 @@ def check_limits(trainer: Trainer, data: CIFAR10DataModule) -> None:
 def _intervals(trainer: Trainer, length: Length) -> list[str]:
     found = []
     if trainer.accumulate_grad_batches > length.batches:
-        at_most = f"an epoch has {length.batches} batches; give at most so many"
+        at_most = f"an epoch has {length.batches} batches; give at most {length.batches}"
         found.append(f"--trainer.accumulate_grad_batches {trainer.accumulate_grad_batches}: {at_most}")
     if trainer.min_steps and 0 < length.total < trainer.min_steps:
-        longer = f"the run ends after {length.total} steps; give more --trainer.max_epochs"
+        longer = f"the run ends after {length.total} steps; give a higher --trainer.max_epochs"
         found.append(f"--trainer.min_steps {trainer.min_steps}: {longer}")
     if not trainer.limit_val_batches:
         return found
@@ -79,18 +79,18 @@ def _intervals(trainer: Trainer, length: Length) -> list[str]:
         there = length.batches if every is not None else all_batches
         if 0 < there < interval:
             what = "an epoch" if every is not None else "the run"
-            remedy = f"{what} has {there} batches, so that it is never validated; give at most so many"
+            remedy = f"{what} has {there} batches, so it is never validated; give at most {there}"
             if every is not None:
-                remedy += ", or --trainer.check_val_every_n_epoch null to count them over epochs"
+                remedy += ", or --trainer.check_val_every_n_epoch null to count them across epochs"
             if interval >= 60**3 and not interval % 60:
-                remedy += "; a duration has two digits of days, 01:00:00:00"
+                remedy += "; a duration needs two digits of days, as in 01:00:00:00"
             found.append(f"--trainer.val_check_interval {interval}: {remedy}; {NO_VALIDATION}")
     if every is not None and every > 1 and 0 < length.epochs < every:
-        remedy = f"the run has {length.epochs} epochs, so that it is never validated; {NO_VALIDATION}"
+        remedy = f"the run has {length.epochs} epochs, so it is never validated; {NO_VALIDATION}"
         found.append(f"--trainer.check_val_every_n_epoch {every}: {remedy}")
     return found
 
 
 def _limited(batches: int, limit: float) -> int:
-    """Return the batches that the Trainer's limit, a number or a fraction, leaves."""
+    """Return the number of batches that the Trainer's limit, a number or a fraction, leaves."""
     return min(batches, limit) if isinstance(limit, int) else int(batches * limit)

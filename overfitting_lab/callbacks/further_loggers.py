@@ -1,4 +1,4 @@
-"""The loggers beside the run's own: their settings, the record of their runs, and what a resumed run does to them."""
+"""The loggers beside the run's own: their settings, the record of their runs, and how they are resumed."""
 
 import csv
 import io
@@ -26,8 +26,8 @@ UNWRITTEN = 30  # seconds of a killed run that a logger may not have written: W&
 class FurtherLoggers(Callback):
     """Serve the loggers of the Trainer beside the first one, which is the run's own.
 
-    Each gets what ``settings`` returns, by flag, and the fingerprint of the data as hyper-parameters. ``loggers.json``
-    in the run's folder names each logger's class and run, so that a ``resumed`` run resumes these as well.
+    Each gets hyper-parameters: the settings by flag, which ``settings`` returns, and the data's fingerprint.
+    ``loggers.json`` in the run's folder names each logger's class and run, so that a ``resumed`` run resumes them too.
     """
 
     def __init__(self, logger: RunLogger, settings: Callable[[], dict[str, Any]], resumed: bool) -> None:
@@ -75,7 +75,7 @@ class FurtherLoggers(Callback):
 
     @staticmethod
     def _finish(trainer: Trainer, exit_code: int) -> None:
-        """End the W&B run, which Lightning leaves to the process's end: a second run in this process has its own."""
+        """End the W&B run, so that a second run in this process gets its own. Lightning waits for the process's end."""
         if trainer.is_global_zero and any(isinstance(logger, WandbLogger) for logger in trainer.loggers):
             import wandb  # not at the top: it need not be installed
 
@@ -94,18 +94,18 @@ class AppendingWriter(ExperimentWriter):
                 self.metrics_keys = next(csv.reader(file), [])
 
     def _check_log_dir_exists(self) -> None:
-        """Leave what is in the folder."""
+        """Do nothing: keep the files in the folder."""
 
 
 def resume_loggers(loggers: list[Logger]) -> None:
-    """Keep loggers that resume a run from deleting what they wrote before. Call it before the Trainer uses them."""
+    """Prevent a resumed run's loggers from deleting their earlier logs. Call this before the Trainer uses them."""
     for logger in loggers:
         if isinstance(logger, CSVLogger):
             logger._experiment = AppendingWriter(logger.log_dir)
 
 
 def log_settings(logger: Logger, settings: dict[str, Any]) -> None:
-    """Log settings as hyper-parameters. MLflow lets none change: a resumed run's new values become its tags."""
+    """Log settings as hyper-parameters. MLflow cannot change one: new values of a resumed run become tags."""
     if isinstance(logger, MLFlowLogger):
         client, run = logger.experiment, str(logger.run_id)
         before = client.get_run(run).data.params
@@ -129,8 +129,8 @@ def unwritten(records: Sequence[EpochRecord]) -> dict[int, dict[str, float]]:
 
 
 def discard_rows(metrics: Path, *, after: int, of: Collection[int]) -> None:
-    """Discard the rows of a ``CSVLogger`` after a step, and the rows of the epochs that end at some steps."""
-    if not metrics.is_file():  # the run was killed before its first row, or they are in the cloud
+    """Discard a ``CSVLogger``'s rows after a step, and the rows of epochs whose last step is in ``of``."""
+    if not metrics.is_file():  # the run was killed before its first row, or the rows are in the cloud
         return
     with metrics.open(encoding="utf-8", newline="") as file:
         rows = csv.DictReader(file)

@@ -16,10 +16,10 @@ T = TypeVar("T", bound=Logger)
 
 
 def guarded(logger: T) -> T:
-    """Make each call of a logger by the Trainer an attempt, and return the logger.
+    """Let each call of a logger by the Trainer fail with a note instead of an error, and return the logger.
 
-    A server that does not answer costs at most a twentieth of the time. The logger's class becomes a subclass of its
-    own class, which a message must not name: ``given_class`` is the class that the user gave.
+    A server that does not answer costs at most a twentieth of the time. The logger's class is replaced by a subclass.
+    Messages must name the class that the user gave, which :func:`given_class` returns.
     """
     kind = type(logger)
     members: dict[str, Any] = {name: _attempted(getattr(kind, name), name) for name in CALLS}
@@ -37,7 +37,7 @@ def given_class(logger: Logger) -> type[Logger]:
 
 
 def with_attempted_exception_hook(callback: Callback) -> Callback:
-    """Make a callback's ``on_exception`` an attempt, so that the next callbacks' hooks run too. Return the callback."""
+    """Let a callback's ``on_exception`` fail with a note, so that later callbacks run too. Return the callback."""
     hook = callback.on_exception
 
     def on_exception(*args: Any) -> None:

@@ -16,7 +16,7 @@ from overfitting_lab.runs.notes import attempt
 
 SHOWN = 24  # pictures kept of each kind
 UNSEEN, NEVER_WRONG = -2, -1  # in place of an epoch
-SMALLEST = torch.finfo(torch.float32).tiny  # probability whose logarithm is taken
+SMALLEST = torch.finfo(torch.float32).tiny  # lower bound of a probability before its logarithm
 NOT_VISITED = -1  # in place of right, 0, or wrong, 1
 
 
@@ -60,9 +60,10 @@ class ImageRecord(Answers):
     - ``train_forgotten`` int32 [N]: how often a right prediction was followed by a wrong one (Toneva et al. 2019, sec.
       3.1); missing if the run was resumed from a checkpoint of a version that did not count it;
     - ``train_shown`` int64 [n], ``train_pictures`` uint8 [n, 32, 32, 3]: the images learned last, as indices into the
-      arrays above, and their pixels; in the same way ``train_most_forgotten`` and ``train_most_forgotten_pictures``,
-      ``train_least_forgotten`` and ``train_least_forgotten_pictures``: of the images forgotten least often, those
-      learned first.
+      arrays above, and their pixels;
+    - ``train_most_forgotten``, ``train_most_forgotten_pictures``: the images forgotten most often, in the same form;
+    - ``train_least_forgotten``, ``train_least_forgotten_pictures``: the images forgotten least often, and among equals
+      the images learned first.
 
     Of the V validation images, written when training ends:
 
@@ -111,7 +112,7 @@ class ImageRecord(Answers):
         self._count(trainer)
 
     def _count(self, trainer: Trainer) -> None:
-        """Count the visits since the last call, over all processes: an image may meet another process each epoch."""
+        """Count the visits since the last call, over all processes. Each epoch, another process may visit an image."""
         if self._last_wrong is None:
             self._visits.clear()
             return
@@ -195,7 +196,7 @@ class ImageRecord(Answers):
             return arrays
         forgotten = self._forgotten.cpu()[indices].numpy()
         visited = np.flatnonzero(learned >= 0)
-        keys = np.stack([learned[visited], forgotten[visited]])  # sorted by the last one first
+        keys = np.stack([learned[visited], forgotten[visited]])  # lexsort sorts by the last key first
         return {
             **arrays,
             "train_forgotten": forgotten,

@@ -89,7 +89,7 @@ class RunLogger(Logger):
         if self._version is None:
             return None
         for empty in (RunFiles(self.folder).checkpoints, self.folder):
-            with contextlib.suppress(OSError):  # another one
+            with contextlib.suppress(OSError):  # gone, or not empty
                 empty.rmdir()
         return self.folder if self.folder.is_dir() else None
 
@@ -163,7 +163,7 @@ class RunLogger(Logger):
 
 
 class _WaitingWriter:
-    """Stand-in for an event file that may not be written yet: notes what it is told to write."""
+    """Stand-in for an event file that may not be written yet. It collects the calls."""
 
     def __init__(self, waiting: list[tuple[str, str, Any, Any]], sub_run: str) -> None:
         self._waiting = waiting

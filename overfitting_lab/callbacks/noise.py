@@ -1,4 +1,4 @@
-"""The probe's accuracy under label noise: what the network knows, and what it memorizes."""
+"""The probe's accuracy under label noise: true classes that the network knows, and labels that it memorizes."""
 
 from typing import Any
 
@@ -8,10 +8,13 @@ from torch import Tensor
 
 
 class LabelNoiseProbe(Callback):
-    """Divide the probe's accuracy by whether an image has its true label (Arpit et al. 2017, sec. 3).
+    """Measure the probe's accuracy for true labels and for noisy labels apart (Arpit et al. 2017, sec. 3).
 
-    Log, as fractions of 1: ``probe_clean_acc`` of the images that have their true label; of the images that drew
-    another label, ``probe_memorized_acc`` against the drawn label and ``probe_true_acc`` against the true one.
+    Log fractions of 1:
+
+    - ``probe_clean_acc``: accuracy on the images that have their true label;
+    - ``probe_memorized_acc``: on the images that drew another label, the accuracy against the drawn label;
+    - ``probe_true_acc``: on the same images, the accuracy against the true label.
     """
 
     def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""The optimizer's and the schedule's settings when training starts from a checkpoint, which holds the old ones."""
+"""The settings of optimizer and schedule when training starts from a checkpoint, which holds earlier settings."""
 
 from typing import Any
 
@@ -11,10 +11,10 @@ Settings = dict[str, Any]
 
 
 class OptimizerSettings(Callback):
-    """Train with the optimizer's settings of today, although Lightning restores those of the checkpoint.
+    """Train with the configured settings of the optimizer, although Lightning restores the checkpoint's settings.
 
-    What a restored state cannot take is refused: another optimizer, another schedule, and another learning rate under a
-    schedule, which counts from the old one.
+    Changes that do not fit the restored state are refused: another optimizer, another schedule, and another learning
+    rate under a schedule, which computes its rates from the earlier one.
     """
 
     def __init__(self) -> None:
@@ -25,10 +25,10 @@ class OptimizerSettings(Callback):
         """Compare the settings.
 
         Raises:
-            ModelError: if the checkpoint's state does not suit them.
+            ModelError: if the checkpoint's state does not fit the configured settings.
         """
         before, today = checkpoint.get("settings"), settings(pl_module)
-        if before is None or not trainer.training:  # an earlier version's
+        if before is None or not trainer.training:  # a checkpoint of an earlier version
             return
         optimizer, schedule = (_differing(before[thing], today[thing]) for thing in ("optimizer", "schedule"))
         refused = {name: values for name, values in optimizer.items() if name == "class"} | schedule
@@ -44,7 +44,7 @@ class OptimizerSettings(Callback):
         self._today = settings(pl_module)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Put the settings of today in place of the restored ones."""
+        """Replace the restored settings by the configured ones."""
         for group in trainer.optimizers[0].param_groups:
             group.update(self._changed)
 
@@ -64,7 +64,7 @@ def settings(pl_module: LightningModule) -> dict[str, Settings]:
 
 
 def _differing(before: Settings, today: Settings) -> dict[str, tuple[Any, Any]]:
-    """Return the values of the settings that differ, before and today."""
+    """Return the settings that differ, each with its value in the checkpoint and its configured value."""
     pairs = {name: (before.get(name), today.get(name)) for name in [*today, *before]}
     return {name: (was, now) for name, (was, now) in pairs.items() if was != now}
 

@@ -1,4 +1,4 @@
-"""Checkpoints of Lightning's own ``ModelCheckpoint`` beside those of the run."""
+"""Checkpoints of Lightning's own ``ModelCheckpoint`` beside the run's checkpoints."""
 
 import warnings
 
@@ -11,7 +11,7 @@ from overfitting_lab.runs.files import RunError
 
 
 class OtherCheckpoints(Callback):
-    """Give each ``ModelCheckpoint`` without a ``dirpath`` a folder in which it displaces no checkpoint of the run.
+    """Give each ``ModelCheckpoint`` without a ``dirpath`` a folder in which it overwrites no checkpoint of the run.
 
     Lightning would choose the folder of ``best.ckpt`` and ``last.ckpt``.
     """
@@ -20,14 +20,14 @@ class OtherCheckpoints(Callback):
         self._logger = logger
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Choose the folder. The logger must know its own."""
+        """Choose the folder. The logger must have claimed the run's folder."""
         warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")  # in a resumed run
         for callback in trainer.checkpoint_callbacks:
             if isinstance(callback, ModelCheckpoint) and callback.dirpath is None:
                 callback.dirpath = str(self._logger.files.others.resolve())
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Discard what a run wrote there after the checkpoint from which it resumes: it will write that again."""
+        """Discard the files that a run wrote after the checkpoint from which it resumes: it will write them again."""
         if not trainer.is_global_zero:
             return
         for path in self._logger.files.others.rglob("*.ckpt"):

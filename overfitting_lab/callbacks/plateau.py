@@ -72,7 +72,7 @@ class PlateauSchedule(Callback):
 
     @staticmethod
     def _measured(trainer: Trainer, monitor: str) -> float | None:
-        """Return the epoch's value of a metric, which another's class may have logged; ``None`` without a validation.
+        """Return the epoch's value of a metric, which a user's class may have logged; ``None`` without a validation.
 
         Raises:
             ModelError: if nothing has logged it.
@@ -82,6 +82,6 @@ class PlateauSchedule(Callback):
         if monitor not in trainer.callback_metrics:
             raise ModelError(
                 f"the learning-rate schedule monitors {monitor!r}, which the epoch has not logged; "
-                f"logged are {', '.join(trainer.callback_metrics)}"
+                f"set its monitor to one of {', '.join(trainer.callback_metrics)}"
             )
         return float(trainer.callback_metrics[monitor])

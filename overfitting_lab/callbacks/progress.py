@@ -1,4 +1,4 @@
-"""The place in training after a batch: is the step whole, does the epoch end, is a validation due, does training stop?
+"""The place in training after a batch: the end of a step, an epoch or training, or a scheduled validation.
 
 Each function answers for the batch that was just trained, from ``on_train_batch_end`` until the epoch's end.
 """
@@ -25,7 +25,7 @@ def ends_step(trainer: Trainer) -> bool:
 
 
 def stops(trainer: Trainer) -> bool:
-    """Tell if training stops after the batch: at ``max_steps``, or because a callback asked for it and it may."""
+    """Tell if training stops after the batch: at ``max_steps``, or when a callback asked for it and the minimum is done."""
     may_stop = trainer.current_epoch >= (trainer.min_epochs or 0) and trainer.global_step >= (trainer.min_steps or 0)
     return trainer.global_step == trainer.max_steps or (trainer.should_stop and may_stop)
 

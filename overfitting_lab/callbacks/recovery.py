@@ -51,9 +51,9 @@ class Recovery(Checkpoint):
     first, because a state saved there would skip the validation. A validation that is scheduled within an epoch also
     comes first, because a state saved before it would lose it.
 
-    If training stops within an epoch, whoever stops it, the state is saved there and not at the end of the cut epoch,
-    so that a resumed run trains the rest of the epoch. A stop that is asked for between two steps waits for the next
-    step's end. A resumed run that a callback had stopped stays stopped, unless ``may_continue``. The clock
+    If training stops within an epoch, for any reason, the state is saved at that step and not at the end of the cut
+    epoch. So a resumed run trains the rest of the epoch. A stop that is asked for between two steps waits for the end
+    of the next step. If a callback stopped a run, the resumed run stays stopped, unless ``may_continue``. The clock
     (``Timer``) decides anew.
 
     Dropout is seeded for each batch from seed, epoch, batch and process, so that no generator's state has to be saved.
@@ -71,8 +71,8 @@ class Recovery(Checkpoint):
         self._may_continue = may_continue
         self._saved_at = self._save_seconds = 0.0
         self._saved_step = 0
-        self._held_stops: list[object] = []  # who asked training to stop before a step's end
-        self._after_validation = 0, False  # the signal that stops training then, and if the state is to be saved
+        self._held_stops: list[object] = []  # objects that asked training to stop before a step's end
+        self._after_validation = 0, False  # then: the signal that stops training, and True to save the state
         self._losses: list[Tensor] = []
         self._rates: list[float] = []
         self._counted: list[dict[str, dict[str, Tensor]]] | None = None
@@ -113,7 +113,7 @@ class Recovery(Checkpoint):
         if self._counted is not None:
             self._restore_counts(trainer, pl_module, self._counted)
         for number in STOP_SIGNALS:
-            ignored = signal.getsignal(number) is signal.SIG_IGN  # nohup ignores SIGHUP, a script's & SIGINT
+            ignored = signal.getsignal(number) is signal.SIG_IGN  # nohup ignores SIGHUP, a script's & ignores SIGINT
             if not ignored or number == signal.SIGINT:
                 self._handlers[number] = signal.signal(number, self._on_signal)
 
@@ -125,7 +125,7 @@ class Recovery(Checkpoint):
         """Release the signals and the folder."""
         if self._lock is not None:
             if os.name == "posix":  # elsewhere an open file cannot be removed, and the lock removes it itself
-                with contextlib.suppress(OSError):  # a folder that is gone
+                with contextlib.suppress(OSError):  # the folder is gone
                     self._logger.files.lock.unlink(missing_ok=True)
             self._lock.release()
             self._lock = None
@@ -168,7 +168,7 @@ class Recovery(Checkpoint):
             self._save_within_epoch(trainer, stop, wanted)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Save within the epoch if it was time before the validation, or if the validation made a callback stop."""
+        """Save within the epoch if it was due before the validation, or if a callback stops training after it."""
         if trainer.sanity_checking or ends_epoch(trainer):
             return
         if not ends_step(trainer):
@@ -275,7 +275,7 @@ class Recovery(Checkpoint):
 
 
 def _stop(trainer: Trainer, by: object) -> None:
-    """Ask training to stop in someone else's name."""
+    """Ask training to stop on behalf of another object, or with a checkpoint's words for the reason."""
     trainer.should_stop = True
     if isinstance(trainer, ObservedTrainer):
         trainer.stopped_by = by

@@ -10,8 +10,8 @@ from overfitting_lab.callbacks.progress import is_of_epochs_end
 class StepLimit(Callback):
     """Let a run with ``max_steps`` begin the next epoch if its checkpoint is of an epoch's end.
 
-    With such a limit, Lightning 2.6 resumes within the epoch that has ended, and ends it once more. So the limit is set
-    aside while Lightning restores its loops. This callback must stand before those that read the limit.
+    With such a limit, Lightning 2.6 resumes within the epoch that has ended, and ends it once more. So the limit is
+    removed while Lightning restores its loops. This callback must stand before the callbacks that read the limit.
     """
 
     def __init__(self) -> None:
@@ -23,7 +23,7 @@ class StepLimit(Callback):
         self._ended = left and is_of_epochs_end(checkpoint)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Set the limit aside."""
+        """Remove the limit until training starts."""
         if self._ended:
             self._limit = trainer.max_steps
             trainer.fit_loop.epoch_loop.max_steps = -1

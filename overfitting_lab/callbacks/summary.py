@@ -39,8 +39,8 @@ class RunSummary(Callback):
     epoch and at the end. ``metrics.csv`` gets a row every epoch. ``curves.png`` and ``weights.pth``, the weights of the
     best checkpoint, are written at the end.
 
-    A resumed run replaces the record that is there when its first step is done. If there is nothing left to train, the
-    record of a run that was trained to its end only gets the new test, after it.
+    A resumed run replaces its earlier record after its first step. If nothing is left to train, a run that was trained
+    to its end keeps its record, and only the result of the new test is added.
 
     ``config`` returns the complete configuration, ``diagnosis`` the findings of the doctor. ``facts`` are fields of
     :class:`Summary` that are known before the run.
@@ -107,14 +107,14 @@ class RunSummary(Callback):
                 self._replace_record(trainer)
 
     def _replace_record(self, trainer: Trainer) -> None:
-        """Replace the record that is there, the summary first: from then on the run counts as unfinished."""
+        """Replace the earlier record. The summary is first: from then on, the run counts as unfinished."""
         self._update(trainer)
         write_text(self._logger.files.config, self._config())
         self._restore_curves(trainer)
         self._logger.open()
 
     def _restore_curves(self, trainer: Trainer) -> None:
-        """Cut metrics.csv and the events that are there off at the checkpoint."""
+        """Discard the rows of metrics.csv and the events after the checkpoint."""
         records, metrics = recorder_of(trainer).records, self._logger.files.metrics
         if records or metrics.exists():
             self._logger.discard_events_after(self._first_step, records)
@@ -134,12 +134,12 @@ class RunSummary(Callback):
         """Complete the files.
 
         Raises:
-            UntrainedError: if the run did not train a step, or had trained more steps than it is to have.
+            UntrainedError: if the run did not train a step, or has more steps than ``max_steps`` already.
         """
         if not self._stepped and (trainer.global_step == 0 or not self._logger.resumed):
             raise UntrainedError(f"nothing was trained: {reason(trainer)}")
         if 0 <= trainer.max_steps < trainer.global_step:
-            raise UntrainedError(f"{trainer.global_step} steps are trained, more than --trainer.max_steps asks for")
+            raise UntrainedError(f"{trainer.global_step} steps are done already: give a higher --trainer.max_steps")
         if not trainer.is_global_zero:
             return
         if not self._stepped:
@@ -152,7 +152,7 @@ class RunSummary(Callback):
         self._update(trainer, status="finished", reason=reason(trainer), untested=untested(trainer))
 
     def _record_of_a_trained_run(self) -> Summary | None:
-        """Return the summary that is there if it is of a run that was trained to its end."""
+        """Return the run's earlier summary, if the run was trained to its end."""
         try:
             before = Run(self._logger.folder).summary
         except RunError:
@@ -228,7 +228,7 @@ class RunSummary(Callback):
 
 
 def _confidence(trainer: Trainer) -> dict[str, float]:
-    """Return the fields of :class:`TestSummary` that say how sure the network was of the test images."""
+    """Return the fields of :class:`TestSummary` about confidence and calibration."""
     record = images_of(trainer)
     if record is None or record.tested is None:
         return {}

@@ -17,14 +17,14 @@ from overfitting_lab.cli.processes import say
 from overfitting_lab.cli.screen import screen
 from overfitting_lab.runs.notes import discard_notes, note
 
-USAGE = 2  # exit status for what the command line gets wrong
+USAGE = 2  # exit status for an error of the command line
 INTERRUPTED, PIPE_CLOSED, TERMINATED = 130, 141, 143  # a shell's exit status for Ctrl-C, SIGPIPE and SIGTERM
 
 
 class Report:
-    """What the report of an error needs to know of the command."""
+    """Facts about the command for the report of an error."""
 
-    logger: RunLogger | None = None  # of the run that is trained; its folder keeps the trace
+    logger: RunLogger | None = None  # of the trained run; the trace goes into its folder
 
 
 @contextmanager
@@ -43,7 +43,7 @@ def reported_errors(needs_screen: bool = False) -> Iterator[Report]:
 
 
 def _note_writers(failure: threading.ExceptHookArgs) -> None:
-    """Note that a thread of TensorBoard's failed, without its trace. Report any other thread as Python does."""
+    """Note the failure of a TensorBoard thread without its trace. Report any other thread's as Python does."""
     if type(failure.thread).__module__.startswith("tensorboard") and isinstance(failure.exc_value, Exception):
         note(TENSORBOARD, failure.exc_value)
     else:
@@ -67,7 +67,7 @@ def _reported(report: Report) -> Iterator[Report]:
     except REPORTED as error:
         _leave(f"error: {error}", USAGE if isinstance(error, LimitError) else 1)
     except BrokenPipeError as error:
-        if error.filename is None and error.filename2 is None:  # standard output's, of a command that needs it
+        if error.filename is None and error.filename2 is None:  # standard output is closed, and the command needs it
             sys.exit(PIPE_CLOSED)
         _leave_or_raise(error, report)
     except RuntimeError as error:
@@ -86,7 +86,7 @@ def _reported(report: Report) -> Iterator[Report]:
 
 
 def _leave_or_raise(error: Exception, report: Report) -> NoReturn:
-    """Report an error whose cause lies outside of this project; raise a defect of the project again."""
+    """Report an error whose cause lies outside of this project. Raise a defect of the project again."""
     trace = keep_trace(error, report.logger)
     if is_defect(error) or wants_trace():
         raise error

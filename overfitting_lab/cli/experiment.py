@@ -53,7 +53,7 @@ from overfitting_lab.runs.notes import in_words
 from overfitting_lab.runs.provenance import git_commit, versions
 from overfitting_lab.runs.run import Run
 
-OF_USAGE = (ArgumentError, ModuleNotFoundError, ValueError)  # whose words a user reads as they are
+OF_USAGE = (ArgumentError, ModuleNotFoundError, ValueError)  # their messages are shown as they are
 CompileMode = Literal["default", "reduce-overhead", "max-autotune"]
 
 
@@ -61,8 +61,8 @@ class ExperimentCLI(LightningCLI):
     """Parse ``--config`` and flags, and build ``model``, ``datamodule`` and ``trainer``. Run nothing.
 
     Without ``args`` it parses the process's own command line. A run's folder is kept if ``keep`` is true, but not with
-    ``--trainer.fast_dev_run`` or ``--trainer.logger false``. The flags of the Trainer are checked, but if ``trains`` is
-    false only those on the command line: the configuration is then a run's that is over.
+    ``--trainer.fast_dev_run`` or ``--trainer.logger false``. The flags of the Trainer are checked. If ``trains``
+    is false, only the flags on the command line are checked: then the configuration belongs to a run that has ended.
     """
 
     model: ImageClassifier
@@ -146,13 +146,13 @@ class ExperimentCLI(LightningCLI):
         self._changes = {key: (before.get(key), after[key]) for key in after if after[key] != before.get(key)}
 
     def before_instantiate_classes(self) -> None:
-        """Refuse flags of the Trainer. Print a resumed run's changes, or exit if it is complete. Choose a precision."""
+        """Refuse wrong flags. Print a resumed run's changes, or exit if it is complete. Choose the precision."""
         complete = self._resumed is not None and not self._changes and self._resumed.finished
         given = self.config.clone()
         given.resume = self._resumed and self._resumed.folder
         if not complete and (found := problems(given, self._checked_flags)):
             if self._resumed is not None:
-                found.append(f"a flag that is typed replaces the one in {self._resumed.files.config}")
+                found.append(f"a flag on the command line replaces the one in {self._resumed.files.config}")
             self.parser.error("\n".join(found))
         trainer = self.config.trainer
         if trainer.default_root_dir is not None:
@@ -175,7 +175,7 @@ class ExperimentCLI(LightningCLI):
         end_with_parent()
         if self._resumed is not None and complete:
             ended = self._resumed.summary.reason
-            why = f": {ended}. Give this setting another value to train on" if ended else ""
+            why = f": {ended}. Give this setting another value to train longer" if ended else ""
             rank_zero_only(print)(f"{self._resumed.folder} is already complete{why}")
             sys.exit(0)
         for key, (before, after) in self._changes.items():
@@ -215,7 +215,7 @@ class ExperimentCLI(LightningCLI):
             self.parser.error(message, error)
 
     def _prepare_loggers(self) -> None:
-        """Check the loggers that are configured, and say where each writes. Without a run's folder, build none."""
+        """Check the configured loggers, and choose where each writes. Without a run's folder, build none."""
         trainer = self.config.trainer
         self._given_logger = trainer.logger
         callbacks = trainer.callbacks if isinstance(trainer.callbacks, list) else [trainer.callbacks]
@@ -352,7 +352,7 @@ def settings(config: Namespace) -> dict[str, Any]:
 
 
 def _listed(value: Any) -> list[Any]:
-    """Return the things that a flag names: several, one or none."""
+    """Return a flag's value as a list, if it is several things, one thing or none."""
     return value if isinstance(value, list) else [value] if value else []
 
 

@@ -54,8 +54,9 @@ Place = tuple[str, str, int]  # module, file and line
 def is_defect(error: BaseException) -> bool:
     """Return True if the error is this project's own fault.
 
-    It is if code of the project raised it, directly or through Python's standard library, and neither its type nor
-    its message names the environment. Code of other packages and of the user is called with what the command line says.
+    The project is at fault if its own code raised the error, directly or through Python's standard library, and
+    neither the error's type nor its message points to the environment. Other packages and the user's code work with
+    values of the command line, so their errors are not the project's.
     """
     if isinstance(error, OF_ENVIRONMENT) or any(words in str(error) for words in SAYS_ENVIRONMENT):
         return False
@@ -91,12 +92,12 @@ def keep_trace(error: BaseException, logger: RunLogger | None) -> str:
 
 
 def wants_trace() -> bool:
-    """Return True if the user asked for traces on the screen, as jsonargparse lets one do."""
+    """Return True if the user asked for traces on the screen, with jsonargparse's own variable."""
     return "JSONARGPARSE_DEBUG" in os.environ
 
 
 def _places(error: BaseException) -> Iterator[Place]:
-    """Yield the places of the error's trace from where it was raised outwards, without the standard library."""
+    """Yield the places of the error's trace, innermost first, without the standard library."""
     frames = [(frame.f_globals.get("__name__") or "", frame.f_code.co_filename, line)
               for frame, line in traceback.walk_tb(error.__traceback__)]  # fmt: skip
     for module, file, line in reversed(frames):

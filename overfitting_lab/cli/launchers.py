@@ -1,4 +1,4 @@
-"""Find out who started this process, and let stale variables of other launchers change nothing.
+"""Find out which program started this process, and ignore stale variables of other launchers.
 
 Lightning detects torchrun, SLURM, LSF and its own processes by environment variables alone. Such variables are also set
 in a notebook on a cluster, in a batch script, and in any program that a launcher started. With one device, they are
@@ -23,10 +23,13 @@ from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvir
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning_utilities.core.rank_zero import rank_zero_only
 
-PARENT = "OVERFITTING_LAB_PARENT"  # its process id and a folder for last words, in the processes that it starts
+# Set in the processes that the first process starts: its process id, and a folder for their last messages.
+PARENT = "OVERFITTING_LAB_PARENT"
 RANKS = ("LOCAL_RANK", "RANK", "NODE_RANK", "GROUP_RANK")
 MEETING = ("MASTER_ADDR", "MASTER_PORT")
-FIRST_SPEAKS = 3  # seconds in which the first process reports an error of all; then torchrun ends the others
+# Seconds for which the others wait before they exit, so that the first process can report an error that all have.
+# torchrun ends all processes when one exits.
+FIRST_SPEAKS = 3
 ELASTIC = ("TORCHELASTIC_RUN_ID", "TORCHELASTIC_USE_AGENT_STORE")
 
 
@@ -43,13 +46,13 @@ def choose_environment(accelerator: object, devices: object, num_nodes: int) -> 
     """Return Lightning's view of the processes for the Trainer's flags, and silence all processes but the first.
 
     Raises:
-        MisconfigurationException: if the environment speaks of processes that nobody started, or of another number.
+        MisconfigurationException: if the environment names processes that nobody started, or another number of them.
     """
     local = device_count(accelerator, devices)
     wanted = local * num_nodes
     started_by_srun = _is_srun_step()
     if "SLURM_NTASKS" in os.environ:
-        # Lightning's documented switch. Else a new run would resume from a file hpc_ckpt_N.ckpt of another run.
+        # A documented switch of Lightning. Without it, a new run would resume from another run's hpc_ckpt_N.ckpt.
         os.environ["SLURM_JOB_NAME"] = "interactive"
     warnings.filterwarnings("ignore", message="The `srun` command is available")
     launcher = _launcher(started_by_srun, local, wanted)
@@ -81,7 +84,7 @@ def choose_environment(accelerator: object, devices: object, num_nodes: int) -> 
 
 
 def device_count(accelerator: object, devices: object) -> int:
-    """Return the number of devices on this machine that the Trainer's flags mean; 1 for a value that it refuses."""
+    """Return how many devices of this machine the Trainer's flags select; 1 for a value that the Trainer refuses."""
     if devices in ("auto", -1, "-1"):
         return max(1, torch.cuda.device_count()) if accelerator in ("auto", "gpu", "cuda") else 1
     if isinstance(devices, str):
@@ -91,7 +94,7 @@ def device_count(accelerator: object, devices: object) -> int:
 
 
 def parent() -> tuple[int, str] | None:
-    """Return the process id of the first process and its folder for last words, if it started this process."""
+    """Return the process id of the first process and its folder for last messages, if it started this process."""
     number, _, folder = os.environ.get(PARENT, "").partition(":")
     return (int(number), folder) if number.isdecimal() and int(number) == os.getppid() else None
 
@@ -107,7 +110,7 @@ def _launcher(started_by_srun: bool, local: int, wanted: int) -> Launcher | None
     if started_by_srun:
         tasks = _number("SLURM_STEP_NUM_TASKS" if "SLURM_STEP_NUM_TASKS" in os.environ else "SLURM_NTASKS")
         if tasks > 1:
-            os.environ.setdefault("SLURM_NTASKS_PER_NODE", str(local))  # Lightning wants it said
+            os.environ.setdefault("SLURM_NTASKS_PER_NODE", str(local))  # Lightning requires it
             return Launcher("srun", tasks, _number("SLURM_PROCID"), lambda: SLURMEnvironment(auto_requeue=False))
     if LSFEnvironment.detect() and (tasks := _number("JSM_NAMESPACE_SIZE")) > 1:
         return Launcher("jsrun", tasks, _number("JSM_NAMESPACE_RANK"), LSFEnvironment)
@@ -118,11 +121,11 @@ def _launcher(started_by_srun: bool, local: int, wanted: int) -> Launcher | None
 
 
 def _is_torchrun_alive() -> bool:
-    """Return whether torchrun's variables are complete and it answers where it says that it does."""
+    """Tell if torchrun's variables are complete and torchrun answers at the address that they name."""
     if not all(name in os.environ for name in ("TORCHELASTIC_RUN_ID", "RANK", "LOCAL_RANK", "WORLD_SIZE", *MEETING)):
         return False
     if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "False":
-        return True  # the first process is to answer there, not torchrun
+        return True  # the first process answers there, not torchrun
     try:
         socket.create_connection((os.environ["MASTER_ADDR"], _number("MASTER_PORT")), timeout=10).close()
     except (OSError, OverflowError):
@@ -131,7 +134,7 @@ def _is_torchrun_alive() -> bool:
 
 
 def _is_srun_step() -> bool:
-    """Return whether srun started this process. A batch script or a notebook has SLURM's other variables as well."""
+    """Tell if srun started this process. SLURM's other variables are also set in a batch script or a notebook."""
     interactive = SLURMEnvironment.job_name() in ("bash", "interactive")
     return not interactive and ("SLURM_STEP_ID" in os.environ or "SLURM_STEPID" in os.environ)
 
@@ -141,7 +144,7 @@ def _by_hand(local: int, wanted: int) -> Launcher | None:
     if not all(name in os.environ for name in MEETING) or not {"RANK", "LOCAL_RANK"} & os.environ.keys():
         return None
     if "TORCHELASTIC_RUN_ID" in os.environ:
-        return None  # torchrun did, and is gone
+        return None  # torchrun set them, and is gone
     if "RANK" in os.environ:
         rank = _number("RANK")
         os.environ.setdefault("LOCAL_RANK", str(rank % local))
@@ -153,23 +156,23 @@ def _by_hand(local: int, wanted: int) -> Launcher | None:
 
 
 def _launching_node(wanted: int, num_nodes: int) -> int:
-    """Return the rank of this node, whose processes Lightning is to start.
+    """Return the rank of this node, on which Lightning is to start the processes.
 
     Raises:
-        MisconfigurationException: if variables say that another program did, or do not lead to the other nodes.
+        MisconfigurationException: if variables say that another program started them, or lack the other nodes' address.
     """
     if num_nodes > 1:
         if not all(name in os.environ for name in MEETING) or not {"NODE_RANK", "GROUP_RANK"} & os.environ.keys():
             raise MisconfigurationException(
                 f"--trainer.num_nodes {num_nodes}: nobody started the processes of the other nodes. Start the command "
-                "by torchrun or srun, or on each node with MASTER_ADDR, MASTER_PORT and NODE_RANK"
+                "with torchrun or srun, or on each node with MASTER_ADDR, MASTER_PORT and NODE_RANK"
             )
         return _node_rank()
     if stale := [name for name in RANKS if name in os.environ]:
         values = " and ".join(f"{name}={os.environ[name]}" for name in stale)
         raise MisconfigurationException(
             f"the environment has {values}, as if another program had started {_processes(wanted)}, but nobody started "
-            f"the others: unset {' '.join(stale)}, or start the command by torchrun"
+            f"the others: unset {' '.join(stale)}, or start the command with torchrun"
         )
     return 0
 
@@ -182,7 +185,7 @@ def _number(name: str, default: int | None = None) -> int:
     text = os.environ.get(name, "" if default is None else str(default))
     if not text.isdecimal():
         raise MisconfigurationException(
-            f"the environment has {name}={text}, which is not a number: unset it or mend it"
+            f"the environment has {name}={text}, which is not a number: unset it or correct it"
         )
     return int(text)
 

@@ -1,4 +1,4 @@
-"""The loggers that a configuration names beside the run's own: checked, placed, and given their run to resume."""
+"""The loggers that a configuration names beside the run's own: check them, and choose their folders and runs."""
 
 import inspect
 import json
@@ -23,31 +23,31 @@ PACKAGES = {
 }
 # Why a logger of Lightning is refused.
 REFUSED = {
-    "LitLogger": "Lightning 2.6 gives it no type that its command line accepts",
+    "LitLogger": "Lightning 2.6 cannot build it from a command line",
     "NeptuneLogger": "Neptune was shut down",
 }
 HINT = (
-    "--trainer.logger takes true, false, or a logger's class before its settings, as in "
+    "--trainer.logger accepts true, false, or a logger's class before its settings, as in "
     "--trainer.logger CSVLogger --trainer.logger.save_dir FOLDER"
 )
 FOLDERS = ("save_dir", "dir", "offline_directory")  # settings that say where a logger writes
-RUN_ID = {"CometLogger": "experiment_key", "MLFlowLogger": "run_id"}  # settings that name a run; of others: version
+RUN_ID = {"CometLogger": "experiment_key", "MLFlowLogger": "run_id"}  # the settings that name a run; else version
 
 
 def as_list(given: Any) -> list[Namespace]:
-    """Return the loggers that the value of ``--trainer.logger`` names beside the run's own."""
+    """Return the configured loggers, without the run's own, from the value of ``--trainer.logger``."""
     loggers = given if isinstance(given, list) else [given]
     return [logger for logger in loggers if isinstance(logger, Namespace)]
 
 
 def prepared(given: Any, root: Path, resumed: Run | None, has_model_checkpoint: bool) -> list[Namespace]:
-    """Return the loggers' configurations as they are built: with a folder each, and with the run that they resume.
+    """Return the loggers' configurations to build them from: each with its folder, and with the run that it resumes.
 
     Args:
         given: the value of ``--trainer.logger``.
-        root: the folder of all experiments, where a logger writes that got no folder of its own.
-        resumed: the run that is resumed, whose ``loggers.json`` names the loggers' runs.
-        has_model_checkpoint: if a ``ModelCheckpoint`` of Lightning, whose files ``log_model`` uploads, is configured.
+        root: the folder of all experiments. A logger without a folder of its own writes there.
+        resumed: the run to resume. Its ``loggers.json`` names the loggers' runs.
+        has_model_checkpoint: True if a ``ModelCheckpoint`` is configured. ``log_model`` uploads its files.
 
     Raises:
         ValueError: if a logger's package is missing, or if a setting would have no effect or destroy an earlier log.
@@ -65,7 +65,7 @@ def prepared(given: Any, root: Path, resumed: Run | None, has_model_checkpoint: 
                 "--trainer.callbacks+=ModelCheckpoint --trainer.callbacks.monitor=val_acc --trainer.callbacks.mode=max"
             )
         if settings.get("log_model") and settings.get("offline"):
-            raise ValueError("trainer.logger.log_model needs a connection; leave it out, or trainer.logger.offline")
+            raise ValueError("trainer.logger.log_model cannot upload offline: leave it or trainer.logger.offline out")
         _place(logger.class_path, settings, root)
         record = next((record for record in known if record["class_path"].rpartition(".")[2] == name), None)
         if record is not None:
@@ -77,9 +77,9 @@ def prepared(given: Any, root: Path, resumed: Run | None, has_model_checkpoint: 
 
 
 def with_absolute_paths(given: Any) -> Any:
-    """Return the value of ``--trainer.logger`` such that it means the same in every working directory.
+    """Return the value of ``--trainer.logger`` with absolute paths, so that it is valid in every working directory.
 
-    A default stays as it is: it stands for the folder of all experiments, which may be moved.
+    A default path stays as it is: it means the folder of all experiments, which may be moved.
     """
     given = deepcopy(given)
     for logger in as_list(given):
@@ -108,7 +108,7 @@ def without_logger(text: str) -> str:
 
 
 def explained(message: str) -> str:
-    """Return a message about ``--trainer.logger`` with the reason of a refusal, or with what the flag takes."""
+    """Add to a message about ``--trainer.logger`` why a logger is refused, or which values the flag accepts."""
     for name, reason in REFUSED.items():
         if name in message:
             return f"trainer.logger: {name} does not work here: {reason}\n{HINT}"
@@ -139,7 +139,7 @@ def _place(class_path: str, settings: Namespace, root: Path) -> None:
     given = _given_folders(class_path, settings)
     if name == "WandbLogger":
         folder = settings[given[0]] if given else os.environ.get("WANDB_DIR", str(root))
-        settings.save_dir = folder  # by Lightning's default of save_dir, its dir has no effect
+        settings.save_dir = folder  # with Lightning's default of save_dir, dir has no effect
     elif name == "MLFlowLogger":
         # From version 3.7 on MLflow refuses a folder unless this says that one is wanted.
         os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")
@@ -152,15 +152,15 @@ def _place(class_path: str, settings: Namespace, root: Path) -> None:
 
 
 def _check_unused(settings: Namespace) -> None:
-    """Refuse the folder of an earlier log, which a logger of Lightning deletes or adds another run to."""
+    """Refuse the folder of an earlier log: Lightning's logger would delete the log, or mix two runs in it."""
     version = settings.version if isinstance(settings.version, str) else f"version_{settings.version}"
     folder = Path(settings.save_dir, settings.get("name") or "", version)
     if folder.is_dir() and any(folder.iterdir()):
-        raise ValueError(f"{folder} has another run's log; leave trainer.logger.version out, or name a new one")
+        raise ValueError(f"{folder} has another run's log; leave trainer.logger.version out, or give a new one")
 
 
 def _recorded(run: Run) -> list[dict[str, Any]]:
-    """Return the class path and version of each logger's run, in their order; empty for a run that has no record."""
+    """Return class path and version of each logger's run, in the loggers' order; empty if the run has no record."""
     path = run.files.loggers
     records: Sequence[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
     return [record for record in records if record["version"] is not None]

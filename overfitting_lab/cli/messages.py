@@ -28,19 +28,19 @@ NOISE = (
     "Loaded model weights from the checkpoint",
     "Loading `train_dataloader` to estimate",
     "`Trainer.fit` stopped: ",  # the line "ended" says it
-    "Time limit reached.",  # so it does
+    "Time limit reached.",  # the same
 )
 
 
 def silence_noise() -> None:
-    """Silence messages that say nothing; a profiler's report and a callback's verbose messages are shown."""
+    """Silence the messages above. A profiler's report and a callback's verbose messages are still shown."""
     for module in MODULES:
         logging.getLogger(module).setLevel(logging.WARNING)
     for module in SHARED:
         logger = logging.getLogger(module)
         logger.removeFilter(_says_something)
         logger.addFilter(_says_something)
-    # Whoever resumes a run without one of its callbacks sees what changed; testing needs no callback.
+    # A resume without one of the run's callbacks prints the change. A test needs no callback.
     warnings.filterwarnings("ignore", message="Be aware that when using `ckpt_path`")
 
 

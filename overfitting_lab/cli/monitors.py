@@ -1,4 +1,4 @@
-"""Metrics that callbacks and schedules monitor: each must be logged, and improve in the direction that is given."""
+"""Metrics that callbacks and schedules monitor: each must be logged, and ``mode`` must be the right direction."""
 
 import difflib
 from collections.abc import Iterator
@@ -27,8 +27,8 @@ class Monitor(NamedTuple):
 def check_monitors(trainer: Trainer, model: LightningModule) -> None:
     """Refuse a monitor that cannot work, before the first step.
 
-    A network or callback from outside this project may log more than the known metrics. Beside one, an unknown name is
-    not refused here: who monitors it reports it when the first validation has not logged it.
+    A network or callback from outside this project may log more than the known metrics. With such a class, an unknown
+    name is not refused here. The callback or schedule that monitors it reports it after the first validation.
 
     Raises:
         ValueError: if nothing logs the metric when it is needed, or if the direction is wrong.

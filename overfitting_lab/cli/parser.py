@@ -32,7 +32,7 @@ def find_config(name: str) -> str:
 
 
 def _content(argument: str, *, with_logger: bool) -> str:
-    """Return the content in place of the path of a configuration that cannot be used as it is."""
+    """Replace a configuration's path in an argument by its content, if the file cannot be used as it is."""
     option, _, path = argument.rpartition("=")
     if not path.endswith(".yaml") or option not in ("", "--config") or not Path(path).is_file():
         return argument
@@ -42,7 +42,7 @@ def _content(argument: str, *, with_logger: bool) -> str:
 
 
 def _line_that_contains_itself(path: Path) -> int | None:
-    """Return the line at which a YAML file repeats a value within itself, which jsonargparse would follow for ever."""
+    """Return the line of a YAML value that contains itself by an alias. jsonargparse would follow it without end."""
 
     def find(node: Any, above: tuple[int, ...]) -> int | None:
         if id(node) in above:
@@ -70,7 +70,7 @@ class ExperimentParser(LightningArgumentParser):
 
     with_logger = True  # False: ignore the loggers that configurations name
     _configs: Sequence[str] = ()  # the files that the command line names
-    _callbacks: Sequence[str] = ()  # the callbacks that it names; of the class, because each callback has a parser
+    _callbacks: Sequence[str] = ()  # the callbacks that it names; on the class: each callback has its own parser
 
     def parse_args(self, args: Sequence[str] | None = None, *rest: Any, **settings: Any) -> Any:  # type: ignore[override]
         """Parse the command line, or the arguments given."""
@@ -83,7 +83,7 @@ class ExperimentParser(LightningArgumentParser):
         self._configs = [argument.removeprefix("--config=") for argument in found if argument.endswith(".yaml")]
         for path in filter(os.path.isfile, self._configs):
             if line := _line_that_contains_itself(Path(path)):
-                self.error(f"{path}, line {line}: an alias stands within what it repeats, without end")
+                self.error(f"{path}, line {line}: a value contains itself: remove the *name below its own &name")
         if self.with_logger and (missing := missing_package(found)):  # without it, the logger's settings are unknown
             self.error(missing)
         ExperimentParser._callbacks = re.findall(r"^--trainer\.callbacks\+?[=\n](\S+)", "\n".join(found), re.MULTILINE)

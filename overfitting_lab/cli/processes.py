@@ -1,4 +1,4 @@
-"""Several processes of one run: they meet within a minute, and end together with one message that names the cause."""
+"""Several processes of one run: they meet within a minute. If one fails, all end, with one message about the cause."""
 
 import atexit
 import errno
@@ -28,11 +28,12 @@ from overfitting_lab.callbacks.logger import RunLogger
 from overfitting_lab.callbacks.summary import RunSummary
 from overfitting_lab.cli.launchers import FIRST_SPEAKS, PARENT, parent
 
-PATIENCE = timedelta(seconds=45)  # in which a process must answer the others
+PATIENCE = timedelta(seconds=45)  # longest time in which a process must answer the others
 SAVING_PATIENCE = timedelta(days=1)  # while the first process writes files, perhaps to a slow disk
-SAVED, COMPLETED = "Trainer.save_checkpoint", "completed"  # Lightning's barrier behind a checkpoint; behind all files
+SAVED, COMPLETED = "Trainer.save_checkpoint", "completed"  # barriers: Lightning's after a checkpoint; after all files
 CLEANUP = 5  # seconds in which a process may end by itself
-CAUSE, FOLLOWS = ".cause", ".follows"  # files of last words: of a process that failed, or that others made fail
+# Files with the last message of a process: of one that failed, and of one that failed because of another.
+CAUSE, FOLLOWS = ".cause", ".follows"
 
 
 class ProcessError(Exception):
@@ -42,7 +43,7 @@ class ProcessError(Exception):
 class TogetherStrategy(DDPStrategy):
     """DDP whose processes end together if one of them fails.
 
-    Within ``timeout`` a process must answer the others: on arrival, and whenever they exchange gradients.
+    A process must answer the others within ``timeout``, when they meet and whenever they exchange gradients.
     """
 
     def __init__(self, *, timeout: timedelta = PATIENCE, **settings: Any) -> None:
@@ -61,14 +62,14 @@ class TogetherStrategy(DDPStrategy):
             self._saving = torch.distributed.new_group(backend="gloo", timeout=SAVING_PATIENCE)
 
     def barrier(self, name: str | None = None, *args: Any, **kwargs: Any) -> None:
-        """Wait for the other processes, and longer if the first one may still write files."""
+        """Wait for the other processes, and wait longer if the first one may still write files."""
         if name in (SAVED, COMPLETED) and self._saving is not None:
             torch.distributed.barrier(group=self._saving)
         else:
             super().barrier(name, *args, **kwargs)
 
     def reduce(self, *args: Any, **kwargs: Any) -> Any:
-        """Sum what callbacks counted. Before, the first process may have written files."""
+        """Reduce the counts of callbacks. Wait before that until the first process has written its files."""
         self.barrier(COMPLETED)
         return super().reduce(*args, **kwargs)
 
@@ -96,7 +97,7 @@ class TogetherLauncher(_SubprocessScriptLauncher):
             if not torch.distributed.is_initialized():
                 check_meeting_point(self.cluster_environment, self.num_nodes)
             if not self.cluster_environment.creates_processes_externally:
-                self._start_others()  # Lightning sets LOCAL_RANK there, and starts none when it sees that
+                self._start_others()  # this sets LOCAL_RANK, so that Lightning starts none itself
             result = super().launch(function, *args, **kwargs)
             if self._trainer is not None:
                 self._trainer.strategy.barrier(COMPLETED)
@@ -104,7 +105,7 @@ class TogetherLauncher(_SubprocessScriptLauncher):
 
     @contextmanager
     def named_causes(self) -> Iterator[None]:
-        """Turn an error that is due to another process into a ``ProcessError``."""
+        """Turn an error that another process caused into a ``ProcessError``."""
         try:
             yield
         except RuntimeError as error:
@@ -127,16 +128,16 @@ class TogetherLauncher(_SubprocessScriptLauncher):
         threading.Thread(target=self._watch_others, daemon=True).start()
 
     def _watch_others(self) -> None:
-        """End this process if another one failed, and nothing in this one notices it."""
+        """End this process if another one failed and this one does not notice it."""
         while not any(process.poll() for process in self.procs):
             if self._ending.wait(0.2):
                 return
         ended = [rank for rank, process in enumerate(self.procs, start=1) if process.poll()]
-        hangs = all(self._words(rank, FOLLOWS) for rank in ended)  # this process, since the others waited in vain
+        hangs = all(self._words(rank, FOLLOWS) for rank in ended)  # this one: the others waited in vain
         if self._ending.wait(self._patience / 2 if torch.distributed.is_initialized() and not hangs else 1):
             return
         error = ProcessError(self._failed() + self._remedy())
-        recorder = threading.Thread(target=self._record, args=(error,), daemon=True)  # which a GPU may block
+        recorder = threading.Thread(target=self._record, args=(error,), daemon=True)  # a GPU may block it
         recorder.start()
         recorder.join(CLEANUP)
         print(f"error: {error}", file=sys.stderr, flush=True)
@@ -171,7 +172,7 @@ class TogetherLauncher(_SubprocessScriptLauncher):
         if self.procs:
             return f"another process does not answer: it hangs, or is more than {self._patience} s behind"
         if met := re.search(r"(\d+)/(\d+) clients joined", error):
-            came = f"only {met[1]} of {met[2]} processes came to {place} within {self._patience} s"
+            came = f"only {met[1]} of {met[2]} processes reached {place} within {self._patience} s"
             return f"{came}. Did you start the others?"
         if "client socket" in error or "connect to" in error:
             return f"the first process does not answer at {place}. Did you start it, and can this machine reach it?"
@@ -188,7 +189,7 @@ class TogetherLauncher(_SubprocessScriptLauncher):
         return f"; resume with: python scripts/fit.py --resume {folder}" if folder else ""
 
     def _failed(self) -> str:
-        """Return which process failed, how, and its message; nothing if all others still run."""
+        """Return a sentence that names the failed process, its end and its message; empty if all others still run."""
         ended = [(rank, process) for rank, process in enumerate(self.procs, start=1) if process.poll() is not None]
         for rank, process in ended:
             if not self._words(rank, FOLLOWS):
@@ -205,7 +206,7 @@ class TogetherLauncher(_SubprocessScriptLauncher):
 
 
 def use_together_strategy() -> None:
-    """Make the Trainer's names of DDP strategies, such as ``ddp``, mean ``TogetherStrategy``."""
+    """Register ``TogetherStrategy`` under the Trainer's names of DDP strategies, such as ``ddp``."""
     for name, entry in list(StrategyRegistry.items()):
         if entry["strategy"] is DDPStrategy and entry["init_params"].get("start_method") == "popen":
             StrategyRegistry.register(
@@ -223,7 +224,7 @@ def leave_together(strategy: Strategy) -> None:
 
 
 def end_with_parent() -> None:
-    """End this process as soon as the one that started it is gone, if that is the run's first process or torchrun."""
+    """End this process as soon as its parent is gone, if the parent is the run's first process or torchrun."""
     starter = os.getppid()
 
     def watch() -> None:
@@ -231,12 +232,12 @@ def end_with_parent() -> None:
             time.sleep(1)
         os._exit(1)
 
-    if parent() is not None or "TORCHELASTIC_RUN_ID" in os.environ:  # which is not stale: those are removed
+    if parent() is not None or "TORCHELASTIC_RUN_ID" in os.environ:  # stale ones have been removed
         threading.Thread(target=watch, daemon=True).start()
 
 
 def say(message: str) -> None:
-    """Print the message with which this process ends. If the first process started it, that one prints the message."""
+    """Print the last message of this process, or leave it to the first process if that one started this process."""
     if starter := parent():
         kind = FOLLOWS if isinstance(sys.exc_info()[1], ProcessError) else CAUSE
         with suppress(OSError):  # the first process has ended
@@ -257,12 +258,12 @@ def check_meeting_point(environment: ClusterEnvironment, num_nodes: int) -> None
     for name in os.environ.get("GLOO_SOCKET_IFNAME", "").split(","):
         if name and name not in there:
             raise ProcessError(
-                f"GLOO_SOCKET_IFNAME={name} is no network interface of this machine, which has {', '.join(there)}: "
+                f"GLOO_SOCKET_IFNAME={name} is not a network interface of this machine, which has {', '.join(there)}: "
                 "name one of these, or unset it"
             )
     text = os.environ.get("MASTER_PORT", "1")
     if not text.isdecimal() or not 0 < int(text) < 2**16:
-        raise ProcessError(f"MASTER_PORT={text} is no port: set it to a number from 1 to 65535, or unset it")
+        raise ProcessError(f"MASTER_PORT={text} is not a port: set it to a number from 1 to 65535, or unset it")
     address, port = environment.main_address, environment.main_port
     try:
         family = socket.getaddrinfo(address, port, type=socket.SOCK_STREAM)[0][0]
@@ -281,7 +282,7 @@ def check_meeting_point(environment: ClusterEnvironment, num_nodes: int) -> None
         socket.create_server(place, family=socket.AF_INET6 if dual else socket.AF_INET, dualstack_ipv6=dual).close()
     except OSError as error:
         if error.errno == errno.EADDRNOTAVAIL and num_nodes == 1:
-            raise ProcessError(f"MASTER_ADDR={address} is no address of this machine: unset it") from None
+            raise ProcessError(f"MASTER_ADDR={address} is not an address of this machine: unset it") from None
         if error.errno in (errno.EADDRINUSE, errno.EACCES):
             raise ProcessError(_refused(port, os.strerror(error.errno))) from None
 

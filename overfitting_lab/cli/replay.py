@@ -12,13 +12,13 @@ from jsonargparse import ArgumentParser, Namespace, set_dumper
 
 
 class Writer(yaml.SafeDumper):  # type: ignore[misc]
-    """A dumper that quotes text which jsonargparse would read as a number, such as 1e3; YAML 1.1 does not."""
+    """A dumper that also quotes text such as 1e3. jsonargparse would read it as a number, unlike YAML 1.1."""
 
 
 Writer.add_implicit_resolver(
     "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9][0-9_]*[eE][-+]?[0-9]+$"), list("-+0123456789")
 )
-UNWRITABLE = "Unable to serialize instance "  # jsonargparse writes it in place of a value
+UNWRITABLE = "Unable to serialize instance "  # jsonargparse writes this in place of a value that YAML cannot hold
 Path = tuple[str | int, ...]  # the keys and indices that lead to a setting
 
 
@@ -33,8 +33,8 @@ def replayable(parser: ArgumentParser, config: Namespace) -> str:
     """Return a configuration as YAML that parses to the same configuration again.
 
     jsonargparse alone would write a sentence in place of a value that YAML cannot hold, and would leave out every
-    ``None``. Here, such a value is left out if it is its class's own default, and ``None`` is written if the default is
-    another value.
+    ``None``. Here, a value that YAML cannot hold is left out if it is the default of its class. ``None`` is written if
+    the default is another value.
 
     Raises:
         ValueError: if YAML cannot hold a value. The message names the value's flag.
@@ -51,9 +51,7 @@ def replayable(parser: ArgumentParser, config: Namespace) -> str:
             given = _at(config, path)
             defaults = _defaults(_at(config, holder[:-1])["class_path"]) if holder[-1] == "init_args" else {}
             if given is not defaults.get(str(name)):
-                raise ValueError(
-                    f"--{_flag(path)}: a run's config.yaml cannot hold {given!r}; give a value that is text"
-                )
+                raise ValueError(f"--{_flag(path)}: a run's config.yaml cannot hold {given!r}; give a number or a text")
             del _at(content, holder)[name]
     for path in nones:
         _at(content, path[:-1])[path[-1]] = None
@@ -61,7 +59,7 @@ def replayable(parser: ArgumentParser, config: Namespace) -> str:
 
 
 def _settings(node: Any, path: Path = (), defaults: Mapping[str, Any] | None = None) -> Iterator[tuple[Path, Any, Any]]:
-    """Yield path and value of every setting, and the defaults of the class that it is an argument of, if any."""
+    """Yield path and value of every setting. If it is an argument of a class, yield the class's defaults as well."""
     if isinstance(node, list):
         for index, item in enumerate(node):
             yield from _settings(item, (*path, index))

@@ -1,4 +1,4 @@
-"""Let a command outlive its screen: a pipe or terminal that is gone, a full disk behind a log, a narrow encoding."""
+"""Keep a command running if its output fails: a closed pipe or terminal, a full disk, a limited encoding."""
 
 import contextlib
 import errno
@@ -19,8 +19,8 @@ GONE = (errno.EPIPE, errno.EIO, errno.EBADF)  # no later write can succeed
 def screen(needed: bool) -> Iterator[None]:
     """Print a character that the screen's encoding lacks as an escape sequence.
 
-    Unless the screen is ``needed``, drop what standard output cannot take. Note the first loss. What standard error
-    cannot take is dropped in any case.
+    Output that standard error cannot write is dropped. So is output that standard output cannot write, unless the
+    screen is ``needed``: then the error is raised. The first loss is noted.
     """
     before = sys.stdout, sys.stderr
     sys.stderr = _lasting(sys.stderr, "standard error")
@@ -38,7 +38,7 @@ def screen(needed: bool) -> Iterator[None]:
 
 
 def _empty(stream: TextIO) -> None:
-    """Write what a stream holds, or discard it, so that Python's own attempt at exit does not fail."""
+    """Flush a stream, or discard its content, so that Python's own flush at exit does not fail."""
     try:
         stream.flush()
     except (OSError, ValueError):
@@ -98,7 +98,7 @@ class _Lasting(io.RawIOBase):
 
 
 def _discard(descriptor: int) -> None:
-    """Send to nowhere what this process and those that it starts write to a file descriptor."""
+    """Redirect a file descriptor of this process and its children to the null device."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, descriptor)
     os.close(nowhere)

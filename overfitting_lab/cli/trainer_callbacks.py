@@ -35,11 +35,11 @@ WRITERS = (Checkpoint, DeviceStatsMonitor, LearningRateMonitor, ThroughputMonito
 
 @dataclass(frozen=True)
 class Contract:
-    """What becomes of a callback of Lightning."""
+    """The decision on a callback of Lightning: it works here, or it is refused."""
 
     works: bool
     sentence: str  # what it does here; or why it is refused, and what to type instead
-    subclasses: bool = False  # it is also refused if a subclass of it is given
+    subclasses: bool = False  # its subclasses are refused too
 
 
 def _works(sentence: str) -> Contract:
@@ -68,9 +68,9 @@ CONTRACTS = {
     "DeviceStatsMonitor": _works("Logs the device's statistics. On a CPU it needs psutil: pip install psutil."),
     "EarlyStopping": _works("Stops training when a metric stops improving. A resumed run keeps the count."),
     "GradientAccumulationScheduler": _works(
-        "Changes the number of accumulated batches at given epochs, and in an epoch that is resumed."
+        "Changes the number of accumulated batches at given epochs. A resumed epoch has the right number, too."
     ),
-    "LambdaCallback": _works("Calls functions that are named by their import path, such as on_fit_start=package.name."),
+    "LambdaCallback": _works("Calls functions, named by import path, such as on_fit_start=package.name."),
     "LearningRateFinder": _refused(
         "the run would train with another learning rate than its config.yaml says. Give --model.optimizer.lr; "
         "the doctor says if it is too high or too low",
@@ -88,16 +88,16 @@ CONTRACTS = {
     ),
     "ModelSummary": _works("Prints Lightning's table of layers instead of this project's."),
     "OnExceptionCheckpoint": _refused(
-        "the next new run would silently start from the file that it left. Leave it out: last.ckpt is there for "
+        "the next new run would silently start from the file that it leaves. Leave it out: last.ckpt is there for "
         "--resume, and --checkpoint_minutes says how old it may be",
         subclasses=True,
     ),
     "ProgressBar": _refused("it is a base class and shows nothing. Give RichProgressBar or TQDMProgressBar"),
     "RichModelSummary": _works("Prints Lightning's table of layers instead of this project's."),
-    "RichProgressBar": _works("Replaces this project's progress bar, also where the output is no terminal."),
+    "RichProgressBar": _works("Replaces this project's progress bar, even if the output is not a terminal."),
     "StochasticWeightAveraging": _refused(
         "it averages when training ends, so the average would be neither validated nor kept. Give EMAWeightAveraging "
-        "or WeightAveraging; docs/callbacks.md shows how the latter takes the same average",
+        "or WeightAveraging. docs/callbacks.md shows how WeightAveraging computes the same average",
         subclasses=True,
     ),
     "SpikeDetection": _refused(
@@ -108,17 +108,19 @@ CONTRACTS = {
     "Timer": _refused(
         "its argument interval cannot be written in a configuration. Give --trainer.max_time DD:HH:MM:SS"
     ),
-    "TQDMProgressBar": _works("Replaces this project's progress bar, also where the output is no terminal."),
+    "TQDMProgressBar": _works("Replaces this project's progress bar, even if the output is not a terminal."),
     "EMAWeightAveraging": _works(
-        "Averages the weights exponentially. The average is what is validated and kept: in best.ckpt, the test, "
-        "weights.pth and exports. last.ckpt also has the trained weights. One process only."
+        "Averages the weights exponentially. The average is validated, tested, and kept in best.ckpt, weights.pth and "
+        "exports. last.ckpt also has the trained weights. One process only."
     ),
-    "WeightAveraging": _works("Keeps the mean of the weights of all steps, as EMAWeightAveraging keeps its average."),
+    "WeightAveraging": _works(
+        "Computes the mean of the weights of all steps. The mean is used and kept like EMAWeightAveraging's average."
+    ),
 }
 
 
 def configured(trainer: Namespace) -> list[Any]:
-    """Return the callbacks in the Trainer's settings: their settings, or objects once these are built."""
+    """Return the callbacks in the Trainer's settings: as settings, or as objects once they are built."""
     given = trainer.callbacks or []
     return given if isinstance(given, list) else [given]
 
@@ -156,15 +158,15 @@ def without_refused(trainer: Namespace) -> list[Namespace]:
 
 
 def complete(given: Sequence[Callback], trainer: Namespace, *, keep: bool) -> list[Callback]:
-    """Return the configured callbacks with those that mend what Lightning's own lack in a run.
+    """Return the configured callbacks, and beside some of them a callback that supplies what Lightning's lacks.
 
     Args:
         given: the configured callbacks.
         trainer: settings of the Trainer.
-        keep: if the command may keep a run's folder. Callbacks that only write are left out unless it does.
+        keep: True if the command may keep a run's folder. Without a folder, callbacks that only write are left out.
 
     Raises:
-        ValueError: if callbacks exclude each other or another setting, or would write over a run's checkpoints.
+        ValueError: if callbacks contradict each other or another setting, or would overwrite a run's checkpoints.
     """
     _check_together(given, trainer, keep=keep)
     completed: list[Callback] = []
@@ -190,7 +192,7 @@ def _check_together(given: Sequence[Callback], trainer: Namespace, *, keep: bool
         name = type(callback).__name__
         if keys.count(callback.state_key) > 1:
             raise ValueError(
-                f"{FLAG} has {name} twice with the same settings, so that a checkpoint cannot tell them apart"
+                f"{FLAG} has {name} twice with the same settings: leave one out, a checkpoint cannot hold both"
             )
         if keep and isinstance(callback, WRITERS) and trainer.logger is False and not trainer.fast_dev_run:
             raise ValueError(f"{FLAG} {name} writes to the run's folder: leave --trainer.logger false out")
@@ -210,7 +212,7 @@ def _check_folder(callback: ModelCheckpoint) -> None:
     if folder == RunFiles(folder.parent).checkpoints and re.fullmatch(r"version_\d+", folder.parent.name):
         raise ValueError(
             f"{FLAG} ModelCheckpoint would write to the folder of a run's own checkpoints, {folder}; "
-            f"leave dirpath out, and its files go to {own.others.name}/ in that folder"
+            f"leave dirpath out, and its files will go to {own.others.name}/ in that folder"
         )
 
 
@@ -224,7 +226,7 @@ def check_device(trainer: Trainer) -> None:
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
         if isinstance(callback, WeightAveraging) and trainer.world_size > 1:
             name = type(callback).__name__
-            raise ValueError(f"{FLAG} {name} copies the network, which fails in several processes: --trainer.devices 1")
+            raise ValueError(f"{FLAG} {name} cannot copy the network in several processes: give --trainer.devices 1")
         reads_cpu = isinstance(callback, DeviceStatsMonitor) and (callback._cpu_stats or on_cpu)
         if reads_cpu and callback._cpu_stats is not False and find_spec("psutil") is None:
             raise ValueError(f"{FLAG} DeviceStatsMonitor needs psutil to read the CPU: pip install psutil")

@@ -1,6 +1,6 @@
-"""What this project makes of each parameter of Lightning's Trainer, and a check of the values that are given.
+"""The verdict on each parameter of Lightning's Trainer, and the checks of its values.
 
-Only the data can tell whether some limits and intervals fit. :mod:`overfitting_lab.callbacks.fitting_data` checks them.
+Some limits and intervals depend on the size of the data. :mod:`overfitting_lab.callbacks.fitting_data` checks them.
 """
 
 import json
@@ -49,17 +49,17 @@ def limited(effect: str, problem: Problem) -> Flag:
 
 
 def refused(effect: str, unset: Any = None) -> Flag:
-    """Return a flag that may only be left out, or have the value that leaves it out."""
+    """Return a flag that must be left out; ``unset`` is the value that equals leaving it out."""
     return Flag("refused", effect, lambda value, config: None if value in (None, unset) else effect)
 
 
 def at_least(least: int, words: str = "") -> Problem:
-    """Return a check of a number that must not be smaller; ``words`` name what else is allowed."""
+    """Return a check of a number that must be at least ``least``; ``words`` name what else is allowed."""
     return lambda value, _: None if value >= least else f"must be at least {least}{words}"
 
 
 def batches(zero: str | None = None) -> Problem:
-    """Return a check of a number of batches or a fraction; ``zero`` is what to type instead of 0, which is refused."""
+    """Return a check of a number of batches or a fraction; ``zero`` is the message that refuses 0, if it is refused."""
 
     def problem(value: float, config: Namespace) -> str | None:
         if value == 0 and zero is not None:
@@ -72,7 +72,7 @@ def batches(zero: str | None = None) -> Problem:
 
 
 def seconds(duration: Any) -> float:
-    """Return the seconds of DD:HH:MM:SS or of a dictionary of ``timedelta``'s arguments; 0 if it is no duration."""
+    """Return the seconds of DD:HH:MM:SS or of a dictionary of ``timedelta``'s arguments; 0 if it is not a duration."""
     if isinstance(duration, timedelta):
         return duration.total_seconds()
     if isinstance(duration, str):
@@ -110,18 +110,18 @@ def _max_epochs(value: int, config: Namespace) -> str | None:
 
 
 def _max_steps(value: int, config: Namespace) -> str | None:
-    return None if value >= 1 or value == -1 else "must be at least 1, or -1 for as many as --trainer.max_epochs has"
+    return None if value >= 1 or value == -1 else "must be at least 1, or -1 to train until --trainer.max_epochs"
 
 
 def at_most(maximum: str) -> Problem:
-    """Return a check of a minimum, which Lightning does not reach if it is above another flag."""
+    """Return a check of a minimum: at least 0, and at most the flag ``maximum``, which would end training first."""
 
     def problem(value: int, config: Namespace) -> str | None:
         most = config.trainer[maximum]
         if value < 0:
             return "must be at least 0"
         if most is not None and 0 <= most < value:
-            return f"is above --trainer.{maximum} {most}, which ends training before"
+            return f"is above --trainer.{maximum} {most}, which ends training first: give at most {most}"
         return None
 
     return problem
@@ -131,13 +131,13 @@ def _fast_dev_run(value: int, config: Namespace) -> str | None:
     if value < 0:
         return "must be true, or a number of batches of at least 1"
     if value and (config.resume or config.ckpt_path):
-        return "would train nothing: it ends after a few steps in all, and the checkpoint is past them; leave it out"
+        return "would train nothing: it ends after a few steps, and the checkpoint has more steps already; leave it out"
     return None
 
 
 def _logger(value: Any, config: Namespace) -> str | None:
     if value is False and config.resume:
-        return "keeps nothing, but a run that is resumed is kept: leave it out"
+        return "keeps nothing, but a resumed run is written to its folder: leave it out"
     return None
 
 
@@ -146,7 +146,7 @@ def _val_check_interval(value: Any, config: Namespace) -> str | None:
         return duration(value, config)
     if value > 0 and isinstance(value, float) and config.trainer.check_val_every_n_epoch is None:
         return "must be a whole number of batches or a duration, because --trainer.check_val_every_n_epoch is null"
-    return batches("would never validate: say so with --trainer.limit_val_batches 0")(value, config)
+    return batches("would never validate: to turn validation off, give --trainer.limit_val_batches 0")(value, config)
 
 
 def _devices(value: int | str | list[int], config: Namespace) -> str | None:
@@ -177,10 +177,10 @@ def _strategy(value: Any, config: Namespace) -> str | None:
     if any(word in f"{name} {start}" for word in ("spawn", "fork", "notebook")):
         return "starts processes that do not share the run's folder: use ddp"
     if "single" in name:
-        return "is what auto takes for one device: leave it out, and say --trainer.devices 1"
+        return "is what auto chooses for one device: leave it out, and say --trainer.devices 1"
     if name in STRATEGIES or _is(value, DDPStrategy):
         return None
-    return f"must be one of {', '.join(STRATEGIES)}: these networks fit on every device, so that ddp suits them"
+    return f"must be one of {', '.join(STRATEGIES)}: every device can hold these networks, so ddp is enough"
 
 
 def _precision(value: str | int, config: Namespace) -> str | None:
@@ -196,7 +196,7 @@ def _plugins(value: Any, config: Namespace) -> str | None:
         if _is(plugin, CheckpointIO):
             return "would replace the writer of checkpoints that survive a crash: leave it out"
         if _is(plugin, Precision):
-            return "is the business of --trainer.precision: leave it out"
+            return "sets the precision, which --trainer.precision decides: leave it out"
     return None
 
 
@@ -237,18 +237,18 @@ def _default_root_dir(value: Any, config: Namespace) -> str | None:
 TRAINER_FLAGS: dict[str, Flag] = {
     "accelerator": limited(f"One of {', '.join(ACCELERATORS)}, if the machine has it.", _accelerator),
     "strategy": limited(
-        "`auto`, or `ddp` and its variants for several devices. A strategy that spawns or forks loses the run's "
-        "folder, and one that shards a network gains nothing here: use `ddp`.",
+        "`auto`, or `ddp` and its variants for several devices. Strategies that spawn or fork processes would lose the "
+        "run's folder. Strategies that shard the network gain nothing here. Use `ddp` instead.",
         _strategy,
     ),
     "devices": limited(
-        "The default is 1. On GPUs a number, indices such as `0,1`, `auto` or `-1`; on a CPU a number of processes.",
+        "The default is 1. On GPUs: a number, indices such as `0,1`, `auto` or `-1`. On a CPU: a number of processes.",
         _devices,
     ),
-    "num_nodes": limited("At least 1. Start the same command on every node, for example by `torchrun`.", at_least(1)),
+    "num_nodes": limited("At least 1. Start the same command on every node, for example with `torchrun`.", at_least(1)),
     "precision": limited(
         "The default suits the machine: `bf16-mixed` if its hardware multiplies in bf16, else `32-true`. float16 is "
-        "refused on a CPU, where Lightning would use bf16 instead or be slower by orders of magnitude.",
+        "refused on a CPU: Lightning would use bf16 instead, or train slower by orders of magnitude.",
         _precision,
     ),
     "logger": limited(
@@ -256,19 +256,22 @@ TRAINER_FLAGS: dict[str, Flag] = {
     ),
     "callbacks": honoured("Callbacks beside the project's own."),
     "fast_dev_run": limited(
-        "Runs so many batches and keeps nothing. Refused for a run that is resumed, which is past these batches.",
+        "A number runs so many batches, `true` runs one. Nothing is kept. Refused with `--resume` and `--ckpt_path`: "
+        "the checkpoint already has more steps.",
         _fast_dev_run,
     ),
     "max_epochs": limited("At least 1, or -1 for no limit.", _max_epochs),
-    "min_epochs": limited("Delays what stops early. Refused above `max_epochs`, which wins.", at_most("max_epochs")),
+    "min_epochs": limited(
+        "Callbacks and `max_time` cannot stop training earlier. Refused above `max_epochs`.", at_most("max_epochs")
+    ),
     "max_steps": limited("At least 1, or -1 for no limit. Optimizer steps are counted.", _max_steps),
     "min_steps": limited(
-        "Delays what stops early. Refused above `max_steps` or the steps of all epochs, which win.",
+        "Callbacks and `max_time` cannot stop training earlier. Refused above `max_steps` or the steps of all epochs.",
         at_most("max_steps"),
     ),
     "max_time": limited("A duration above zero: `DD:HH:MM:SS`, or keys such as `{hours: 8}`.", duration),
     "limit_train_batches": limited(
-        "A number of batches, or a fraction up to 1.0 that leaves at least one. 0 would train nothing.",
+        "A number of batches, or a fraction up to 1.0 that leaves at least one. 0 is refused: it would train nothing.",
         batches("trains nothing: give a number of batches of at least 1, or a fraction above 0"),
     ),
     "limit_val_batches": limited(
@@ -280,33 +283,33 @@ TRAINER_FLAGS: dict[str, Flag] = {
         "A number of batches, or a fraction up to 1.0 that leaves at least one. 0 turns the test off.", batches()
     ),
     "limit_predict_batches": refused(
-        "has no effect here: scripts/predict.py takes the images that you name; leave it out"
+        "has no effect here: leave it out; scripts/predict.py predicts the images that you name"
     ),
     "overfit_batches": refused(
-        "would take other images in every epoch: to fit a few images, give --data.train_size, with --data.batch_size "
-        "at most as large",
+        "would train on other images in every epoch: to fit a few images, give --data.train_size, and a "
+        "--data.batch_size that is not larger",
         unset=0,
     ),
     "val_check_interval": limited(
-        "A number of batches of at most an epoch's, a fraction of an epoch up to 1.0, or a duration as `max_time`'s. "
-        "A fraction is rounded down to whole batches, at least one. With `check_val_every_n_epoch null` batches are "
-        "counted over epochs, and a number must be reached before the run ends.",
+        "A number of batches, at most all of an epoch; a fraction of an epoch up to 1.0; or a duration, as in "
+        "`max_time`. A fraction is rounded down to whole batches, at least one. With `check_val_every_n_epoch null` "
+        "batches are counted across epochs, and the number must be reached before the run ends.",
         _val_check_interval,
     ),
     "check_val_every_n_epoch": limited(
-        "At least 1 and at most the run's epochs, or `null`: see `val_check_interval`.", at_least(1, ", or null")
+        "At least 1 and at most the run's epochs, or `null` (see `val_check_interval`).", at_least(1, ", or null")
     ),
-    "num_sanity_val_steps": limited("At least 0, or -1 for all batches of validation.", at_least(-1)),
+    "num_sanity_val_steps": limited("At least 0, or -1 for all validation batches.", at_least(-1)),
     "log_every_n_steps": limited(
-        "At least 1. The default draws ten points an epoch of the loss and learning rate of single steps.",
+        "At least 1. The default logs the loss and learning rate of ten steps an epoch.",
         at_least(1, "; the curves of the epochs do not depend on it"),
     ),
     "enable_checkpointing": honoured("`false` writes no checkpoints: the last weights are tested."),
     "enable_progress_bar": honoured("The default is a bar on a terminal, and a line an epoch elsewhere."),
     "enable_model_summary": honoured("`false` leaves the table of layers out."),
     "accumulate_grad_batches": limited(
-        "At least 1 and at most an epoch's batches. An epoch's last step has the batches that are left, each weighted "
-        "as in a whole step.",
+        "At least 1 and at most an epoch's batches. An epoch's last step accumulates the batches that are left. Each "
+        "has the same weight as in a whole step.",
         at_least(1),
     ),
     "gradient_clip_val": limited(
@@ -315,10 +318,12 @@ TRAINER_FLAGS: dict[str, Flag] = {
     "gradient_clip_algorithm": limited(
         "`norm`, the default, or `value`. Refused without `gradient_clip_val`.", _clip_algorithm
     ),
-    "deterministic": honoured("torch refuses operations that are not deterministic, or warns of them: `warn`."),
+    "deterministic": honoured(
+        "With `true`, torch refuses operations that are not deterministic. With `warn`, it warns of them."
+    ),
     "benchmark": limited("Chooses cuDNN's kernels by measuring. Refused with `deterministic`.", _benchmark),
-    "inference_mode": honoured("`false` tests under `torch.no_grad` instead; validation during training always does."),
-    "use_distributed_sampler": honoured("Either value leaves the batches to the project's loader, which shares them."),
+    "inference_mode": honoured("`false` tests under `torch.no_grad`, as validation in training always does."),
+    "use_distributed_sampler": honoured("Changes nothing: the project's loader divides batches among the processes."),
     "profiler": limited(
         f"One of {', '.join(PROFILERS)}, or a class of `lightning.pytorch.profilers`. It writes into the run's folder.",
         _profiler,
@@ -335,24 +340,24 @@ TRAINER_FLAGS: dict[str, Flag] = {
         _plugins,
     ),
     "sync_batchnorm": limited(
-        "For several GPUs. Refused for several processes on a CPU, where torch has none.", _sync_batchnorm
+        "For several GPUs. Refused for several processes on a CPU: torch cannot synchronize there.", _sync_batchnorm
     ),
     "reload_dataloaders_every_n_epochs": limited(
-        "At least 0. Builds the loaders anew; images and their order stay the same.", at_least(0)
+        "At least 0. Builds the loaders anew. The images and their order stay the same.", at_least(0)
     ),
     "default_root_dir": limited(
-        "The folder of `lightning_logs/`, by default the working directory. `~` is your home. No URL.",
+        "The folder of `lightning_logs/`, by default the working directory. `~` is your home. A URL is refused.",
         _default_root_dir,
     ),
     "enable_autolog_hparams": honoured("`false` keeps hyper-parameters from loggers beside the project's own."),
     "model_registry": refused(
-        "has no effect here: nothing is uploaded. Export a run with scripts/export.py; leave it out"
+        "has no effect here, since nothing is uploaded: leave it out, and export a run with scripts/export.py"
     ),
 }
 
 
 def problems(config: Namespace, names: Iterable[str] = TRAINER_FLAGS) -> list[str]:
-    """Return what is wrong with the Trainer's flags of a configuration of ``fit.py``, a line for each flag."""
+    """Return a line for each flag of the Trainer that is wrong in a configuration of ``fit.py``."""
     found = []
     for name in names:
         value = config.trainer.get(name)
@@ -369,7 +374,7 @@ def typed_flags(arguments: Iterable[str]) -> list[str]:
 
 
 def _typed(value: Any) -> str:
-    """Return a value as it is typed."""
+    """Return a value as a user types it."""
     if isinstance(value, list):
         return f"[{', '.join(map(_typed, value))}]"
     if isinstance(value, Namespace):

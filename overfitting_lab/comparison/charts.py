@@ -13,7 +13,7 @@ from overfitting_lab.runs.epochs import has_probe
 from overfitting_lab.runs.figures import draw_metric, usual_losses
 
 RUNS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # on white and on black (Okabe & Ito 2008)
-FEWEST = 10  # images of a bin whose accuracy is drawn
+FEWEST = 10  # images that a bin needs for its accuracy to be drawn
 MARKERS = ("", "o", "s", "^", "v", "D")  # the next one each time the colours are used up
 
 
@@ -26,8 +26,8 @@ def style(place: int) -> dict[str, Any]:
 def draw_curves(axes: Axes, runs: Sequence[NamedRun], metric: str) -> None:
     """Draw one metric of several runs over epochs: validation solid, training dashed, each run in its colour.
 
-    The metric is ``loss`` in nats, or ``acc`` in per cent. Training is the probe's, or the loss and accuracy while it
-    trained for a run without a probe. A first training loss may lie above the axis.
+    The metric is ``loss`` in nats, or ``acc`` in per cent. The training curve shows the probe. For a run without a
+    probe, it shows the metric that was measured during training. A first training loss may lie above the axis.
     """
     for place, run in enumerate(runs):
         instrument = "probe" if has_probe(run.run.records) else "train"

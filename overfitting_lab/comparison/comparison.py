@@ -56,7 +56,7 @@ class NamedRun:
 
     @property
     def tested(self) -> str:
-        """The test accuracy in per cent with its interval, and a note if no validation chose the weights."""
+        """The test accuracy in per cent with its interval, and a note if the weights are not the best ones."""
         note = "" if self.test.checkpoint == "best" else f", {self.test.checkpoint} weights"
         return self.accuracy.in_percent() + note
 
@@ -121,7 +121,7 @@ class Comparison:
 
     Args:
         runs: at least one.
-        together: those of the runs that also answer as an ensemble.
+        together: the runs among them that also answer as an ensemble.
 
     Raises:
         RunError: if a run has not finished, or is given twice, or cannot join the ensemble.

@@ -50,7 +50,7 @@ class Ensemble:
 
     @property
     def sentence(self) -> str:
-        """How well the members answer together, beside how well they answer alone."""
+        """A sentence about the accuracy of the members together and alone."""
         return (
             f"{self.name}, answering by the mean of their probabilities: test accuracy {self.accuracy.in_percent()}, "
             f"calibration error {self.calibration.error:.3f}; alone they reach {np.mean(self.accuracies):.1%} on "
@@ -65,22 +65,24 @@ class Ensemble:
 def ensemble(name: str, runs: Sequence[Run], answers: Sequence[Answers] | None = None) -> Ensemble:
     """Return the ensemble of at least two runs that were tested on the same images.
 
-    ``answers`` are each run's labels [N] and probabilities [N, classes]; by default, those in its ``images.npz``.
+    ``answers`` are each run's labels [N] and probabilities [N, classes]. By default they come from its ``images.npz``.
 
     Raises:
         RunError: if a run kept no probabilities, or was tested on other images or classes than the first.
     """
     if len(runs) < 2:
-        raise RunError(f"an ensemble needs at least two runs; {name} is one")
+        raise RunError("an ensemble needs at least two runs: name another one")
     answers = [_kept(run) for run in runs] if answers is None else answers
     first = runs[0]
     for run, (labels, _) in zip(runs, answers, strict=True):
         if not np.array_equal(labels, answers[0][0]) or run.summary.data.classes != first.summary.data.classes:
-            raise RunError(f"{run.folder} was tested on other images than {first.folder}; they cannot be averaged")
+            raise RunError(f"{run.folder} was tested on other images than {first.folder}: name runs with the same data")
     return Ensemble(name, answers[0][0], np.stack([probabilities for _, probabilities in answers]))
 
 
 def _kept(run: Run) -> Answers:
     if "test_probabilities" not in run.images:
-        raise RunError(f"{run.files.images} has no probabilities of test images: {run.folder} cannot join others")
+        raise RunError(
+            f"{run.files.images} has no probabilities of test images; instead, use python scripts/test.py RUN RUN"
+        )
     return run.images["test_labels"], run.images["test_probabilities"]

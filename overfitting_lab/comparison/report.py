@@ -202,7 +202,7 @@ def _mistakes(run: NamedRun) -> Iterator[dict[str, str]]:
 
 
 def _training_images(runs: Sequence[NamedRun], what: str, shown: str, pictures: str) -> dict[str, list[Any]]:
-    """Return the pictures of training images that each run shows, with ``what`` is known of them."""
+    """Return the pictures of training images that each run shows. ``what`` names the array that the captions show."""
     return {
         f"{run.name}, {run.summary.epochs} epochs": [
             _picture(pixels, f"labelled {run.summary.data.classes[images['train_labels'][place]]}",

@@ -37,7 +37,7 @@ def check(trainer: Trainer, model: ImageClassifier, data: CIFAR10DataModule) -> 
     Raises:
         HopelessError: if the run cannot succeed.
         DataError: if the data cannot be had.
-        MisconfigurationException: if a limit or an interval does not fit the data.
+        LimitError: if a limit or an interval does not fit the data.
     """
     data.trainer = trainer
     data.prepare_data()

@@ -1,4 +1,4 @@
-"""The rule about how sure a network is."""
+"""The rule about over-confidence."""
 
 import math
 from collections.abc import Iterator
@@ -11,7 +11,8 @@ TOO_SURE = 0.1  # mean confidence above accuracy
 def over_confident(confidence: float, accuracy: float, error: float, images: int) -> Iterator[Diagnosis]:
     """Note a mean confidence far above the accuracy, both on validation images and in [0, 1].
 
-    ``error`` is the expected calibration error. The distance is more than three standard deviations of the accuracy.
+    Far above is more than 10 points, and more than three standard deviations of the accuracy. ``error`` is the expected
+    calibration error.
     """
     noise = 3 * math.sqrt(accuracy * (1 - accuracy) / images)
     if confidence - accuracy <= max(TOO_SURE, noise):
@@ -19,8 +20,8 @@ def over_confident(confidence: float, accuracy: float, error: float, images: int
     yield Diagnosis(
         "over_confident",
         Severity.NOTE,
-        "the network is surer than it is right",
+        "the network is more confident than it is accurate",
         f"mean confidence {confidence:.1%}, accuracy {accuracy:.1%} on {images:,} validation images; expected "
         f"calibration error {error:.3f}",
-        "python scripts/export.py RUN --temperature for honest probabilities; more images, or augmentation",
+        "python scripts/export.py RUN --temperature, for calibrated probabilities; more images, or augmentation",
     )

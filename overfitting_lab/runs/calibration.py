@@ -1,4 +1,4 @@
-"""Measure how far a network's confidence agrees with how often it is right (Guo et al. 2017)."""
+"""Measure the agreement of a network's confidence with its accuracy (Guo et al. 2017)."""
 
 from dataclasses import dataclass
 

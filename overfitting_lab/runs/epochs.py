@@ -17,9 +17,9 @@ WORSE = 1.1  # times the lowest validation loss
 class EpochMetrics:
     """The metrics of one epoch. Losses are mean cross-entropies in nats, accuracies fractions of 1.
 
-    Those of training are measured while the weights change, with dropout and augmentation on. Those of validation are
-    ``None`` if the epoch had no validation. Those of the probe, some of the training images, are measured as validation
-    is, and ``None`` if the epoch did not evaluate it. The last three are known only if labels were drawn at random.
+    Training metrics are measured while the weights change, with dropout and augmentation on. Validation metrics are
+    ``None`` if the epoch had no validation. Probe metrics are measured on some of the training images, in the same way
+    as validation metrics. They are ``None`` if the epoch did not evaluate the probe. The last three need label noise.
     """
 
     epoch: int  # counted from 0
@@ -40,12 +40,12 @@ class EpochMetrics:
 
     @property
     def training_gap(self) -> float | None:
-        """Training minus validation accuracy, which dropout and augmentation close by themselves."""
+        """Training minus validation accuracy. Dropout and augmentation lower the training accuracy, and so this gap."""
         return None if self.val_acc is None else self.train_acc - self.val_acc
 
 
 class Gap(NamedTuple):
-    """The generalization gap of a run, and what it was measured with on the training images."""
+    """The generalization gap of a run, and the metric that stands for the training images in it."""
 
     value: float  # a fraction of 1
     epoch: int  # counted from 0

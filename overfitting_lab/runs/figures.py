@@ -20,13 +20,13 @@ TRAINING, PROBE, VALIDATION = "#0072B2", "#56B4E9", "#D55E00"
 NOISE = {  # of the probe's images, by metric: label and colour
     "probe_clean_acc": ("images with their true label", "#009E73"),
     "probe_memorized_acc": ("drawn labels: memorized", "#CC79A7"),
-    "probe_true_acc": ("drawn labels: the true one given", "#E69F00"),
+    "probe_true_acc": ("drawn labels: true class predicted", "#E69F00"),
 }
 POINTS: dict[str, Any] = {"marker": "o", "markersize": 3}
 
 
 LONGEST_SIDE = 20.0  # inches; 33 classes and more share it
-LEGIBLE = 4.0  # points: smaller names are left out
+LEGIBLE = 4.0  # points; names that would be smaller are left out
 
 
 def plain_text(figure: Figure) -> Figure:
@@ -95,7 +95,7 @@ def curves(epochs: Sequence[EpochMetrics], title: str) -> Figure:
 
 
 def draw_noise(axes: Axes, epochs: Sequence[EpochMetrics]) -> None:
-    """Draw the accuracies of the probe's images with their true label, and of those with a drawn one."""
+    """Draw the accuracies on the probe's images with their true label, and on its images with a drawn label."""
     for metric, (label, colour) in NOISE.items():
         draw_metric(axes, epochs, metric, color=colour, label=label, **POINTS)
     axes.set(ylabel="accuracy on training images (%)", ylim=(0, 100))
@@ -163,7 +163,7 @@ def answers(
 def _shown(text: str, length: int = 75) -> str:
     """Return a path or a name in one line, without its beginning if it is too long for the figure.
 
-    Bytes of a file's name that are no text become escape sequences, which every font has.
+    Bytes of a file's name that are not text become escape sequences, which every font can show.
     """
     text = " ".join(text.encode(errors="backslashreplace").decode().split())
     return text if len(text) <= length else "…" + text[1 - length :]

@@ -20,7 +20,7 @@ def attempt(work: str) -> Iterator[None]:
 
 
 def note(work: str, error: Exception, *, show: bool = True) -> None:
-    """Note the first failure of a work, and print it unless ``show`` is false."""
+    """Note the first failure of each ``work``, and print it unless ``show`` is false."""
     if work not in _notes:
         _notes[work] = f"{work}: {in_words(error)}"
         if show:
@@ -38,9 +38,9 @@ def discard_notes() -> None:
 
 
 def in_words(error: BaseException) -> str:
-    """Return an exception's message without the trace of another process and further lines.
+    """Return the first lines of an exception's message, without the trace of another process.
 
-    The type's name stands before it. An OSError's message, Lightning's and the project's are complete without.
+    The type's name stands before the message. Messages of OSError, Lightning and the project do not need it.
     """
     before, _, trace = str(error).partition("Traceback (most recent call last)")
     lines = [line.rstrip() for line in [*before.splitlines(), *trace.splitlines()[-1:]] if line.strip()]

@@ -70,7 +70,7 @@ class Summary:
     best: BestMetrics | None = None  # the validation that chose best.ckpt
     last: EpochMetrics | None = None  # the last epoch with a validation
     generalization_gap: float | None = None  # of the last epoch that has one, a fraction of 1
-    gap_instrument: Literal["probe", "training"] | None = None  # minus validation; old runs have training alone
+    gap_instrument: Literal["probe", "training"] | None = None  # whose accuracy minus validation; old runs: training
     test: TestSummary | None = None
     device: str | None = None
     precision: str | None = None
@@ -105,7 +105,7 @@ _NESTED: dict[str, type[Any]] = {
 
 
 def _present(thing: Any) -> dict[str, Any]:
-    """Return the fields of a dataclass, without those that may be missing and have no value."""
+    """Return the fields of a dataclass, without optional fields that have no value."""
     values = {each.name: (getattr(thing, each.name), each.default) for each in fields(thing)}
     return {
         name: _present(value) if is_dataclass(value) else value

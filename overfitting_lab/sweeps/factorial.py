@@ -30,7 +30,7 @@ class Trial:
     seconds: float  # duration of the run
     epochs: int  # number of epochs
     origin: Mapping[str, Any]  # data, device, versions and commit of the run
-    gap_instrument: str = "training"  # what the gap takes on the training images: probe or training accuracy
+    gap_instrument: str = "training"  # accuracy on training images in the gap: probe or training
     calibration_error: float | None = None  # expected calibration error on the test images; trials of old runs lack it
 
     def has(self, setting: Mapping[str, Any]) -> bool:

@@ -178,7 +178,7 @@ def test_a_logger_without_its_package_or_folder_is_refused(
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        ("=nonsense", "takes true, false, or a logger's class"),
+        ("=nonsense", "accepts true, false, or a logger's class"),
         (".offline=true", "a logger's class before its settings"),
         ("=not_installed.Logger", "No module named 'not_installed'"),
         ("=CSVLogger --trainer.logger.save_dir=. --trainer.logger.version=0", "version_0 has another run's log"),

@@ -25,8 +25,8 @@ REFUSED: dict[str, list[tuple[str, str]]] = {
     "strategy": [
         ("ddp_spawn", "use ddp"),
         ("ddp_fork_find_unused_parameters_true", "use ddp"),
-        ("fsdp", "so that ddp suits them"),
-        ("deepspeed_stage_2", "so that ddp suits them"),
+        ("fsdp", "so ddp is enough"),
+        ("deepspeed_stage_2", "so ddp is enough"),
         ("single_device", "say --trainer.devices 1"),
     ],
     "devices": [(value, "at least 1") for value in ("0", "-1", "[0]", "0,1", "1.5", "many")],
@@ -37,7 +37,7 @@ REFUSED: dict[str, list[tuple[str, str]]] = {
     "callbacks": [],
     "fast_dev_run": [("-1", "at least 1")],
     "max_epochs": [("0", "at least 1"), ("-2", "at least 1")],
-    "min_epochs": [("9", "which ends training before"), ("-1", "at least 0")],
+    "min_epochs": [("9", "which ends training first"), ("-1", "at least 0")],
     "max_steps": [("0", "at least 1"), ("-2", "at least 1")],
     "min_steps": [("-1", "at least 0"), ("-9", "at least 0")],
     "max_time": [(value, "above zero") for value in ("00:00:00:00", "{secs: 2}", "{seconds: -2}", "00:00:15", "soon")],
@@ -168,7 +168,7 @@ class Witness(Callback):
 
 
 class Seen(NamedTuple):
-    """What a run did, printed and wrote."""
+    """The steps, output and folder of a run."""
 
     run: dict[str, Any]
     out: str
@@ -329,18 +329,18 @@ UNFIT: dict[str, tuple[dict[str, Any], list[str]]] = {
         [
             "an epoch has 5 batches",
             "the run ends after 2 steps",
-            "an epoch has 5 batches, so that it is never validated",
+            "an epoch has 5 batches, so it is never validated",
         ],
     ),
     "longer than the run": (
         {"check_val_every_n_epoch": "null", "val_check_interval": 11},
-        ["the run has 10 batches, so that it is never validated"],
+        ["the run has 10 batches, so it is never validated"],
     ),
     "longer than the steps": (
         {"check_val_every_n_epoch": "null", "val_check_interval": 8, "max_steps": 7},
-        ["the run has 7 batches, so that it is never validated"],
+        ["the run has 7 batches, so it is never validated"],
     ),
-    "more epochs than there are": ({"check_val_every_n_epoch": 3}, ["the run has 2 epochs, so that it is never"]),
+    "more epochs than there are": ({"check_val_every_n_epoch": 3}, ["the run has 2 epochs, so it is never"]),
     "a duration that YAML reads as a number": ({"val_check_interval": "1:00:00:00"}, ["two digits of days"]),
 }
 

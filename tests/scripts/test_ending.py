@@ -1,4 +1,4 @@
-"""Why a run ended, where it is resumed, and what is said of one that was not tested."""
+"""The reason why a run ended, the step from which it resumes, and the messages of a run that was not tested."""
 
 import logging
 from collections.abc import Callable

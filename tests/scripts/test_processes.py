@@ -1,4 +1,4 @@
-"""Two processes of one run that cannot meet, or of which one fails: they end soon, together and with the cause."""
+"""Two processes of one run that cannot meet, or one of them fails: both end soon, and the message names the cause."""
 
 import signal
 import socket
@@ -17,10 +17,14 @@ RUN = "lightning_logs/overfit/version_0"
 @pytest.mark.parametrize(
     ("variable", "value", "named"),
     [
-        ("GLOO_SOCKET_IFNAME", "eth9", "GLOO_SOCKET_IFNAME=eth9 is no network interface of this machine, which has lo"),
+        (
+            "GLOO_SOCKET_IFNAME",
+            "eth9",
+            "GLOO_SOCKET_IFNAME=eth9 is not a network interface of this machine, which has lo",
+        ),
         ("MASTER_ADDR", "nowhere.invalid", "MASTER_ADDR=nowhere.invalid cannot be resolved"),
-        ("MASTER_ADDR", "192.0.2.1", "MASTER_ADDR=192.0.2.1 is no address of this machine: unset it"),
-        ("MASTER_PORT", "http", "MASTER_PORT=http is no port"),
+        ("MASTER_ADDR", "192.0.2.1", "MASTER_ADDR=192.0.2.1 is not an address of this machine: unset it"),
+        ("MASTER_PORT", "http", "MASTER_PORT=http is not a port"),
         ("MASTER_PORT", "taken", "Address already in use. Set it to a free port, or unset it"),
     ],
 )

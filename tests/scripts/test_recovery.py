@@ -39,7 +39,7 @@ def finished(trained: Path, tmp_path: Path) -> Path:
 def test_a_finished_run_is_complete(run_script: Script, finished: Path) -> None:
     before = files_of(finished)
     outcome = run_script("fit", "--resume", FIRST)
-    why = "all 2 epochs are done (--trainer.max_epochs). Give this setting another value to train on"
+    why = "all 2 epochs are done (--trainer.max_epochs). Give this setting another value to train longer"
     assert (outcome.status, outcome.out) == (0, f"{FIRST} is already complete: {why}\n")
     assert files_of(finished) == before
 
