@@ -25,7 +25,7 @@ def ends_step(trainer: Trainer) -> bool:
 
 
 def stops(trainer: Trainer) -> bool:
-    """Tell if training stops after the batch: at ``max_steps``, or when a callback asked for it and the minimum is done."""
+    """Tell if training stops after the batch: at ``max_steps``, or if a callback asks for it and may do so."""
     may_stop = trainer.current_epoch >= (trainer.min_epochs or 0) and trainer.global_step >= (trainer.min_steps or 0)
     return trainer.global_step == trainer.max_steps or (trainer.should_stop and may_stop)
 
