@@ -10,7 +10,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from overfitting_lab.callbacks.progress import ends_epoch, stops, validation_is_scheduled
-from overfitting_lab.runs.epochs import METRICS, PROBE, BestMetrics, EpochRecord, Validation, best_epoch
+from overfitting_lab.runs.epochs import METRICS, PROBE, BestMetrics, EpochRecord, Monitor, Validation, best_epoch
+from overfitting_lab.runs.files import RunError
 
 
 class EpochRecorder(Callback):
@@ -18,10 +19,11 @@ class EpochRecorder(Callback):
 
     If training stops within an epoch, Lightning may validate at once. Such an unscheduled validation is the best only
     if there is no other, and no checkpoint stores it. So a run that was stopped and resumed has the same best
-    validation as a run that was not stopped.
+    validation as a run that was not stopped. ``monitor`` is the metric that decides.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, monitor: Monitor = "val_acc") -> None:
+        self._monitor = monitor
         self.records: list[EpochRecord] = []  # one for each epoch that has ended
         self.learning_rate = float("nan")  # of the running step. After the step, a schedule may have changed it
         self._training_seconds = 0.0
@@ -52,6 +54,7 @@ class EpochRecorder(Callback):
     def state_dict(self) -> dict[str, Any]:
         return {
             "rows": [asdict(record) for record in self.records],
+            "monitor": self._monitor,
             "best": asdict(self.best) if self.best and self._best_is_scheduled else None,
             "validation": asdict(self._validation) if self._validation else None,
             "validated": self._validated,
@@ -63,6 +66,11 @@ class EpochRecorder(Callback):
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        if (monitor := state_dict.get("monitor", "val_acc")) != self._monitor:
+            raise RunError(
+                f"{monitor} chose the best checkpoint so far, so that {self._monitor} cannot choose it from here on; "
+                f"leave --monitor out, or begin a new run"
+            )
         self.records = [EpochRecord(**row) for row in state_dict["rows"]]
         if "best" not in state_dict:  # a checkpoint of an earlier version
             best = best_epoch(self.records)
@@ -123,7 +131,7 @@ class EpochRecorder(Callback):
             if pl_module.probed:
                 logged = trainer.callback_metrics
                 self._probe = {name: plain(logged[name]) for name in PROBE if name in logged}
-        self.is_best = self.best is None or (scheduled and validation.is_better_than(self.best))
+        self.is_best = self.best is None or (scheduled and validation.is_better_than(self.best, self._monitor))
         if self.is_best:
             self.best, self._best_is_scheduled = validation, scheduled
 

@@ -72,7 +72,7 @@ class Recovery(Checkpoint):
         self._saved_at = self._save_seconds = 0.0
         self._saved_step = 0
         self._held_stops: list[object] = []  # objects that asked training to stop before a step's end
-        self._after_validation = 0, False  # then: the signal that stops training, and True to save the state
+        self._after_validation = 0, False  # the signal that stops then, and if to save
         self._losses: list[Tensor] = []
         self._rates: list[float] = []
         self._counted: list[dict[str, dict[str, Tensor]]] | None = None

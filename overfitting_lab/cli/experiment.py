@@ -49,6 +49,7 @@ from overfitting_lab.cli.replay import UNWRITABLE, replayable
 from overfitting_lab.cli.trainer_flags import TRAINER_FLAGS, problems, typed_flags
 from overfitting_lab.doctor.callback import Advice, Doctor
 from overfitting_lab.runs.checkpoints import checked_checkpoint
+from overfitting_lab.runs.epochs import Monitor
 from overfitting_lab.runs.notes import in_words
 from overfitting_lab.runs.provenance import git_commit, versions
 from overfitting_lab.runs.run import Run
@@ -118,6 +119,7 @@ class ExperimentCLI(LightningCLI):
         add("--ckpt_path", type=str | None, help="checkpoint to start training from")
         add("--checkpoint_minutes", type=PositiveFloat, default=5.0, help="minutes between checkpoints within an epoch")
         add("--checkpoint_steps", type=PositiveInt | None, help="steps between checkpoints within an epoch")
+        add("--monitor", type=Monitor, default="val_acc", help="metric that chooses the best checkpoint")
         add("--compile", type=CompileMode | None, help="mode of torch.compile; off by default")
         advice = "advise: report what is wrong with the run; stop: also end a run that cannot succeed; off: no doctor"
         add("--doctor", type=Advice, default="advise", help=advice)
@@ -245,7 +247,7 @@ class ExperimentCLI(LightningCLI):
         given = trainer_callbacks.configured(config)
         bar = any(isinstance(callback, ProgressBar) for callback in given)
         callbacks: list[Callback] = [
-            StepLimit(), FittingData(), LabelNoiseProbe(), EpochRecorder(), OptimizerSettings()
+            StepLimit(), FittingData(), LabelNoiseProbe(), EpochRecorder(self.config.monitor), OptimizerSettings()
         ]  # fmt: skip
         callbacks += map(with_attempted_exception_hook, trainer_callbacks.complete(given, config, keep=self._keep))
         if not any(isinstance(callback, PlateauSchedule) for callback in callbacks):

@@ -28,7 +28,7 @@ from overfitting_lab.comparison.charts import (
     style,
 )
 from overfitting_lab.comparison.comparison import Comparison, NamedRun
-from overfitting_lab.runs.epochs import last_gap
+from overfitting_lab.runs.epochs import best_epoch, last_gap
 from overfitting_lab.runs.figures import save_figure, write_figure
 from overfitting_lab.runs.files import write_text
 from overfitting_lab.runs.notes import attempt
@@ -127,6 +127,11 @@ def _tables(comparison: Comparison) -> dict[str, Table]:
             *([run.name, f"{run.accuracy.value:.1%}", f"{found.confidence:.1%}", f"{found.error:.3f}",
                f"{run.test.loss:.3f}"] for run in runs if (found := run.calibration) is not None),
         ],
+        "choices": [
+            ["run", "chosen by", "best by accuracy: epoch", "accuracy", "loss", "best by loss: epoch", "accuracy",
+             "loss", "accuracy, points"],
+            *(_choice(run) for run in runs if run.epochs),
+        ],
         "ensembles": [
             ["together", "test accuracy (95 % Wilson)", "alone, mean", "alone, best", "mean confidence",
              "calibration error", "agreement of two"],
@@ -162,6 +167,18 @@ def _result(run: NamedRun) -> list[Any]:
                       f"{100 * gap.value:.1f}{older}"]  # fmt: skip
     summary, network = run.summary, run.summary.model.class_path.rpartition(".")[2]
     return [run.name, run.tested, *accuracies, f"{summary.data.train_size:,}", summary.epochs, network]
+
+
+def _choice(run: NamedRun) -> list[Any]:
+    """Return the epochs that each metric would choose, and what choosing by loss costs in accuracy."""
+    row: list[Any] = [run.name, "loss" if run.run.settings.get("monitor") == "val_loss" else "accuracy"]
+    accuracies = []
+    for monitor in ("val_acc", "val_loss"):
+        best = best_epoch(run.epochs, monitor)
+        assert best is not None
+        row += [best.epoch + 1, f"{best.val_acc:.1%}", f"{best.val_loss:.2f}"]
+        accuracies.append(best.val_acc or 0.0)
+    return [*row, f"{100 * (accuracies[1] - accuracies[0]):+.1f}"]
 
 
 def _cost(run: NamedRun) -> list[Any]:

@@ -10,6 +10,7 @@ from typing import Literal, NamedTuple
 METRICS = ("train_loss", "train_acc", "val_loss", "val_acc")
 PROBE = ("probe_loss", "probe_acc", "probe_clean_acc", "probe_memorized_acc", "probe_true_acc")  # not of every epoch
 PATIENCE = 3  # validations in a row that must be worse than the best one
+Monitor = Literal["val_acc", "val_loss"]  # what chooses the best validation
 WORSE = 1.1  # times the lowest validation loss
 
 
@@ -61,9 +62,9 @@ class Validation:
     val_acc: float  # fraction of 1
     step: int | None = None  # optimizer steps of the run before the validation; the summaries of old runs lack it
 
-    def is_better_than(self, other: "Validation | None") -> bool:
+    def is_better_than(self, other: "Validation", monitor: Monitor) -> bool:
         """Tell if this validation replaces another one as the best. Of equals, the first stays the best."""
-        return other is None or self.val_acc > other.val_acc
+        return score(self, monitor) > score(other, monitor)
 
 
 @dataclass(frozen=True)
@@ -134,10 +135,18 @@ def last_gap(records: Sequence[EpochMetrics]) -> Gap | None:
     return None
 
 
-def best_epoch(records: Iterable[EpochRecord]) -> EpochRecord | None:
-    """Return the epoch with the highest validation accuracy, the first of equals; ``None`` without a validation."""
+def score(measured: EpochMetrics | Validation, monitor: Monitor) -> float:
+    """Return a number that is larger for the better validation; minus infinity without a finite value."""
+    value = getattr(measured, monitor)
+    if value is None or not math.isfinite(value):
+        return -math.inf
+    return float(value) if monitor == "val_acc" else -float(value)
+
+
+def best_epoch(records: Iterable[EpochRecord], monitor: Monitor = "val_acc") -> EpochRecord | None:
+    """Return the epoch with the best validation, the first of equals; ``None`` without a validation."""
     validated = [record for record in records if record.val_acc is not None]
-    return max(validated, key=lambda record: record.val_acc or 0.0, default=None)
+    return max(validated, key=lambda record: score(record, monitor), default=None)
 
 
 def over_fits_since(records: Sequence[EpochRecord]) -> EpochRecord | None:

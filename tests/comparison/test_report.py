@@ -167,9 +167,10 @@ def test_the_text_has_the_same_tables(report: Path) -> None:
     assert ") | 100.0% |  | 40.0% | 60.0 (from training) | 30 | 5 | AlexNet |" in text
     assert ") | 100.0% | 90.0% | 40.0% | 50.0 | 30 | 5 | AlexNet |" in text
     assert "| model.dropout | 0.0 | 0.5 |" in text
+    assert "| dropout | accuracy | 2 | 50.0% | 1.20 | 2 | 50.0% | 1.20 | +0.0 |" in text
     assert f"| dropout | {GOOD.mean():.1%} | 90.0% | {abs(0.9 - GOOD.mean()):.3f} | 1.000 |" in text
     tables = re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE)
-    assert len(tables) == 6
+    assert len(tables) == 7
     for table in tables:
         assert len({line.replace("\\|", "").count("|") for line in table.splitlines()}) == 1
 

@@ -55,6 +55,16 @@ def test_the_rule_never_contradicts_itself_on_the_reference_runs(folder: Path) -
 def test_the_first_of_equal_epochs_is_the_best() -> None:
     assert best_epoch(records([None, 2.0, 1.0])) == records([None, 2.0, 1.0])[1]
     assert best_epoch(records([None])) is None
+    assert best_epoch(records([2.0, float("nan"), 1.0, 1.0]), "val_loss") == records([2.0, float("nan"), 1.0])[2]
+
+
+def test_what_is_best_depends_on_what_is_asked_for() -> None:
+    rows = read_records(ROOT / "lightning_logs/reference/long_all_remedies/version_0/metrics.csv")
+    by_accuracy, by_loss = best_epoch(rows, "val_acc"), best_epoch(rows, "val_loss")
+    assert by_accuracy is not None
+    assert by_loss is not None
+    assert (by_accuracy.epoch, by_loss.epoch) == (232, 80), "counted from 0"
+    assert (by_accuracy.val_acc, by_loss.val_acc) == (0.538, 0.482)
 
 
 def test_records_are_read_as_they_were_written(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from filelock import FileLock
 
 from overfitting_lab.callbacks import recovery
 from overfitting_lab.runs import Run, RunFiles
+from overfitting_lab.runs.epochs import best_epoch
 from tests.conftest import FinishedRun, Flags, Script, execute, timeless
 
 FIRST = "lightning_logs/overfit/version_0"
@@ -74,6 +75,23 @@ def test_a_state_that_lightnings_own_callback_saved_within_an_epoch_has_the_epoc
     (state,) = whole.rglob("state-step=3.ckpt")
     assert run_script("fit", "--config=overfit", *tiny, f"--ckpt_path={state}").status == 0
     assert timeless(whole.with_name("version_1")) == timeless(whole)
+
+
+def test_the_monitor_chooses_the_best_checkpoint(run_script: Script, tiny: Flags, tmp_path: Path) -> None:
+    rate = ("--model.optimizer.lr=3e-3", "--model.optimizer=torch.optim.SGD", "--trainer.max_epochs=6")
+    noisy = ("--data.label_noise=0.5", "--model=tests.networks.Small", "--model.width=512")
+    flags = [flag for flag in tiny if "hidden_features" not in flag]
+    outcome = run_script("fit", "--config=overfit", *flags, *rate, *noisy, "--monitor=val_loss")
+    assert outcome.status == 0, outcome.err
+    run = Run(tmp_path / FIRST)
+    best = best_epoch(run.records, "val_loss")
+    assert best is not None
+    assert run.summary.best is not None
+    assert (run.summary.best.epoch, run.summary.best.val_loss) == (best.epoch, best.val_loss)
+    assert torch.load(run.best_checkpoint, weights_only=True)["epoch"] == best.epoch
+    refused = run_script("fit", "--resume", FIRST, "--trainer.max_epochs=7", "--monitor=val_acc")
+    assert refused.status == 1
+    assert "val_loss chose the best checkpoint so far" in refused.err
 
 
 def test_ckpt_path_starts_a_new_run_from_a_state(run_script: Script, tiny: Flags, finished: Path) -> None:
