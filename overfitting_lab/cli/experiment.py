@@ -148,25 +148,14 @@ class ExperimentCLI(LightningCLI):
         self._changes = {key: (before.get(key), after[key]) for key in after if after[key] != before.get(key)}
 
     def before_instantiate_classes(self) -> None:
-        """Refuse wrong flags. Print a resumed run's changes, or exit if it is complete. Choose the precision."""
+        """Refuse wrong flags, find out about other processes, and choose the precision. Exit if a run is complete."""
         complete = self._resumed is not None and not self._changes and self._resumed.finished
-        given = self.config.clone()
-        given.resume = self._resumed and self._resumed.folder
-        if not complete and (found := problems(given, self._checked_flags)):
-            if self._resumed is not None:
-                found.append(f"a flag on the command line replaces the one in {self._resumed.files.config}")
-            self.parser.error("\n".join(found))
+        if not complete:
+            self._refuse_flags()
         trainer = self.config.trainer
         if trainer.default_root_dir is not None:
             trainer.default_root_dir = str(Path(trainer.default_root_dir).expanduser())
-        try:
-            if self._trains:
-                trainer_callbacks.check_configured(trainer)
-                replayable(self.parser, self.config)
-            else:
-                trainer.callbacks = trainer_callbacks.without_refused(trainer)
-        except ValueError as error:
-            self.parser.error(str(error), error)
+        self._refuse_callbacks()
         if self.config.check:
             self._keep = False
             trainer.devices, trainer.num_nodes, trainer.strategy = 1, 1, "auto"
@@ -175,6 +164,33 @@ class ExperimentCLI(LightningCLI):
         except MisconfigurationException as error:
             self.parser.error(str(error), error)
         end_with_parent()
+        self._print_changes(complete=complete)
+        self._precision_reason = "as asked for"
+        if trainer.precision is None:
+            trainer.precision, self._precision_reason = default_precision(trainer.accelerator)
+
+    def _refuse_flags(self) -> None:
+        given = self.config.clone()
+        given.resume = self._resumed and self._resumed.folder
+        if found := problems(given, self._checked_flags):
+            if self._resumed is not None:
+                found.append(f"a flag on the command line replaces the one in {self._resumed.files.config}")
+            self.parser.error("\n".join(found))
+
+    def _refuse_callbacks(self) -> None:
+        """Refuse callbacks that do not work, or leave them out if nothing is trained; refuse what no file can hold."""
+        trainer = self.config.trainer
+        if not self._trains:
+            trainer.callbacks = trainer_callbacks.without_refused(trainer)
+            return
+        try:
+            trainer_callbacks.check_configured(trainer)
+            replayable(self.parser, self.config)
+        except ValueError as error:
+            self.parser.error(str(error), error)
+
+    def _print_changes(self, *, complete: bool) -> None:
+        """Print the changed settings of a resumed run, or exit if there is nothing left to do."""
         if self._resumed is not None and complete:
             ended = self._resumed.summary.reason
             why = f": {ended}. Give this setting another value to train longer" if ended else ""
@@ -182,9 +198,6 @@ class ExperimentCLI(LightningCLI):
             sys.exit(0)
         for key, (before, after) in self._changes.items():
             rank_zero_only(print)(f"changed    {key}: {before} -> {after}")
-        self._precision_reason = "as asked for"
-        if trainer.precision is None:
-            trainer.precision, self._precision_reason = default_precision(trainer.accelerator)
 
     def _set_seed(self) -> None:
         """Seed everything; report a seed that torch refuses as a usage error."""
