@@ -10,6 +10,7 @@ from torch import Tensor
 
 from datamodules.augmentation import Draw
 from datamodules.batch import Batch
+from datamodules.errors import DataError
 
 
 def epoch_order(size: int, seed: int, epoch: int) -> Tensor:
@@ -47,7 +48,7 @@ class BatchLoader:
     epoch: Callable[[], int]  # returns the running epoch, counted from 0
     seed: int | None = None  # shuffles every epoch anew; None keeps the order
     due: Callable[[], bool] = lambda: True  # returns False if an iteration is to have no batches
-    _state: dict[str, int] = field(default_factory=lambda: {"epoch": 0, "batches": 0}, init=False)
+    _state: dict[str, int] = field(default_factory=dict, init=False)
     _loaded_state: dict[str, int] | None = field(default=None, init=False)
 
     def __len__(self) -> int:
@@ -58,19 +59,29 @@ class BatchLoader:
             return
         epoch = self.epoch()
         loaded, self._loaded_state = self._loaded_state, None
-        first = loaded["batches"] if loaded and loaded["epoch"] == epoch else 0
+        first = loaded["batches"] if loaded and loaded.get("epoch") == epoch else 0
         indices = self.indices
         if self.seed is not None:
             indices = indices[epoch_order(len(indices), self.seed, epoch)]
         for number, batch in enumerate(torch.split(indices, self.batch_size)[first:], start=first + 1):
-            self._state = {"epoch": epoch, "batches": number}
+            self._state = {"epoch": epoch, "batches": number, "batch_size": self.batch_size}
             mine = batch.tensor_split(self.world_size)[self.rank]
             yield Batch(self.images.index_select(0, mine), self.labels[mine], mine, len(batch))
 
     def state_dict(self) -> dict[str, int]:
-        """Return the epoch and the number of its batches handed out."""
+        """Return the epoch, the number of its batches handed out, and their size."""
         return self._state
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Make the next iteration over that epoch skip the batches that were handed out already."""
+        """Make the next iteration over that epoch skip the batches that were handed out already.
+
+        Raises:
+            DataError: if the epoch had begun with batches of another size.
+        """
+        size = state.get("batch_size", self.batch_size)
+        if size != self.batch_size and state["batches"] * size < len(self.indices):
+            raise DataError(
+                f"the checkpoint is within an epoch of batches of {size} images, and data.batch_size is "
+                f"{self.batch_size}: resume with --data.batch_size {size}, or change it at the end of an epoch"
+            )
         self._loaded_state = state

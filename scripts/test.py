@@ -39,6 +39,7 @@ def main() -> None:
                        for run in runs]  # fmt: skip
         members = []
         for run, checkpoint in zip(runs, checkpoints, strict=True):
+            print(f"run        {run.folder}" + ", averaged over mirror images" * bool(arguments.tta), flush=True)
             own = ["--config", str(run.files.config), *overrides]
             cli = ExperimentCLI(own, description=__doc__, keep=False, trains=False)
             if cli.config.trainer.limit_test_batches == 0:

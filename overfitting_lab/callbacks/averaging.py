@@ -8,6 +8,8 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import WeightAveraging
 
+from lightning_modules.errors import ModelError
+
 
 class AverageBeforeUpdate(Callback):
     """Let the network of Lightning's ``WeightAveraging`` equal the trained network until its first update.
@@ -58,3 +60,24 @@ def validated_network(trainer: Trainer, pl_module: LightningModule) -> Iterator[
     yield
     for average in averages:
         average.on_validation_epoch_end(trainer, pl_module)
+
+
+class AverageRequired(Callback):
+    """Refuse to train on from averaged weights without the callback that averages them.
+
+    Such a checkpoint has the average in ``state_dict``. The weights to train on from are in ``current_model_state``.
+    """
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Compare the checkpoint with the callbacks.
+
+        Raises:
+            ModelError: if the average would become the weights that are trained.
+        """
+        callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+        averages = any(isinstance(callback, WeightAveraging) for callback in callbacks)
+        if trainer.training and "current_model_state" in checkpoint and not averages:
+            raise ModelError(
+                "the checkpoint holds averaged weights; resume it with the callback that averages them, or begin a new "
+                "run"
+            )

@@ -112,7 +112,7 @@ class RunLogger(Logger):
             from torch.utils.tensorboard import SummaryWriter  # not at the top: slow to import
 
             self._writers[sub_run] = SummaryWriter(
-                str(self.files.folder / sub_run), purge_step=self._purge.get(sub_run)
+                str(self.files.folder / sub_run), purge_step=self._purge.pop(sub_run, None)
             )
         return self._writers[sub_run]
 

@@ -21,7 +21,7 @@ from overfitting_lab.callbacks.ending import ObservedTrainer, reason_to_stop
 from overfitting_lab.callbacks.epochs import recorder_of
 from overfitting_lab.callbacks.logger import RunLogger
 from overfitting_lab.callbacks.progress import ends_epoch, ends_step, is_of_epochs_end, stops, validation_is_scheduled
-from overfitting_lab.runs.files import replace_file
+from overfitting_lab.runs.files import replace_file, resume_command
 
 CHECK_EVERY = 20  # steps between two checks of the loss, at which several processes also agree
 STOP_SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGHUP", "SIGUSR1") if hasattr(signal, name)]
@@ -34,7 +34,7 @@ class StoppedError(Exception):
     def __init__(self, number: int, folder: Path) -> None:
         self.status = 128 + number  # exit status for the process
         name = "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
-        super().__init__(f"stopped by {name}; resume with: python scripts/fit.py --resume {folder}")
+        super().__init__(f"stopped by {name}; resume with: {resume_command(folder)}")
 
 
 class DivergedError(Exception):

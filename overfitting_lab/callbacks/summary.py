@@ -186,6 +186,7 @@ class RunSummary(Callback):
                 write_text(self._logger.files.config, self._config())
             test = TestSummary(checkpoint, loss, accuracy, images, **_confidence(trainer))
             self._write(replace(self._summary, test=test, untested=None))
+            self._logger.files.traceback.unlink(missing_ok=True)  # of an earlier failure
 
     def _draw(self, trainer: Trainer) -> None:
         assert self._summary is not None
@@ -237,11 +238,17 @@ def _confidence(trainer: Trainer) -> dict[str, float]:
     fields = {"confidence": found.confidence, "calibration_error": found.error}
     if record.best_validation is not None:
         val_labels, val_logits = (each.numpy() for each in record.best_validation)
+        if (val_logits.argmax(axis=1) == val_labels).all():  # the colder, the better: no temperature is the best
+            return _plain(fields)
         temperature = best_temperature(val_logits, val_labels)
         logits = np.log(np.maximum(probabilities, SMALLEST))
         cooler = calibration(at_temperature(logits, temperature), labels)
         fields |= {"temperature": temperature, "calibration_error_at_temperature": cooler.error}
-    return {name: plain(torch.tensor(value)) for name, value in fields.items()}
+    return _plain(fields)
+
+
+def _plain(values: dict[str, float]) -> dict[str, float]:
+    return {name: plain(torch.tensor(value)) for name, value in values.items()}
 
 
 def class_path(kind: type) -> str:

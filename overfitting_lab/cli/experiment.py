@@ -1,6 +1,7 @@
 """Build a model, its data and a Trainer that keeps the run's folder, from a configuration."""
 
 import argparse
+import contextlib
 import os
 import sys
 import warnings
@@ -18,6 +19,7 @@ from lightning_utilities.core.rank_zero import rank_zero_only
 
 from datamodules import CIFAR10DataModule
 from lightning_modules import ImageClassifier
+from overfitting_lab.callbacks.averaging import AverageRequired
 from overfitting_lab.callbacks.checkpoints import AtomicCheckpointIO, BestCheckpoint
 from overfitting_lab.callbacks.console import Console, LayerTable, TerminalBar
 from overfitting_lab.callbacks.dashboard import Dashboard
@@ -152,6 +154,7 @@ class ExperimentCLI(LightningCLI):
         complete = self._resumed is not None and not self._changes and self._resumed.finished
         if not complete:
             self._refuse_flags()
+            self._refuse_fewer_epochs()
         trainer = self.config.trainer
         if trainer.default_root_dir is not None:
             trainer.default_root_dir = str(Path(trainer.default_root_dir).expanduser())
@@ -176,6 +179,16 @@ class ExperimentCLI(LightningCLI):
             if self._resumed is not None:
                 found.append(f"a flag on the command line replaces the one in {self._resumed.files.config}")
             self.parser.error("\n".join(found))
+
+    def _refuse_fewer_epochs(self) -> None:
+        epochs = self.config.trainer.max_epochs or -1
+        if self._resumed is not None and "trainer.max_epochs" in self._changes and self._resumed.status != "unknown":
+            done = self._resumed.summary.epochs
+            if 0 < epochs < done:
+                self.parser.error(
+                    f"--trainer.max_epochs {epochs}: the run has trained {done} epochs already; give more, or begin a "
+                    "new run"
+                )
 
     def _refuse_callbacks(self) -> None:
         """Refuse callbacks that do not work, or leave them out if nothing is trained; refuse what no file can hold."""
@@ -260,7 +273,8 @@ class ExperimentCLI(LightningCLI):
         given = trainer_callbacks.configured(config)
         bar = any(isinstance(callback, ProgressBar) for callback in given)
         callbacks: list[Callback] = [
-            StepLimit(), FittingData(), LabelNoiseProbe(), EpochRecorder(self.config.monitor), OptimizerSettings()
+            StepLimit(), FittingData(), LabelNoiseProbe(), EpochRecorder(self.config.monitor), OptimizerSettings(),
+            AverageRequired(),
         ]  # fmt: skip
         callbacks += map(with_attempted_exception_hook, trainer_callbacks.complete(given, config, keep=self._keep))
         if not any(isinstance(callback, PlateauSchedule) for callback in callbacks):
@@ -377,6 +391,9 @@ def _check_writable(folder: Path) -> None:
         probe = folder / f".writable-{os.getpid()}"
         probe.touch()
         probe.unlink()
+        with contextlib.suppress(OSError):  # other runs are in it
+            folder.rmdir()
+            folder.parent.rmdir()
     except OSError as error:
         raise MisconfigurationException(
             f"cannot write to {folder}: {error.strerror}; "

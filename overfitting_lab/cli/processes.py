@@ -27,6 +27,7 @@ from lightning.pytorch.strategies.launchers.subprocess_script import _Subprocess
 from overfitting_lab.callbacks.logger import RunLogger
 from overfitting_lab.callbacks.summary import RunSummary
 from overfitting_lab.cli.launchers import FIRST_SPEAKS, PARENT, parent
+from overfitting_lab.runs.files import resume_command
 
 PATIENCE = timedelta(seconds=45)  # longest time in which a process must answer the others
 SAVING_PATIENCE = timedelta(days=1)  # while the first process writes files, perhaps to a slow disk
@@ -186,7 +187,7 @@ class TogetherLauncher(_SubprocessScriptLauncher):
         if self._trainer is None or self._trainer.global_step == 0 or parent() is not None:
             return ""
         folder = next((logger.folder for logger in self._trainer.loggers if isinstance(logger, RunLogger)), None)
-        return f"; resume with: python scripts/fit.py --resume {folder}" if folder else ""
+        return f"; resume with: {resume_command(folder)}" if folder else ""
 
     def _failed(self) -> str:
         """Return a sentence that names the failed process, its end and its message; empty if all others still run."""

@@ -325,7 +325,8 @@ TRAINER_FLAGS: dict[str, Flag] = {
     "inference_mode": honoured("`false` tests under `torch.no_grad`, as validation in training always does."),
     "use_distributed_sampler": honoured("Changes nothing: the project's loader divides batches among the processes."),
     "profiler": limited(
-        f"One of {', '.join(PROFILERS)}, or a class of `lightning.pytorch.profilers`. It writes into the run's folder.",
+        f"One of {', '.join(PROFILERS)}, or a class of `lightning.pytorch.profilers`. Its report is shown. If it "
+        "writes files, they go into the run's folder.",
         _profiler,
     ),
     "detect_anomaly": honoured("Says which operation's gradient is NaN. Slow."),

@@ -72,6 +72,8 @@ def ensemble(name: str, runs: Sequence[Run], answers: Sequence[Answers] | None =
     """
     if len(runs) < 2:
         raise RunError("an ensemble needs at least two runs: name another one")
+    if len({run.folder.resolve() for run in runs}) < len(runs):
+        raise RunError("an ensemble has each run once, and one is given twice")
     answers = [_kept(run) for run in runs] if answers is None else answers
     first = runs[0]
     for run, (labels, _) in zip(runs, answers, strict=True):

@@ -1,6 +1,7 @@
 """The files of a run: their names, how they are written, and the lock that a training process holds."""
 
 import os
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 
@@ -49,11 +50,20 @@ class RunFiles:
         lock.release()
 
 
+def resume_command(folder: Path) -> str:
+    """Return the command that resumes a run, for a shell."""
+    return f"python scripts/fit.py --resume {shlex.quote(str(folder))}"
+
+
 def replace_file(path: Path, write: Callable[[Path], object]) -> None:
     """Replace a file as a whole: whenever the process or the machine dies, the old file or the new one is there.
 
     ``write`` writes the new content to the path that it gets, beside the old file. The new file is flushed and renamed.
+    What is no file, such as ``/dev/stdout``, is written to, not replaced.
     """
+    if path.exists() and not path.is_file() and not path.is_dir():
+        write(path)
+        return
     new = path.with_name(f".{path.name}.new")
     new.unlink(missing_ok=True)
     try:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from overfitting_lab.runs.checkpoints import checked_checkpoint
 from overfitting_lab.runs.epochs import EpochRecord, read_records
-from overfitting_lab.runs.files import RunError, RunFiles
+from overfitting_lab.runs.files import RunError, RunFiles, resume_command
 from overfitting_lab.runs.recipe import read_settings, recipe
 from overfitting_lab.runs.summary import Summary
 
@@ -76,7 +76,7 @@ class Run:
         """The reason why the run is not finished, and the command that finishes it; empty for a finished run."""
         if self.finished:
             return ""
-        remedy = f"python scripts/fit.py --resume {self.folder}"
+        remedy = resume_command(self.folder)
         if self.status == "finished":
             why = self.summary.untested
             flag = " --trainer.limit_test_batches 1.0" if "limit_test_batches" in (why or "") else ""
@@ -134,8 +134,8 @@ class Run:
         """
         if self.summary.test is None or self.summary.test.temperature is None:
             raise RunError(
-                f"{self.files.summary} has no temperature: the run had no validation, was not tested, or is of an "
-                f"older version; begin a new run: {self._new_run}"
+                f"{self.files.summary} has no temperature: the run had no validation, was not tested, was right on "
+                f"every validation image, or is of an older version; begin a new run: {self._new_run}"
             )
         return self.summary.test.temperature
 

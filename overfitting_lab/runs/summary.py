@@ -47,7 +47,7 @@ class TestSummary:
     images: int  # how many
     confidence: float | None = None  # mean largest probability; old runs lack this and the following
     calibration_error: float | None = None  # expected calibration error, 15 bins
-    temperature: float | None = None  # minimizes the validation loss; missing without validation
+    temperature: float | None = None  # minimizes the validation loss; missing if all answers were right, or none
     calibration_error_at_temperature: float | None = None
 
 

@@ -87,8 +87,17 @@ def test_label_noise_divides_the_probe(run_script: Script, tiny: Flags, tmp_path
     assert scalars_of(run.folder / "probe_memorized")["curves/accuracy"][-1][1] == share((answers == labels)[~clean])
 
 
-def test_the_summary_says_how_sure_the_network_is(finished_run: FinishedRun) -> None:
-    run = Run(finished_run.folder)
+def test_a_network_that_is_always_right_has_no_best_temperature(finished_run: FinishedRun) -> None:
+    summary = Run(finished_run.folder).summary
+    assert summary.best is not None
+    assert summary.best.val_acc == 1
+    assert summary.test is not None
+    assert summary.test.temperature is None
+
+
+def test_the_summary_says_how_sure_the_network_is(run_script: Script, tiny: Flags, tmp_path: Path) -> None:
+    assert run_script("fit", "--config=overfit", *tiny, "--trainer.max_epochs=1").status == 0
+    run = Run(tmp_path / RUN)
     test, images = run.summary.test, run.images
     assert test is not None
     assert test.temperature is not None

@@ -154,8 +154,8 @@ def test_a_state_counts_the_batches_handed_out_and_does_not_change_afterwards() 
     next(iterator)
     state = batches.state_dict()
     next(iterator)
-    assert state == {"epoch": 1, "batches": 3}
-    assert batches.state_dict() == {"epoch": 1, "batches": 4}
+    assert state == {"epoch": 1, "batches": 3, "batch_size": 5}
+    assert batches.state_dict() == {"epoch": 1, "batches": 4, "batch_size": 5}
 
 
 @pytest.mark.parametrize("state", [{"epoch": 0, "batches": 5}, {"epoch": 0, "batches": 2}, {"epoch": 2, "batches": 2}])

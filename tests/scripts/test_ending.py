@@ -58,11 +58,16 @@ STEPS = "all {} steps are done (--trainer.max_steps)"
                 (["--trainer.max_steps=2"], STEPS.format(2), LONGER, UNEVEN[1:]),
                 (["--trainer.max_steps=3"], STEPS.format(3), LONGER, UNEVEN[1:]),
                 ([*EARLY, "--trainer.callbacks.patience=1"], None, ["--trainer.callbacks=null"], UNEVEN[1:]),
-                (["--trainer.max_steps=3"], STEPS.format(3), LONGER, ("--trainer.check_val_every_n_epoch=2",)),
+                (
+                    STOPPED,
+                    "StopAt stopped it (--trainer.callbacks)",
+                    ["--trainer.callbacks.batch=100"],
+                    ("--trainer.check_val_every_n_epoch=2",),
+                ),
                 (
                     ["--trainer.max_steps=4"],
                     STEPS.format(4),
-                    [*LONGER, "--trainer.check_val_every_n_epoch=null"],
+                    LONGER,
                     ("--trainer.check_val_every_n_epoch=null", "--trainer.val_check_interval=3"),
                 ),
             )

@@ -77,6 +77,37 @@ def test_a_state_that_lightnings_own_callback_saved_within_an_epoch_has_the_epoc
     assert timeless(whole.with_name("version_1")) == timeless(whole)
 
 
+@pytest.mark.parametrize("batch_size", [10, 50])
+def test_another_batch_size_within_an_epoch_is_refused(
+    batch_size: int, run_script: Script, tiny: Flags, tmp_path: Path
+) -> None:
+    assert run_script("fit", "--config=overfit", *tiny, "--trainer.max_steps=3").status == 0
+    before = contents(tmp_path / FIRST)
+    longer = ("--trainer.max_steps=-1", f"--data.batch_size={batch_size}")
+    outcome = run_script("fit", "--resume", FIRST, *longer)
+    assert outcome.status == 1
+    assert "resume with --data.batch_size 20" in outcome.err
+    assert contents(tmp_path / FIRST) == before
+
+
+def test_fewer_epochs_than_were_trained_are_refused(run_script: Script, finished: Path) -> None:
+    before = contents(finished)
+    outcome = run_script("fit", "--resume", FIRST, "--trainer.max_epochs=1")
+    assert outcome.status == 2
+    assert "--trainer.max_epochs 1: the run has trained 2 epochs already" in outcome.err
+    assert contents(finished) == before
+
+
+def test_averaged_weights_are_not_trained_on(run_script: Script, tiny: Flags, tmp_path: Path) -> None:
+    average = ("--trainer.callbacks+=EMAWeightAveraging", "--trainer.callbacks.decay=0.9")
+    assert run_script("fit", "--config=overfit", *tiny, *average).status == 0
+    before = contents(tmp_path / FIRST)
+    outcome = run_script("fit", "--resume", FIRST, "--trainer.max_epochs=3", "--trainer.callbacks=null")
+    assert outcome.status == 1
+    assert "the checkpoint holds averaged weights" in outcome.err
+    assert contents(tmp_path / FIRST) == before
+
+
 def test_the_monitor_chooses_the_best_checkpoint(run_script: Script, tiny: Flags, tmp_path: Path) -> None:
     rate = ("--model.optimizer.lr=3e-3", "--model.optimizer=torch.optim.SGD", "--trainer.max_epochs=6")
     noisy = ("--data.label_noise=0.5", "--model=tests.networks.Small", "--model.width=512")
