@@ -29,11 +29,12 @@ def test_reads_the_runs_of_earlier_versions(folder: Path) -> None:
     assert run.summary.last == run.records[-1].metrics
     assert run.summary.best
     best = {**vars(run.summary.best)}
-    assert best.pop("step") is None, "old runs did not note it"
+    step = best.pop("step")
+    assert (step is None) == (run.summary.gap_instrument is None), "old runs noted neither"
     assert best in [{name: vars(record.metrics)[name] for name in best} for record in run.records]
     gap = last_gap(run.records)
     assert gap is not None
-    assert gap.instrument == "training", "old runs have no probe"
+    assert gap.instrument == (run.summary.gap_instrument or "training"), "old runs have no probe"
     assert run.summary.generalization_gap == pytest.approx(gap.value)
     assert run.summary.test is not None
     assert run.summary.test.images == 10_000
