@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
 from overfitting_lab.comparison.comparison import NamedRun
-from overfitting_lab.runs.epochs import has_probe
+from overfitting_lab.runs.epochs import PROBE, has_probe
 from overfitting_lab.runs.figures import draw_metric, usual_losses
 
 RUNS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # on white and on black (Okabe & Ito 2008)
@@ -74,6 +74,19 @@ def draw_learned(axes: Axes, runs: Sequence[NamedRun]) -> None:
         axes.plot(np.arange(1, len(shares) + 1), shares, **style(place))
     axes.set_ylim(0, 100)
     label_axes(axes, "training images learned for good (%)")
+
+
+def draw_label_noise(axes: Axes, runs: Sequence[NamedRun]) -> None:
+    """Draw the probe's accuracy of several runs with label noise over epochs, in per cent.
+
+    Images with their true label are solid. Of the images that drew another label, answers that name it are dashed, and
+    answers that name the true class are dotted.
+    """
+    for place, run in enumerate(runs):
+        for metric, line in zip(PROBE[2:], ("-", "--", ":"), strict=True):
+            draw_metric(axes, run.run.records, metric, **style(place) | {"linestyle": line})
+    axes.set_ylim(0, 100)
+    label_axes(axes, "accuracy on training images (%)")
 
 
 def draw_reliability(axes: Axes, runs: Sequence[NamedRun]) -> None:

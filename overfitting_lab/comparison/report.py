@@ -23,11 +23,13 @@ from overfitting_lab.comparison.charts import (
     draw_accuracies,
     draw_curves,
     draw_gap,
+    draw_label_noise,
     draw_learned,
     draw_reliability,
     style,
 )
 from overfitting_lab.comparison.comparison import Comparison, NamedRun
+from overfitting_lab.runs.calibration import Calibration
 from overfitting_lab.runs.epochs import best_epoch, last_gap
 from overfitting_lab.runs.figures import save_figure, write_figure
 from overfitting_lab.runs.files import write_text
@@ -123,9 +125,9 @@ def _tables(comparison: Comparison) -> dict[str, Table]:
             *map(_result, runs),
         ],
         "calibration": [
-            ["run", "test accuracy", "mean confidence", "calibration error (15 bins)", "loss on the test images"],
-            *([run.name, f"{run.accuracy.value:.1%}", f"{found.confidence:.1%}", f"{found.error:.3f}",
-               f"{run.test.loss:.3f}"] for run in runs if (found := run.calibration) is not None),
+            ["run", "test accuracy", "mean confidence", "calibration error (15 bins)", "loss on the test images",
+             "temperature", "error at it"],
+            *(_confidence(run, run.calibration) for run in runs if run.calibration is not None),
         ],
         "choices": [
             ["run", "chosen by", "best by accuracy: epoch", "accuracy", "loss", "best by loss: epoch", "accuracy",
@@ -167,6 +169,16 @@ def _result(run: NamedRun) -> list[Any]:
                       f"{100 * gap.value:.1f}{older}"]  # fmt: skip
     summary, network = run.summary, run.summary.model.class_path.rpartition(".")[2]
     return [run.name, run.tested, *accuracies, f"{summary.data.train_size:,}", summary.epochs, network]
+
+
+def _confidence(run: NamedRun, found: Calibration) -> list[Any]:
+    test = run.test
+    return [run.name, f"{run.accuracy.value:.1%}", f"{found.confidence:.1%}", f"{found.error:.3f}", f"{test.loss:.3f}",
+            _rounded(test.temperature, 2), _rounded(test.calibration_error_at_temperature, 3)]  # fmt: skip
+
+
+def _rounded(value: float | None, digits: int) -> str | None:
+    return None if value is None else f"{value:.{digits}f}"
 
 
 def _choice(run: NamedRun) -> list[Any]:
@@ -253,12 +265,19 @@ def _charts(runs: Sequence[NamedRun]) -> Iterator[dict[str, str]]:
         ("Accuracy", lines, partial(draw_curves, metric="acc")),
         ("The gap", "probe minus validation accuracy, or training minus validation without a probe", draw_gap),
         ("Test accuracy", "with 95 % Wilson intervals", draw_accuracies),
+        (
+            "Label noise",
+            "true labels solid; drawn labels memorized dashed, true class predicted dotted",
+            draw_label_noise,
+        ),
         ("Confidence", "on the diagonal, a network is right as often as it says", draw_reliability),
         ("Memorization", learned, draw_learned),
     ]
     for title, what, draw in charts:
         kept = {"Memorization": "train_learned", "Confidence": "test_probabilities"}.get(title)
         if kept is not None and not any(kept in run.run.images for run in runs):
+            continue
+        if title == "Label noise" and not any(each.probe_clean_acc for run in runs for each in run.run.records):
             continue
         height = max(3.6, 0.5 * len(runs)) if draw is draw_accuracies else 3.6
         with attempt(f"the report's chart {title}"):

@@ -30,6 +30,9 @@ FOUND = {
     "step": 6,
 }
 
+TESTED = {"checkpoint": "best", "loss": 1.0, "acc": float(GOOD.mean()), "images": 120, "temperature": 1.25}
+TESTED |= {"calibration_error_at_temperature": 0.01}
+
 
 @pytest.fixture(scope="module")
 def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -37,7 +40,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("report")
     runs = [
         make_run(folder / "logs/plain <b>/version_0", POOR, diagnosis=[FOUND]),
-        make_run(folder / "logs/dropout/version_0", GOOD, dropout=0.5, seconds=600.0, probe=0.9),
+        make_run(folder / "logs/dropout/version_0", GOOD, dropout=0.5, seconds=600.0, probe=0.9, test=TESTED),
     ]
     write_report(Comparison([Run(run) for run in runs]), folder / "out")
     return folder / "out"
@@ -168,7 +171,8 @@ def test_the_text_has_the_same_tables(report: Path) -> None:
     assert ") | 100.0% | 90.0% | 40.0% | 50.0 | 30 | 5 | AlexNet |" in text
     assert "| model.dropout | 0.0 | 0.5 |" in text
     assert "| dropout | accuracy | 2 | 50.0% | 1.20 | 2 | 50.0% | 1.20 | +0.0 |" in text
-    assert f"| dropout | {GOOD.mean():.1%} | 90.0% | {abs(0.9 - GOOD.mean()):.3f} | 1.000 |" in text
+    assert f"| dropout | {GOOD.mean():.1%} | 90.0% | {abs(0.9 - GOOD.mean()):.3f} | 1.000 | 1.25 | 0.010 |" in text
+    assert f"| {abs(0.9 - POOR.mean()):.3f} | 1.000 |  |  |" in text, "an older run"
     tables = re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE)
     assert len(tables) == 7
     for table in tables:
@@ -191,4 +195,11 @@ def test_runs_without_single_images_or_of_other_classes(tmp_path: Path) -> None:
     write_report(Comparison([Run(run) for run in runs]), tmp_path)
     page = (tmp_path / "report.html").read_text()
     assert "Not ranked" in page
+    assert "Label noise" not in page
     assert "test accuracy by class" not in page
+
+
+def test_label_noise_has_a_chart(tmp_path: Path) -> None:
+    noisy = Path(__file__).parents[2] / "lightning_logs/reference/label_noise/version_0"
+    write_report(Comparison([Run(noisy)]), tmp_path)
+    assert "<strong>Label noise</strong>" in (tmp_path / "report.html").read_text()
