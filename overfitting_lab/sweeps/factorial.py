@@ -10,32 +10,13 @@ from scipy import stats
 from scipy.optimize import isotonic_regression
 
 from overfitting_lab.comparison.statistics import CONFIDENCE, Estimate
+from overfitting_lab.sweeps.trial import Trial
 
 REMEDIES: dict[str, tuple[Any, Any]] = {
     "dropout": (0.0, 0.5),
     "weight_decay": (0.0, 1e-4),
     "augment": ("none", "flip_crop"),
 }
-
-
-@dataclass(frozen=True)
-class Trial:
-    """The result of one run."""
-
-    setting: Mapping[str, Any]  # levels of the remedies or number of training images (size), and the seed
-    test_acc: float  # test accuracy of the best checkpoint, a fraction of 1
-    train_acc: float  # training accuracy of the last epoch, with dropout and augmentation on
-    val_acc: float  # validation accuracy of the last epoch
-    gap: float  # generalization gap, a fraction of 1
-    seconds: float  # duration of the run
-    epochs: int  # number of epochs
-    origin: Mapping[str, Any]  # data, device, versions and commit of the run
-    gap_instrument: str = "training"  # accuracy on training images in the gap: probe or training
-    calibration_error: float | None = None  # expected calibration error on the test images; trials of old runs lack it
-
-    def has(self, setting: Mapping[str, Any]) -> bool:
-        """Tell if the run has these settings; it may have others besides."""
-        return all(self.setting[name] == value for name, value in setting.items())
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,8 @@ from overfitting_lab.comparison.statistics import CONFIDENCE, Estimate, mean, we
 from overfitting_lab.runs.figures import save_figure
 from overfitting_lab.runs.files import write_text
 from overfitting_lab.runs.notes import attempt
-from overfitting_lab.sweeps.factorial import Effect, Trial, cells, effects, images_for, remedies_of
+from overfitting_lab.sweeps.factorial import Effect, cells, effects, images_for, remedies_of
+from overfitting_lab.sweeps.trial import Trial
 
 RESPONSES = {"test_acc": "test accuracy", "gap": "generalization gap", "calibration_error": "calibration error"}
 Content = Mapping[str, Any]

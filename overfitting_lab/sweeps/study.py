@@ -1,12 +1,7 @@
 """Trials of an ablation, each one run of ``fit.py``, which Optuna shares out among any number of workers."""
 
-import contextlib
 import json
-import os
-import socket
-import threading
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from datetime import timedelta
 from itertools import product
@@ -16,15 +11,13 @@ from typing import IO, Any
 
 import optuna
 from filelock import FileLock
-from optuna.storages import JournalStorage, RDBStorage
-from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.trial import FrozenTrial, TrialState
 
 from overfitting_lab.runs import Run, RunError, runs_of
-from overfitting_lab.runs.calibration import calibration
-from overfitting_lab.runs.provenance import without_password
 from overfitting_lab.runs.recipe import RENAMED
-from overfitting_lab.sweeps.factorial import Trial
+from overfitting_lab.sweeps.storage import open_storage
+from overfitting_lab.sweeps.trial import Trial, result_of
+from overfitting_lab.sweeps.workers import heartbeat, is_gone
 
 FLAGS = {
     "dropout": "--model.dropout",
@@ -33,9 +26,6 @@ FLAGS = {
     "size": "--data.train_size",
     "seed": "--seed_everything",
 }
-HEARTBEAT = 60  # seconds between two signs of life of a worker
-GRACE = 30  # seconds after which the lock of a journal file counts as left behind by a dead worker
-GONE = 300  # seconds without a sign of life after which a worker loses its trial
 USAGE = 2  # exit status for settings that fit.py refuses
 
 
@@ -70,13 +60,12 @@ class Ablation:
         self._grid = {key: list(values) for key, values in grid.items()}
         self._settings = [dict(zip(grid, values, strict=True)) for values in product(*grid.values())]
         self._train = train
-        self._worker = f"{socket.gethostname()}:{os.getpid()}"
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(folder / ".storage.lock"):  # if two workers start at once, one of them creates the tables
             self._study = optuna.create_study(
                 study_name=f"{folder.name}, {name}",  # experiments may share a storage
-                storage=_open_storage(storage or str(folder / "optuna.journal")),
+                storage=open_storage(storage or str(folder / "optuna.journal")),
                 sampler=optuna.samplers.RandomSampler(),  # never asked: each trial is enqueued with its setting
                 direction="maximize",
                 load_if_exists=True,
@@ -141,7 +130,7 @@ class Ablation:
         Trials whose worker is gone are marked as failed, and their numbers are added to ``retried``.
         """
         for trial in self._trials(TrialState.RUNNING):
-            if _is_gone(trial):
+            if is_gone(trial):
                 self._study.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)
                 retried.add(trial.number)
         trials = self._trials(TrialState.COMPLETE, TrialState.RUNNING, TrialState.FAIL)
@@ -172,10 +161,10 @@ class Ablation:
         log.parent.mkdir(exist_ok=True)
         finished = [run.folder for run in runs_of(self.folder) if run.finished]
         print(f"begun      {name}", flush=True)
-        with log.open("a") as output, self._heartbeat(trial):
+        with log.open("a") as output, heartbeat(trial):
             try:
                 run = self._train([f"{FLAGS[key]}={value}" for key, value in setting.items()], output)
-                result = _result(run, setting)
+                result = result_of(run, setting)
             except (RunError, SystemExit) as error:
                 if isinstance(error, SystemExit) and error.code != USAGE:
                     raise
@@ -200,84 +189,3 @@ class Ablation:
         workers = max(1, len(self._trials(TrialState.RUNNING)))
         time_left = timedelta(seconds=round(usual * left / workers))
         return f"{len(done)} of {len(images)}, about {time_left} left with {workers} worker{'s' * (workers > 1)}"
-
-    @contextlib.contextmanager
-    def _heartbeat(self, trial: optuna.Trial) -> Iterator[None]:
-        """Show the other workers that this one has the trial and is alive."""
-        ended = threading.Event()
-        trial.set_user_attr("worker", self._worker)
-
-        def beat() -> None:
-            while True:
-                with contextlib.suppress(Exception):  # of any storage; the next beat may succeed
-                    trial.set_user_attr("alive", time.time())
-                if ended.wait(HEARTBEAT):
-                    return
-
-        thread = threading.Thread(target=beat, daemon=True)
-        thread.start()
-        try:
-            yield
-        finally:
-            ended.set()
-            thread.join(HEARTBEAT)  # not forever if the network to a database is gone
-
-
-def _open_storage(place: str) -> optuna.storages.BaseStorage:
-    """Open the storage at a database's URL, or in a journal file.
-
-    Raises:
-        RunError: if it cannot be opened or read.
-    """
-    try:
-        if "://" in place:
-            patient = {"connect_args": {"timeout": 60}} if place.startswith("sqlite") else None  # others write, too
-            return RDBStorage(place, engine_kwargs=patient)
-        # Optuna's other lock, a symbolic link, is never taken from a dead worker if the path is a relative one.
-        return JournalStorage(JournalFileBackend(place, JournalFileOpenLock(place, GRACE)))
-    except Exception as error:  # of any driver
-        remedy = "give a URL for SQLAlchemy" if "://" in place else "move it away: finished runs are found again"
-        shown = without_password(place)
-        raise RunError(f"--storage {shown} cannot be used ({type(error).__name__}); {remedy}") from error
-
-
-def _is_gone(trial: FrozenTrial) -> bool:
-    host, _, process = trial.user_attrs.get("worker", "").rpartition(":")
-    if os.name == "posix" and host == socket.gethostname():
-        try:
-            os.kill(int(process), 0)
-        except ProcessLookupError:
-            return True
-        except PermissionError:  # another user's process
-            pass
-    begun = trial.datetime_start.timestamp() if trial.datetime_start else 0.0
-    return time.time() - float(trial.user_attrs.get("alive", begun)) > GONE
-
-
-def _result(run: Run, setting: dict[str, Any]) -> Trial:
-    summary, last, gap = run.summary, run.summary.last, run.summary.generalization_gap
-    if summary.test is None or last is None or last.val_acc is None or gap is None:
-        raise RunError(
-            f"{run.folder} ran without validation, but an ablation needs it: remove --trainer.limit_val_batches"
-        )
-    origin = {
-        "data": f"{summary.data.name} ({(summary.data.identity or 'unknown')[:12]})",
-        "device": f"{summary.world_size} x {summary.device}",
-        "precision": summary.precision,
-        **{name: summary.versions[name] for name in ("python", "torch", "lightning")},
-        "commit": summary.git_commit,
-    }
-    images = run.images
-    error = calibration(images["test_probabilities"], images["test_labels"]).error if "test_labels" in images else None
-    return Trial(
-        setting=setting,
-        test_acc=summary.test.acc,
-        train_acc=last.train_acc,
-        val_acc=last.val_acc,
-        gap=gap,
-        seconds=summary.seconds,
-        epochs=summary.epochs,
-        origin=origin,
-        gap_instrument=summary.gap_instrument or "training",
-        calibration_error=error,
-    )

@@ -9,7 +9,7 @@ import pytest
 from optuna.storages.journal import JournalFileBackend
 
 from overfitting_lab.runs import runs_of
-from overfitting_lab.sweeps.study import GONE
+from overfitting_lab.sweeps.workers import GONE
 from tests.conftest import Flags, Script
 from tests.processes import start
 
@@ -143,7 +143,7 @@ def test_what_a_trial_cannot_have_is_told(run_script: Script, small: Flags, fitt
 def test_a_worker_that_was_killed_while_it_wrote_holds_nobody_up(
     run_script: Script, small: Flags, fitted: list[list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("overfitting_lab.sweeps.study.GRACE", 3)
+    monkeypatch.setattr("overfitting_lab.sweeps.storage.GRACE", 3)
     FOLDER.mkdir(parents=True)
     (FOLDER / "optuna.journal.lock").touch()
     outcome = run_script("ablate", "--seeds=1", "--sizes", "40", *small)

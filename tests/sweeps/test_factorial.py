@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from overfitting_lab.sweeps.factorial import Trial, cells, effects, images_for, remedies_of
+from overfitting_lab.sweeps.factorial import cells, effects, images_for, remedies_of
 from overfitting_lab.sweeps.results import remedy_name, write_factorial, write_sizes
+from overfitting_lab.sweeps.trial import Trial
 
 ORIGIN = {"data": "made", "device": "1 x cpu", "commit": "c"}
 EVEN = "worth as much as +1,000 images"

@@ -1,0 +1,50 @@
+"""Signs of life of the workers that share the trials of a study."""
+
+import contextlib
+import os
+import socket
+import threading
+import time
+from collections.abc import Iterator
+
+import optuna
+from optuna.trial import FrozenTrial
+
+HEARTBEAT = 60  # seconds between two signs of life of a worker
+GONE = 300  # seconds without a sign of life after which a worker loses its trial
+
+
+@contextlib.contextmanager
+def heartbeat(trial: optuna.Trial) -> Iterator[None]:
+    """Show the other workers that this one has the trial and is alive."""
+    ended = threading.Event()
+    trial.set_user_attr("worker", f"{socket.gethostname()}:{os.getpid()}")
+
+    def beat() -> None:
+        while True:
+            with contextlib.suppress(Exception):  # of any storage; the next beat may succeed
+                trial.set_user_attr("alive", time.time())
+            if ended.wait(HEARTBEAT):
+                return
+
+    thread = threading.Thread(target=beat, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join(HEARTBEAT)  # not forever if the network to a database is gone
+
+
+def is_gone(trial: FrozenTrial) -> bool:
+    """Tell if the worker of a running trial has ended, or gives no sign of life."""
+    host, _, process = trial.user_attrs.get("worker", "").rpartition(":")
+    if os.name == "posix" and host == socket.gethostname():
+        try:
+            os.kill(int(process), 0)
+        except ProcessLookupError:
+            return True
+        except PermissionError:  # another user's process
+            pass
+    begun = trial.datetime_start.timestamp() if trial.datetime_start else 0.0
+    return time.time() - float(trial.user_attrs.get("alive", begun)) > GONE
