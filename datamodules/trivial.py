@@ -184,6 +184,6 @@ def trivial_augment(images: Tensor, operation: Tensor, strength: Tensor, sign: T
     strengths = strength_table(images.device)[kinds, (sign >= 0.5).long(), (strength * STRENGTHS).long()]
     order = kinds.argsort()
     counts = torch.bincount(kinds, minlength=len(OPERATIONS)).tolist()  # the one wait for a GPU
-    groups = zip(OPERATIONS, images[order].split(counts), strengths[order].split(counts), strict=True)
-    changed = [each.change(group, its) for each, group, its in groups if len(group)]
-    return torch.cat(changed)[order.argsort()] if changed else images
+    groups = (each.index_select(0, order).split(counts) for each in (images, strengths))
+    changed = [each.change(*group) for each, *group in zip(OPERATIONS, *groups, strict=True) if len(group[0])]
+    return torch.cat(changed).index_select(0, order.argsort()) if changed else images
