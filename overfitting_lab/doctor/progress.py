@@ -125,8 +125,8 @@ def cannot_fit(facts: Facts, epochs: Sequence[EpochRecord]) -> Iterator[Diagnosi
         "the network cannot even memorize a few images",
         f"training accuracy {best:.1%} at best on {facts.train_size:,} images after {len(epochs)} epochs; mean loss of "
         f"the last {half} epochs {last:.3f}, of the {half} before {before:.3f}{harder}",
-        "--model.dropout 0 --data.augment none --model.optimizer.weight_decay 0; then more --model.hidden_features, or "
-        "another --model.optimizer.lr",
+        "--model.dropout 0 --data.augment none --data.cutout 0 --model.optimizer.weight_decay 0; then more "
+        "--model.hidden_features, or another --model.optimizer.lr",
         epoch=len(epochs) - 1,
     )
 
