@@ -6,8 +6,9 @@ device. Drawn numbers are float32 [N], uniform in [0, 1).
 
 import hashlib
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from enum import IntEnum
-from typing import ClassVar, final
+from typing import final
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from datamodules.images import SIZE, resize, scale
 from datamodules.sources import Images, Source
+from datamodules.trivial import trivial_augment
 
 
 class Draw(IntEnum):
@@ -30,6 +32,11 @@ class Draw(IntEnum):
     COLOUR_2 = 5
     COLOUR_3 = 6
     UPSIDE_DOWN = 7
+    OPERATION = 8
+    STRENGTH = 9
+    SIGN = 10
+    CUTOUT_TOP = 11
+    CUTOUT_LEFT = 12
 
 
 def crop_flip(images: Tensor, flip: Tensor, top: Tensor, left: Tensor, *, size: int, padding: int = 0) -> Tensor:
@@ -51,6 +58,21 @@ def crop_flip(images: Tensor, flip: Tensor, top: Tensor, left: Tensor, *, size: 
 def flip_vertically(images: Tensor, flip: Tensor) -> Tensor:
     """Mirror each image [C, H, W] top to bottom with probability 1/2; any dtype."""
     return torch.where((flip < 0.5)[:, None, None, None], images.flip(2), images)
+
+
+def cutout(images: Tensor, top: Tensor, left: Tensor, *, side: int, colour: Tensor) -> Tensor:
+    """Fill a square in each of the float images [N, 3, H, W] with a colour [3]; the result is a copy.
+
+    The square is centred on a uniform pixel, so it may reach over the border (DeVries & Taylor 2017, sec. 3).
+    """
+    height, width = images.shape[2:]
+    inside = []
+    for drawn, size in ((top, height), (left, width)):
+        first = (drawn * size).long() - side // 2
+        place = torch.arange(size, device=images.device) - first[:, None]
+        inside.append((place >= 0) & (place < side))
+    square = inside[0][:, None, :, None] & inside[1][:, None, None, :]
+    return torch.where(square, colour[:, None, None], images)
 
 
 def principal_components(images: Tensor) -> Tensor:
@@ -88,7 +110,7 @@ def shift_colour(images: Tensor, draws: Tensor, components: Tensor, std: float =
 class Augmentation(ABC):
     """A policy that turns uint8 images [N, 3, 32, 32] into float32 [N, 3, image_size, image_size] of about [0, 1]."""
 
-    DRAWS: ClassVar[tuple[Draw, ...]] = ()  # purposes of the numbers that training needs for each image
+    DRAWS: tuple[Draw, ...] = ()  # purposes of the numbers that training needs for each image
 
     def __init__(self, image_size: int) -> None:
         self.image_size = image_size
@@ -123,6 +145,21 @@ class FlipCrop(Augmentation):
     def train(self, images: Tensor, draws: Tensor) -> Tensor:
         """See the base class."""
         return self.evaluate(crop_flip(images, *draws, size=SIZE, padding=4))
+
+
+@final
+class TrivialAugment(Augmentation):
+    """Flip and crop as in :class:`FlipCrop`, then a random operation at a random strength.
+
+    Müller & Hutter (2021, sec. 3), with the wide set of strengths; see :mod:`datamodules.trivial`.
+    """
+
+    DRAWS = (*FlipCrop.DRAWS, Draw.OPERATION, Draw.STRENGTH, Draw.SIGN)
+
+    def train(self, images: Tensor, draws: Tensor) -> Tensor:
+        """See the base class."""
+        windows = crop_flip(images, *draws[:3], size=SIZE, padding=4)
+        return self.evaluate(trivial_augment(windows, *draws[3:]))
 
 
 @final
@@ -170,9 +207,39 @@ class VGGAugmentation(Augmentation):
         return resize(scale(images), round(self.image_size * 256 / 224))  # 256 for 224, as in the paper
 
 
+@final
+class Cutout(Augmentation):
+    """Another policy, then a square of the mean colour, which normalization makes 0 (DeVries & Taylor 2017, sec. 3).
+
+    ``side`` is in pixels of the network's image, ``mean`` of the R, G and B values in [0, 1].
+    """
+
+    def __init__(self, policy: Augmentation, side: int, mean: Sequence[float]) -> None:
+        super().__init__(policy.image_size)
+        self.DRAWS = (*policy.DRAWS, Draw.CUTOUT_TOP, Draw.CUTOUT_LEFT)
+        self._policy = policy
+        self._side = side
+        self._mean = torch.tensor(mean)
+
+    def fit(self, source: Source, images: Images, train_indices: Tensor) -> None:
+        """See the base class."""
+        self._policy.fit(source, images, train_indices)
+
+    def evaluate(self, images: Tensor) -> Tensor:
+        """See the base class."""
+        return self._policy.evaluate(images)
+
+    def train(self, images: Tensor, draws: Tensor) -> Tensor:
+        """See the base class."""
+        self._mean = self._mean.to(images.device)  # copied once
+        changed = self._policy.train(images, draws[:-2])
+        return cutout(changed, *draws[-2:], side=self._side, colour=self._mean)
+
+
 AUGMENTATIONS: dict[str, type[Augmentation]] = {
     "none": NoAugmentation,
     "flip_crop": FlipCrop,
+    "trivial": TrivialAugment,
     "vgg": VGGAugmentation,
     "notebook": NotebookAugmentation,
 }

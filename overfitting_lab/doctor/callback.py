@@ -216,7 +216,11 @@ def examine(datamodule: Any, pl_module: LightningModule) -> tuple[progress.Facts
     found = [*data_rules.duplicate_images(copies, len(val)), *data_rules.class_imbalance(labels, images.classes)]
     network = _network(pl_module)
     dropout = any(isinstance(module, nn.modules.dropout._DropoutNd) and module.p > 0 for module in network.modules())
-    remedies = {"dropout": dropout, f"augmentation {datamodule.augment}": datamodule.augment != "none"}
+    remedies = {
+        "dropout": dropout,
+        f"augmentation {datamodule.augment}": datamodule.augment != "none",
+        f"cutout {datamodule.cutout}": datamodule.cutout > 0,
+    }
     facts = progress.Facts(
         classes=classes,
         chance=data_rules.chance(labels, classes),

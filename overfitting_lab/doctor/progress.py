@@ -29,7 +29,7 @@ class Facts:
     depth: int  # number of convolutions and linear layers
     train_size: int  # number of training images
     val_size: int  # number of validation images
-    remedies: tuple[str, ...]  # names of what makes training harder than validation: dropout, augmentation
+    remedies: tuple[str, ...]  # names of what makes training harder than validation: dropout, augmentation, cutout
     labels_fit: bool | None  # whether a linear classifier on the pixels beats chance; None if there are too few images
     label_noise: float  # fraction of the training labels that --data.label_noise drew at random
 
@@ -125,8 +125,8 @@ def cannot_fit(facts: Facts, epochs: Sequence[EpochRecord]) -> Iterator[Diagnosi
         "the network cannot even memorize a few images",
         f"training accuracy {best:.1%} at best on {facts.train_size:,} images after {len(epochs)} epochs; mean loss of "
         f"the last {half} epochs {last:.3f}, of the {half} before {before:.3f}{harder}",
-        "--model.dropout 0 --data.augment none --model.optimizer.weight_decay 0; then more --model.hidden_features, or "
-        "another --model.optimizer.lr",
+        "--model.dropout 0 --data.augment none --data.cutout 0 --model.optimizer.weight_decay 0; then more "
+        "--model.hidden_features, or another --model.optimizer.lr",
         epoch=len(epochs) - 1,
     )
 
@@ -165,7 +165,7 @@ def labels_without_meaning(facts: Facts, accuracies: Sequence[tuple[float, float
 
 
 def validation_above_training(facts: Facts, accuracies: Sequence[tuple[float, float]]) -> Iterator[Diagnosis]:
-    """Report validation better than training in several epochs: dropout, augmentation or a leak.
+    """Report validation better than training in several epochs: dropout, augmentation, cutout or a leak.
 
     ``accuracies`` holds the training and the validation accuracy of each epoch. Training accuracy is measured while the
     weights change, so the validation of an epoch lies between its training and the next.

@@ -26,6 +26,7 @@ class DataSummary:
     augment: str
     classes: list[str]  # in the order of the labels
     identity: str | None = None  # sha256 of the images and labels; old runs lack it
+    cutout: int = 0  # side of the square that training images lose, in pixels
     label_noise: float = 0.0  # fraction of the training labels that were drawn at random
 
 

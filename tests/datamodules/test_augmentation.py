@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import torch
 import torchvision.transforms.functional as tv
+from torchvision.transforms import v2
 
-from datamodules.augmentation import Draw, crop_flip, flip_vertically, principal_components, shift_colour
+from datamodules.augmentation import Draw, crop_flip, cutout, flip_vertically, principal_components, shift_colour
 
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
@@ -63,9 +64,33 @@ def test_flip_vertically_is_torchvisions_of_every_second_image(dtype: torch.dtyp
         assert torch.equal(mine, tv.vflip(image) if flipped else image)
 
 
+@pytest.mark.parametrize("side", [1, 4, 5, 10])
+def test_cutout_is_torchvisions_erase_and_a_loop_over_pixels(side: int) -> None:
+    images, colour = torch.rand(30, 3, 10, 12), torch.tensor([0.5, 0.4, 0.3])
+    top, left = torch.rand(2, 30)
+    result = cutout(images, top, left, side=side, colour=colour)
+    for image, mine, row, column in zip(images, result, top * 10, left * 12, strict=True):
+        first, second = int(row) - side // 2, int(column) - side // 2
+        i, j = max(first, 0), max(second, 0)  # erase has no place outside of the image
+        h, w = min(first + side, 10) - i, min(second + side, 12) - j
+        assert torch.equal(mine, v2.functional.erase(image, i, j, h, w, colour[:, None, None]))
+        for y, x in itertools.product(range(10), range(12)):
+            cut = first <= y < first + side and second <= x < second + side
+            assert torch.equal(mine[:, y, x], colour if cut else image[:, y, x])
+
+
+def test_each_pixel_is_the_centre_of_a_cutout_as_often_as_any_other() -> None:
+    squares = cutout(torch.ones(16_000, 1, 4, 4), *torch.rand(2, 16_000), side=1, colour=torch.zeros(1))
+    counts = (squares == 0).sum(0)
+    assert 850 < counts.min() <= counts.max() < 1150
+    sizes = cutout(torch.ones(16_000, 1, 4, 4), *torch.rand(2, 16_000), side=4, colour=torch.zeros(1)) == 0
+    assert set(sizes.flatten(1).sum(1).tolist()) == {a * b for a in (2, 3, 4) for b in (2, 3, 4)}  # over the border
+
+
 def test_draws_keep_their_numbers() -> None:
     """A resumed or repeated run draws the same numbers; see the class for why 0 is not among them."""
     names = ("FLIP", "TOP", "LEFT", "COLOUR_1", "COLOUR_2", "COLOUR_3", "UPSIDE_DOWN")
+    names += ("OPERATION", "STRENGTH", "SIGN", "CUTOUT_TOP", "CUTOUT_LEFT")
     assert {draw.name: draw.value for draw in Draw} == {name: number for number, name in enumerate(names, start=1)}
 
 

@@ -20,6 +20,7 @@ from datamodules.augmentation import Draw, principal_components
 from datamodules.images import SIZE, normalize, resize, scale
 from datamodules.sampling import BatchLoader, epoch_draws
 from datamodules.sources import CIFAR10, synthetic
+from datamodules.trivial import trivial_augment
 from tests.conftest import CLASSES, TEST, TRAIN
 
 AVAILABLE = len(CLASSES) * TRAIN
@@ -125,7 +126,7 @@ def test_each_size_overrides_its_own_alone(module: Any) -> None:
         assert set(module(train_size=part).train_indices.tolist()) <= set(module().train_indices.tolist())
 
 
-@pytest.mark.parametrize("augment", ["none", "flip_crop", "vgg", "notebook"])
+@pytest.mark.parametrize("augment", ["none", "flip_crop", "trivial", "vgg", "notebook"])
 def test_augment_overrides_the_splits(augment: str, module: Any) -> None:
     assert module(augment=augment).augment == augment
     assert module(split="overfit", train_size=20, val_size=5, augment=augment).augment == augment
@@ -170,6 +171,8 @@ def test_more_images_than_there_are_is_refused(settings: dict[str, int], message
         ({"batch_size": 0}, "data.batch_size must be at least 1, not 0"),
         ({"image_size": 0}, "data.image_size must be at least 1, not 0"),
         ({"train_size": 0}, "data.train_size must be at least 1, not 0"),
+        ({"cutout": -1}, "data.cutout must be at least 0"),
+        ({"cutout": 17, "image_size": 16}, "at most data.image_size, 16, not 17"),
         ({"val_size": -1}, "data.val_size must be at least 1, not -1"),
         ({"std": (0.2, 0.0, 0.2)}, r"data.std must be three numbers above 0, not \[0.2, 0.0, 0.2\]"),
         ({"train_size": 50, "batch_size": 51}, "51 is larger than the 50 training images; try --data.batch_size 50"),
@@ -271,6 +274,7 @@ def test_the_description_is_of_plain_values(module: Any) -> None:
         "val_size": 30,
         "test_size": 45,
         "augment": "flip_crop",
+        "cutout": 0,
         "label_noise": 0.0,
         "classes": list(CLASSES),
     }
@@ -367,12 +371,19 @@ def test_training_images_are_shuffled_each_running_epoch_and_the_others_never(mo
 
 @pytest.mark.parametrize(
     ("augment", "split"),
-    [("none", "train"), ("none", "val"), ("flip_crop", "val"), ("notebook", "val"), ("none", "test")],
+    [
+        ("none", "train"),
+        ("none", "val"),
+        ("flip_crop", "val"),
+        ("trivial", "val"),
+        ("notebook", "val"),
+        ("none", "test"),
+    ],
 )
 def test_images_without_augmentation_are_scaled_and_normalized_and_no_more(
     augment: str, split: str, module: Any, image_folder: Path
 ) -> None:
-    data = attach(module(augment=augment), training=split == "train")
+    data = attach(module(augment=augment, cutout=0 if split == "train" else 8), training=split == "train")
     expected = plain(pixels_of(image_folder / ("test" if split == "test" else "train")))
     for batch in loader_of(data, split):
         images = taken(data, batch)
@@ -396,11 +407,13 @@ def test_flip_crop_takes_a_window_of_the_image_padded_with_black(module: Any, pi
     assert rows == columns == set(range(9))
 
 
-@pytest.mark.parametrize("augment", ["flip_crop", "vgg", "notebook"])
-def test_augmentation_depends_on_seed_epoch_and_index_alone(augment: str, module: Any) -> None:
+@pytest.mark.parametrize(
+    ("augment", "cutout"), [("flip_crop", 0), ("vgg", 0), ("notebook", 0), ("trivial", 0), ("none", 8), ("trivial", 8)]
+)
+def test_augmentation_depends_on_seed_epoch_and_index_alone(augment: str, cutout: int, module: Any) -> None:
     def augmented(seed: int = 0, epoch: int = 0, world_size: int = 1, batch_size: int = 20) -> Tensor:
         """The training images in the order of the set, whatever the epoch's order."""
-        data = module(seed=seed, augment=augment, batch_size=batch_size, train_size=150)
+        data = module(seed=seed, augment=augment, cutout=cutout, batch_size=batch_size, train_size=150)
         images = torch.empty(AVAILABLE, 3, 32, 32)
         for rank in range(world_size):
             attach(data, current_epoch=epoch, world_size=world_size, global_rank=rank)
@@ -474,6 +487,36 @@ def test_notebook_takes_windows_of_the_resized_image_padded_with_black_and_turns
         assert torch.allclose(image, normalize(expected, torch.tensor(MEAN), torch.tensor(STD)), atol=1e-5)
         turned.add((flipped < 0.5, upside_down < 0.5))
     assert len(turned) == 4
+
+
+def test_trivial_changes_the_windows_of_flip_crop(module: Any) -> None:
+    plainly, changed = (attach(module(augment=augment), current_epoch=3) for augment in ("flip_crop", "trivial"))
+    batch = next(iter(plainly.train_dataloader()))
+    mean, std = (torch.tensor(values)[:, None, None] for values in (MEAN, STD))
+    windows = ((taken(plainly, batch) * std + mean) * 255).round().to(torch.uint8)
+    purposes = (Draw.OPERATION, Draw.STRENGTH, Draw.SIGN)
+    draws = epoch_draws(AVAILABLE, changed.seed, 3, purposes, torch.device("cpu"))[:, batch.indices]
+    assert torch.allclose(taken(changed, batch), plain(trivial_augment(windows, *draws)), atol=1e-5)
+
+
+@pytest.mark.parametrize("augment", ["none", "flip_crop", "trivial", "vgg", "notebook"])
+@pytest.mark.parametrize(("image_size", "side"), [(32, 8), (64, 9)])
+def test_cutout_is_a_square_of_zeros_in_the_networks_image(
+    image_size: int, side: int, augment: str, module: Any
+) -> None:
+    make = partial(module, augment=augment, image_size=image_size)
+    whole, cut = (attach(make(cutout=cutout), current_epoch=3) for cutout in (0, side))
+    batch = next(iter(whole.train_dataloader()))
+    purposes = (Draw.CUTOUT_TOP, Draw.CUTOUT_LEFT)
+    draws = epoch_draws(AVAILABLE, cut.seed, 3, purposes, torch.device("cpu"))[:, batch.indices].T.tolist()
+    for image, original, (top, left) in zip(taken(cut, batch), taken(whole, batch), draws, strict=True):
+        expected = original.clone()
+        row, column = int(top * image_size) - side // 2, int(left * image_size) - side // 2
+        expected[:, max(row, 0) : row + side, max(column, 0) : column + side] = 0
+        assert torch.equal(image, expected)
+    attach(whole, training=False)
+    attach(cut, training=False)
+    assert torch.equal(taken(cut, batch), taken(whole, batch))
 
 
 @pytest.mark.parametrize("image_size", [16, 64])

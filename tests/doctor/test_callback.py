@@ -130,8 +130,10 @@ def test_a_schedule_of_steps_in_a_run_of_steps(run_script: Script, tiny: Flags) 
 
 def test_images_that_cannot_be_learned(fit: Fit) -> None:
     wrong = (f"{FAULT}WrongLabels", "--trainer.callbacks.share=0.5")
-    outcome, found = fit(*wrong, "--model.width=1", "--model.optimizer.lr=0.01", "--trainer.max_epochs=25")
+    small = ("--model.width=1", "--data.cutout=2")
+    outcome, found = fit(*wrong, *small, "--model.optimizer.lr=0.01", "--trainer.max_epochs=25")
     assert "cannot_fit" in found, outcome.out
+    assert "cutout 2 make it harder" in found["cannot_fit"]["evidence"]
     assert "shuffled_labels" not in found
 
 

@@ -78,8 +78,12 @@ def test_whole_commands_are_measured(benchmark: Benchmark, monkeypatch: pytest.M
 
 def test_the_data_path_is_measured(benchmark: Benchmark, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(data_path, "BATCHES", 2)
-    known, _ = benchmark("--parts=data_path", "--rounds=1")
-    assert [speed["median"] > 0 for speed in known["data_path"]["results"].values()] == [True] * 4
+    known, out = benchmark("--parts=data_path", "--rounds=1")
+    speeds = {way: speed["median"] for way, speed in known["data_path"]["results"].items()}
+    assert [speed > 0 for speed in speeds.values()] == [True] * 6
+    (row,) = (line for line in out.splitlines() if "transforms.v2, in process, every augmentation" in line)
+    whole, theirs = (speeds[f"{way}, every augmentation"] for way in ("whole batches", "transforms.v2, in process"))
+    assert row.endswith(f"| {whole / theirs:.1f} |")
 
 
 def test_scaling_is_measured(benchmark: Benchmark, monkeypatch: pytest.MonkeyPatch) -> None:

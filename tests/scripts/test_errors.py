@@ -47,6 +47,7 @@ USAGE = {
     "image size of AlexNet": Mistake(f"fit {OVERFIT} --data.image_size=30", 2, ("image_size", "multiple of 8", "30")),
     "image size of VGG": Mistake("fit --config vgg16 {flags} --data.image_size=40", 2, ("multiple of 32", "40")),
     "batch of 0": Mistake(f"fit {OVERFIT} --data.batch_size=0", 2, ("data.batch_size must be at least 1",)),
+    "cutout beyond the image": Mistake(f"fit {OVERFIT} --data.cutout=33", 2, ("data.cutout", "at most", "not 33")),
     "no epoch": Mistake(f"fit {OVERFIT} --trainer.max_epochs=0", 2, ("--trainer.max_epochs 0: must be at least 1",)),
     "batch too large": Mistake(f"fit {OVERFIT} --data.batch_size=101", 2, ("101", "100 training images")),
     "batch does not divide": Mistake(f"fit {OVERFIT} --data.batch_size=21 --trainer.devices=2", 2, ("21", "divided")),

@@ -1,4 +1,5 @@
 import filecmp
+import io
 import re
 import signal
 from collections.abc import Callable, Iterator
@@ -6,10 +7,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import yaml
 from lightning.pytorch import Callback, LightningModule, Trainer
+from PIL import Image
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData  # type: ignore[import-untyped]
 
 from datamodules import CIFAR10DataModule
@@ -73,6 +76,7 @@ def test_summary_has_exactly_the_documented_keys(finished_run: FinishedRun, imag
         "val_size": 50,
         "test_size": 45,
         "augment": "none",
+        "cutout": 0,
         "label_noise": 0.0,
         "classes": ["airplane", "bird", "cat"],
     }
@@ -319,6 +323,22 @@ def test_the_machine_decides_the_precision(run_script: Script, tiny: Flags, tmp_
     assert precision in ("32-true", "bf16-mixed")
     assert re.search(rf"^precision  {precision} \(this CPU .*bf16\)$", outcome.out, re.MULTILINE)
     assert f"precision: {precision}\n" in (tmp_path / RUN / "config.yaml").read_text()
+
+
+def test_every_augmentation_is_shown_and_noted(run_script: Script, tiny: Flags, tmp_path: Path) -> None:
+    flags = ("--config=overfit", *tiny, "--data.image_size=32", "--data.augment=trivial", "--data.cutout=12")
+    for check in ((), ("--check",)):
+        outcome = run_script("fit", *flags, "--trainer.max_epochs=1", *check)
+        assert outcome.status == 0, outcome.err
+        assert "augmentation trivial, cutout 12\n" in outcome.out
+    data = summary_of(tmp_path / RUN)["data"]
+    assert (data["augment"], data["cutout"]) == ("trivial", 12)
+    events = events_of(tmp_path / RUN)
+    (tag,) = (tag for tag in events.Tags()["images"] if tag.startswith("training images of tiny"))
+    grid = np.asarray(Image.open(io.BytesIO(events.Images(tag)[0].encoded_image_string)))
+    colours, counts = np.unique(grid.reshape(-1, 3), axis=0, return_counts=True)
+    squares = counts[(colours > 0).all(1)].max()  # between the images, the picture is black
+    assert squares > 20 * 6 * 6, "of one colour, and no smaller than a quarter of the square"
 
 
 def test_vgg_trains(run_script: Script, tiny: Flags, tmp_path: Path) -> None:
