@@ -121,7 +121,7 @@ class Doctor(Callback):
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *_: Any) -> None:
         """Keep the loss; probe if that is due."""
         if self._images is not None:
-            self._losses.append(outputs["loss"].detach() * trainer.accumulate_grad_batches)
+            self._losses.append(outputs["cross_entropy"])
         step = trainer.global_step
         if step and step % EVERY == 0 and step != self._probed_step:
             self._probed_step = step
@@ -217,6 +217,7 @@ def examine(datamodule: Any, pl_module: LightningModule) -> tuple[progress.Facts
     network = _network(pl_module)
     dropout = any(isinstance(module, nn.modules.dropout._DropoutNd) and module.p > 0 for module in network.modules())
     remedies = {"dropout": dropout, f"augmentation {datamodule.augment}": datamodule.augment != "none"}
+    remedies |= {name: getattr(datamodule, name) > 0 for name in progress.MIXING}
     facts = progress.Facts(
         classes=classes,
         chance=data_rules.chance(labels, classes),

@@ -271,6 +271,8 @@ def test_the_description_is_of_plain_values(module: Any) -> None:
         "val_size": 30,
         "test_size": 45,
         "augment": "flip_crop",
+        "mixup": 0.0,
+        "cutmix": 0.0,
         "label_noise": 0.0,
         "classes": list(CLASSES),
     }
