@@ -73,6 +73,8 @@ def test_summary_has_exactly_the_documented_keys(finished_run: FinishedRun, imag
         "val_size": 50,
         "test_size": 45,
         "augment": "none",
+        "mixup": 0.0,
+        "cutmix": 0.0,
         "label_noise": 0.0,
         "classes": ["airplane", "bird", "cat"],
     }
