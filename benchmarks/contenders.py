@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from lightning.pytorch import Callback, Trainer
 from torch.utils.data import DataLoader
 from torchvision import transforms
@@ -136,7 +135,7 @@ def hand_written(arguments: list[str], gate: Callable[[torch.device], Gate]) -> 
             optimizer.zero_grad()
             with autocast:
                 logits = network(batch.images)
-            loss = F.cross_entropy(logits.float(), batch.labels)
+            loss = cli.model.training_losses(logits, batch).mean()
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             total_loss += loss.detach()

@@ -1,6 +1,6 @@
 """A batch of images, and its way into the network."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,11 +16,16 @@ class Batch(NamedTuple):
     labels: Tensor  # int64 [N], in [0, num_classes)
     indices: Tensor  # int64 [N], each image's index in its set
     total: int  # number of images in the whole step, over all processes
+    partners: "Batch | None" = None  # an image to mix into each of these, see datamodules.mixing; None without mixing
+    shares: Tensor | None = None  # float32 [N], in [1/2, 1]: of each image in its mixture; None before mixing
 
     def to(self, device: torch.device, non_blocking: bool = False) -> "Batch":
         """Return the batch on a device; Lightning calls this too."""
-        images, labels, indices = (part.to(device, non_blocking=non_blocking) for part in self[:3])
-        return Batch(images, labels, indices, self.total)
+
+        def moved(part: Any) -> Any:
+            return part.to(device, non_blocking=non_blocking) if isinstance(part, Tensor | Batch) else part
+
+        return Batch._make(map(moved, self))
 
 
 def to_network(images: Tensor, augmentation: Augmentation, mean_std: Tensor, draws: Tensor | None = None) -> Tensor:

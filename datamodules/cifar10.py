@@ -1,5 +1,6 @@
 """The data module: a source's images as normalized batches on the device."""
 
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import replace
@@ -16,6 +17,7 @@ from datamodules.augmentation import AUGMENTATIONS, Augmentation, Cutout
 from datamodules.batch import Batch, to_network
 from datamodules.errors import DataError, UnreachableError
 from datamodules.images import SIZE, read_image
+from datamodules.mixing import epoch_mixtures, mix
 from datamodules.sampling import BatchLoader, epoch_draws
 from datamodules.sources import SOURCES, Images, Source, Synthetic
 from datamodules.split import split_images
@@ -45,6 +47,13 @@ class CIFAR10DataModule(LightningDataModule):
         cutout: side of a square, in pixels of the network's image, that is set to the mean colour in each training
             image, after any ``augment`` (DeVries & Taylor 2017, sec. 3; 16 of 32 pixels for CIFAR-10 in sec. 4). It is
             centred on any pixel, so that it may reach over the border. 0 switches it off.
+        mixup: alpha of mixup (Zhang et al. 2018, sec. 2). Each training image is added to another one, and its label
+            counts by its share. The share is drawn from Beta(alpha, alpha). 0 switches mixup off.
+        cutmix: alpha of CutMix (Yun et al. 2019, sec. 3.1). A box of each training image shows another image there, and
+            its label counts by the share of pixels outside the box. 0 switches CutMix off. With mixup too, each image
+            gets one of the two with probability 1/2. In both, the image's own share is at least one half, so that its
+            own label stays the one to predict: a lambda below one half is replaced by 1 - lambda. This loses nothing,
+            because each image is also the other image of one mixture in an epoch.
         label_noise: fraction of the training images, in [0, 1], whose label is drawn anew from all classes, whatever
             the image shows (Zhang et al. 2017, sec. 2.1); labels of validation and test stay.
         batch_size: images in a whole optimizer step, divided among the processes.
@@ -81,6 +90,8 @@ class CIFAR10DataModule(LightningDataModule):
         val_size: int | None = None,
         augment: Literal["none", "flip_crop", "trivial", "vgg", "notebook"] | None = None,
         cutout: int = 0,
+        mixup: float = 0.0,
+        cutmix: float = 0.0,
         label_noise: float = 0.0,
         batch_size: int = 128,
         image_size: int = SIZE,
@@ -96,6 +107,8 @@ class CIFAR10DataModule(LightningDataModule):
         self.split = split
         self.augment = augment or ("none" if overfit else "flip_crop")
         self.cutout = cutout
+        self.mixup = mixup
+        self.cutmix = cutmix
         self.label_noise = label_noise
         self.batch_size = batch_size
         self.image_size = image_size
@@ -122,6 +135,11 @@ class CIFAR10DataModule(LightningDataModule):
                 f"data.cutout must be at least 0 and at most data.image_size, {image_size}, not {cutout}: "
                 "it is the side of a square in the network's image"
             )
+        for name, alpha in {"mixup": mixup, "cutmix": cutmix}.items():
+            if not 0 <= alpha < math.inf:
+                raise ValueError(
+                    f"data.{name} must be 0, which switches it off, or a finite alpha above 0, not {alpha}"
+                )
         if not 0 <= label_noise <= 1:
             raise ValueError(f"data.label_noise must be in [0, 1], not {label_noise}")
         if any(value <= 0 for value in std):
@@ -226,6 +244,8 @@ class CIFAR10DataModule(LightningDataModule):
             "test_size": len(self.test_indices),
             "augment": self.augment,
             "cutout": self.cutout,
+            "mixup": self.mixup,
+            "cutmix": self.cutmix,
             "label_noise": self.label_noise,
             "classes": list(self.images.classes),
         }
@@ -265,7 +285,10 @@ class CIFAR10DataModule(LightningDataModule):
 
     def train_dataloader(self) -> BatchLoader:
         """Return the training images, in an order of each epoch's own."""
-        return self._loader(self.images.train_images, self.images.train_labels, self.train_indices, seed=self.seed)
+        images, labels = self.images.train_images, self.images.train_labels
+        return self._loader(
+            images, labels, self.train_indices, seed=self.seed, mixing=self.mixup > 0 or self.cutmix > 0
+        )
 
     def val_dataloader(self) -> list[BatchLoader]:
         """Return the validation images, in the split's order, and the probe unless it is switched off."""
@@ -293,14 +316,29 @@ class CIFAR10DataModule(LightningDataModule):
         return self.to_network(batch, training=self.trainer.training)
 
     def to_network(self, batch: Batch, *, training: bool) -> Batch:
-        """Prepare a loader's batch for the network, on the batch's device; ``training`` augments the images."""
-        draws = None
-        if training:
-            assert self.trainer is not None
-            size, epoch = len(self.images.train_labels), self.trainer.current_epoch
-            table = epoch_draws(size, self.seed, epoch, self.augmentation.DRAWS, batch.indices.device)
-            draws = table.index_select(1, batch.indices)
-        return batch._replace(images=self.network_input(batch.images.permute(0, 3, 1, 2), draws))
+        """Prepare a loader's batch for the network, on the batch's device.
+
+        ``training`` augments the images, and mixes them with their partners. A partner is augmented by its own draws of
+        the epoch.
+        """
+        if not training:
+            return batch._replace(images=self.network_input(batch.images.permute(0, 3, 1, 2)))
+        images = self._augmented(batch)
+        if batch.partners is None:
+            return batch._replace(images=images)
+        mixtures = epoch_mixtures(*self._running_epoch, self.mixup, self.cutmix, batch.indices.device)
+        mixed, shares = mix(images, self._augmented(batch.partners), mixtures.index_select(1, batch.indices))
+        return batch._replace(images=mixed, shares=shares)
+
+    def _augmented(self, batch: Batch) -> Tensor:
+        draws = epoch_draws(*self._running_epoch, self.augmentation.DRAWS, batch.indices.device)
+        return self.network_input(batch.images.permute(0, 3, 1, 2), draws.index_select(1, batch.indices))
+
+    @property
+    def _running_epoch(self) -> tuple[int, int, int]:
+        """The number of training and validation images, the seed and the epoch, as random numbers need them."""
+        assert self.trainer is not None
+        return len(self.images.train_labels), self.seed, self.trainer.current_epoch
 
     def network_input(self, images: Tensor, draws: Tensor | None = None) -> Tensor:
         """Prepare uint8 images [N, 3, 32, 32] for the network; see :func:`datamodules.batch.to_network`."""

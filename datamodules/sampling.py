@@ -11,6 +11,7 @@ from torch import Tensor
 from datamodules.augmentation import Draw
 from datamodules.batch import Batch
 from datamodules.errors import DataError
+from datamodules.mixing import epoch_partners
 
 
 def epoch_order(size: int, seed: int, epoch: int) -> Tensor:
@@ -47,6 +48,7 @@ class BatchLoader:
     world_size: int  # number of processes
     epoch: Callable[[], int]  # returns the running epoch, counted from 0
     seed: int | None = None  # shuffles every epoch anew; None keeps the order
+    mixing: bool = False  # adds a partner to each image; needs a seed
     due: Callable[[], bool] = lambda: True  # returns False if an iteration is to have no batches
     _state: dict[str, int] = field(default_factory=dict, init=False)
     _loaded_state: dict[str, int] | None = field(default=None, init=False)
@@ -60,13 +62,19 @@ class BatchLoader:
         epoch = self.epoch()
         loaded, self._loaded_state = self._loaded_state, None
         first = loaded["batches"] if loaded and loaded.get("epoch") == epoch else 0
-        indices = self.indices
+        order, partners = torch.arange(len(self.indices)), None
         if self.seed is not None:
-            indices = indices[epoch_order(len(indices), self.seed, epoch)]
-        for number, batch in enumerate(torch.split(indices, self.batch_size)[first:], start=first + 1):
+            order = epoch_order(len(self.indices), self.seed, epoch)
+            partners = epoch_partners(len(self.indices), self.seed, epoch) if self.mixing else None
+        for number, places in enumerate(torch.split(order, self.batch_size)[first:], start=first + 1):
             self._state = {"epoch": epoch, "batches": number, "batch_size": self.batch_size}
-            mine = batch.tensor_split(self.world_size)[self.rank]
-            yield Batch(self.images.index_select(0, mine), self.labels[mine], mine, len(batch))
+            batch = self._share(places)
+            yield batch if partners is None else batch._replace(partners=self._share(partners[places]))
+
+    def _share(self, places: Tensor) -> Batch:
+        """Return this process's share of a step's images, given by their places in the split."""
+        mine = self.indices[places.tensor_split(self.world_size)[self.rank]]
+        return Batch(self.images.index_select(0, mine), self.labels[mine], mine, len(places))
 
     def state_dict(self) -> dict[str, int]:
         """Return the epoch, the number of its batches handed out, and their size."""

@@ -34,6 +34,8 @@ class AlexNet(ImageClassifier):
         optimizer: from parameters to an optimizer.
         lr_scheduler: from the optimizer to a learning-rate schedule. ``None`` keeps the rate.
         lr_scheduler_interval: whether the schedule steps every epoch or every optimizer step.
+        label_smoothing: share of a label, in [0, 1), that is divided equally among all classes (Szegedy et al. 2016,
+            sec. 7). It smooths the loss that training minimizes. All losses that are logged stay plain cross-entropies.
 
     Raises:
         ValueError: if an argument is out of its range.
@@ -49,6 +51,7 @@ class AlexNet(ImageClassifier):
         optimizer: OptimizerCallable = partial(torch.optim.Adam, lr=1e-4),
         lr_scheduler: LRSchedulerCallable | None = None,
         lr_scheduler_interval: Literal["epoch", "step"] = "epoch",
+        label_smoothing: float = 0.0,
     ) -> None:
         check_arguments("AlexNet", 3, image_size, dropout, hidden_features)
         network = nn.Sequential(
@@ -70,4 +73,6 @@ class AlexNet(ImageClassifier):
             nn.Linear(hidden_features, num_classes),
         )
         initialization(network)
-        super().__init__(network, num_classes, image_size, optimizer, lr_scheduler, lr_scheduler_interval)
+        super().__init__(
+            network, num_classes, image_size, optimizer, lr_scheduler, lr_scheduler_interval, label_smoothing
+        )

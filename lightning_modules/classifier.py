@@ -1,6 +1,7 @@
 """The common base of image classifiers: loss, metrics, optimizer and learning-rate schedule."""
 
 from abc import ABC
+from functools import partial
 from pathlib import Path
 from pydoc import locate
 from typing import Any, Literal, cast
@@ -24,6 +25,9 @@ from overfitting_lab.runs.epochs import METRICS
 class ImageClassifier(LightningModule, ABC):
     """A network that gives one logit per class, trained by softmax cross-entropy.
 
+    ``label_smoothing``, in [0, 1), is the share of a label that is divided equally among all classes (Szegedy et al.
+    2016, sec. 7). Only the loss that training minimizes is smoothed.
+
     A step takes a :class:`Batch`. The loss is the sum over this process's images divided by ``total`` and multiplied by
     the number of processes, so that DDP's mean of the gradients over processes is the mean over the whole step's
     images, also if they do not divide evenly.
@@ -31,7 +35,9 @@ class ImageClassifier(LightningModule, ABC):
     Logged once an epoch, over every image exactly once for any number of processes: ``train_loss``, ``train_acc``,
     ``val_loss``, ``val_acc``, ``test_loss``, ``test_acc``, and ``probe_loss``, ``probe_acc`` in an epoch that evaluates
     the probe. Losses are means in nats, accuracies fractions of 1. The training metrics are measured while the weights
-    move, with dropout and augmentation on. The probe metrics are measured on training images, as in validation.
+    move, with dropout, augmentation and mixing on. The probe metrics are measured on training images, as in validation.
+    All losses, also ``train_loss``, are plain cross-entropies of the images' own labels, so that they can be compared
+    with each other and with chance level. With label smoothing or mixing, training minimizes another loss.
 
     The ``state_dict`` of ``network``, the layers alone, is the run's ``weights.pth``. ``val_confusion`` and
     ``test_confusion`` count images [num_classes, num_classes], rows are the true classes. ``probed`` is True if the
@@ -46,8 +52,11 @@ class ImageClassifier(LightningModule, ABC):
         optimizer: OptimizerCallable,
         lr_scheduler: LRSchedulerCallable | None,
         lr_scheduler_interval: Literal["epoch", "step"],
+        label_smoothing: float = 0.0,
     ) -> None:
         super().__init__()
+        if not 0 <= label_smoothing < 1:
+            raise ValueError(f"label_smoothing must be in [0, 1), not {label_smoothing}")
         # Callables do not survive a checkpoint that is loaded with weights_only=True, and the weights' origin is no
         # longer needed. The run's config.yaml has them all.
         ignored = ["network", "initialization", "init_from", "optimizer", "lr_scheduler"]
@@ -55,6 +64,7 @@ class ImageClassifier(LightningModule, ABC):
         self.network = network.to(memory_format=torch.channels_last)
         self.num_classes = num_classes
         self.image_size = image_size
+        self.label_smoothing = label_smoothing
         self.example_input_array = torch.zeros(1, 3, image_size, image_size)
         self._optimizer = optimizer
         self._lr_scheduler = lr_scheduler
@@ -100,12 +110,31 @@ class ImageClassifier(LightningModule, ABC):
         return losses, logits
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
-        """Return the ``loss`` of the step and the ``logits``. The class says how losses add up over processes."""
+        """Return the ``loss`` to minimize, the ``cross_entropy`` without smoothing and mixing, and the ``logits``.
+
+        The class says how losses add up over processes.
+        """
         losses, logits = self._losses(batch, self.train_metrics)
         if self.train_metrics["acc"].update_count <= 1:
             # Logging registers a metric for the whole epoch: doing it once saves a millisecond a step.
             self.log_dict(self.train_metrics, on_step=False, on_epoch=True, prog_bar=True, batch_size=batch.total)
-        return {"loss": losses.sum() * (self.trainer.world_size / batch.total), "logits": logits}
+        weight = self.trainer.world_size / batch.total
+        loss = cross_entropy = losses.sum() * weight
+        if self.label_smoothing or batch.shares is not None:
+            loss = self.training_losses(logits, batch).sum() * weight
+        return {"loss": loss, "cross_entropy": cross_entropy.detach(), "logits": logits}
+
+    def training_losses(self, logits: Tensor, batch: Batch) -> Tensor:
+        """Return the loss to minimize of each image of a training batch, in nats [N], for logits [N, num_classes].
+
+        It is the cross-entropy of the smoothed label. For a mixed image, it is the mean of the image's and the
+        partner's cross-entropy, weighted by their shares.
+        """
+        smoothed = partial(F.cross_entropy, logits.float(), reduction="none", label_smoothing=self.label_smoothing)
+        losses = smoothed(batch.labels)
+        if batch.partners is not None and batch.shares is not None:
+            losses = batch.shares * losses + (1 - batch.shares) * smoothed(batch.partners.labels)
+        return losses
 
     def on_validation_epoch_start(self) -> None:
         """Reset the confusion matrix."""

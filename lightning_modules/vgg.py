@@ -89,6 +89,8 @@ class VGG(ImageClassifier):
         optimizer: from parameters to an optimizer.
         lr_scheduler: from the optimizer to a learning-rate schedule. ``None`` keeps the rate.
         lr_scheduler_interval: whether the schedule steps every epoch or every optimizer step.
+        label_smoothing: share of a label, in [0, 1), that is divided equally among all classes (Szegedy et al. 2016,
+            sec. 7). It smooths the loss that training minimizes. All losses that are logged stay plain cross-entropies.
 
     Raises:
         ValueError: if an argument is out of its range.
@@ -108,6 +110,7 @@ class VGG(ImageClassifier):
         optimizer: OptimizerCallable = partial(torch.optim.SGD, lr=0.01, momentum=0.9, weight_decay=5e-4),
         lr_scheduler: LRSchedulerCallable | None = None,
         lr_scheduler_interval: Literal["epoch", "step"] = "epoch",
+        label_smoothing: float = 0.0,
     ) -> None:
         check_arguments("VGG", 5, image_size, dropout, hidden_features)
         if init_from is not None and configuration == "A":
@@ -117,7 +120,9 @@ class VGG(ImageClassifier):
         initialization(network)
         if softmax:
             network.append(nn.Softmax(dim=1))
-        super().__init__(network, num_classes, image_size, optimizer, lr_scheduler, lr_scheduler_interval)
+        super().__init__(
+            network, num_classes, image_size, optimizer, lr_scheduler, lr_scheduler_interval, label_smoothing
+        )
         self._batch_norm, self._softmax, self._init_from, self._layers = batch_norm, softmax, init_from, layers
 
     def probabilities(self, logits: Tensor) -> Tensor:

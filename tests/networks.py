@@ -43,6 +43,7 @@ class Small(ImageClassifier):
         factor: float = 1,
         optimizer: OptimizerCallable = partial(torch.optim.Adam, lr=1e-3),
         lr_scheduler: LRSchedulerCallable | None = None,
+        label_smoothing: float = 0.0,
     ) -> None:
         widths = [48, *[width] * layers]
         hidden: list[nn.Module] = []
@@ -58,7 +59,7 @@ class Small(ImageClassifier):
         for layer in network[:-2]:
             if isinstance(layer, nn.Linear):
                 nn.init.constant_(layer.bias, bias)
-        super().__init__(network, num_classes, image_size, optimizer, lr_scheduler, "epoch")
+        super().__init__(network, num_classes, image_size, optimizer, lr_scheduler, "epoch", label_smoothing)
 
 
 @final
@@ -75,19 +76,25 @@ class Tiny(ImageClassifier):
         optimizer: OptimizerCallable = partial(torch.optim.Adam, lr=1e-3),
         lr_scheduler: LRSchedulerCallable | None = None,
         lr_scheduler_interval: Interval = "epoch",
+        label_smoothing: float = 0.0,
     ) -> None:
         convolutions = [nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(8, 8, 3, padding=1)]
         pool = [nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Dropout(dropout)]
         linear = [nn.Linear(32, hidden_features), nn.ReLU(), nn.Linear(hidden_features, num_classes)]
         network = nn.Sequential(*convolutions, *pool, *linear)
         initialization(network)
-        super().__init__(network, num_classes, image_size, optimizer, lr_scheduler, lr_scheduler_interval)
+        super().__init__(
+            network, num_classes, image_size, optimizer, lr_scheduler, lr_scheduler_interval, label_smoothing
+        )
 
 
-def linear_classifier(lr: float, lr_scheduler: Any = None, interval: Interval = "epoch") -> ImageClassifier:
+def linear_classifier(
+    lr: float, lr_scheduler: Any = None, interval: Interval = "epoch", label_smoothing: float = 0.0
+) -> ImageClassifier:
     """Return the smallest classifier: a linear map from pixels to three logits."""
     network = nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 3))
-    return ImageClassifier(network, 3, 32, partial(torch.optim.SGD, lr=lr), lr_scheduler, interval)
+    optimizer = partial(torch.optim.SGD, lr=lr)
+    return ImageClassifier(network, 3, 32, optimizer, lr_scheduler, interval, label_smoothing)
 
 
 def quiet_trainer(*callbacks: Callback, max_epochs: int = 2, **settings: Any) -> Trainer:

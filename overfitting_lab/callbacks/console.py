@@ -129,12 +129,13 @@ def data_lines(data: dict[str, Any]) -> str:
         "NOT CIFAR-10: this run is on the stand-in, drawn images, because it was asked for or because\n"
         "CIFAR-10 is neither there nor reachable. Its accuracies say nothing about CIFAR-10.\n"
     )
-    square = f", cutout {data['cutout']}" if data["cutout"] else ""
-    noise = f"; {data['label_noise']:.0%} of the training labels drawn at random" if data["label_noise"] else ""
+    training = f"augmentation {data['augment']}"
+    training += "".join(f", {name} {data[name]:g}" for name in ("cutout", "mixup", "cutmix") if data[name])
+    if data["label_noise"]:
+        training += f"; {data['label_noise']:.0%} of the training labels drawn at random"
     return (warning if data["source"] == "synthetic" else "") + (
         f"data       {data['name']}, split {data['split']}: {data['train_size']:,} training, "
-        f"{data['val_size']:,} validation, {data['test_size']:,} test images; augmentation {data['augment']}"
-        f"{square}{noise}\n"
+        f"{data['val_size']:,} validation, {data['test_size']:,} test images; {training}\n"
         f"           fingerprint {data['fingerprint'][:16]}"
     )
 

@@ -19,8 +19,8 @@ class Dashboard(Callback):
 
     These are the loss and learning rate of single steps, a grid of training images as the network sees them, the
     confusion matrices of the last validation and of the test, and the final metrics beside the ``settings``, by flag,
-    and the data's fingerprint. The loss of single steps has a point every ``step_interval`` steps; ``None`` is a tenth
-    of an epoch.
+    and the data's fingerprint. The loss of single steps is the one that training minimizes, with label smoothing and
+    mixing. It has a point every ``step_interval`` steps; ``None`` is a tenth of an epoch.
     """
 
     def __init__(self, logger: RunLogger, settings: dict[str, Any], step_interval: int | None = None) -> None:

@@ -55,8 +55,9 @@ class ImageRecord(Answers):
 
     - ``train_indices`` int64 [N], ``train_labels`` int16 [N]: place in the training set, and class;
     - ``train_learned`` int32 [N]: the epoch, counted from 0, from which on every prediction was right; the number of
-      epochs if the last prediction was wrong; -1 if the image was never visited. Predictions are made with dropout and
-      augmentation on, before the step that the image is part of (after Toneva et al. 2019, sec. 3);
+      epochs if the last prediction was wrong; -1 if the image was never visited. Predictions are made with dropout,
+      augmentation and mixing on, before the step that the image is part of (after Toneva et al. 2019, sec. 3). Of a
+      mixed image, at least half is the image itself, and its own label is the right prediction;
     - ``train_forgotten`` int32 [N]: how often a right prediction was followed by a wrong one (Toneva et al. 2019, sec.
       3.1); missing if the run was resumed from a checkpoint of a version that did not count it;
     - ``train_shown`` int64 [n], ``train_pictures`` uint8 [n, 32, 32, 3]: the images learned last, as indices into the

@@ -121,7 +121,7 @@ class Doctor(Callback):
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *_: Any) -> None:
         """Keep the loss; probe if that is due."""
         if self._images is not None:
-            self._losses.append(outputs["loss"].detach() * trainer.accumulate_grad_batches)
+            self._losses.append(outputs["cross_entropy"])
         step = trainer.global_step
         if step and step % EVERY == 0 and step != self._probed_step:
             self._probed_step = step
@@ -221,6 +221,7 @@ def examine(datamodule: Any, pl_module: LightningModule) -> tuple[progress.Facts
         f"augmentation {datamodule.augment}": datamodule.augment != "none",
         f"cutout {datamodule.cutout}": datamodule.cutout > 0,
     }
+    remedies |= {name: getattr(datamodule, name) > 0 for name in progress.MIXING}
     facts = progress.Facts(
         classes=classes,
         chance=data_rules.chance(labels, classes),

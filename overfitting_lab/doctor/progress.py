@@ -8,7 +8,7 @@ from statistics import fmean
 
 from overfitting_lab.doctor.activations import SMALL_OUTPUT, SMALLER_STEPS
 from overfitting_lab.doctor.diagnosis import Diagnosis, Severity
-from overfitting_lab.runs.epochs import EpochRecord, over_fits_since
+from overfitting_lab.runs.epochs import EpochRecord, has_probe, over_fits_since
 
 PLATEAU = 20  # optimizer steps a weight layer that a sound network may stay at chance level: docs/doctor.md
 HOPELESS = 3  # the run cannot succeed after so many times the plateau
@@ -17,6 +17,7 @@ WORSE = 1.1  # times the chance level: a loss above it shows that the steps are 
 STILL = 3e-5  # a step that changes a layer's weights by a smaller fraction of their norm hardly changes them
 SMALL = 1000  # training images that any network here can memorize
 PATIENCE = 3  # epochs or measurements in a row that a rule waits for
+MIXING = ("mixup", "cutmix")  # remedies that mix training images, so that no network names all of them correctly
 LONG = 20  # epochs in which a network can memorize 1,000 images
 
 
@@ -29,7 +30,9 @@ class Facts:
     depth: int  # number of convolutions and linear layers
     train_size: int  # number of training images
     val_size: int  # number of validation images
-    remedies: tuple[str, ...]  # names of what makes training harder than validation: dropout, augmentation, cutout
+    remedies: tuple[
+        str, ...
+    ]  # names of what makes training harder than validation: dropout, augmentation, cutout, mixing
     labels_fit: bool | None  # whether a linear classifier on the pixels beats chance; None if there are too few images
     label_noise: float  # fraction of the training labels that --data.label_noise drew at random
 
@@ -110,12 +113,16 @@ def validation_not_finite(epochs: Sequence[EpochRecord], causes: Sequence[str]) 
 
 
 def cannot_fit(facts: Facts, epochs: Sequence[EpochRecord]) -> Iterator[Diagnosis]:
-    """Report at most 1,000 images that the network does not memorize, and a loss that no longer falls."""
-    if facts.train_size > SMALL or len(epochs) < LONG:
+    """Report at most 1,000 images that the network does not memorize, and a loss that no longer falls.
+
+    With mixing, only the probe tells whether the images are memorized.
+    """
+    mixed = [f" --data.{name} 0" for name in MIXING if name in facts.remedies]
+    if facts.train_size > SMALL or len(epochs) < LONG or (mixed and not has_probe(epochs)):
         return
     half = LONG // 2
     last, before = (fmean(epoch.train_loss for epoch in part) for part in (epochs[-half:], epochs[-LONG:-half]))
-    best = max(epoch.train_acc for epoch in epochs)
+    best = max(accuracy for epoch in epochs for accuracy in (epoch.train_acc, epoch.probe_acc) if accuracy is not None)
     if best >= 0.9 or last < 0.98 * before:
         return
     harder = f"; {' and '.join(facts.remedies)} make it harder" if facts.remedies else ""
@@ -123,10 +130,10 @@ def cannot_fit(facts: Facts, epochs: Sequence[EpochRecord]) -> Iterator[Diagnosi
         "cannot_fit",
         Severity.FATAL,
         "the network cannot even memorize a few images",
-        f"training accuracy {best:.1%} at best on {facts.train_size:,} images after {len(epochs)} epochs; mean loss of "
+        f"accuracy {best:.1%} at best on {facts.train_size:,} training images after {len(epochs)} epochs; mean loss of "
         f"the last {half} epochs {last:.3f}, of the {half} before {before:.3f}{harder}",
-        "--model.dropout 0 --data.augment none --data.cutout 0 --model.optimizer.weight_decay 0; then more "
-        "--model.hidden_features, or another --model.optimizer.lr",
+        f"--model.dropout 0 --data.augment none --data.cutout 0{''.join(mixed)} --model.optimizer.weight_decay 0; then "
+        "more --model.hidden_features, or another --model.optimizer.lr",
         epoch=len(epochs) - 1,
     )
 
@@ -165,7 +172,7 @@ def labels_without_meaning(facts: Facts, accuracies: Sequence[tuple[float, float
 
 
 def validation_above_training(facts: Facts, accuracies: Sequence[tuple[float, float]]) -> Iterator[Diagnosis]:
-    """Report validation better than training in several epochs: dropout, augmentation, cutout or a leak.
+    """Report validation better than training in several epochs: dropout, augmentation, cutout, mixing or a leak.
 
     ``accuracies`` holds the training and the validation accuracy of each epoch. Training accuracy is measured while the
     weights change, so the validation of an epoch lies between its training and the next.
@@ -181,7 +188,7 @@ def validation_above_training(facts: Facts, accuracies: Sequence[tuple[float, fl
     what = f"validation is better than training, because only training has {' and '.join(facts.remedies)}"
     if not facts.remedies:
         severity = Severity.WARNING
-        what = "validation is better than training without dropout or augmentation: a leak, or wrong training labels"
+        what = "validation is better than training, and nothing makes training harder: a leak, or wrong training labels"
         remedy = "look for copies of training images in the validation set; --data.split_seed 1 splits them anew"
     evidence = f"validation accuracy {val:.1%}, training {train:.1%}; the same in {PATIENCE} epochs in a row"
     yield Diagnosis("validation_above_training", severity, what, evidence, remedy)

@@ -18,9 +18,10 @@ WORSE = 1.1  # times the lowest validation loss
 class EpochMetrics:
     """The metrics of one epoch. Losses are mean cross-entropies in nats, accuracies fractions of 1.
 
-    Training metrics are measured while the weights change, with dropout and augmentation on. Validation metrics are
-    ``None`` if the epoch had no validation. Probe metrics are measured on some of the training images, in the same way
-    as validation metrics. They are ``None`` if the epoch did not evaluate the probe. The last three need label noise.
+    Training metrics are measured while the weights change, with dropout, augmentation and mixing on, for the images'
+    own labels and without label smoothing. Validation metrics are ``None`` if the epoch had no validation. Probe
+    metrics are measured on some of the training images, in the same way as validation metrics. They are ``None`` if the
+    epoch did not evaluate the probe. The last three need label noise.
     """
 
     epoch: int  # counted from 0

@@ -12,8 +12,8 @@ from overfitting_lab.runs.files import RunError
 # Every setting of fit.py is in one of these two. The settings of a class, such as model.dropout, follow the class.
 DECISIVE = (
     "seed_everything", "monitor", "model", "data.source", "data.split", "data.train_size", "data.val_size",
-    "data.augment", "data.cutout", "data.label_noise", "data.batch_size", "data.image_size", "data.mean", "data.std",
-    "data.seed", "data.split_seed", "trainer.accumulate_grad_batches", "trainer.callbacks",
+    "data.augment", "data.cutout", "data.mixup", "data.cutmix", "data.label_noise", "data.batch_size",
+    "data.image_size", "data.mean", "data.std", "data.seed", "data.split_seed", "trainer.accumulate_grad_batches", "trainer.callbacks",
     "trainer.check_val_every_n_epoch", "trainer.enable_checkpointing",
     "trainer.fast_dev_run", "trainer.gradient_clip_algorithm", "trainer.gradient_clip_val",
     "trainer.limit_test_batches", "trainer.limit_train_batches",
@@ -34,6 +34,9 @@ CIRCUMSTANTIAL = (
     "trainer.num_sanity_val_steps", "trainer.plugins", "trainer.precision", "trainer.profiler",
     "trainer.reload_dataloaders_every_n_epochs", "trainer.strategy", "trainer.use_distributed_sampler",
 )  # fmt: skip
+
+# Settings that configurations of earlier versions lack, and the values that those versions trained with.
+LATER = {"data.mixup": 0.0, "data.cutmix": 0.0, "model.label_smoothing": 0.0}
 
 # Import paths in configurations of earlier versions, and what they are now.
 RENAMED = {"callbacks.plateau.StopAfterPlateaus": "overfitting_lab.callbacks.plateau.PlateauSchedule"}
@@ -59,10 +62,11 @@ def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 def recipe(settings: Mapping[str, Any], data: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """Return those of all settings by flag that decide the result.
 
-    ``data`` is the data module's description. It has the values that the data decides if they are not given.
+    ``data`` is the data module's description. It has the values that the data decides if they are not given. A setting
+    that a configuration of an earlier version lacks has the value of that version.
     """
     decided = {f"data.{name}": data[name] for name in ("augment", "train_size", "val_size")} if data else {}
-    return {name: value for name, value in settings.items() if decides(name)} | decided
+    return LATER | {name: value for name, value in settings.items() if decides(name)} | decided
 
 
 def read_config(path: Path) -> str:

@@ -27,6 +27,8 @@ class DataSummary:
     classes: list[str]  # in the order of the labels
     identity: str | None = None  # sha256 of the images and labels; old runs lack it
     cutout: int = 0  # side of the square that training images lose, in pixels
+    mixup: float = 0.0  # alpha; 0: off
+    cutmix: float = 0.0  # alpha; 0: off
     label_noise: float = 0.0  # fraction of the training labels that were drawn at random
 
 

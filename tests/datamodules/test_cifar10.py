@@ -1,3 +1,4 @@
+import math
 import shutil
 from functools import partial
 from itertools import islice
@@ -16,8 +17,9 @@ from PIL import Image
 from torch import Tensor
 
 from datamodules import Batch, CIFAR10DataModule, DataError
-from datamodules.augmentation import Draw, principal_components
+from datamodules.augmentation import AUGMENTATIONS, Draw, principal_components
 from datamodules.images import SIZE, normalize, resize, scale
+from datamodules.mixing import boxes, epoch_mixtures
 from datamodules.sampling import BatchLoader, epoch_draws
 from datamodules.sources import CIFAR10, synthetic
 from datamodules.trivial import trivial_augment
@@ -167,6 +169,8 @@ def test_more_images_than_there_are_is_refused(settings: dict[str, int], message
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
+        ({"mixup": -0.1}, "data.mixup must be 0, which switches it off, or a finite alpha above 0, not -0.1"),
+        ({"cutmix": math.nan}, "data.cutmix must be 0, which switches it off, or a finite alpha above 0, not nan"),
         ({"label_noise": 1.5}, r"data.label_noise must be in \[0, 1\], not 1.5"),
         ({"batch_size": 0}, "data.batch_size must be at least 1, not 0"),
         ({"image_size": 0}, "data.image_size must be at least 1, not 0"),
@@ -275,6 +279,8 @@ def test_the_description_is_of_plain_values(module: Any) -> None:
         "test_size": 45,
         "augment": "flip_crop",
         "cutout": 0,
+        "mixup": 0.0,
+        "cutmix": 0.0,
         "label_noise": 0.0,
         "classes": list(CLASSES),
     }
@@ -427,6 +433,59 @@ def test_augmentation_depends_on_seed_epoch_and_index_alone(augment: str, cutout
     assert torch.allclose(augmented(world_size=3, batch_size=36), first, atol=1e-6)
     for other in (augmented(seed=1), augmented(epoch=1)):
         assert (other != first).flatten(1).any(1).float().mean() > 0.9
+
+
+def mixed_images(module: Any, *, world_size: int = 1, batch_size: int = 20, **settings: Any) -> dict[str, Tensor]:
+    """Return images, labels, partners and shares in the order of the training set; 0 for images outside the split."""
+    data = module(batch_size=batch_size, train_size=150, **settings)
+    found = {"images": torch.zeros(AVAILABLE, 3, 32, 32), "shares": torch.zeros(AVAILABLE)}
+    found |= {name: torch.zeros(AVAILABLE, dtype=torch.int64) for name in ("labels", "partners", "others")}
+    for rank in range(world_size):
+        attach(data, current_epoch=2, world_size=world_size, global_rank=rank)
+        for raw in data.train_dataloader():
+            batch = cast(Batch, data.on_after_batch_transfer(raw, 0))
+            found["images"][batch.indices], found["labels"][batch.indices] = batch.images, batch.labels
+            if batch.partners is not None and batch.shares is not None:
+                found["shares"][batch.indices] = batch.shares
+                found["partners"][batch.indices], found["others"][batch.indices] = (
+                    batch.partners.indices,
+                    batch.partners.labels,
+                )
+    return found
+
+
+@pytest.mark.parametrize("augment", AUGMENTATIONS)
+def test_a_mixed_image_is_of_two_that_are_augmented_as_without_mixing(augment: str, module: Any) -> None:
+    settings: dict[str, Any] = {"augment": augment, "label_noise": 0.5}
+    plain = mixed_images(module, **settings)
+    mixed = mixed_images(module, **settings, mixup=0.5, cutmix=1.0)
+    assert not plain["shares"].any(), "nothing is mixed unless asked for"
+    numbers = epoch_mixtures(AVAILABLE, 0, 2, 0.5, 1.0, torch.device("cpu"))
+    for index in module(train_size=150).train_indices.tolist():
+        partner = int(mixed["partners"][index])
+        own, other = plain["images"][index], plain["images"][partner]
+        assert mixed["others"][index] == plain["labels"][partner], "the label that it was given"
+        share = float(mixed["shares"][index])
+        if numbers[1, index]:
+            top, bottom, left, right = boxes(numbers[0], numbers[2], numbers[3], 32, 32)[:, index].tolist()
+            expected = own.clone()
+            expected[:, top:bottom, left:right] = other[:, top:bottom, left:right]
+        else:
+            expected = share * own + (1 - share) * other
+        assert torch.allclose(mixed["images"][index], expected, atol=1e-5)
+    assert torch.equal(mixed["labels"], plain["labels"])
+
+
+@pytest.mark.parametrize("augment", ["flip_crop", "vgg"])
+def test_mixtures_do_not_depend_on_processes_and_batch_size(augment: str, module: Any) -> None:
+    settings: dict[str, Any] = {"augment": augment, "mixup": 1.0, "cutmix": 1.0}
+    first = mixed_images(module, **settings)
+    for more in ({"world_size": 2}, {"world_size": 3, "batch_size": 36}):
+        other = mixed_images(module, **settings, **more)
+        for name in ("shares", "partners", "others", "labels"):
+            assert torch.equal(other[name], first[name])
+        assert torch.allclose(other["images"], first["images"], atol=1e-6)
+    assert not torch.equal(mixed_images(module, **settings, seed=1)["partners"], first["partners"])
 
 
 def test_vgg_takes_windows_of_the_rescaled_image_and_evaluates_the_one_in_the_middle(

@@ -1,5 +1,6 @@
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,14 +15,18 @@ INDICES = torch.randperm(30, generator=torch.Generator().manual_seed(0))[:23]
 
 
 def loader(
-    *, rank: int = 0, world_size: int = 1, epoch: Callable[[], int] = lambda: 0, seed: int | None = None
+    *,
+    rank: int = 0,
+    world_size: int = 1,
+    epoch: Callable[[], int] = lambda: 0,
+    seed: int | None = None,
+    mixing: bool = False,
+    batch_size: int = 5,
 ) -> BatchLoader:
     """23 of 30 images in batches of 5, whose pixels and labels tell which they are."""
     number = torch.arange(30)
     images = number.to(torch.uint8)[:, None, None, None].expand(30, 2, 2, 3)
-    return BatchLoader(
-        images, number + 100, INDICES, batch_size=5, rank=rank, world_size=world_size, epoch=epoch, seed=seed
-    )
+    return BatchLoader(images, number + 100, INDICES, batch_size, rank, world_size, epoch, seed, mixing)
 
 
 def seen(batches: list[Batch]) -> list[int]:
@@ -117,6 +122,53 @@ def test_a_batch_has_the_images_and_labels_of_its_indices() -> None:
         assert batch.images.shape == (len(batch.indices), 2, 2, 3)
         assert torch.equal(batch.images[:, 0, 0, 0].long(), batch.indices)
         assert torch.equal(batch.labels, batch.indices + 100)
+
+
+def partners_of(batches: Iterable[Batch]) -> dict[int, int]:
+    """Return the partner of each image, after a check of its pixels and label."""
+    found: dict[int, int] = {}
+    for batch in batches:
+        assert batch.partners is not None
+        assert torch.equal(batch.partners.images[:, 0, 0, 0].long(), batch.partners.indices)
+        assert torch.equal(batch.partners.labels, batch.partners.indices + 100)
+        found |= dict(zip(batch.indices.tolist(), batch.partners.indices.tolist(), strict=True))
+    return found
+
+
+def test_with_mixing_each_image_comes_with_another_of_the_split() -> None:
+    partners = partners_of(loader(seed=0, mixing=True))
+    assert sorted(partners) == sorted(partners.values()) == sorted(INDICES.tolist())
+    assert all(image != partner for image, partner in partners.items())
+    assert partners != partners_of(loader(seed=0, mixing=True, epoch=lambda: 1))
+    assert partners != partners_of(loader(seed=1, mixing=True))
+    assert seen(list(loader(seed=0, mixing=True))) == seen(list(loader(seed=0)))
+    assert all(batch.partners is None for batch in loader(seed=0))
+
+
+@pytest.mark.parametrize(("world_size", "batch_size"), [(1, 7), (2, 5), (3, 23), (8, 5)])
+def test_partners_are_the_same_for_any_number_of_processes_and_batch_size(world_size: int, batch_size: int) -> None:
+    every: dict[str, Any] = {"seed": 0, "mixing": True, "epoch": lambda: 2}
+    ranks = [loader(rank=rank, world_size=world_size, batch_size=batch_size, **every) for rank in range(world_size)]
+    assert partners_of(itertools.chain(*ranks)) == partners_of(loader(**every))
+
+
+def test_partners_are_the_same_after_resuming_within_an_epoch() -> None:
+    interrupted, resumed = (loader(seed=0, mixing=True) for _ in range(2))
+    before = partners_of(itertools.islice(interrupted, 2))
+    resumed.load_state_dict(interrupted.state_dict())
+    after = partners_of(resumed)
+    assert len(before) == 10
+    assert before | after == partners_of(loader(seed=0, mixing=True))
+    assert not before.keys() & after.keys()
+
+
+def test_a_batch_moves_with_its_partners() -> None:
+    batch = next(iter(loader(seed=0, mixing=True)))._replace(shares=torch.ones(5))
+    moved = batch.to(torch.device("meta"))
+    assert isinstance(moved.partners, Batch)
+    for part in (*moved, *moved.partners):
+        assert not isinstance(part, Tensor) or part.is_meta
+    assert (moved.total, moved.partners.total) == (5, 5)
 
 
 def test_every_epoch_is_shuffled_anew_and_without_a_seed_the_order_is_kept() -> None:

@@ -156,7 +156,10 @@ def test_a_schedule_that_never_ends(fit: Fit) -> None:
     assert "--trainer.max_epochs 10" in found["schedule_cut_short"]["remedy"]
 
 
-@pytest.mark.parametrize("flags", [[], ["--model.layers=6"], ["--model.optimizer.lr=0.01"]])
+MIXED = ["--data.mixup=1", "--data.cutmix=1", "--model.label_smoothing=0.9"]  # no smoothed loss is below 99 % of ln 3
+
+
+@pytest.mark.parametrize("flags", [[], ["--model.layers=6"], ["--model.optimizer.lr=0.01"], MIXED])
 def test_sound_runs_raise_no_alarm(fit: Fit, monkeypatch: pytest.MonkeyPatch, flags: list[str]) -> None:
     monkeypatch.setattr(doctor, "EVERY", 10)
     outcome, found = fit("--trainer.max_epochs=15", *flags)

@@ -131,6 +131,18 @@ def test_a_few_images_that_are_not_memorized() -> None:
     assert codes(progress.epochs_say(facts(train_size=1000), falling, ())) == []
 
 
+def test_mixed_images_are_judged_by_the_probe_alone() -> None:
+    mixed = facts(train_size=1000, remedies=("mixup",))
+    stalled = epochs(*[(1.5, 0.45, None, None)] * 20)
+    assert codes(progress.epochs_say(mixed, stalled, ())) == []
+    for accuracy, found in ((0.5, ["cannot_fit"]), (0.95, [])):
+        probed = [*stalled[:-1], replace(stalled[-1], probe_loss=1.0, probe_acc=accuracy)]
+        said = list(progress.epochs_say(mixed, probed, ()))
+        assert codes(said) == found
+        assert all("--data.mixup 0;" in each.remedy and "cutmix" not in each.remedy for each in said)
+        assert codes(progress.epochs_say(facts(train_size=1000), probed, ())) == found
+
+
 @pytest.mark.parametrize("folder", sorted(REFERENCE.glob("*/version_0")), ids=lambda folder: folder.parent.name)
 def test_no_epoch_of_a_sound_run_raises_an_alarm(folder: Path) -> None:
     run = Run(folder)

@@ -63,6 +63,42 @@ def test_loss_and_gradient_over_processes_are_the_mean_of_the_whole_step(parts: 
     assert torch.allclose(gradients.mean(0), gradient(model, expected), atol=1e-6)
 
 
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("parts", [[7], [3, 2, 2], [6, 1, 0]])
+def test_the_smoothed_and_mixed_loss_is_torchs_of_soft_labels(parts: list[int], smoothing: float, among: Among) -> None:
+    model = among(linear_classifier(0.1, label_smoothing=smoothing), len(parts))
+    images, labels, others = torch.rand(7, 3, 32, 32), torch.arange(7) % 3, torch.arange(7) // 3
+    own = torch.linspace(0.5, 1, 7)
+    steps = []
+    for part, its, theirs, share in zip(
+        *(torch.split(each, parts) for each in (images, labels, others, own)), strict=True
+    ):
+        partners = Batch(part, theirs, theirs, 7)
+        steps.append(model.training_step(Batch(part, its, its, 7, partners, share), 0))
+    targets = own[:, None] * F.one_hot(labels, 3) + (1 - own[:, None]) * F.one_hot(others, 3)
+    expected = F.cross_entropy(model(images), targets, label_smoothing=smoothing)
+    assert torch.allclose(torch.stack([step["loss"] for step in steps]).mean(), expected, atol=1e-6)
+    gradients = torch.stack([gradient(model, step["loss"]) for step in steps])
+    assert torch.allclose(gradients.mean(0), gradient(model, expected), atol=1e-6)
+    plain = F.cross_entropy(model(images), labels)
+    assert torch.allclose(torch.stack([step["cross_entropy"] for step in steps]).mean(), plain, atol=1e-6)
+    assert model.train_metrics.compute()["train_loss"].item() == pytest.approx(plain.item(), rel=1e-5)
+
+
+def test_label_smoothing_is_torchs_and_of_the_loss_that_is_minimized_alone(among: Among) -> None:
+    model = among(linear_classifier(0.1, label_smoothing=0.3), 1)
+    images, labels = torch.rand(7, 3, 32, 32), torch.arange(7) % 3
+    batch = Batch(images, labels, torch.arange(7), 7)
+    loss = model.training_step(batch, 0)["loss"]
+    assert torch.allclose(loss, F.cross_entropy(model(images), labels, label_smoothing=0.3))
+    model.validation_step(batch, 0)
+    model.validation_step(batch, 0, dataloader_idx=1)
+    model.test_step(batch, 0)
+    plain = pytest.approx(F.cross_entropy(model(images), labels).item())
+    for metrics in (model.train_metrics, model.val_metrics, model.probe_metrics, model.test_metrics):
+        assert metrics.compute()[f"{metrics.prefix}loss"] == plain
+
+
 def test_a_process_without_an_image_counts_nothing(among: Among) -> None:
     model = among(AlexNet(num_classes=3, hidden_features=16, dropout=0), 2)
     images, labels = torch.rand(1, 3, 32, 32), torch.tensor([2])

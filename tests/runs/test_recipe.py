@@ -6,7 +6,7 @@ import yaml
 
 from overfitting_lab.cli import ExperimentCLI
 from overfitting_lab.runs import Run
-from overfitting_lab.runs.recipe import CIRCUMSTANTIAL, DECISIVE, decides, flat, recipe
+from overfitting_lab.runs.recipe import CIRCUMSTANTIAL, DECISIVE, LATER, decides, flat, recipe
 from tests.made_runs import make_run
 
 
@@ -41,7 +41,16 @@ def test_a_class_stands_under_the_name_of_what_it_is() -> None:
 def test_values_that_the_data_decides_are_part_of_the_recipe() -> None:
     settings = {"data.augment": None, "data.train_size": None, "data.root": "somewhere"}
     data = {"augment": "none", "train_size": 10, "val_size": 5, "name": "cats"}
-    assert recipe(settings, data) == {"data.augment": "none", "data.train_size": 10, "data.val_size": 5}
+    assert recipe(settings, data) == {"data.augment": "none", "data.train_size": 10, "data.val_size": 5, **LATER}
+
+
+def test_a_setting_that_an_earlier_version_lacks_has_the_value_of_that_version(tiny: tuple[str, ...]) -> None:
+    cli = ExperimentCLI(["--config=overfit", *tiny], keep=False)
+    now = flat(yaml.safe_load(cli.complete_config))
+    before = {name: value for name, value in now.items() if name not in LATER}
+    assert len(before) == len(now) - len(LATER)
+    assert recipe(before) == recipe(now)
+    assert recipe(before | {"data.mixup": 0.2}) != recipe(now)
 
 
 def test_a_class_that_has_moved_is_the_same_setting(tmp_path: Path) -> None:

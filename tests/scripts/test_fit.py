@@ -77,6 +77,8 @@ def test_summary_has_exactly_the_documented_keys(finished_run: FinishedRun, imag
         "test_size": 45,
         "augment": "none",
         "cutout": 0,
+        "mixup": 0.0,
+        "cutmix": 0.0,
         "label_noise": 0.0,
         "classes": ["airplane", "bird", "cat"],
     }
@@ -417,6 +419,7 @@ def test_interrupted_run_says_so(run_script: Script, tiny: Flags, tmp_path: Path
 # Adam would blow up the difference of the sums' order: its first steps divide by gradients near 0.
 SGD = ("--model.optimizer=torch.optim.SGD", "--model.optimizer.lr=1e-4")
 UNEVEN = ("--data.train_size=81", "--data.val_size=41", "--trainer.precision=32-true", *SGD)
+MIXED = ("--data.mixup=0.5", "--data.cutmix=1", "--model.label_smoothing=0.1")  # of which each has its share too
 
 
 @pytest.mark.parametrize(
@@ -425,7 +428,7 @@ UNEVEN = ("--data.train_size=81", "--data.val_size=41", "--trainer.precision=32-
     ids=["lightning", "torchrun"],
 )
 def test_two_processes_train_as_one(run_script: Script, tiny: Flags, tmp_path: Path, launcher: list[str]) -> None:
-    arguments = ["--config", "overfit.yaml", *tiny, *UNEVEN]
+    arguments = ["--config", "overfit.yaml", *tiny, *UNEVEN, *MIXED]
     assert run_script("fit", *arguments).status == 0
     flags = ("--trainer.devices=2", "--trainer.strategy=ddp")
     outcome = run_python(tmp_path, *launcher, str(ROOT / "scripts" / "fit.py"), *arguments, *flags)

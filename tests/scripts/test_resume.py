@@ -18,12 +18,15 @@ from tests.processes import ROOT, run_python, start
 
 EPOCHS = 4
 STEPS = 5  # an epoch
-RECIPE = (  # all that has a state: dropout, augmentation, Adam, a plateau schedule that reduces the rate
+RECIPE = (  # all that has a state: dropout, augmentation, mixing, Adam, a plateau schedule that reduces the rate
     "--config=overfit",
     "--model=tests.networks.Tiny",
     "--model.dropout=0.5",
     "--data.augment=trivial",
     "--data.cutout=4",
+    "--data.mixup=0.5",
+    "--data.cutmix=1",
+    "--model.label_smoothing=0.1",
     "--model.lr_scheduler=lightning.pytorch.cli.ReduceLROnPlateau",
     "--model.lr_scheduler.monitor=val_loss",
     "--model.lr_scheduler.patience=0",
