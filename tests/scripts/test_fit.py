@@ -266,7 +266,7 @@ def test_augmentation_that_the_recipes_leave_to_the_split(split: Any, augment: s
     [
         ("adam", {"": "torch.optim.Adam", ".lr": 1e-4, ".momentum": None}),
         ("sgd_momentum", {"": "torch.optim.SGD", ".lr": 0.001, ".momentum": 0.9}),
-        ("adamw", {"": "torch.optim.AdamW", ".lr": 1e-4, ".momentum": None, ".weight_decay": 1.0}),
+        ("adamw", {"": "torch.optim.AdamW", ".lr": 1e-4, ".momentum": None, ".weight_decay": 10.0}),
     ],
 )
 def test_overlay_changes_the_optimizer_alone(name: str, overlay: str, optimizer: dict[str, Any], parse: Parse) -> None:
