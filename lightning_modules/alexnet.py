@@ -10,10 +10,12 @@ from torch import nn
 from lightning_modules.classifier import ImageClassifier
 from lightning_modules.errors import check_arguments
 from lightning_modules.initialization import He, Initialization
+from lightning_modules.width import scaled
 
 
-def _convolution(inputs: int, outputs: int) -> list[nn.Module]:
-    return [nn.Conv2d(inputs, outputs, kernel_size=3, padding=1), nn.ReLU(inplace=True)]
+def _convolution(inputs: int, outputs: int, batch_norm: bool) -> list[nn.Module]:
+    norm = [nn.BatchNorm2d(outputs)] if batch_norm else []
+    return [nn.Conv2d(inputs, outputs, kernel_size=3, padding=1), *norm, nn.ReLU(inplace=True)]
 
 
 @final
@@ -28,10 +30,15 @@ class AlexNet(ImageClassifier):
     Args:
         num_classes: number of logits. The command line sets it from the data.
         image_size: height and width in pixels, a multiple of 8. The command line sets it from the data.
+        batch_norm: batch normalization between each convolution and its ReLU (Ioffe & Szegedy 2015, sec. 3.2), as in
+            :class:`VGG`. The convolutions keep their biases, which then change nothing. Not in the paper.
         dropout: probability in [0, 1) of dropping an input of the two hidden fully-connected layers.
-        hidden_features: width of the two hidden fully-connected layers.
+        hidden_features: outputs of each of the two hidden fully-connected layers, before ``width``.
+        width: multiplier in [0.125, 2] of every convolution's output channels and of ``hidden_features`` (Howard et al.
+            2017, sec. 3.3). Each product is rounded, to at least 1.
         initialization: draws the weights.
         optimizer: from parameters to an optimizer.
+        decay_biases: whether weight decay also shrinks biases, and the scales and shifts of batch normalization.
         lr_scheduler: from the optimizer to a learning-rate schedule. ``None`` keeps the rate.
         lr_scheduler_interval: whether the schedule steps every epoch or every optimizer step.
         label_smoothing: share of a label, in [0, 1), that is divided equally among all classes (Szegedy et al. 2016,
@@ -45,34 +52,46 @@ class AlexNet(ImageClassifier):
         self,
         num_classes: int = 10,
         image_size: int = 32,
+        batch_norm: bool = False,
         dropout: float = 0.5,
         hidden_features: int = 4096,
+        width: float = 1.0,
         initialization: Initialization = He("fan_out"),
         optimizer: OptimizerCallable = partial(torch.optim.Adam, lr=1e-4),
+        decay_biases: bool = True,
         lr_scheduler: LRSchedulerCallable | None = None,
         lr_scheduler_interval: Literal["epoch", "step"] = "epoch",
         label_smoothing: float = 0.0,
     ) -> None:
-        check_arguments("AlexNet", 3, image_size, dropout, hidden_features)
+        check_arguments("AlexNet", 3, image_size, dropout, hidden_features, width)
+        first, second, third, fourth, fifth = (scaled(channels, width) for channels in (64, 192, 384, 256, 256))
+        hidden = scaled(hidden_features, width)
         network = nn.Sequential(
-            *_convolution(3, 64),
+            *_convolution(3, first, batch_norm),
             nn.MaxPool2d(2),
-            *_convolution(64, 192),
+            *_convolution(first, second, batch_norm),
             nn.MaxPool2d(2),
-            *_convolution(192, 384),
-            *_convolution(384, 256),
-            *_convolution(256, 256),
+            *_convolution(second, third, batch_norm),
+            *_convolution(third, fourth, batch_norm),
+            *_convolution(fourth, fifth, batch_norm),
             nn.MaxPool2d(2),
             nn.Flatten(),
             nn.Dropout(dropout),
-            nn.Linear(256 * (image_size // 8) ** 2, hidden_features),
+            nn.Linear(fifth * (image_size // 8) ** 2, hidden),
             nn.ReLU(inplace=True),
             nn.Dropout(dropout),
-            nn.Linear(hidden_features, hidden_features),
+            nn.Linear(hidden, hidden),
             nn.ReLU(inplace=True),
-            nn.Linear(hidden_features, num_classes),
+            nn.Linear(hidden, num_classes),
         )
         initialization(network)
         super().__init__(
-            network, num_classes, image_size, optimizer, lr_scheduler, lr_scheduler_interval, label_smoothing
+            network,
+            num_classes,
+            image_size,
+            optimizer,
+            lr_scheduler,
+            lr_scheduler_interval,
+            decay_biases,
+            label_smoothing,
         )

@@ -18,6 +18,7 @@ from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionM
 
 from datamodules.batch import Batch
 from lightning_modules.errors import ModelError
+from lightning_modules.weight_decay import parameter_groups
 from overfitting_lab.runs.checkpoints import load_saved
 from overfitting_lab.runs.epochs import METRICS
 
@@ -42,6 +43,8 @@ class ImageClassifier(LightningModule, ABC):
     The ``state_dict`` of ``network``, the layers alone, is the run's ``weights.pth``. ``val_confusion`` and
     ``test_confusion`` count images [num_classes, num_classes], rows are the true classes. ``probed`` is True if the
     last validation evaluated the probe.
+
+    With ``decay_biases=False``, the optimizer's weight decay leaves one-dimensional parameters alone.
     """
 
     def __init__(
@@ -52,6 +55,7 @@ class ImageClassifier(LightningModule, ABC):
         optimizer: OptimizerCallable,
         lr_scheduler: LRSchedulerCallable | None,
         lr_scheduler_interval: Literal["epoch", "step"],
+        decay_biases: bool = True,
         label_smoothing: float = 0.0,
     ) -> None:
         super().__init__()
@@ -66,6 +70,7 @@ class ImageClassifier(LightningModule, ABC):
         self.image_size = image_size
         self.label_smoothing = label_smoothing
         self.example_input_array = torch.zeros(1, 3, image_size, image_size)
+        self.decay_biases = decay_biases
         self._optimizer = optimizer
         self._lr_scheduler = lr_scheduler
         self._lr_scheduler_interval = lr_scheduler_interval
@@ -233,9 +238,18 @@ class ImageClassifier(LightningModule, ABC):
         """Return the optimizer and, if one is set, the learning-rate schedule.
 
         Raises:
-            ModelError: if a plateau schedule monitors a metric that no epoch logs.
+            ModelError: if a plateau schedule monitors a metric that no epoch logs, or if the optimizer has no weight
+                decay from which to leave out the biases.
         """
         optimizer = self._optimizer(self.parameters())
+        if not self.decay_biases:
+            if "weight_decay" not in optimizer.defaults:
+                raise ModelError(
+                    f"decay_biases=False needs an optimizer with weight decay, which {type(optimizer).__name__} has "
+                    "not; leave --model.decay_biases out, or give another optimizer, as --model.optimizer "
+                    "torch.optim.AdamW"
+                )
+            optimizer = self._optimizer(parameter_groups(self.parameters()))
         if self._lr_scheduler is None:
             return optimizer
         scheduler = self._lr_scheduler(optimizer)

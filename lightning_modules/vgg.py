@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from lightning_modules.classifier import ImageClassifier
 from lightning_modules.errors import ModelError, check_arguments
 from lightning_modules.initialization import He, Initialization, SmallOutput
+from lightning_modules.width import scaled
 from overfitting_lab.runs.checkpoints import load_saved
 from overfitting_lab.runs.files import RunError, RunFiles
 
@@ -34,20 +35,28 @@ _PRETRAINED = (1, 1, 2, 0, 0, 3)
 
 
 def _layers(
-    num_classes: int, image_size: int, dropout: float, hidden_features: int, column: Configuration, batch_norm: bool
+    num_classes: int,
+    image_size: int,
+    dropout: float,
+    hidden_features: int,
+    width: float,
+    column: Configuration,
+    batch_norm: bool,
 ) -> nn.Sequential:
     layers: list[nn.Module] = []
     inputs = 3
-    for outputs, kernels in zip(_CHANNELS, _KERNELS[column], strict=True):
+    for channels, kernels in zip(_CHANNELS, _KERNELS[column], strict=True):
+        outputs = scaled(channels, width)
         for kernel in kernels:
             norm = [nn.BatchNorm2d(outputs)] if batch_norm else []
             layers += [nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2), *norm, nn.ReLU(inplace=True)]
             inputs = outputs
         layers.append(nn.MaxPool2d(2))
     layers.append(nn.Flatten())
-    for inputs in (512 * (image_size // 32) ** 2, hidden_features):
-        layers += [nn.Linear(inputs, hidden_features), nn.ReLU(inplace=True), nn.Dropout(dropout)]
-    return nn.Sequential(*layers, nn.Linear(hidden_features, num_classes))
+    hidden = scaled(hidden_features, width)
+    for features in (inputs * (image_size // 32) ** 2, hidden):
+        layers += [nn.Linear(features, hidden), nn.ReLU(inplace=True), nn.Dropout(dropout)]
+    return nn.Sequential(*layers, nn.Linear(hidden, num_classes))
 
 
 def _pretrained_layers(network: nn.Module) -> Iterator[str]:
@@ -75,7 +84,9 @@ class VGG(ImageClassifier):
         configuration: column of table 1: A (11 weight layers), B (13), C (16, with 1x1 convolutions), D (16), E (19).
         batch_norm: batch normalization after every convolution (Ioffe & Szegedy 2015); not in the paper.
         dropout: probability in [0, 1) of dropping an output of the two hidden fully-connected layers.
-        hidden_features: width of the two hidden fully-connected layers.
+        hidden_features: outputs of each of the two hidden fully-connected layers, before ``width``.
+        width: multiplier in [0.125, 2] of every convolution's output channels and of ``hidden_features`` (Howard et al.
+            2017, sec. 3.3). Each product is rounded, to at least 1.
         softmax: end the network in a softmax layer, although cross-entropy applies a softmax too. This mistake is kept
             to be shown: the loss stays above ln(1 + (num_classes - 1) / e), 1.46 for ten classes, and its gradient
             vanishes when the network is sure, right or wrong.
@@ -87,6 +98,7 @@ class VGG(ImageClassifier):
         initialization: draws the weights. With the paper's normal of variance 0.01, the first loss is about 10^7 at
             this depth. The default keeps the variance of the activations and starts near ln(num_classes).
         optimizer: from parameters to an optimizer.
+        decay_biases: whether weight decay also shrinks biases, and the scales and shifts of batch normalization.
         lr_scheduler: from the optimizer to a learning-rate schedule. ``None`` keeps the rate.
         lr_scheduler_interval: whether the schedule steps every epoch or every optimizer step.
         label_smoothing: share of a label, in [0, 1), that is divided equally among all classes (Szegedy et al. 2016,
@@ -104,24 +116,33 @@ class VGG(ImageClassifier):
         batch_norm: bool = False,
         dropout: float = 0.5,
         hidden_features: int = 4096,
+        width: float = 1.0,
         softmax: bool = False,
         init_from: str | os.PathLike[str] | None = None,
         initialization: Initialization = SmallOutput(He("fan_in")),
         optimizer: OptimizerCallable = partial(torch.optim.SGD, lr=0.01, momentum=0.9, weight_decay=5e-4),
+        decay_biases: bool = True,
         lr_scheduler: LRSchedulerCallable | None = None,
         lr_scheduler_interval: Literal["epoch", "step"] = "epoch",
         label_smoothing: float = 0.0,
     ) -> None:
-        check_arguments("VGG", 5, image_size, dropout, hidden_features)
+        check_arguments("VGG", 5, image_size, dropout, hidden_features, width)
         if init_from is not None and configuration == "A":
             raise ValueError("init_from is for configurations B to E: it loads weights of a trained configuration A")
-        layers = partial(_layers, num_classes, image_size, dropout, hidden_features)
+        layers = partial(_layers, num_classes, image_size, dropout, hidden_features, width)
         network = layers(configuration, batch_norm)
         initialization(network)
         if softmax:
             network.append(nn.Softmax(dim=1))
         super().__init__(
-            network, num_classes, image_size, optimizer, lr_scheduler, lr_scheduler_interval, label_smoothing
+            network,
+            num_classes,
+            image_size,
+            optimizer,
+            lr_scheduler,
+            lr_scheduler_interval,
+            decay_biases,
+            label_smoothing,
         )
         self._batch_norm, self._softmax, self._init_from, self._layers = batch_norm, softmax, init_from, layers
 
@@ -166,7 +187,7 @@ class VGG(ImageClassifier):
                 raise ModelError(
                     f"the configuration A in {folder} has other classes, another image size or another width: "
                     f"{name} is {tuple(theirs[name].shape)} there and must be {tuple(value.shape)} here; give both the "
-                    "same data, --data.image_size and --model.hidden_features"
+                    "same data, --data.image_size, --model.width and --model.hidden_features"
                 )
         return {
             f"{mine}.{parameter}": theirs[f"{name}.{parameter}"]

@@ -6,6 +6,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch.optim import Optimizer
 
 from lightning_modules.errors import ModelError
+from lightning_modules.weight_decay import UNDECAYED
 
 Settings = dict[str, Any]
 
@@ -13,8 +14,9 @@ Settings = dict[str, Any]
 class OptimizerSettings(Callback):
     """Train with the configured settings of the optimizer, although Lightning restores the checkpoint's settings.
 
-    Changes that do not fit the restored state are refused: another optimizer, another schedule, and another learning
-    rate under a schedule, which computes its rates from the earlier one.
+    Changes that do not fit the restored state are refused: another optimizer, other groups of parameters
+    (``decay_biases``), another schedule, and another learning rate under a schedule, which computes its rates from the
+    earlier one.
     """
 
     def __init__(self) -> None:
@@ -30,14 +32,15 @@ class OptimizerSettings(Callback):
         before, today = checkpoint.get("settings"), settings(pl_module)
         if before is None or not trainer.training:  # a checkpoint of an earlier version
             return
+        before["optimizer"].setdefault("decay_biases", True)  # a checkpoint of an earlier version has one group
         optimizer, schedule = (_differing(before[thing], today[thing]) for thing in ("optimizer", "schedule"))
-        refused = {name: values for name, values in optimizer.items() if name == "class"} | schedule
-        for name, (was, now) in refused.items():
-            thing = "schedule" if schedule else "optimizer"
-            raise ModelError(
-                f"the state in the checkpoint is of another {thing}: its {name} is {was} there and {now} here; begin a "
-                "new run: python scripts/fit.py --config RUN/config.yaml with the flags that differ"
-            )
+        groups = {name: values for name, values in optimizer.items() if name in ("class", "decay_biases")}
+        for thing, refused in (("optimizer", groups), ("schedule", schedule)):
+            for name, (was, now) in refused.items():
+                raise ModelError(
+                    f"the state in the checkpoint is of another {thing}: its {name} is {was} there and {now} here; "
+                    "begin a new run: python scripts/fit.py --config RUN/config.yaml with the flags that differ"
+                )
         self._changed = {name: now for name, (_, now) in optimizer.items() if now is not None}
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -45,8 +48,8 @@ class OptimizerSettings(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Replace the restored settings by the configured ones."""
-        for group in trainer.optimizers[0].param_groups:
-            group.update(self._changed)
+        for place, group in enumerate(trainer.optimizers[0].param_groups):
+            group.update(self._changed | (UNDECAYED if place and not pl_module.decay_biases else {}))
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         checkpoint["settings"] = self._today
@@ -57,7 +60,8 @@ def settings(pl_module: LightningModule) -> dict[str, Settings]:
     made: Any = pl_module.configure_optimizers()
     optimizer, schedule = (made, {}) if isinstance(made, Optimizer) else (made["optimizer"], made["lr_scheduler"])
     scheduler = schedule.get("scheduler")
-    found = {"optimizer": _plain(optimizer, optimizer.defaults), "schedule": {}}
+    groups = {"decay_biases": pl_module.decay_biases}
+    found = {"optimizer": _plain(optimizer, optimizer.defaults) | groups, "schedule": {}}
     if scheduler is not None:
         found["schedule"] = _plain(scheduler, scheduler.state_dict()) | {"interval": schedule.get("interval")}
     return found

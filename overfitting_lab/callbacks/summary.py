@@ -78,7 +78,11 @@ class RunSummary(Callback):
             status="running",
             data=DataSummary(**trainer.datamodule.description()),  # type: ignore[attr-defined]
             model=ModelSummary(class_path(type(pl_module)), sum(weights.numel() for weights in pl_module.parameters())),
-            optimizer={"class_path": class_path(type(optimizer)), **settings},
+            optimizer={
+                "class_path": class_path(type(optimizer)),
+                **settings,
+                "decay_biases": bool(pl_module.decay_biases),
+            },
             device=pl_module.device.type,
             precision=trainer.precision,
             world_size=trainer.world_size,

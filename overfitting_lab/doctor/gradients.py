@@ -88,6 +88,6 @@ def diagnose(now: Sequence[Gradient], before: Sequence[Gradient]) -> Iterator[Di
             "hardly any gradient reaches some layers, so they do not learn",
             f"the ratio of gradient to weights is {least.relative:.1g} in {least} and {most.relative:.1g} in {most}; "
             f"{len(vanishing)} of {len(now)} layers, as in the measurement before",
-            f"--model.batch_norm true for a VGG, and ReLU in place of sigmoid or tanh; else {SMALL_OUTPUT}",
+            f"--model.batch_norm true, and ReLU in place of sigmoid or tanh; else {SMALL_OUTPUT}",
             layers=tuple(layer.name for layer in vanishing),
         )

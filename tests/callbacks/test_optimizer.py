@@ -6,20 +6,23 @@ import pytest
 import torch
 
 from overfitting_lab.runs import Run
-from tests.conftest import Flags, Script, execute
+from tests.conftest import Flags, Script, execute, scalars_of, summary_of
+from tests.scripts.test_resume import assert_same
 
 FIRST = Path("lightning_logs/overfit/version_0")
+UNDECAYED = "--model.decay_biases=false"
 STEP_LR = ("--model.lr_scheduler=torch.optim.lr_scheduler.StepLR", "--model.lr_scheduler.step_size=5")
 
 
 @pytest.fixture(scope="module")
 def trained(tiny: Flags, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two epochs with a schedule, and two without one, as the runs `scheduled` and `overfit`."""
+    """Two epochs with a schedule, without one, and without decay of biases: `scheduled`, `overfit` and `grouped`."""
     folder = tmp_path_factory.mktemp("trained")
     with pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.chdir(folder)
         assert execute(monkeypatch, "fit", "--config=overfit", *tiny) == 0
         assert execute(monkeypatch, "fit", "--config=overfit", *tiny, *STEP_LR, "--experiment=scheduled") == 0
+        assert execute(monkeypatch, "fit", "--config=overfit", *tiny, UNDECAYED, "--experiment=grouped") == 0
     return folder / "lightning_logs"
 
 
@@ -43,10 +46,46 @@ def test_a_changed_setting_of_the_optimizer_is_trained_with(
     assert (group["lr"], group["weight_decay"]) == (1e-3, 0.1)
 
 
+def test_a_changed_weight_decay_leaves_biases_alone(run_script: Script, logs: Path) -> None:
+    run = logs / "grouped" / "version_0"
+    outcome = run_script("fit", "--resume", run, "--model.optimizer.weight_decay=0.1", "--trainer.max_epochs=3")
+    assert outcome.status == 0, outcome.err
+    groups = torch.load(Run(run).files.last, weights_only=True)["optimizer_states"][0]["param_groups"]
+    assert [group["weight_decay"] for group in groups] == [0.1, 0]
+
+
+def test_a_run_without_decay_of_biases_resumes_bit_for_bit(run_script: Script, tiny: Flags, tmp_path: Path) -> None:
+    network = ("--model.batch_norm=true", "--model.width=0.5", UNDECAYED, "--trainer.callbacks+=LearningRateMonitor")
+    schedule = ("OneCycleLR", "max_lr=1e-3", "total_steps=10")
+    one_cycle = [f"--model.lr_scheduler{'.' if '=' in word else '='}{word}" for word in schedule]
+    flags = ["--config=overfit", "--config=optimizer/adamw", *tiny, *network, *one_cycle]
+    flags += ["--model.lr_scheduler_interval=step", "--data.stand_in=false"]
+    flags.append("--doctor=off")  # after 7 steps it would report that the schedule is cut short
+    end = "--trainer.max_steps=10"
+    for command in ([*flags, "--trainer.max_steps=7"], ["--resume", FIRST, end], [*flags, end]):
+        outcome = run_script("fit", *command)
+        assert outcome.status == 0, outcome.err
+    resumed, whole = tmp_path / FIRST, tmp_path / FIRST.with_name("version_1")
+    assert_same(resumed, whole)
+
+    groups = torch.load(resumed / "checkpoints/last.ckpt", weights_only=True)["optimizer_states"][0]["param_groups"]
+    assert [(group["weight_decay"], len(group["params"])) for group in groups] == [(10, 8), (0, 8 + 2 * 5)]
+    rates = [scalars_of(whole)[f"lr-AdamW/pg{number}"] for number in (1, 2)]
+    assert rates[0] == rates[1]
+    assert len(rates[0]) == 10
+    optimizer = summary_of(resumed)["optimizer"]
+    assert (optimizer["class_path"], optimizer["weight_decay"]) == ("torch.optim.AdamW", 10)
+    assert optimizer["decay_biases"] is False
+    exported = run_script("export", FIRST, "--formats", "pth")
+    assert exported.status == 0, exported.err
+
+
 @pytest.mark.parametrize(
     ("experiment", "change", "words"),
     [
         ("overfit", ["--model.optimizer=torch.optim.SGD"], "another optimizer: its class is Adam there and SGD here"),
+        ("overfit", [UNDECAYED], "another optimizer: its decay_biases is True there and False here"),
+        ("scheduled", [UNDECAYED], "another optimizer: its decay_biases is True there and False here"),
         ("overfit", STEP_LR, "another schedule: its class is None there and StepLR"),
         ("scheduled", ["--model.lr_scheduler.gamma=0.5"], r"another schedule: its gamma is 0\.1 there and 0\.5 here"),
         ("scheduled", ["--model.optimizer.lr=1e-3"], r"its base_lrs is \[0\.0001\] there and \[0\.001\] here"),

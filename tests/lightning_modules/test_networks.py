@@ -1,3 +1,4 @@
+import math
 from itertools import pairwise
 from typing import Any
 
@@ -87,11 +88,37 @@ def test_vggs_configuration_c_ends_three_blocks_in_1x1_convolutions() -> None:
     assert layers(torch.empty(2, 3, 32, 32, device="meta")).shape == (2, 10)
 
 
-@pytest.mark.parametrize("configuration", ["A", "B", "C", "D", "E"])
-def test_batch_norm_follows_every_convolution(configuration: Any) -> None:
-    layers = list(without_memory(VGG, configuration=configuration, batch_norm=True))
+@pytest.mark.parametrize(
+    ("kind", "settings"), [(AlexNet, {}), *((VGG, {"configuration": column}) for column in ("A", "B", "C", "D", "E"))]
+)
+def test_batch_norm_follows_every_convolution(kind: type[ImageClassifier], settings: dict[str, Any]) -> None:
+    layers = list(without_memory(kind, **settings, batch_norm=True))
     for layer, following in pairwise(layers):
         assert isinstance(layer, nn.Conv2d) == isinstance(following, nn.BatchNorm2d)
+    others = [layer for layer in layers if not isinstance(layer, nn.BatchNorm2d)]
+    assert outline(nn.Sequential(*others)) == outline(without_memory(kind, **settings))
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings", "channels", "features"),
+    [
+        (AlexNet, {"width": 0.125}, [8, 24, 48, 32, 32], 512),
+        (AlexNet, {"width": 2, "batch_norm": True}, [128, 384, 768, 512, 512], 8192),
+        (AlexNet, {"width": 0.3, "hidden_features": 8}, [19, 58, 115, 77, 77], 2),
+        (AlexNet, {"width": 0.125, "hidden_features": 1}, [8, 24, 48, 32, 32], 1),
+        (AlexNet, {"hidden_features": 8}, [64, 192, 384, 256, 256], 8),
+        (VGG, {"width": 0.5, "configuration": "A"}, [32, 64, 128, 128, 256, 256, 256, 256], 2048),
+        (VGG, {"width": 2, "configuration": "A"}, [128, 256, 512, 512, 1024, 1024, 1024, 1024], 8192),
+    ],
+)
+def test_width_multiplies_channels_and_hidden_features(
+    kind: type[ImageClassifier], settings: dict[str, Any], channels: list[int], features: int
+) -> None:
+    network = without_memory(kind, **settings)
+    outputs = [layer.out_channels for layer in network if isinstance(layer, nn.Conv2d)]
+    assert outputs == channels
+    assert [layer.out_features for layer in network if isinstance(layer, nn.Linear)] == [features, features, 10]
+    assert network(torch.empty(2, 3, 32, 32, device="meta")).shape == (2, 10)
 
 
 @pytest.mark.parametrize(("configuration", "depth"), [("A", 11), ("B", 13), ("D", 16), ("E", 19)])
@@ -148,6 +175,11 @@ def test_dropout_is_as_set(kind: type[ImageClassifier]) -> None:
         (VGG, {"image_size": 48}, "image_size must be a multiple of 32, not 48"),
         (VGG, {"image_size": 0}, "image_size must be a multiple of 32, not 0"),
         *((kind, {"dropout": p}, r"dropout must be in \[0, 1\)") for kind in (AlexNet, VGG) for p in (-0.1, 1.0)),
+        *(
+            (kind, {"width": w}, r"width must be in \[0\.125, 2\]")
+            for kind in (AlexNet, VGG)
+            for w in (0.1, 2.5, math.nan)
+        ),
         *((kind, {"hidden_features": 0}, "hidden_features must be at least 1") for kind in (AlexNet, VGG)),
     ],
 )

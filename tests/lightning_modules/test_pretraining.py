@@ -108,6 +108,7 @@ def test_without_init_from_no_weights_are_loaded() -> None:
         (lambda: VGG(configuration="A", batch_norm=True, **SMALL), "other has batch normalization and this network"),
         (lambda: VGG(configuration="A", num_classes=4, hidden_features=8), r"28\.weight is \(4, 8\) there and must be"),
         (lambda: VGG(configuration="A", num_classes=3, hidden_features=9), "--model.hidden_features"),
+        (lambda: VGG(configuration="A", width=0.5, **SMALL), r"0\.weight is \(32, .* must be \(64, .*--model\.width"),
         (lambda: VGG(configuration="A", image_size=64, **SMALL), r"other classes, another image size or .* width"),
     ],
 )

@@ -46,6 +46,10 @@ USAGE = {
     "dropout": Mistake(f"fit {OVERFIT} --model.dropout=1.5", 2, ("dropout must be in [0, 1)", "1.5")),
     "smoothing": Mistake(f"fit {OVERFIT} --model.label_smoothing=1", 2, ("label_smoothing must be in [0, 1)", "1")),
     "mixup": Mistake(f"fit {OVERFIT} --data.mixup=inf", 2, ("data.mixup must be 0", "inf")),
+    "width": Mistake(f"fit {OVERFIT} --model.width=0.1", 2, ("width must be in [0.125, 2], not 0.1",)),
+    "decay of no biases": Mistake(
+        f"fit {OVERFIT} --model.decay_biases=false --model.optimizer=torch.optim.Rprop", 2, ("Rprop", "decay_biases")
+    ),
     "image size of AlexNet": Mistake(f"fit {OVERFIT} --data.image_size=30", 2, ("image_size", "multiple of 8", "30")),
     "image size of VGG": Mistake("fit --config vgg16 {flags} --data.image_size=40", 2, ("multiple of 32", "40")),
     "batch of 0": Mistake(f"fit {OVERFIT} --data.batch_size=0", 2, ("data.batch_size must be at least 1",)),
@@ -66,6 +70,7 @@ USAGE = {
     "code as checkpoint": Mistake("test {bad}/code", 1, ("best.ckpt is no checkpoint",)),
     "weights as checkpoint": Mistake("test {run} --ckpt_path={run}/weights.pth", 1, ("weights.pth is no checkpoint",)),
     "other network": Mistake("test {run} --model.hidden_features=17", 1, ("another network", "(16,)", "(17,)"), True),
+    "other width": Mistake("test {run} --model.width=0.5", 1, ("another network", "(64,)", "(32,)"), True),
     "export without a run": Mistake("export {bad}", 1, ("{bad} is not a run's folder", "version_0")),
     "export a truncated checkpoint": Mistake("export {bad}/cut", 1, ("best.ckpt", "damaged")),
     "export to another format": Mistake("export {run} --formats tflite", 2, ("tflite", "onnx")),
