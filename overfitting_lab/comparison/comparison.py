@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import combinations
+from itertools import chain, combinations
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from overfitting_lab.comparison.statistics import (
     Difference,
     Estimate,
     mean,
+    mean_cell,
     paired_difference,
     unpaired_difference,
     welch_difference,
@@ -24,10 +25,11 @@ from overfitting_lab.comparison.statistics import (
 )
 from overfitting_lab.runs import Run, RunError
 from overfitting_lab.runs.calibration import Calibration, calibration
-from overfitting_lab.runs.epochs import METRICS, EpochRecord, last_gap, over_fits_since
+from overfitting_lab.runs.epochs import METRICS, EpochRecord, Gap, Instrument, has_probe, last_gap, over_fits_since
 from overfitting_lab.runs.summary import Summary, TestSummary
 
 SEED = "seed_everything"
+ANSWERS = ("test_probabilities", "test_labels")  # in images.npz
 PAIRS = 10  # with more pairs than this, sentences describe only the pairs of the best setting
 
 
@@ -95,10 +97,61 @@ class Group:
     name: str  # a short name that no other group has
     runs: list[NamedRun]  # at least one
 
+    @cached_property
+    def seeds(self) -> list[NamedRun]:
+        """One run a seed: the first, because a repeated seed adds no evidence."""
+        return list({run.summary.seed: run for run in reversed(self.runs)}.values())[::-1]
+
+    @property
+    def several(self) -> bool:
+        """Tell if there are several seeds."""
+        return len(self.seeds) > 1
+
+    @property
+    def alone(self) -> list["Group"]:
+        """Each run as a group of its own."""
+        return [Group(run.name, [run]) for run in self.runs]
+
+    @property
+    def label(self) -> str:
+        """The name, with the number of seeds if there are several."""
+        return f"{self.name}, n = {len(self.seeds)}" if self.several else self.name
+
     @property
     def accuracies(self) -> list[float]:
-        """The test accuracies, one a seed: the first run's, because a repeated seed adds no evidence."""
-        return list({run.summary.seed: run.accuracy.value for run in reversed(self.runs)}.values())[::-1]
+        """The test accuracies, one a seed."""
+        return [run.accuracy.value for run in self.seeds]
+
+    @property
+    def instrument(self) -> Instrument:
+        """The metric of the training images that all runs have: the probe's, or else the one measured in training."""
+        return "probe" if all(has_probe(run.run.records) for run in self.runs) else "training"
+
+    @cached_property
+    def gaps(self) -> list[Gap | None]:
+        """The gaps of the last epochs that have one, one a seed, by one instrument."""
+        return [last_gap(run.epochs, self.instrument) for run in self.seeds]
+
+    @property
+    def probe_accuracies(self) -> list[float | None]:
+        """The accuracies on the probe in the epochs of the gaps, one a seed; ``None`` for a run without a probe."""
+        pairs = zip(self.seeds, self.gaps, strict=True)
+        return [
+            next((each.probe_acc for each in run.epochs if gap and each.epoch == gap.epoch), None) for run, gap in pairs
+        ]
+
+    @property
+    def calibration_errors(self) -> list[float | None]:
+        """The calibration errors on the test images, one a seed; ``None`` for a run without ``images.npz``."""
+        return [run.calibration and run.calibration.error for run in self.seeds]
+
+    @property
+    def calibration(self) -> Calibration | None:
+        """The calibration over the test images of all seeds; ``None`` if a run has no ``images.npz``."""
+        images = [run.run.images for run in self.seeds]
+        if not all("test_labels" in each for each in images):
+            return None
+        return calibration(*(np.concatenate([each[name] for each in images]) for name in ANSWERS))
 
     @property
     def accuracy(self) -> Estimate:
@@ -187,6 +240,11 @@ class Comparison:
         return [Group(name, group) for name, group in zip(names, members, strict=True)]
 
     @cached_property
+    def drawn(self) -> list[Group]:
+        """The lines of the charts: several seeds of a setting together, every other run alone."""
+        return list(chain.from_iterable([group] if group.several else group.alone for group in self.groups))
+
+    @cached_property
     def ensembles(self) -> list[Ensemble]:
         """The seeds of each setting as an ensemble, and the runs that were asked to answer together."""
         kept = {group.name: [run.run for run in group.runs if run.correct is not None] for group in self.groups}
@@ -216,14 +274,11 @@ class Comparison:
 
     def conclusions(self) -> Iterator[str]:
         """Yield the conclusions as sentences."""
-        for run in self.runs:
-            yield _training_sentence(run)
         for group in self.groups:
-            if len(group.accuracies) > 1:
-                yield (
-                    f"{group.name}, {len(group.accuracies)} seeds: test accuracy {group.accuracy.in_percent()}, "
-                    f"standard deviation {100 * np.std(group.accuracies, ddof=1):.1f} points."
-                )
+            if group.several:
+                yield _seeds_sentence(group)
+            else:
+                yield from map(_training_sentence, group.runs)
         ranking = sorted(self.groups, key=lambda group: -group.accuracy.value)
         if self.reason_not_ranked:
             yield self.reason_not_ranked
@@ -235,7 +290,7 @@ class Comparison:
             yield _pair_sentence(pair, judged=not self.reason_not_ranked)
         if len(shown) < len(self.pairs):
             yield f"{len(self.pairs) - len(shown)} more pairs are in the table."
-        if len({len(group.accuracies) > 1 for group in self.groups}) > 1:
+        if len({group.several for group in self.groups}) > 1:
             yield "Settings with one seed are not tested against settings with several: run them with as many seeds."
         for each in self.ensembles:
             yield each.sentence
@@ -255,8 +310,9 @@ def _short_names(runs: Sequence[Run], *, seeds: bool = True) -> list[str]:
         places = [place for place, name in enumerate(names) if name == experiment]
         if count > 1:
             differing = _differing([runs[place].recipe for place in places], seeds=seeds)
+            short = {setting: "seed" if setting == SEED else setting.rpartition(".")[2] for setting in differing}
             for number, place in enumerate(places):
-                values = (f"{setting.rpartition('.')[2]} {row[number]}" for setting, row in differing.items())
+                values = (f"{short[setting]} {row[number]}" for setting, row in differing.items())
                 names[place] = ", ".join([experiment, *values])
     for depth in (1, 2, len(max(paths, key=len))):
         twice = {name for name, count in Counter(names).items() if count > 1}
@@ -276,7 +332,7 @@ def _without_seed(run: NamedRun) -> dict[str, Any]:
 
 
 def _difference(first: Group, second: Group) -> Difference | None:
-    several = {len(group.accuracies) > 1 for group in (first, second)}
+    several = {first.several, second.several}
     if several == {True}:
         return welch_difference(first.accuracies, second.accuracies)
     if several == {True, False}:
@@ -285,6 +341,20 @@ def _difference(first: Group, second: Group) -> Difference | None:
     if one.correct is not None and other.correct is not None:
         return paired_difference(one.correct, other.correct)
     return unpaired_difference(one.accuracy, other.accuracy, one.test.images)
+
+
+def _seeds_sentence(group: Group) -> str:
+    text = (
+        f"{group.name}, {len(group.seeds)} seeds: test accuracy {group.accuracy.in_percent()}, "
+        f"standard deviation {100 * np.std(group.accuracies, ddof=1):.1f} points"
+    )
+    gap, error = mean_cell([gap and gap.value for gap in group.gaps]), mean_cell(group.calibration_errors, 1, 3)
+    if gap:
+        text += f"; gap {gap} points{' (from training)' if group.instrument == 'training' else ''}"
+    if error:
+        text += f"; calibration error {error}"
+    over_fitted = sum(over_fits_since(run.epochs) is not None for run in group.seeds)
+    return f"{text}. {over_fitted or 'None'} of {len(group.seeds)} runs over-fit."
 
 
 def _training_sentence(run: NamedRun) -> str:
