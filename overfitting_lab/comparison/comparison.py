@@ -143,7 +143,7 @@ class Group:
     @property
     def calibration_errors(self) -> list[float | None]:
         """The calibration errors on the test images, one a seed; ``None`` for a run without ``images.npz``."""
-        return [run.calibration and run.calibration.error for run in self.seeds]
+        return [None if run.calibration is None else run.calibration.error for run in self.seeds]
 
     @property
     def calibration(self) -> Calibration | None:

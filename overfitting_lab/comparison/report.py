@@ -179,7 +179,7 @@ def _results(group: Group, *, named: bool) -> Iterator[list[Any]]:
     """Yield the mean of a group of several seeds, then each run. ``named`` marks gaps from training."""
     for each in _rows(group):
         runs, first = each.seeds, each.runs[0].summary
-        last = [run.epochs[-1] if run.epochs else None for run in runs]
+        last = [run.epochs[-1] for run in runs if run.epochs]
         gap = mean_cell([gap and gap.value for gap in each.gaps])
         epochs = sorted({run.summary.epochs for run in runs})
         yield [
@@ -189,8 +189,8 @@ def _results(group: Group, *, named: bool) -> Iterator[list[Any]]:
             f"{gap} (from training)" if gap and named and each.instrument == "training" else gap,
             mean_cell(each.calibration_errors, 1, 3),
             mean_cell(each.probe_accuracies, unit="%"),
-            mean_cell([record and record.val_acc for record in last], unit="%"),
-            mean_cell([record and record.train_acc for record in last], unit="%"),
+            mean_cell([record.val_acc for record in last], unit="%") if len(last) == len(runs) else "",
+            mean_cell([record.train_acc for record in last], unit="%") if len(last) == len(runs) else "",
             f"{first.data.train_size:,}",
             f"{epochs[0]} to {epochs[-1]}" if len(epochs) > 1 else epochs[0],
         ]
@@ -201,11 +201,11 @@ def _confidences(group: Group) -> Iterator[list[Any]]:
     for each in _rows(group):
         if None in each.calibration_errors:
             continue
-        tests = [run.test for run in each.seeds]
+        tests, calibrations = [run.test for run in each.seeds], [run.calibration for run in each.seeds]
         yield [
             _row_name(each),
             mean_cell(each.accuracies, unit="%"),
-            mean_cell([run.calibration and run.calibration.confidence for run in each.seeds], unit="%"),
+            mean_cell([None if found is None else found.confidence for found in calibrations], unit="%"),
             mean_cell(each.calibration_errors, 1, 3),
             mean_cell([test.loss for test in tests], 1, 3),
             mean_cell([test.temperature for test in tests], 1, 2),
