@@ -9,7 +9,7 @@ from matplotlib import rcParams
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from overfitting_lab.comparison.comparison import Group, NamedRun
+from overfitting_lab.comparison.groups import Group, NamedRun
 from overfitting_lab.runs.epochs import PROBE
 from overfitting_lab.runs.figures import Curve, metric_curve, usual_losses
 

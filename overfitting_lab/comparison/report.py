@@ -30,7 +30,8 @@ from overfitting_lab.comparison.charts import (
     draw_reliability,
     style,
 )
-from overfitting_lab.comparison.comparison import Comparison, Group, NamedRun
+from overfitting_lab.comparison.comparison import Comparison
+from overfitting_lab.comparison.groups import Group, NamedRun
 from overfitting_lab.comparison.statistics import mean_cell
 from overfitting_lab.runs.epochs import best_epoch
 from overfitting_lab.runs.figures import save_figure, write_figure
