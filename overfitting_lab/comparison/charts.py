@@ -1,6 +1,7 @@
 """Draw charts of several runs in the same axes."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -8,96 +9,127 @@ from matplotlib import rcParams
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from overfitting_lab.comparison.comparison import NamedRun
-from overfitting_lab.runs.epochs import PROBE, has_probe
-from overfitting_lab.runs.figures import draw_metric, usual_losses
+from overfitting_lab.comparison.groups import Group, NamedRun
+from overfitting_lab.runs.epochs import PROBE
+from overfitting_lab.runs.figures import Curve, metric_curve, usual_losses
 
 RUNS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # on white and on black (Okabe & Ito 2008)
 FEWEST = 10  # images that a bin needs for its accuracy to be drawn
 MARKERS = ("", "o", "s", "^", "v", "D")  # the next one each time the colours are used up
+SEED: dict[str, Any] = {"linewidth": 0.7, "alpha": 0.5, "marker": "", "zorder": 1.9}  # of one seed, behind the mean
 
 
 def style(place: int) -> dict[str, Any]:
-    """Return the line style of the run at a place among others."""
+    """Return the style of the line at a place among others, which shows a run or the mean over seeds."""
     colour, marker = RUNS[place % len(RUNS)], MARKERS[place // len(RUNS) % len(MARKERS)]
     return {"color": colour, "marker": marker, "linewidth": 1.8, "markersize": 4, "gid": f"run-{place}"}
 
 
-def draw_curves(axes: Axes, runs: Sequence[NamedRun], metric: str) -> None:
-    """Draw one metric of several runs over epochs: validation solid, training dashed, each run in its colour.
+def draw_curves(axes: Axes, groups: Sequence[Group], metric: str) -> None:
+    """Draw one metric over epochs: validation solid, training dashed, each group in its colour.
 
-    The metric is ``loss`` in nats, or ``acc`` in per cent. The training curve shows the probe. For a run without a
-    probe, it shows the metric that was measured during training. A first training loss may lie above the axis.
+    The metric is ``loss`` in nats, or ``acc`` in per cent. The training curve shows the probe. If a run of the group
+    has no probe, it shows the metric that was measured during training. A first training loss may lie above the axis.
     """
-    for place, run in enumerate(runs):
-        instrument = "probe" if has_probe(run.run.records) else "train"
-        draw_metric(axes, run.run.records, f"{instrument}_{metric}", linestyle="--", **style(place))
-        draw_metric(axes, run.run.records, f"val_{metric}", **style(place))
+    for place, group in enumerate(groups):
+        training = "probe" if group.instrument == "probe" else "train"
+        _draw_metric(axes, group, f"{training}_{metric}", style(place) | {"linestyle": "--"})
+        _draw_metric(axes, group, f"val_{metric}", style(place))
     # The first training loss comes from the initial weights and may lie far above the others, off the chart.
+    runs = [run for group in groups for run in group.runs]
     highest = max((loss for run in runs for loss in usual_losses(run.run.records)), default=0)
     axes.set_ylim(0, 100 if metric == "acc" else 1.05 * highest or None)
     label_axes(axes, "accuracy (%)" if metric == "acc" else "cross-entropy (nats)")
 
 
-def draw_gap(axes: Axes, runs: Sequence[NamedRun]) -> None:
-    """Draw the generalization gap of several runs over epochs, in points: see :func:`last_gap`."""
-    for place, run in enumerate(runs):
-        draw_metric(axes, run.run.records, "gap" if has_probe(run.run.records) else "training_gap", **style(place))
+def draw_gap(axes: Axes, groups: Sequence[Group]) -> None:
+    """Draw the generalization gap over epochs, in points: see :func:`last_gap`."""
+    for place, group in enumerate(groups):
+        _draw_metric(axes, group, "gap" if group.instrument == "probe" else "training_gap", style(place))
     axes.axhline(0, color=rcParams["axes.edgecolor"], linewidth=0.8)
-    label_axes(axes, "generalization gap (points)")
+    instruments = {group.instrument for group in groups}
+    name = f"{instruments.pop()} minus validation accuracy" if len(instruments) == 1 else "generalization gap"
+    label_axes(axes, f"{name} (points)")
 
 
-def draw_accuracies(axes: Axes, runs: Sequence[NamedRun]) -> None:
-    """Draw test accuracies as points with their intervals, in per cent, one below the other."""
-    for place, run in enumerate(runs):
-        accuracy = run.accuracy
+def draw_accuracies(axes: Axes, groups: Sequence[Group]) -> None:
+    """Draw test accuracies as points with their intervals, in per cent, one below the other.
+
+    Of several seeds, the point is the mean with Student's interval, and each seed is a dot. One run has Wilson's.
+    """
+    for place, group in enumerate(groups):
+        accuracy = group.accuracy if group.several else group.runs[0].accuracy
         x, mine = 100 * accuracy.value, {"color": style(place)["color"], "gid": f"run-{place}"}
         axes.plot([100 * accuracy.low, x, 100 * accuracy.high], [place] * 3, "|-", markevery=[0, 2], **mine)
         axes.plot(x, place, "o", **mine)
+        if group.several:
+            axes.plot([100 * each for each in group.accuracies], [place + 0.2] * len(group.seeds), ".", **mine)
         axes.annotate(
             f"{accuracy.value:.1%}", (x, place), (0, 7), textcoords="offset points", ha="center", gid=mine["gid"]
         )
-    axes.set_yticks(range(len(runs)), [run.name for run in runs])
-    axes.set_ylim(len(runs) - 0.5, -0.6)
+    axes.set_yticks(range(len(groups)), [group.name for group in groups])
+    axes.set_ylim(len(groups) - 0.5, -0.6)
     axes.margins(x=0.15)
     label_axes(axes, x="test accuracy (%), 95 % interval")
 
 
-def draw_learned(axes: Axes, runs: Sequence[NamedRun]) -> None:
+def draw_learned(axes: Axes, groups: Sequence[Group]) -> None:
     """Draw the share of training images learned for good by each epoch, in per cent; see ``callbacks.images``."""
-    for place, run in enumerate(runs):
-        learned = run.run.images.get("train_learned")
-        if learned is None or not (learned >= 0).any():
-            continue
-        counts = np.bincount(learned[learned >= 0], minlength=run.summary.epochs + 1)[:-1]
-        shares = 100 * np.cumsum(counts) / (learned >= 0).sum()
-        axes.plot(np.arange(1, len(shares) + 1), shares, **style(place))
+    for place, group in enumerate(groups):
+        _draw(axes, group, _learned, style(place))
     axes.set_ylim(0, 100)
     label_axes(axes, "training images learned for good (%)")
 
 
-def draw_label_noise(axes: Axes, runs: Sequence[NamedRun]) -> None:
-    """Draw the probe's accuracy of several runs with label noise over epochs, in per cent.
+def draw_label_noise(axes: Axes, groups: Sequence[Group]) -> None:
+    """Draw the probe's accuracy under label noise over epochs, in per cent.
 
     Images with their true label are solid. Of the images that drew another label, answers that name it are dashed, and
     answers that name the true class are dotted.
     """
-    for place, run in enumerate(runs):
+    for place, group in enumerate(groups):
         for metric, line in zip(PROBE[2:], ("-", "--", ":"), strict=True):
-            draw_metric(axes, run.run.records, metric, **style(place) | {"linestyle": line})
+            _draw_metric(axes, group, metric, style(place) | {"linestyle": line})
     axes.set_ylim(0, 100)
     label_axes(axes, "accuracy on training images (%)")
 
 
-def draw_reliability(axes: Axes, runs: Sequence[NamedRun]) -> None:
-    """Draw accuracy against confidence, in per cent, for bins of at least 10 test images (Guo et al. 2017, fig. 1)."""
+def draw_reliability(axes: Axes, groups: Sequence[Group]) -> None:
+    """Draw accuracy against confidence, in per cent, for bins of at least 10 test images (Guo et al. 2017, fig. 1).
+
+    Of several seeds, a bin has the predictions of all of them.
+    """
     axes.plot([0, 100], [0, 100], color=rcParams["axes.edgecolor"], linewidth=0.8)
-    for place, run in enumerate(runs):
-        if (found := run.calibration) is not None:
+    for place, group in enumerate(groups):
+        if (found := group.calibration) is not None:
             seen = found.counts >= FEWEST
             axes.plot(100 * found.confidences[seen], 100 * found.accuracies[seen], **style(place) | {"marker": "o"})
     axes.set(xlim=(0, 100), ylim=(0, 100))
     label_axes(axes, "test accuracy (%)", "confidence (%)")
+
+
+def _draw_metric(axes: Axes, group: Group, metric: str, line: dict[str, Any]) -> None:
+    _draw(axes, group, lambda run: metric_curve(run.run.records, metric), line)
+
+
+def _draw(axes: Axes, group: Group, curve: Callable[[NamedRun], Curve], line: dict[str, Any]) -> None:
+    """Draw the curve of a run; of several seeds, each thin, and their mean as far as all of them have a value."""
+    if not group.several:
+        axes.plot(*curve(group.runs[0]), **line)
+        return
+    for run in group.runs:
+        axes.plot(*curve(run), **line | SEED)
+    curves = [curve(run) for run in group.seeds]
+    shared = reduce(np.intersect1d, [x for x, _ in curves])
+    axes.plot(shared, np.mean([y[np.isin(x, shared)] for x, y in curves], axis=0), **line)
+
+
+def _learned(run: NamedRun) -> Curve:
+    learned = run.run.images.get("train_learned")
+    if learned is None or not (learned >= 0).any():
+        return np.array([]), np.array([])
+    counts = np.bincount(learned[learned >= 0], minlength=run.summary.epochs + 1)[:-1]
+    return np.arange(1.0, len(counts) + 1), 100 * np.cumsum(counts) / (learned >= 0).sum()
 
 
 def label_axes(axes: Axes, y: str = "", x: str = "epoch") -> None:

@@ -5,105 +5,26 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import combinations
+from itertools import chain, combinations
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from overfitting_lab.comparison.ensemble import Ensemble, ensemble
+from overfitting_lab.comparison.groups import Group, NamedRun
 from overfitting_lab.comparison.statistics import (
     CONFIDENCE,
     Difference,
-    Estimate,
-    mean,
+    mean_cell,
     paired_difference,
     unpaired_difference,
     welch_difference,
-    wilson,
 )
 from overfitting_lab.runs import Run, RunError
-from overfitting_lab.runs.calibration import Calibration, calibration
-from overfitting_lab.runs.epochs import METRICS, EpochRecord, last_gap, over_fits_since
-from overfitting_lab.runs.summary import Summary, TestSummary
+from overfitting_lab.runs.epochs import last_gap, over_fits_since
 
 SEED = "seed_everything"
 PAIRS = 10  # with more pairs than this, sentences describe only the pairs of the best setting
-
-
-@dataclass(frozen=True)
-class NamedRun:
-    """A finished run with a short name that no other run of the comparison has."""
-
-    name: str
-    run: Run
-
-    @property
-    def summary(self) -> Summary:
-        """The content of ``summary.json``."""
-        return self.run.summary
-
-    @property
-    def test(self) -> TestSummary:
-        """The result on the test images, which every finished run has."""
-        assert self.summary.test is not None
-        return self.summary.test
-
-    @cached_property
-    def accuracy(self) -> Estimate:
-        """The test accuracy with Wilson's interval."""
-        return wilson(round(self.test.acc * self.test.images), self.test.images)
-
-    @property
-    def tested(self) -> str:
-        """The test accuracy in per cent with its interval, and a note if the weights are not the best ones."""
-        note = "" if self.test.checkpoint == "best" else f", {self.test.checkpoint} weights"
-        return self.accuracy.in_percent() + note
-
-    @cached_property
-    def correct(self) -> NDArray[np.bool_] | None:
-        """Tell of each test image if the run classified it correctly, bool [N]; ``None`` without ``images.npz``."""
-        images = self.run.images
-        return images["test_predictions"] == images["test_labels"] if "test_labels" in images else None
-
-    @cached_property
-    def confusion(self) -> NDArray[np.int64] | None:
-        """Counts [classes, classes], a row a true class; ``None`` without ``images.npz``."""
-        images, classes = self.run.images, len(self.summary.data.classes)
-        if "test_labels" not in images:
-            return None
-        counts = np.zeros((classes, classes), dtype=np.int64)
-        np.add.at(counts, (images["test_labels"], images["test_predictions"]), 1)
-        return counts
-
-    @cached_property
-    def calibration(self) -> Calibration | None:
-        """The calibration on the test images; ``None`` without ``images.npz``."""
-        images = self.run.images
-        return calibration(images["test_probabilities"], images["test_labels"]) if "test_labels" in images else None
-
-    @property
-    def epochs(self) -> list[EpochRecord]:
-        """The epochs with a validation, without a row that was cut off."""
-        return [each for each in self.run.records if None not in [getattr(each, metric) for metric in METRICS]]
-
-
-@dataclass(frozen=True)
-class Group:
-    """Runs of the same settings on the same images that differ at most in their seed."""
-
-    name: str  # a short name that no other group has
-    runs: list[NamedRun]  # at least one
-
-    @property
-    def accuracies(self) -> list[float]:
-        """The test accuracies, one a seed: the first run's, because a repeated seed adds no evidence."""
-        return list({run.summary.seed: run.accuracy.value for run in reversed(self.runs)}.values())[::-1]
-
-    @property
-    def accuracy(self) -> Estimate:
-        """The mean test accuracy over seeds."""
-        return mean(self.accuracies)
 
 
 @dataclass(frozen=True)
@@ -187,6 +108,11 @@ class Comparison:
         return [Group(name, group) for name, group in zip(names, members, strict=True)]
 
     @cached_property
+    def drawn(self) -> list[Group]:
+        """The lines of the charts: several seeds of a setting together, every other run alone."""
+        return list(chain.from_iterable([group] if group.several else group.alone for group in self.groups))
+
+    @cached_property
     def ensembles(self) -> list[Ensemble]:
         """The seeds of each setting as an ensemble, and the runs that were asked to answer together."""
         kept = {group.name: [run.run for run in group.runs if run.correct is not None] for group in self.groups}
@@ -216,14 +142,11 @@ class Comparison:
 
     def conclusions(self) -> Iterator[str]:
         """Yield the conclusions as sentences."""
-        for run in self.runs:
-            yield _training_sentence(run)
         for group in self.groups:
-            if len(group.accuracies) > 1:
-                yield (
-                    f"{group.name}, {len(group.accuracies)} seeds: test accuracy {group.accuracy.in_percent()}, "
-                    f"standard deviation {100 * np.std(group.accuracies, ddof=1):.1f} points."
-                )
+            if group.several:
+                yield _seeds_sentence(group)
+            else:
+                yield from map(_training_sentence, group.runs)
         ranking = sorted(self.groups, key=lambda group: -group.accuracy.value)
         if self.reason_not_ranked:
             yield self.reason_not_ranked
@@ -235,7 +158,7 @@ class Comparison:
             yield _pair_sentence(pair, judged=not self.reason_not_ranked)
         if len(shown) < len(self.pairs):
             yield f"{len(self.pairs) - len(shown)} more pairs are in the table."
-        if len({len(group.accuracies) > 1 for group in self.groups}) > 1:
+        if len({group.several for group in self.groups}) > 1:
             yield "Settings with one seed are not tested against settings with several: run them with as many seeds."
         for each in self.ensembles:
             yield each.sentence
@@ -255,8 +178,9 @@ def _short_names(runs: Sequence[Run], *, seeds: bool = True) -> list[str]:
         places = [place for place, name in enumerate(names) if name == experiment]
         if count > 1:
             differing = _differing([runs[place].recipe for place in places], seeds=seeds)
+            short = {setting: "seed" if setting == SEED else setting.rpartition(".")[2] for setting in differing}
             for number, place in enumerate(places):
-                values = (f"{setting.rpartition('.')[2]} {row[number]}" for setting, row in differing.items())
+                values = (f"{short[setting]} {row[number]}" for setting, row in differing.items())
                 names[place] = ", ".join([experiment, *values])
     for depth in (1, 2, len(max(paths, key=len))):
         twice = {name for name, count in Counter(names).items() if count > 1}
@@ -276,7 +200,7 @@ def _without_seed(run: NamedRun) -> dict[str, Any]:
 
 
 def _difference(first: Group, second: Group) -> Difference | None:
-    several = {len(group.accuracies) > 1 for group in (first, second)}
+    several = {first.several, second.several}
     if several == {True}:
         return welch_difference(first.accuracies, second.accuracies)
     if several == {True, False}:
@@ -285,6 +209,20 @@ def _difference(first: Group, second: Group) -> Difference | None:
     if one.correct is not None and other.correct is not None:
         return paired_difference(one.correct, other.correct)
     return unpaired_difference(one.accuracy, other.accuracy, one.test.images)
+
+
+def _seeds_sentence(group: Group) -> str:
+    text = (
+        f"{group.name}, {len(group.seeds)} seeds: test accuracy {group.accuracy.in_percent()}, "
+        f"standard deviation {100 * np.std(group.accuracies, ddof=1):.1f} points"
+    )
+    gap, error = mean_cell([gap and gap.value for gap in group.gaps]), mean_cell(group.calibration_errors, 1, 3)
+    if gap:
+        text += f"; gap {gap} points{' (from training)' if group.instrument == 'training' else ''}"
+    if error:
+        text += f"; calibration error {error}"
+    over_fitted = sum(over_fits_since(run.epochs) is not None for run in group.seeds)
+    return f"{text}. {over_fitted or 'None'} of {len(group.seeds)} runs over-fit."
 
 
 def _training_sentence(run: NamedRun) -> str:

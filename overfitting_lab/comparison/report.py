@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import timedelta
 from functools import partial
 from html import escape
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from overfitting_lab.comparison.charts import (
+    SEED,
     draw_accuracies,
     draw_curves,
     draw_gap,
@@ -28,9 +30,10 @@ from overfitting_lab.comparison.charts import (
     draw_reliability,
     style,
 )
-from overfitting_lab.comparison.comparison import Comparison, NamedRun
-from overfitting_lab.runs.calibration import Calibration
-from overfitting_lab.runs.epochs import best_epoch, last_gap
+from overfitting_lab.comparison.comparison import Comparison
+from overfitting_lab.comparison.groups import Group, NamedRun
+from overfitting_lab.comparison.statistics import mean_cell
+from overfitting_lab.runs.epochs import best_epoch
 from overfitting_lab.runs.figures import save_figure, write_figure
 from overfitting_lab.runs.files import write_text
 from overfitting_lab.runs.notes import attempt
@@ -38,6 +41,8 @@ from overfitting_lab.runs.notes import attempt
 TEMPLATES = Path(__file__).with_name("templates")
 INK = "#123457"  # stands for the page's own colour of text, light or dark
 SYMBOLS = {"": "", "o": "●", "s": "■", "^": "▲", "v": "▼", "D": "◆"}  # of the charts' markers
+INTERVALS = {False: "Wilson intervals", True: "Student intervals over seeds, which are dots"}
+GAPS = {"probe": "probe minus validation accuracy", "training": "training minus validation accuracy, without a probe"}
 Table = list[list[Any]]  # rows of cells; the first row names the columns, the first cell of a row names the row
 
 
@@ -46,7 +51,7 @@ def write_report(comparison: Comparison, folder: Path) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     page, text, picture = (folder / f"report.{ending}" for ending in ("html", "md", "png"))
     content = _content(comparison)
-    write_text(page, render(TEMPLATES / "report.html", {**content, "charts": list(_charts(comparison.runs))}))
+    write_text(page, render(TEMPLATES / "report.html", {**content, "charts": list(_charts(comparison.drawn))}))
     write_text(text, render(TEMPLATES / "report.md", content))
     written = [page, text]
     with attempt(picture.name):
@@ -57,18 +62,20 @@ def write_report(comparison: Comparison, folder: Path) -> list[Path]:
 
 def _overview(comparison: Comparison) -> Figure:
     """Draw loss, accuracy, gap and test accuracy of all runs in one figure."""
-    runs = comparison.runs
-    low = max(3.6, 0.4 * len(runs))
+    groups = comparison.drawn
+    low = max(3.6, 0.4 * len(groups))
     figure = Figure(figsize=(11, 3.8 + low), layout="constrained")
     (loss, accuracy), (gap, test) = figure.subplots(2, 2, height_ratios=(3.6, low))
-    draw_curves(loss, runs, "loss")
-    draw_curves(accuracy, runs, "acc")
-    draw_gap(gap, runs)
-    draw_accuracies(test, runs)
-    handles = [Line2D([], [], label=run.name, **style(place)) for place, run in enumerate(runs)]
+    draw_curves(loss, groups, "loss")
+    draw_curves(accuracy, groups, "acc")
+    draw_gap(gap, groups)
+    draw_accuracies(test, groups)
+    handles = [Line2D([], [], label=group.label, **style(place)) for place, group in enumerate(groups)]
     handles += [Line2D([], [], color="grey", label="validation")]
     handles += [Line2D([], [], color="grey", linestyle="--", label="training")]
-    columns = min(5 if len(runs) < 5 else 2, len(handles))
+    if any(group.several for group in groups):
+        handles += [Line2D([], [], label="one seed", **{"color": "grey"} | SEED)]
+    columns = min(5 if len(groups) < 5 else 2, len(handles))
     figure.legend(handles=handles, loc="outside upper center", ncols=columns, frameon=False)
     return figure
 
@@ -94,12 +101,14 @@ def _content(comparison: Comparison) -> dict[str, Any]:
     runs = comparison.runs
     return {
         "title": ", ".join(group.name for group in comparison.groups),
-        "runs": [
-            {"name": run.name, "colour": line["color"], "symbol": SYMBOLS[line["marker"]], "summary": run.summary}
-            for run, line in zip(runs, map(style, range(len(runs))), strict=True)
+        "runs": runs,
+        "lines": [
+            {"label": group.label, "colour": style(place)["color"], "symbol": SYMBOLS[style(place)["marker"]]}
+            for place, group in enumerate(comparison.drawn)
         ],
+        "several": any(group.several for group in comparison.groups),
         "conclusions": list(comparison.conclusions()),
-        "one_seed": any(len(group.accuracies) == 1 for group in comparison.groups),
+        "one_seed": not all(group.several for group in comparison.groups),
         "tables": _tables(comparison),
         "confusions": {run.name: _confusion(run, run.confusion) for run in runs if run.confusion is not None},
         "mistakes": {run.name: list(_mistakes(run)) for run in runs if run.correct is not None},
@@ -112,23 +121,24 @@ def _content(comparison: Comparison) -> dict[str, Any]:
 
 
 def _tables(comparison: Comparison) -> dict[str, Table]:
-    runs, names = comparison.runs, [run.name for run in comparison.runs]
+    runs, groups, names = comparison.runs, comparison.groups, [run.name for run in comparison.runs]
     classes = runs[0].summary.data.classes
     if any(run.summary.data.classes != classes for run in runs):
         classes = []
+    instruments = {each.instrument for group in groups for each in _rows(group)}
+    older = " (from training)" if instruments == {"training"} else ""
     shares = [None if run.confusion is None else _shares(run.confusion).diagonal() for run in runs]
     return {
-        "results": [
-            ["run", "test accuracy (95 % Wilson)", "training accuracy", "probe accuracy", "validation accuracy",
-             "gap, points",
-             "training images", "epochs", "network"],
-            *map(_result, runs),
-        ],
-        "calibration": [
+        "results": _filled([
+            ["run", "n", "test accuracy (95 % Wilson)", f"gap, points{older}", "calibration error", "probe accuracy",
+             "validation accuracy", "training accuracy", "training images", "epochs"],
+            *chain.from_iterable(_results(group, named=not older) for group in groups),
+        ]),
+        "calibration": _filled([
             ["run", "test accuracy", "mean confidence", "calibration error (15 bins)", "loss on the test images",
              "temperature", "error at it"],
-            *(_confidence(run, run.calibration) for run in runs if run.calibration is not None),
-        ],
+            *chain.from_iterable(map(_confidences, groups)),
+        ]),
         "choices": [
             ["run", "chosen by", "best by accuracy: epoch", "accuracy", "loss", "best by loss: epoch", "accuracy",
              "loss", "accuracy, points"],
@@ -153,32 +163,63 @@ def _tables(comparison: Comparison) -> dict[str, Table]:
               for place, name in enumerate(classes)),
         ],
         "cost": [
-            ["run", "time", "images/s in training", "parameters", "device", "seed", "commit", "versions", "data"],
+            ["run", "time", "images/s in training", "network", "parameters", "device", "seed", "commit", "versions",
+             "data"],
             *map(_cost, runs),
         ],
     }  # fmt: skip
 
 
-def _result(run: NamedRun) -> list[Any]:
-    accuracies = [""] * 4
-    if run.epochs and (gap := last_gap(run.epochs)) is not None:
-        last = run.epochs[-1]
-        probe = next((each.probe_acc for each in run.epochs if each.epoch == gap.epoch), None)
-        older = " (from training)" if gap.instrument == "training" else ""
-        accuracies = [f"{last.train_acc:.1%}", "" if probe is None else f"{probe:.1%}", f"{last.val_acc:.1%}",
-                      f"{100 * gap.value:.1f}{older}"]  # fmt: skip
-    summary, network = run.summary, run.summary.model.class_path.rpartition(".")[2]
-    return [run.name, run.tested, *accuracies, f"{summary.data.train_size:,}", summary.epochs, network]
+def _filled(table: Table) -> Table:
+    """Return a table without the columns that no row fills: older runs lack some measurements."""
+    kept = [place for place in range(len(table[0])) if any(row[place] != "" for row in table[1:])]
+    return [[row[place] for place in kept] for row in table]
 
 
-def _confidence(run: NamedRun, found: Calibration) -> list[Any]:
-    test = run.test
-    return [run.name, f"{run.accuracy.value:.1%}", f"{found.confidence:.1%}", f"{found.error:.3f}", f"{test.loss:.3f}",
-            _rounded(test.temperature, 2), _rounded(test.calibration_error_at_temperature, 3)]  # fmt: skip
+def _results(group: Group, *, named: bool) -> Iterator[list[Any]]:
+    """Yield the mean of a group of several seeds, then each run. ``named`` marks gaps from training."""
+    for each in _rows(group):
+        runs, first = each.seeds, each.runs[0].summary
+        last = [run.epochs[-1] for run in runs if run.epochs]
+        gap = mean_cell([gap and gap.value for gap in each.gaps])
+        epochs = sorted({run.summary.epochs for run in runs})
+        yield [
+            _row_name(each),
+            len(runs),
+            mean_cell(each.accuracies, unit="%") if each.several else runs[0].tested,
+            f"{gap} (from training)" if gap and named and each.instrument == "training" else gap,
+            mean_cell(each.calibration_errors, 1, 3),
+            mean_cell(each.probe_accuracies, unit="%"),
+            mean_cell([record.val_acc for record in last], unit="%") if len(last) == len(runs) else "",
+            mean_cell([record.train_acc for record in last], unit="%") if len(last) == len(runs) else "",
+            f"{first.data.train_size:,}",
+            f"{epochs[0]} to {epochs[-1]}" if len(epochs) > 1 else epochs[0],
+        ]
 
 
-def _rounded(value: float | None, digits: int) -> str | None:
-    return None if value is None else f"{value:.{digits}f}"
+def _confidences(group: Group) -> Iterator[list[Any]]:
+    """Yield the mean calibration of a group of several seeds, then the calibration of each run."""
+    for each in _rows(group):
+        if None in each.calibration_errors:
+            continue
+        tests, calibrations = [run.test for run in each.seeds], [run.calibration for run in each.seeds]
+        yield [
+            _row_name(each),
+            mean_cell(each.accuracies, unit="%"),
+            mean_cell([None if found is None else found.confidence for found in calibrations], unit="%"),
+            mean_cell(each.calibration_errors, 1, 3),
+            mean_cell([test.loss for test in tests], 1, 3),
+            mean_cell([test.temperature for test in tests], 1, 2),
+            mean_cell([test.calibration_error_at_temperature for test in tests], 1, 3),
+        ]
+
+
+def _rows(group: Group) -> list[Group]:
+    return [group, *group.alone] if group.several else group.alone
+
+
+def _row_name(group: Group) -> str:
+    return f"{group.name}, mean" if group.several else group.name
 
 
 def _choice(run: NamedRun) -> list[Any]:
@@ -199,6 +240,7 @@ def _cost(run: NamedRun) -> list[Any]:
         run.name,
         timedelta(seconds=round(summary.seconds)),
         summary.train_images_per_second,
+        summary.model.class_path.rpartition(".")[2],
         f"{summary.model.parameters:,}",
         f"{summary.world_size or 1} x {summary.device}, {summary.precision}" if summary.device else None,
         summary.seed,
@@ -256,15 +298,18 @@ def _picture(pixels: NDArray[np.uint8], caption: str, note: str) -> dict[str, st
     return {"source": source, "caption": caption, "note": note}
 
 
-def _charts(runs: Sequence[NamedRun]) -> Iterator[dict[str, str]]:
-    """Draw charts as SVG in the page's own colours and type. The lines of a run have its class, such as ``run-0``."""
+def _charts(groups: Sequence[Group]) -> Iterator[dict[str, str]]:
+    """Draw charts as SVG in the page's own colours and type. The lines of a group have its class, such as ``run-0``."""
+    runs = [run for group in groups for run in group.runs]
     lines = "training images dashed, validation solid"
     learned = "training images that stay classified correctly; by definition it ends at the last epoch's accuracy"
+    intervals = "; ".join(INTERVALS[several] for several in sorted({group.several for group in groups}))
+    gaps = "; ".join(GAPS[instrument] for instrument in sorted({group.instrument for group in groups}))
     charts: list[tuple[str, str, Callable[..., None]]] = [
         ("Loss", f"{lines}; the first training loss may lie above the axis", partial(draw_curves, metric="loss")),
         ("Accuracy", lines, partial(draw_curves, metric="acc")),
-        ("The gap", "probe minus validation accuracy, or training minus validation without a probe", draw_gap),
-        ("Test accuracy", "with 95 % Wilson intervals", draw_accuracies),
+        ("The gap", gaps, draw_gap),
+        ("Test accuracy", f"with 95 % {intervals}", draw_accuracies),
         (
             "Label noise",
             "true labels solid; drawn labels memorized dashed, true class predicted dotted",
@@ -279,9 +324,9 @@ def _charts(runs: Sequence[NamedRun]) -> Iterator[dict[str, str]]:
             continue
         if title == "Label noise" and not any(each.probe_clean_acc for run in runs for each in run.run.records):
             continue
-        height = max(3.6, 0.5 * len(runs)) if draw is draw_accuracies else 3.6
+        height = max(3.6, 0.5 * len(groups)) if draw is draw_accuracies else 3.6
         with attempt(f"the report's chart {title}"):
-            yield {"title": title, "what": what, "svg": _svg(title, what, partial(draw, runs=runs), height)}
+            yield {"title": title, "what": what, "svg": _svg(title, what, partial(draw, groups=groups), height)}
 
 
 def _svg(title: str, what: str, draw: Callable[[Axes], None], height: float) -> str:

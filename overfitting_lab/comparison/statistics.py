@@ -57,6 +57,17 @@ def mean(fractions: Sequence[float]) -> Estimate:
     return _clipped(array.mean(), array.mean() - half, array.mean() + half, 0, 1)
 
 
+def mean_cell(values: Sequence[float | None], scale: float = 100, digits: int = 1, unit: str = "") -> str:
+    """Return the mean of values times ``scale``, of several with their standard deviation: ``42.3 ± 0.6``.
+
+    The text is empty if a value is missing.
+    """
+    known = scale * np.array([value for value in values if value is not None])
+    if not values or len(known) < len(values):
+        return ""
+    return f"{known.mean():.{digits}f}{f' ± {known.std(ddof=1):.{digits}f}' if len(known) > 1 else ''}{unit}"
+
+
 def _clipped(value: float, low: float, high: float, least: float, most: float) -> Estimate:
     return Estimate(float(value), max(float(low), least), min(float(high), most))
 

@@ -46,12 +46,15 @@ class EpochMetrics:
         return None if self.val_acc is None else self.train_acc - self.val_acc
 
 
+Instrument = Literal["probe", "training"]  # what stands for the training images in a gap
+
+
 class Gap(NamedTuple):
     """The generalization gap of a run, and the metric that stands for the training images in it."""
 
     value: float  # a fraction of 1
     epoch: int  # counted from 0
-    instrument: Literal["probe", "training"]
+    instrument: Instrument
 
 
 @dataclass(frozen=True)
@@ -126,9 +129,10 @@ def has_probe(records: Iterable[EpochMetrics]) -> bool:
     return any(record.probe_acc is not None for record in records)
 
 
-def last_gap(records: Sequence[EpochMetrics]) -> Gap | None:
+def last_gap(records: Sequence[EpochMetrics], instrument: Instrument | None = None) -> Gap | None:
     """Return the gap of the last epoch that has one: from the probe, or from training if the run has no probe."""
-    instrument: Literal["probe", "training"] = "probe" if has_probe(records) else "training"
+    if instrument is None:
+        instrument = "probe" if has_probe(records) else "training"
     for record in reversed(records):
         value = record.gap if instrument == "probe" else record.training_gap
         if value is not None:

@@ -23,6 +23,7 @@ NOISE = {  # of the probe's images, by metric: label and colour
     "probe_true_acc": ("drawn labels: true class predicted", "#E69F00"),
 }
 POINTS: dict[str, Any] = {"marker": "o", "markersize": 3}
+Curve = tuple[NDArray[np.float64], NDArray[np.float64]]  # x and y, of equal length
 
 
 LONGEST_SIDE = 20.0  # inches; 33 classes and more share it
@@ -48,14 +49,19 @@ def save_figure(path: Path, figure: Figure) -> None:
     replace_file(path, lambda new: write_figure(figure, new, dpi=120, format="png"))
 
 
-def draw_metric(axes: Axes, epochs: Sequence[EpochMetrics], metric: str, **style: Any) -> None:
-    """Draw one metric over the epochs that have it, the first epoch at 1; ``style`` goes to matplotlib's ``plot``.
+def metric_curve(epochs: Sequence[EpochMetrics], metric: str) -> Curve:
+    """Return one metric over the epochs that have it, the first epoch at 1.
 
-    The metric is an attribute of :class:`EpochMetrics`. A loss is drawn in nats, an accuracy or a gap in per cent.
+    The metric is an attribute of :class:`EpochMetrics`. A loss is in nats, an accuracy or a gap in per cent.
     """
     points = [(each.epoch + 1, value) for each in epochs if (value := getattr(each, metric)) is not None]
     x, y = np.array(points, dtype=float).reshape(-1, 2).T
-    axes.plot(x, y if metric.endswith("loss") else 100 * y, **style)
+    return x, y if metric.endswith("loss") else 100 * y
+
+
+def draw_metric(axes: Axes, epochs: Sequence[EpochMetrics], metric: str, **style: Any) -> None:
+    """Draw one metric, see :func:`metric_curve`; ``style`` goes to matplotlib's ``plot``."""
+    axes.plot(*metric_curve(epochs, metric), **style)
     axes.set_xlabel("epoch")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(alpha=0.3)

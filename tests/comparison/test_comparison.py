@@ -170,8 +170,8 @@ def test_settings_in_one_experiments_folder_are_told_apart(tmp_path: Path) -> No
         ("ablation, dropout 0.5", 2),
     ]
     assert [run.name for run in comparison.runs][:2] == [
-        "ablation, dropout 0.0, seed_everything 0",
-        "ablation, dropout 0.5, seed_everything 0",
+        "ablation, dropout 0.0, seed 0",
+        "ablation, dropout 0.5, seed 0",
     ]
     assert len(comparison.pairs) == 1
 

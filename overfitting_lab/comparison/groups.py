@@ -1,0 +1,141 @@
+"""Runs with short names, and groups of runs that differ at most in their seed."""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from overfitting_lab.comparison.statistics import Estimate, mean, wilson
+from overfitting_lab.runs import Run
+from overfitting_lab.runs.calibration import Calibration, calibration
+from overfitting_lab.runs.epochs import METRICS, EpochRecord, Gap, Instrument, has_probe, last_gap
+from overfitting_lab.runs.summary import Summary, TestSummary
+
+ANSWERS = ("test_probabilities", "test_labels")  # in images.npz
+
+
+@dataclass(frozen=True)
+class NamedRun:
+    """A finished run with a short name that no other run of the comparison has."""
+
+    name: str
+    run: Run
+
+    @property
+    def summary(self) -> Summary:
+        """The content of ``summary.json``."""
+        return self.run.summary
+
+    @property
+    def test(self) -> TestSummary:
+        """The result on the test images, which every finished run has."""
+        assert self.summary.test is not None
+        return self.summary.test
+
+    @cached_property
+    def accuracy(self) -> Estimate:
+        """The test accuracy with Wilson's interval."""
+        return wilson(round(self.test.acc * self.test.images), self.test.images)
+
+    @property
+    def tested(self) -> str:
+        """The test accuracy in per cent with its interval, and a note if the weights are not the best ones."""
+        note = "" if self.test.checkpoint == "best" else f", {self.test.checkpoint} weights"
+        return self.accuracy.in_percent() + note
+
+    @cached_property
+    def correct(self) -> NDArray[np.bool_] | None:
+        """Tell of each test image if the run classified it correctly, bool [N]; ``None`` without ``images.npz``."""
+        images = self.run.images
+        return images["test_predictions"] == images["test_labels"] if "test_labels" in images else None
+
+    @cached_property
+    def confusion(self) -> NDArray[np.int64] | None:
+        """Counts [classes, classes], a row a true class; ``None`` without ``images.npz``."""
+        images, classes = self.run.images, len(self.summary.data.classes)
+        if "test_labels" not in images:
+            return None
+        counts = np.zeros((classes, classes), dtype=np.int64)
+        np.add.at(counts, (images["test_labels"], images["test_predictions"]), 1)
+        return counts
+
+    @cached_property
+    def calibration(self) -> Calibration | None:
+        """The calibration on the test images; ``None`` without ``images.npz``."""
+        images = self.run.images
+        return calibration(images["test_probabilities"], images["test_labels"]) if "test_labels" in images else None
+
+    @property
+    def epochs(self) -> list[EpochRecord]:
+        """The epochs with a validation, without a row that was cut off."""
+        return [each for each in self.run.records if None not in [getattr(each, metric) for metric in METRICS]]
+
+
+@dataclass(frozen=True)
+class Group:
+    """Runs of the same settings on the same images that differ at most in their seed."""
+
+    name: str  # a short name that no other group has
+    runs: list[NamedRun]  # at least one
+
+    @cached_property
+    def seeds(self) -> list[NamedRun]:
+        """One run a seed: the first, because a repeated seed adds no evidence."""
+        return list({run.summary.seed: run for run in reversed(self.runs)}.values())[::-1]
+
+    @property
+    def several(self) -> bool:
+        """Tell if there are several seeds."""
+        return len(self.seeds) > 1
+
+    @property
+    def alone(self) -> list["Group"]:
+        """Each run as a group of its own."""
+        return [Group(run.name, [run]) for run in self.runs]
+
+    @property
+    def label(self) -> str:
+        """The name, with the number of seeds if there are several."""
+        return f"{self.name}, n = {len(self.seeds)}" if self.several else self.name
+
+    @property
+    def accuracies(self) -> list[float]:
+        """The test accuracies, one a seed."""
+        return [run.accuracy.value for run in self.seeds]
+
+    @property
+    def instrument(self) -> Instrument:
+        """The metric of the training images that all runs have: the probe's, or else the one measured in training."""
+        return "probe" if all(has_probe(run.run.records) for run in self.runs) else "training"
+
+    @cached_property
+    def gaps(self) -> list[Gap | None]:
+        """The gaps of the last epochs that have one, one a seed, by one instrument."""
+        return [last_gap(run.epochs, self.instrument) for run in self.seeds]
+
+    @property
+    def probe_accuracies(self) -> list[float | None]:
+        """The accuracies on the probe in the epochs of the gaps, one a seed; ``None`` for a run without a probe."""
+        pairs = zip(self.seeds, self.gaps, strict=True)
+        return [
+            next((each.probe_acc for each in run.epochs if gap and each.epoch == gap.epoch), None) for run, gap in pairs
+        ]
+
+    @property
+    def calibration_errors(self) -> list[float | None]:
+        """The calibration errors on the test images, one a seed; ``None`` for a run without ``images.npz``."""
+        return [None if run.calibration is None else run.calibration.error for run in self.seeds]
+
+    @property
+    def calibration(self) -> Calibration | None:
+        """The calibration over the test images of all seeds; ``None`` if a run has no ``images.npz``."""
+        images = [run.run.images for run in self.seeds]
+        if not all("test_labels" in each for each in images):
+            return None
+        return calibration(*(np.concatenate([each[name] for each in images]) for name in ANSWERS))
+
+    @property
+    def accuracy(self) -> Estimate:
+        """The mean test accuracy over seeds."""
+        return mean(self.accuracies)
