@@ -13,8 +13,8 @@ from overfitting_lab.runs.files import RunError
 DECISIVE = (
     "seed_everything", "monitor", "model", "data.source", "data.split", "data.train_size", "data.val_size",
     "data.augment", "data.cutout", "data.mixup", "data.cutmix", "data.label_noise", "data.batch_size",
-    "data.image_size", "data.mean", "data.std", "data.seed", "data.split_seed", "trainer.accumulate_grad_batches", "trainer.callbacks",
-    "trainer.check_val_every_n_epoch", "trainer.enable_checkpointing",
+    "data.image_size", "data.mean", "data.std", "data.seed", "data.split_seed",
+    "trainer.accumulate_grad_batches", "trainer.callbacks", "trainer.check_val_every_n_epoch", "trainer.enable_checkpointing",
     "trainer.fast_dev_run", "trainer.gradient_clip_algorithm", "trainer.gradient_clip_val",
     "trainer.limit_test_batches", "trainer.limit_train_batches",
     "trainer.limit_val_batches", "trainer.max_epochs", "trainer.max_steps", "trainer.max_time",
