@@ -17,6 +17,7 @@ from lightning.pytorch.callbacks import ModelSummary, ProgressBar
 from overfitting_lab.callbacks.averaging import AverageRequired
 from overfitting_lab.callbacks.checkpoints import AtomicCheckpointIO, BestCheckpoint
 from overfitting_lab.callbacks.console import Console, LayerTable, TerminalBar
+from overfitting_lab.callbacks.counts import TrainingCounts
 from overfitting_lab.callbacks.dashboard import Dashboard
 from overfitting_lab.callbacks.epochs import EpochRecorder
 from overfitting_lab.callbacks.fitting_data import FittingData
@@ -107,7 +108,7 @@ class Assembly:
         if self.trainer.enable_checkpointing is not False:  # what follows is last of all: the others have seen the step
             every = config.checkpoint_minutes, config.checkpoint_steps
             recovery = Recovery(logger, config.seed_everything, *every, may_continue=self.may_continue)
-            writers += [BestCheckpoint(logger), recovery]  # last.ckpt says what best.ckpt holds
+            writers += [TrainingCounts(), BestCheckpoint(logger), recovery]  # last.ckpt says what best.ckpt holds
         return writers
 
     @property

@@ -30,17 +30,19 @@ class Answers(Callback):
             self.right.setdefault(index, []).append(right)
 
 
-@pytest.fixture
-def learned(tiny: Flags, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> tuple[Answers, Run, CIFAR10DataModule]:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("PL_GLOBAL_SEED", "0")
+@pytest.fixture(scope="module")
+def learned(tiny: Flags, tmp_path_factory: pytest.TempPathFactory) -> tuple[Answers, Run, CIFAR10DataModule]:
+    folder = tmp_path_factory.mktemp("learned")
     hard = ["--data.label_noise=1", "--data.image_size=16"]  # some images are learned late
-    cli = ExperimentCLI(["--config=overfit", *tiny, "--trainer.max_epochs=5", *hard])
-    answers = Answers()
-    cli.trainer.callbacks.insert(0, answers)  # type: ignore[attr-defined]
-    cli.trainer.fit(cli.model, datamodule=cli.datamodule)
-    cli.trainer.test(cli.model, datamodule=cli.datamodule, ckpt_path=cli.best_checkpoint, weights_only=True)
-    return answers, Run(tmp_path / RUN), cli.datamodule
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.chdir(folder)
+        monkeypatch.setenv("PL_GLOBAL_SEED", "0")
+        cli = ExperimentCLI(["--config=overfit", *tiny, "--trainer.max_epochs=5", *hard])
+        answers = Answers()
+        cli.trainer.callbacks.insert(0, answers)  # type: ignore[attr-defined]
+        cli.trainer.fit(cli.model, datamodule=cli.datamodule)
+        cli.trainer.test(cli.model, datamodule=cli.datamodule, ckpt_path=cli.best_checkpoint, weights_only=True)
+    return answers, Run(folder / RUN), cli.datamodule
 
 
 def test_test_answers_are_those_of_the_best_checkpoint(learned: tuple[Answers, Run, CIFAR10DataModule]) -> None:
