@@ -5,5 +5,3 @@ import os
 for _name in ("RANK", "LOCAL_RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK"):
     if not os.environ.get(_name, "0").isdecimal():  # no launcher set it, and Lightning's import would fail
         del os.environ[_name]
-if not os.environ.get("MPLBACKEND", "").startswith("module:"):  # unless a notebook set it
-    os.environ["MPLBACKEND"] = "agg"  # figures are files here; matplotlib's import fails for an unknown backend

@@ -8,6 +8,7 @@ import runpy
 import signal
 import subprocess
 import sys
+from collections.abc import Callable, Sequence
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
@@ -17,24 +18,35 @@ CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(["overfitting_lab.cli", "torch.utils.tensorboard", "torchvision"])
 
 
-def _run(name: str, arguments: list[str], folder: Path, environment: dict[str, object]) -> None:
+def _run(name: str, arguments: list[str]) -> None:
     import torch
 
-    os.environ.update({key: str(value) for key, value in environment.items()})
-    os.setsid()  # so that a test can kill what the script starts as well
-    os.chdir(folder)
-    os.environ["PYTHONPATH"] = str(ROOT)  # so that what it starts finds tests.faults
-    with (folder / "output.txt").open("a") as output:
-        os.dup2(output.fileno(), 1)
-        os.dup2(output.fileno(), 2)
     torch.set_num_threads(1)
     sys.argv = [str(ROOT / "scripts" / f"{name}.py"), *arguments]
     runpy.run_path(sys.argv[0], run_name="__main__")
 
 
+def _call(function: Callable[..., object], arguments: Sequence[Any], folder: Path, environment: Any) -> None:
+    os.environ.update({key: str(value) for key, value in environment.items()})
+    os.setsid()  # so that a test can kill what the function starts as well
+    os.chdir(folder)
+    os.environ["PYTHONPATH"] = str(ROOT)  # so that what it starts finds tests.faults
+    with (folder / "output.txt").open("a") as output:
+        os.dup2(output.fileno(), 1)
+        os.dup2(output.fileno(), 2)
+    function(*arguments)
+
+
 def start(name: str, arguments: list[str], folder: Path, **environment: object) -> BaseProcess:
     """Start a script in ``folder``, where its output is added to ``output.txt``."""
-    process = CONTEXT.Process(target=_run, args=(name, arguments, folder, environment), daemon=False)
+    return start_function(_run, (name, arguments), folder, **environment)
+
+
+def start_function(
+    function: Callable[..., object], arguments: Sequence[Any], folder: Path, **environment: object
+) -> BaseProcess:
+    """Start a function of a module in ``folder``, where its output is added to ``output.txt``."""
+    process = CONTEXT.Process(target=_call, args=(function, arguments, folder, environment), daemon=False)
     process.start()
     atexit.register(_kill, process)  # after a failed test, Python would wait for its end
     return process

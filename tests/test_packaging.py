@@ -30,13 +30,24 @@ def test_a_script_without_an_installation_says_what_to_type(script: Path) -> Non
     assert outcome.stderr.endswith("install the project first: pip install -e .\n")
 
 
-def test_packages_with_names_of_this_projects_modules_do_no_harm(tmp_path: Path) -> None:
+def test_the_packages_import_beside_others_and_leave_the_environment_as_it_is(tmp_path: Path) -> None:
     for name in ("callbacks", "cli", "doctor", "reporting", "runs", "comparison"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "__init__.py").write_text("raise ImportError('not this one')")
+    code = """import os, runpy, sys
+before = dict(os.environ)
+import benchmarks.report, datamodules, lightning_modules, overfitting_lab.cli, overfitting_lab.comparison.report
+others = ("PYTORCH_", "TORCHINDUCTOR_")  # importing Lightning and torch sets these
+changed = {name for name, _ in before.items() ^ os.environ.items() if not name.startswith(others)}
+assert not changed, changed
+import matplotlib
+assert matplotlib.get_backend() == "svg"
+del sys.argv[0]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+    command = [sys.executable, "-c", code, str(ROOT / "scripts" / "fit.py"), "--config=overfit", "--print_config"]
     paths = os.pathsep.join([str(tmp_path), str(ROOT)])
-    command = [sys.executable, str(ROOT / "scripts" / "fit.py"), "--config=overfit", "--print_config"]
-    environment = {**os.environ, "PYTHONPATH": paths}
+    environment = {**os.environ, "PYTHONPATH": paths, "MPLBACKEND": "svg", "RANK": "0"}
     outcome = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert outcome.returncode == 0, outcome.stderr
     assert "experiment: overfit\n" in outcome.stdout

@@ -11,9 +11,17 @@ from overfitting_lab.callbacks.progress import ends_epoch
 
 
 class ObservedTrainer(Trainer):
-    """A Trainer that remembers which object set ``should_stop``. Lightning does not."""
+    """A Trainer that remembers which object asked training to stop. Lightning does not.
 
-    stopped_by: object = None  # the object whose method set it, or a checkpoint's words for the reason
+    Any callback of a user may set ``trainer.should_stop = True``. Lightning's EarlyStopping and Timer do so, too, and
+    leave no other trace. The only witness is the method that sets it, so that the setter reads its caller's frame.
+
+    Attributes:
+        stopped_by: the ``self`` of that method, or a checkpoint's words for the reason. ``None`` if a function set it.
+    """
+
+    stopped_by: object = None
+    _should_stop = False
 
     @property
     def should_stop(self) -> bool:
@@ -21,11 +29,9 @@ class ObservedTrainer(Trainer):
 
     @should_stop.setter
     def should_stop(self, stop: bool) -> None:
-        if stop and not self._should_stop:  # the caller's own "self"; EarlyStopping and Timer leave no other trace
+        if stop and not self._should_stop:  # the first one decides
             self.stopped_by = sys._getframe(1).f_locals.get("self")
         self._should_stop = bool(stop)
-
-    _should_stop = False
 
 
 def reason(trainer: Trainer) -> str:

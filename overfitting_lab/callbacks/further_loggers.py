@@ -27,13 +27,12 @@ class FurtherLoggers(Callback):
     """Serve the loggers of the Trainer beside the first one, which is the run's own.
 
     Each gets hyper-parameters: the settings by flag, which ``settings`` returns, and the data's fingerprint.
-    ``loggers.json`` in the run's folder names each logger's class and run, so that a ``resumed`` run resumes them too.
+    ``loggers.json`` in the run's folder names each logger's class and run, so that a resumed run resumes them too.
     """
 
-    def __init__(self, logger: RunLogger, settings: Callable[[], dict[str, Any]], resumed: bool) -> None:
+    def __init__(self, logger: RunLogger, settings: Callable[[], dict[str, Any]]) -> None:
         self._logger = logger
         self._settings = settings
-        self._resumed = resumed
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log the settings, and record and print where the loggers write."""
@@ -53,7 +52,7 @@ class FurtherLoggers(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Discard what a resumed run logs again, if the logger can. Log the last epochs, which may be missing."""
-        if not trainer.is_global_zero or not self._resumed:
+        if not trainer.is_global_zero or not self._logger.resumed:
             return
         last = unwritten(recorder_of(trainer).records)
         for logger in trainer.loggers[1:]:

@@ -18,8 +18,9 @@ T = TypeVar("T", bound=Logger)
 def guarded(logger: T) -> T:
     """Let each call of a logger by the Trainer fail with a note instead of an error, and return the logger.
 
-    A server that does not answer costs at most a twentieth of the time. The logger's class is replaced by a subclass.
-    Messages must name the class that the user gave, which :func:`given_class` returns.
+    A server that does not answer costs at most a twentieth of the time. The logger's class is replaced by a subclass,
+    and the logger is not wrapped, because callbacks ask for its class and call its other methods. Messages must name
+    the class that the user gave, which :func:`given_class` returns.
     """
     kind = type(logger)
     members: dict[str, Any] = {name: _attempted(getattr(kind, name), name) for name in CALLS}

@@ -20,7 +20,7 @@ from overfitting_lab.callbacks.checkpoints import CheckpointError
 from overfitting_lab.callbacks.ending import ObservedTrainer, reason_to_stop
 from overfitting_lab.callbacks.epochs import recorder_of
 from overfitting_lab.callbacks.logger import RunLogger
-from overfitting_lab.callbacks.progress import ends_epoch, ends_step, is_of_epochs_end, stops, validation_is_scheduled
+from overfitting_lab.callbacks.progress import ends_epoch, ends_step, stops, validation_is_scheduled
 from overfitting_lab.runs.files import replace_file, resume_command
 
 CHECK_EVERY = 20  # steps between two checks of the loss, at which several processes also agree
@@ -57,8 +57,17 @@ class Recovery(Checkpoint):
     (``Timer``) decides anew.
 
     Dropout is seeded for each batch from seed, epoch, batch and process, so that no generator's state has to be saved.
-    The counts of the training metrics are saved with the state, process by process. ``minutes`` or ``steps``, optimizer
-    steps, pass between two checkpoints within an epoch; ``None`` leaves it to ``minutes``.
+    ``minutes`` or ``steps``, optimizer steps, pass between two checkpoints within an epoch; ``None`` leaves it to
+    ``minutes``.
+
+    Lightning calls the hooks of a batch in this order, and each decides what the next may do:
+
+    1. ``on_train_batch_start`` seeds dropout.
+    2. ``on_train_batch_end`` withdraws a stop within a step. At a step's end it asks again for a withdrawn stop, and
+       lets all processes agree on what to do. At an epoch's end it leaves saving to ``on_train_epoch_end``, before a
+       scheduled validation to ``on_validation_end``. Otherwise it saves.
+    3. ``on_validation_end`` saves if it was left to it, or if another callback asks for a stop in the validation.
+    4. ``on_train_epoch_end`` saves the end of an epoch, unless training stopped within it.
     """
 
     def __init__(
@@ -69,15 +78,18 @@ class Recovery(Checkpoint):
         self._seconds = 60 * minutes
         self._steps = steps
         self._may_continue = may_continue
-        self._saved_at = self._save_seconds = 0.0
+        # The last save:
+        self._saved_at = self._save_seconds = 0.0  # when, by time.monotonic(), and how long it took
         self._saved_step = 0
+        # Stops: a signal stops at the end of a step; if a validation is due then, after it.
+        self._signal = 0  # that arrived last; 0 if none did
+        self._after_validation = 0, False  # the signal that stops after the validation, and if to save
         self._held_stops: list[object] = []  # objects that asked training to stop before a step's end
-        self._after_validation = 0, False  # the signal that stops then, and if to save
+        # Since the last check, of each batch:
         self._losses: list[Tensor] = []
         self._rates: list[float] = []
-        self._counted: list[dict[str, dict[str, Tensor]]] | None = None
-        self._signal = 0
-        self._handlers: dict[int, Any] = {}
+        # From the start of a run to its end:
+        self._handlers: dict[int, Any] = {}  # of the signals, from before
         self._lock: BaseFileLock | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -107,11 +119,9 @@ class Recovery(Checkpoint):
             )
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Restore the counts of the training metrics, and handle the signals."""
+        """Handle the signals."""
         self._saved_at = time.monotonic()
         self._saved_step = trainer.global_step
-        if self._counted is not None:
-            self._restore_counts(trainer, pl_module, self._counted)
         for number in STOP_SIGNALS:
             ignored = signal.getsignal(number) is signal.SIG_IGN  # nohup ignores SIGHUP, a script's & ignores SIGINT
             if not ignored or number == signal.SIGINT:
@@ -239,39 +249,17 @@ class Recovery(Checkpoint):
         self._saved_step = trainer.global_step
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Add why a callback stopped training, and within an epoch the counts of the training metrics."""
+        """Add why a callback stopped training."""
         by_clock = isinstance(getattr(trainer, "stopped_by", None), Timer)
         checkpoint["stopped"] = reason_to_stop(trainer) if trainer.should_stop and not by_clock else ""
-        if is_of_epochs_end(checkpoint):
-            return
-        metrics = pl_module.train_metrics.items(keep_base=True)  # type: ignore[operator, union-attr]
-        mine = {name: {key: value.cpu() for key, value in metric.metric_state.items()} for name, metric in metrics}
-        counted = [mine] * trainer.world_size
-        if trainer.world_size > 1:
-            torch.distributed.all_gather_object(counted, mine)
-        checkpoint["counted"] = counted
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Load the counts of the training metrics, and stop if a callback had stopped training.
-
-        EarlyStopping would load its patience as well, instead of the configured one.
-        """
-        self._counted = checkpoint.get("counted")
+        """Stop if a callback had stopped training. EarlyStopping keeps its configured patience."""
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(callback, EarlyStopping) and (state := checkpoint["callbacks"].get(callback.state_key)):
                 state["patience"] = callback.patience
         if (stopped := checkpoint.get("stopped")) and not self._may_continue:
             _stop(trainer, stopped if isinstance(stopped, str) else None)
-
-    @staticmethod
-    def _restore_counts(trainer: Trainer, pl_module: LightningModule, counted: list[Any]) -> None:
-        mine = counted if trainer.is_global_zero else []
-        if len(counted) == trainer.world_size:  # else, the first process gets all counts
-            mine = [counted[trainer.global_rank]]
-        for name, metric in pl_module.train_metrics.items(keep_base=True):  # type: ignore[operator, union-attr]
-            for counts in mine:
-                for key, value in counts[name].items():
-                    setattr(metric, key, getattr(metric, key) + value.to(metric.device))
 
 
 def _stop(trainer: Trainer, by: object) -> None:

@@ -1,8 +1,6 @@
 """Build a model, its data and a Trainer that keeps the run's folder, from a configuration."""
 
 import argparse
-import contextlib
-import os
 import sys
 import warnings
 from pathlib import Path
@@ -10,35 +8,19 @@ from typing import Any, Literal
 
 from jsonargparse import ArgumentError, Namespace
 from jsonargparse.typing import PositiveFloat, PositiveInt, restricted_string_type
-from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch import Callback, Trainer
-from lightning.pytorch.callbacks import ModelSummary, ProgressBar
+from lightning.pytorch import Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers import Logger
 from lightning_utilities.core.rank_zero import rank_zero_only
 
 from datamodules import CIFAR10DataModule
 from lightning_modules import ImageClassifier
-from overfitting_lab.callbacks.averaging import AverageRequired
-from overfitting_lab.callbacks.checkpoints import AtomicCheckpointIO, BestCheckpoint
-from overfitting_lab.callbacks.console import Console, LayerTable, TerminalBar
-from overfitting_lab.callbacks.dashboard import Dashboard
 from overfitting_lab.callbacks.ending import ObservedTrainer
-from overfitting_lab.callbacks.epochs import EpochRecorder
-from overfitting_lab.callbacks.fitting_data import FittingData
-from overfitting_lab.callbacks.further_loggers import FurtherLoggers, resume_loggers
-from overfitting_lab.callbacks.guarded import guarded, with_attempted_exception_hook
-from overfitting_lab.callbacks.images import ImageRecord
+from overfitting_lab.callbacks.further_loggers import resume_loggers
 from overfitting_lab.callbacks.logger import RunLogger
-from overfitting_lab.callbacks.noise import LabelNoiseProbe
-from overfitting_lab.callbacks.optimizer import OptimizerSettings
-from overfitting_lab.callbacks.other_checkpoints import OtherCheckpoints
-from overfitting_lab.callbacks.plateau import PlateauSchedule
-from overfitting_lab.callbacks.profile import ProfileFolder
-from overfitting_lab.callbacks.recovery import Recovery
-from overfitting_lab.callbacks.step_limit import StepLimit
-from overfitting_lab.callbacks.summary import RunSummary
 from overfitting_lab.cli import trainer_callbacks
+from overfitting_lab.cli.assembly import Assembly, check_writable
 from overfitting_lab.cli.failures import REPORTED, is_defect
 from overfitting_lab.cli.launchers import choose_environment
 from overfitting_lab.cli.loggers import prepared, with_absolute_paths
@@ -48,13 +30,12 @@ from overfitting_lab.cli.parser import ExperimentParser
 from overfitting_lab.cli.precision import default_precision
 from overfitting_lab.cli.processes import end_with_parent, leave_together, use_together_strategy
 from overfitting_lab.cli.replay import UNWRITABLE, replayable
+from overfitting_lab.cli.resumption import Resumption
 from overfitting_lab.cli.trainer_flags import TRAINER_FLAGS, problems, typed_flags
-from overfitting_lab.doctor.callback import Advice, Doctor
+from overfitting_lab.doctor.callback import Advice
 from overfitting_lab.runs.checkpoints import checked_checkpoint
 from overfitting_lab.runs.epochs import Monitor
 from overfitting_lab.runs.notes import in_words
-from overfitting_lab.runs.provenance import git_commit, versions
-from overfitting_lab.runs.run import Run
 
 OF_USAGE = (ArgumentError, ModuleNotFoundError, ValueError)  # their messages are shown as they are
 CompileMode = Literal["default", "reduce-overhead", "max-autotune"]
@@ -88,8 +69,7 @@ class ExperimentCLI(LightningCLI):
         self._keep = keep
         self._checked_flags = [*TRAINER_FLAGS] if trains else ["accelerator", *typed_flags(args or [])]
         self._trains = trains
-        self._resumed: Run | None = None
-        self._changes: dict[str, tuple[Any, Any]] = {}  # of the resumed run's settings: before and now
+        self._resumption: Resumption | None = None
         self.logger: RunLogger | None = None
         super().__init__(
             ImageClassifier,
@@ -143,18 +123,14 @@ class ExperimentCLI(LightningCLI):
             if not self._keep:
                 self.config.trainer.logger = False
             return
-        self._resumed = Run(resumed.resume)
-        own = ["--config", str(self._resumed.files.config)]
-        self.config = parser.parse_args([*own, *others])
-        before, after = (vars(config.as_flat()) for config in (parser.parse_args(own), self.config))
-        self._changes = {key: (before.get(key), after[key]) for key in after if after[key] != before.get(key)}
+        self._resumption = Resumption(parser, resumed.resume, others)
+        self.config = self._resumption.config
 
     def before_instantiate_classes(self) -> None:
         """Refuse wrong flags, find out about other processes, and choose the precision. Exit if a run is complete."""
-        complete = self._resumed is not None and not self._changes and self._resumed.finished
+        complete = self._resumption is not None and self._resumption.is_complete
         if not complete:
             self._refuse_flags()
-            self._refuse_fewer_epochs()
         trainer = self.config.trainer
         if trainer.default_root_dir is not None:
             trainer.default_root_dir = str(Path(trainer.default_root_dir).expanduser())
@@ -174,21 +150,13 @@ class ExperimentCLI(LightningCLI):
 
     def _refuse_flags(self) -> None:
         given = self.config.clone()
-        given.resume = self._resumed and self._resumed.folder
+        given.resume = self._resumption and self._resumption.run.folder
         if found := problems(given, self._checked_flags):
-            if self._resumed is not None:
-                found.append(f"a flag on the command line replaces the one in {self._resumed.files.config}")
+            if self._resumption is not None:
+                found.append(f"a flag on the command line replaces the one in {self._resumption.run.files.config}")
             self.parser.error("\n".join(found))
-
-    def _refuse_fewer_epochs(self) -> None:
-        epochs = self.config.trainer.max_epochs or -1
-        if self._resumed is not None and "trainer.max_epochs" in self._changes and self._resumed.status != "unknown":
-            done = self._resumed.summary.epochs
-            if 0 < epochs < done:
-                self.parser.error(
-                    f"--trainer.max_epochs {epochs}: the run has trained {done} epochs already; give more, or begin a "
-                    "new run"
-                )
+        if self._resumption is not None and (fewer := self._resumption.fewer_epochs()):
+            self.parser.error(fewer)
 
     def _refuse_callbacks(self) -> None:
         """Refuse callbacks that do not work, or leave them out if nothing is trained; refuse what no file can hold."""
@@ -204,12 +172,12 @@ class ExperimentCLI(LightningCLI):
 
     def _print_changes(self, *, complete: bool) -> None:
         """Print the changed settings of a resumed run, or exit if there is nothing left to do."""
-        if self._resumed is not None and complete:
-            ended = self._resumed.summary.reason
-            why = f": {ended}. Give this setting another value to train longer" if ended else ""
-            rank_zero_only(print)(f"{self._resumed.folder} is already complete{why}")
+        if self._resumption is None:
+            return
+        if complete:
+            rank_zero_only(print)(self._resumption.completeness)
             sys.exit(0)
-        for key, (before, after) in self._changes.items():
+        for key, (before, after) in self._resumption.changes.items():
             rank_zero_only(print)(f"changed    {key}: {before} -> {after}")
 
     def _set_seed(self) -> None:
@@ -246,90 +214,47 @@ class ExperimentCLI(LightningCLI):
         """Check the configured loggers, and choose where each writes. Without a run's folder, build none."""
         trainer = self.config.trainer
         self._given_logger = trainer.logger
-        callbacks = trainer.callbacks if isinstance(trainer.callbacks, list) else [trainer.callbacks]
-        uploads = any(each and each.class_path.endswith("ModelCheckpoint") for each in callbacks)
-        loggers = prepared(trainer.logger, self._root, self._resumed, uploads)
+        callbacks = trainer_callbacks.configured(trainer)
+        uploads = any(each.class_path.endswith("ModelCheckpoint") for each in callbacks)
+        resumed = self._resumption.run if self._resumption else None
+        loggers = prepared(trainer.logger, self._root, resumed, uploads)
         keep = self._keep and not trainer.fast_dev_run and trainer.logger is not False
         trainer.logger = loggers if keep else False
 
     @property
     def _root(self) -> Path:
         """Folder of all experiments."""
-        if self._resumed is not None:
-            return Path(os.path.relpath(self._resumed.folder)).parent.parent
+        if self._resumption is not None:
+            return self._resumption.folder.parent.parent
         return Path(self.config.trainer.default_root_dir or ".") / "lightning_logs"
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Return a Trainer with the project's callbacks beside the configured ones."""
         config = self.config_init.trainer
-        plugins = [*_listed(config.plugins)]
-        environments = [*plugins, getattr(config.strategy, "cluster_environment", None)]
-        if not any(isinstance(environment, ClusterEnvironment) for environment in environments):
-            plugins.append(self._environment)
-        terminal = sys.stdout.isatty() if config.enable_progress_bar is None else config.enable_progress_bar
-        loggers, keep = config.logger or [], config.logger is not False
-        if self._resumed is not None:
-            resume_loggers(loggers)
-        given = trainer_callbacks.configured(config)
-        bar = any(isinstance(callback, ProgressBar) for callback in given)
-        callbacks: list[Callback] = [
-            StepLimit(), FittingData(), LabelNoiseProbe(), EpochRecorder(self.config.monitor), OptimizerSettings(),
-            AverageRequired(),
-        ]  # fmt: skip
-        callbacks += map(with_attempted_exception_hook, trainer_callbacks.complete(given, config, keep=self._keep))
-        if not any(isinstance(callback, PlateauSchedule) for callback in callbacks):
-            callbacks.append(PlateauSchedule(reductions=None))
-        if keep and self._resumed is None:
-            self.logger = RunLogger(self._root, self.config.experiment)
-            _check_writable(self._root / self.config.experiment)
-        elif keep and self._resumed is not None:
-            folder = Path(os.path.relpath(self._resumed.folder))
-            self.logger = RunLogger(folder.parent.parent, folder.parent.name, folder.name)
-            _check_writable(folder)
-        doctor = Doctor(self.logger, stop=self.config.doctor == "stop") if self.config.doctor != "off" else None
-        if doctor is not None:
-            callbacks.append(doctor)
-        if self.logger is not None:
-            callbacks += self._writers(self.logger, doctor, checkpoints=config.enable_checkpointing is not False)
-        if config.enable_model_summary is not False and not any(isinstance(each, ModelSummary) for each in given):
-            callbacks.append(LayerTable())
-        if terminal and not bar:
-            callbacks.append(TerminalBar())
-        callbacks.append(Console(self.logger, lines=not terminal, precision_reason=self._precision_reason))
-        return super().instantiate_trainer(
-            callbacks=callbacks,
-            logger=[self.logger, *map(guarded, loggers)] if self.logger else False,
-            enable_progress_bar=terminal or (bar and config.enable_progress_bar is None),
-            enable_checkpointing=keep and config.enable_checkpointing is not False,
-            enable_model_summary=False,
-            plugins=[*plugins, AtomicCheckpointIO()],
-            log_every_n_steps=config.log_every_n_steps or 1,
-            **kwargs,
+        given = trainer_callbacks.complete(trainer_callbacks.configured(config), config, keep=self._keep)
+        if config.logger is not False:
+            self.logger = self._run_logger(config.logger or [])
+        run = Assembly(
+            config=self.config,
+            trainer=config,
+            given=given,
+            logger=self.logger,
+            may_continue=self._resumption is None or self._resumption.changes_callbacks,
+            precision_reason=self._precision_reason,
+            complete=self._complete,
+            as_text=lambda: self.complete_config,
         )
+        return super().instantiate_trainer(**run.arguments(self._environment), **kwargs)
 
-    def _writers(self, logger: RunLogger, doctor: Doctor | None, checkpoints: bool) -> list[Callback]:
-        """Return the callbacks that write the run's folder."""
-        config = self.config
-        facts = {"experiment": config.experiment, "seed": config.seed_everything, "versions": versions()}
-        facts["git_commit"] = git_commit()
-        writers: list[Callback] = [
-            FurtherLoggers(logger, lambda: settings(self._complete()), self._resumed is not None),
-            RunSummary(logger, lambda: self.complete_config, facts, lambda: doctor.diagnosis if doctor else []),
-            ProfileFolder(logger),
-            OtherCheckpoints(logger),
-            ImageRecord(logger),
-            Dashboard(logger, settings(config), config.trainer.log_every_n_steps),
-        ]
-        if checkpoints:
-            recovery = Recovery(
-                logger,
-                config.seed_everything,
-                config.checkpoint_minutes,
-                config.checkpoint_steps,
-                may_continue=self._resumed is None or any(key.startswith("trainer.callbacks") for key in self._changes),
-            )
-            writers += [BestCheckpoint(logger), recovery]
-        return writers
+    def _run_logger(self, others: list[Logger]) -> RunLogger:
+        """Return the logger of a run's folder that can be written to, and prepare the ``others`` to resume."""
+        if self._resumption is None:
+            check_writable(self._root / self.config.experiment)
+            return RunLogger(self._root, self.config.experiment)
+        folder = self._resumption.folder
+        check_writable(folder)
+        resume_loggers(others)
+        return RunLogger(self._root, folder.parent.name, folder.name)
 
     @property
     def complete_config(self) -> str:
@@ -357,45 +282,9 @@ class ExperimentCLI(LightningCLI):
         """Path of the checkpoint whose state training starts from; ``None`` for a new run."""
         if self.config.ckpt_path is not None:
             return str(checked_checkpoint(Path(self.config.ckpt_path), with_state=True))
-        return str(self._resumed.newest_checkpoint() or "") or None if self._resumed else None
+        return str(self._resumption.run.newest_checkpoint() or "") or None if self._resumption else None
 
     @property
     def best_checkpoint(self) -> str | None:
         """Path of the best checkpoint of the run that was fitted; ``None`` if none was kept."""
         return str(self.logger.files.best) if self.logger and self.logger.files.best.is_file() else None
-
-
-def settings(config: Namespace) -> dict[str, Any]:
-    """Return the settings that are plain values, by flag."""
-    return {
-        key.replace(".init_args", "").removesuffix(".class_path"): next(
-            kind(value)  # of a restricted type, such as PositiveFloat, which some loggers cannot write
-            for kind in (bool, int, float, str)
-            if isinstance(value, kind)
-        )
-        for key, value in vars(config.as_flat()).items()
-        if isinstance(value, str | int | float)
-        and key != "model.init_args.num_classes"  # decided by the data, not known yet
-        and (not key.startswith("trainer.") or key == "trainer.max_epochs")
-    }
-
-
-def _listed(value: Any) -> list[Any]:
-    """Return a flag's value as a list, if it is several things, one thing or none."""
-    return value if isinstance(value, list) else [value] if value else []
-
-
-def _check_writable(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / f".writable-{os.getpid()}"
-        probe.touch()
-        probe.unlink()
-        with contextlib.suppress(OSError):  # other runs are in it
-            folder.rmdir()
-            folder.parent.rmdir()
-    except OSError as error:
-        raise MisconfigurationException(
-            f"cannot write to {folder}: {error.strerror}; "
-            "make it writable, or keep runs elsewhere with --trainer.default_root_dir FOLDER"
-        ) from error

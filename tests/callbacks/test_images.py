@@ -30,17 +30,19 @@ class Answers(Callback):
             self.right.setdefault(index, []).append(right)
 
 
-@pytest.fixture
-def learned(tiny: Flags, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> tuple[Answers, Run, CIFAR10DataModule]:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("PL_GLOBAL_SEED", "0")
+@pytest.fixture(scope="module")
+def learned(tiny: Flags, tmp_path_factory: pytest.TempPathFactory) -> tuple[Answers, Run, CIFAR10DataModule]:
+    folder = tmp_path_factory.mktemp("learned")
     hard = ["--data.label_noise=1", "--data.image_size=16"]  # some images are learned late
-    cli = ExperimentCLI(["--config=overfit", *tiny, "--trainer.max_epochs=5", *hard])
-    answers = Answers()
-    cli.trainer.callbacks.insert(0, answers)  # type: ignore[attr-defined]
-    cli.trainer.fit(cli.model, datamodule=cli.datamodule)
-    cli.trainer.test(cli.model, datamodule=cli.datamodule, ckpt_path=cli.best_checkpoint, weights_only=True)
-    return answers, Run(tmp_path / RUN), cli.datamodule
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.chdir(folder)
+        monkeypatch.setenv("PL_GLOBAL_SEED", "0")
+        cli = ExperimentCLI(["--config=overfit", *tiny, "--trainer.max_epochs=5", *hard])
+        answers = Answers()
+        cli.trainer.callbacks.insert(0, answers)  # type: ignore[attr-defined]
+        cli.trainer.fit(cli.model, datamodule=cli.datamodule)
+        cli.trainer.test(cli.model, datamodule=cli.datamodule, ckpt_path=cli.best_checkpoint, weights_only=True)
+    return answers, Run(folder / RUN), cli.datamodule
 
 
 def test_test_answers_are_those_of_the_best_checkpoint(learned: tuple[Answers, Run, CIFAR10DataModule]) -> None:
@@ -100,9 +102,9 @@ def test_an_image_is_forgotten_when_a_mistake_follows_a_right_answer(
 
 
 def test_a_run_from_a_checkpoint_without_the_count_says_nothing_of_training_images(
-    run_script: Script, tiny: Flags, tmp_path: Path
+    run_script: Script, quick: Flags, tmp_path: Path
 ) -> None:
-    assert run_script("fit", "--config=overfit", *tiny).status == 0
+    assert run_script("fit", "--config=overfit", *quick).status == 0
     path = tmp_path / RUN / "checkpoints" / "last.ckpt"
     checkpoint = torch.load(path, weights_only=True)
     del checkpoint["last_wrong"]
@@ -111,9 +113,9 @@ def test_a_run_from_a_checkpoint_without_the_count_says_nothing_of_training_imag
     assert {name.partition("_")[0] for name in Run(tmp_path / RUN).images} == {"test", "val"}
 
 
-def test_images_that_were_not_visited_are_told_apart(run_script: Script, tiny: Flags, tmp_path: Path) -> None:
+def test_images_that_were_not_visited_are_told_apart(run_script: Script, quick: Flags, tmp_path: Path) -> None:
     flags = ["--trainer.limit_train_batches=2", "--trainer.max_epochs=1"]
-    assert run_script("fit", "--config=overfit", *tiny, *flags).status == 0
+    assert run_script("fit", "--config=overfit", *quick, *flags).status == 0
     learned = Run(tmp_path / RUN).images["train_learned"]
     assert (learned == -1).sum() == 100 - 2 * 20
 

@@ -28,9 +28,9 @@ def measured_again(run: Run, folder: Path) -> tuple[torch.Tensor, torch.Tensor, 
         return data.images.train_labels[data.probe_indices], model(data.network_input(pixels)), data
 
 
-def test_the_probe_is_evaluated_as_validation_is(run_script: Script, tiny: Flags, tmp_path: Path) -> None:
+def test_the_probe_is_evaluated_as_validation_is(run_script: Script, quick: Flags, tmp_path: Path) -> None:
     flags = ("--trainer.max_epochs=4", "--data.probe_every=2", "--trainer.precision=32-true", "--data.val_size=40")
-    outcome = run_script("fit", "--config=overfit", *tiny, *HARD, *flags)
+    outcome = run_script("fit", "--config=overfit", *quick, *HARD, *flags)
     assert outcome.status == 0, outcome.err
     run = Run(tmp_path / RUN)
     assert [record.epoch for record in run.records if record.probe_acc is not None] == [0, 2, 3]
@@ -50,17 +50,17 @@ def test_the_probe_is_evaluated_as_validation_is(run_script: Script, tiny: Flags
     assert ["probe loss" in line for line in lines] == [True, False, True, True]
 
 
-def test_without_a_probe_the_gap_is_from_training(run_script: Script, tiny: Flags, tmp_path: Path) -> None:
-    assert run_script("fit", "--config=overfit", *tiny, "--data.probe_every=0").status == 0
+def test_without_a_probe_the_gap_is_from_training(run_script: Script, quick: Flags, tmp_path: Path) -> None:
+    assert run_script("fit", "--config=overfit", *quick, "--data.probe_every=0").status == 0
     run = Run(tmp_path / RUN)
     assert {record.probe_acc for record in run.records} == {None}
     assert (run.summary.generalization_gap, run.summary.gap_instrument) == (run.records[-1].training_gap, "training")
     assert not (run.folder / "probe").exists()
 
 
-def test_the_probe_changes_no_weight(run_script: Script, tiny: Flags, tmp_path: Path) -> None:
+def test_the_probe_changes_no_weight(run_script: Script, quick: Flags, tmp_path: Path) -> None:
     for every in (0, 1):
-        assert run_script("fit", "--config=overfit", *tiny, *HARD, f"--data.probe_every={every}").status == 0
+        assert run_script("fit", "--config=overfit", *quick, *HARD, f"--data.probe_every={every}").status == 0
     one, other = (
         torch.load(tmp_path / RUN.with_name(f"version_{number}") / "weights.pth", weights_only=True)
         for number in (0, 1)
@@ -68,9 +68,9 @@ def test_the_probe_changes_no_weight(run_script: Script, tiny: Flags, tmp_path: 
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 
-def test_label_noise_divides_the_probe(run_script: Script, tiny: Flags, tmp_path: Path) -> None:
+def test_label_noise_divides_the_probe(run_script: Script, quick: Flags, tmp_path: Path) -> None:
     flags = ("--data.label_noise=0.5", "--trainer.precision=32-true")
-    assert run_script("fit", "--config=overfit", *tiny, *flags).status == 0
+    assert run_script("fit", "--config=overfit", *quick, *flags).status == 0
     run = Run(tmp_path / RUN)
     labels, logits, data = measured_again(run, tmp_path)
     true, answers = data.true_labels[data.probe_indices], logits.argmax(1)
@@ -95,8 +95,8 @@ def test_a_network_that_is_always_right_has_no_best_temperature(finished_run: Fi
     assert summary.test.temperature is None
 
 
-def test_the_summary_says_how_sure_the_network_is(run_script: Script, tiny: Flags, tmp_path: Path) -> None:
-    assert run_script("fit", "--config=overfit", *tiny, "--trainer.max_epochs=1").status == 0
+def test_the_summary_says_how_sure_the_network_is(run_script: Script, quick: Flags, tmp_path: Path) -> None:
+    assert run_script("fit", "--config=overfit", *quick, "--trainer.max_epochs=1").status == 0
     run = Run(tmp_path / RUN)
     test, images = run.summary.test, run.images
     assert test is not None

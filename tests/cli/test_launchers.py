@@ -53,11 +53,11 @@ def test_one_device_needs_no_launcher(variables: Variables) -> None:
     assert rank_zero_only.rank == 0  # type: ignore[attr-defined]
 
 
-def test_a_run_on_one_device_ignores_every_launcher(run_script: Script, tiny: Flags, tmp_path: Path) -> None:
+def test_a_run_on_one_device_ignores_every_launcher(run_script: Script, quick: Flags, tmp_path: Path) -> None:
     (tmp_path / "hpc_ckpt_3.ckpt").write_text("the end of another run")
     os.environ.update({**MPI, **KUBERNETES, **LSF, **ELASTIC, **STALE, **NOTEBOOK, "GLOO_SOCKET_IFNAME": "eth9"})
     rank_zero_only.rank = 1  # type: ignore[attr-defined]
-    outcome = run_script("fit", "--config=overfit", *tiny)
+    outcome = run_script("fit", "--config=overfit", *quick)
     assert outcome.status == 0, outcome.err
     assert "test       accuracy" in outcome.out
     summary = summary_of(tmp_path / RUN)
@@ -75,10 +75,10 @@ def test_a_run_on_one_device_ignores_every_launcher(run_script: Script, tiny: Fl
     ],
 )
 def test_variables_of_processes_that_nobody_started(
-    run_script: Script, tiny: Flags, tmp_path: Path, variables: Variables, named: str
+    run_script: Script, quick: Flags, tmp_path: Path, variables: Variables, named: str
 ) -> None:
     os.environ.update(variables)
-    outcome = run_script("fit", "--config=overfit", *tiny, *TWO)
+    outcome = run_script("fit", "--config=overfit", *quick, *TWO)
     assert outcome.status == 2
     assert named in outcome.err
     assert "nobody started the others: unset" in outcome.err

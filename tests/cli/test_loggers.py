@@ -104,7 +104,7 @@ def check_loggers(loggers: list[tuple[Points, dict[str, str]]], epochs: dict[int
 
 
 def test_a_killed_run_resumes_the_runs_of_its_loggers(
-    run_script: Script, tiny: Flags, tmp_path: Path, environment: dict[str, str]
+    run_script: Script, quick: Flags, tmp_path: Path, environment: dict[str, str]
 ) -> None:
     pytest.importorskip("wandb")
     pytest.importorskip("mlflow")
@@ -117,7 +117,7 @@ def test_a_killed_run_resumes_the_runs_of_its_loggers(
     kill = {"class_path": "tests.faults.KillOnce", "init_args": {"place": "step", "step": 13, "mark": "killed"}}
     config = {"trainer": {"logger": named, "callbacks": [kill], "check_val_every_n_epoch": 1}}
     (tmp_path / "loggers.yaml").write_text(yaml.safe_dump(config))
-    flags = ["--config=overfit", "--config=loggers.yaml", *tiny, "--trainer.max_epochs=3", "--checkpoint_minutes=99"]
+    flags = ["--config=overfit", "--config=loggers.yaml", *quick, "--trainer.max_epochs=3", "--checkpoint_minutes=99"]
     process = processes.start("fit", flags, tmp_path, **environment)
     process.join()
     assert process.exitcode == -9, (tmp_path / "output.txt").read_text()
@@ -136,17 +136,17 @@ def test_a_killed_run_resumes_the_runs_of_its_loggers(
         assert [path.name for path in (tmp_path / folder).iterdir()] == ["version_0"]
 
 
-def test_true_is_the_logger_of_the_run_alone(run_script: Script, tiny: Flags, tmp_path: Path) -> None:
-    outcome = run_script("fit", "--config=overfit", *tiny, "--trainer.max_epochs=1", "--trainer.logger=true")
+def test_true_is_the_logger_of_the_run_alone(run_script: Script, quick: Flags, tmp_path: Path) -> None:
+    outcome = run_script("fit", "--config=overfit", *quick, "--trainer.max_epochs=1", "--trainer.logger=true")
     assert outcome.status == 0, outcome.err
     assert list(tmp_path.iterdir()) == [tmp_path / "lightning_logs"]
     assert list((tmp_path / "lightning_logs").iterdir()) == [tmp_path / "lightning_logs/overfit"]
 
 
 @pytest.mark.parametrize("flag", ["--trainer.fast_dev_run=true", "--check"])
-def test_a_trial_leaves_no_files_of_a_logger(flag: str, run_script: Script, tiny: Flags, tmp_path: Path) -> None:
+def test_a_trial_leaves_no_files_of_a_logger(flag: str, run_script: Script, quick: Flags, tmp_path: Path) -> None:
     flags = ("--trainer.logger=CSVLogger", "--trainer.logger.save_dir=csv", flag)
-    outcome = run_script("fit", "--config=overfit", *tiny, "--trainer.max_epochs=1", *flags)
+    outcome = run_script("fit", "--config=overfit", *quick, "--trainer.max_epochs=1", *flags)
     assert outcome.status == 0, outcome.err
     assert list(tmp_path.iterdir()) == []
 
@@ -166,11 +166,11 @@ WITHOUT_PACKAGE |= {"LitLogger": "does not work here", "Logger": "is abstract", 
 
 @pytest.mark.parametrize("name", [*loggers.__all__, "NeptuneLogger"])
 def test_a_logger_without_its_package_or_folder_is_refused(
-    name: str, run_script: Script, tiny: Flags, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, run_script: Script, quick: Flags, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if name in PACKAGE:
         monkeypatch.setitem(sys.modules, MODULES[name], None)  # as if it were not installed
-    outcome = run_script("fit", "--config=overfit", *tiny, f"--trainer.logger=lightning.pytorch.loggers.{name}")
+    outcome = run_script("fit", "--config=overfit", *quick, f"--trainer.logger=lightning.pytorch.loggers.{name}")
     refused(outcome, f"pip install {PACKAGE[name]}\n" if name in PACKAGE else WITHOUT_PACKAGE[name])
     assert list(tmp_path.iterdir()) == []
 
@@ -186,14 +186,14 @@ def test_a_logger_without_its_package_or_folder_is_refused(
     ],
 )
 def test_a_setting_of_a_logger_that_cannot_be_honoured(
-    flags: str, words: str, run_script: Script, tiny: Flags, tmp_path: Path
+    flags: str, words: str, run_script: Script, quick: Flags, tmp_path: Path
 ) -> None:
     if "MLFlow" in flags:
         pytest.importorskip("mlflow")
     earlier = tmp_path / "lightning_logs/version_0/metrics.csv"
     earlier.parent.mkdir(parents=True)
     earlier.write_text("step,val_acc\n4,0.5\n")
-    refused(run_script("fit", "--config=overfit", *tiny, *f"--trainer.logger{flags}".split()), words)
+    refused(run_script("fit", "--config=overfit", *quick, *f"--trainer.logger{flags}".split()), words)
     assert earlier.read_text() == "step,val_acc\n4,0.5\n"
 
 

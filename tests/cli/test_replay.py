@@ -50,15 +50,15 @@ def test_a_configuration_parses_to_itself(tmp_path: Path) -> None:
     assert replayable(second.parser, second.config) == text
 
 
-def test_a_value_that_yaml_cannot_hold_is_refused(run_script: Script, tiny: Flags, tmp_path: Path) -> None:
-    outcome = run_script("fit", "--config=overfit", *tiny, "--trainer.callbacks+=tests.observers.HasObjects")
+def test_a_value_that_yaml_cannot_hold_is_refused(run_script: Script, quick: Flags, tmp_path: Path) -> None:
+    outcome = run_script("fit", "--config=overfit", *quick, "--trainer.callbacks+=tests.observers.HasObjects")
     check_one_message(outcome, 2)
     assert "--trainer.callbacks.devices" in outcome.err
     assert not list(tmp_path.glob("lightning_logs/*/*"))
 
 
-def test_a_default_that_yaml_cannot_hold_is_left_out(run_script: Script, tiny: Flags) -> None:
-    outcome = run_script("fit", "--config=overfit", *tiny, OWN, "--trainer.callbacks.patience=null", "--doctor=off")
+def test_a_default_that_yaml_cannot_hold_is_left_out(run_script: Script, quick: Flags) -> None:
+    outcome = run_script("fit", "--config=overfit", *quick, OWN, "--trainer.callbacks.patience=null", "--doctor=off")
     assert outcome.status == 0, outcome.err
     written = yaml.safe_load(Path("lightning_logs/overfit/version_0/config.yaml").read_text())
     (callback,) = written["trainer"]["callbacks"]

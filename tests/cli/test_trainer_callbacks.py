@@ -48,8 +48,8 @@ def flags_of(given: Sequence[Sequence[str]]) -> list[str]:
 
 
 @pytest.fixture
-def fit(tiny: Flags) -> list[str]:
-    return ["--config=overfit", *tiny, "--trainer.precision=32-true", "--data.stand_in=false"]
+def fit(quick: Flags) -> list[str]:
+    return ["--config=overfit", *quick, "--trainer.precision=32-true", "--data.stand_in=false"]
 
 
 def test_each_callback_of_lightning_has_a_contract_and_is_tried() -> None:

@@ -1,14 +1,13 @@
-import os
 import random
 import re
 import socket
-import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -17,12 +16,12 @@ import pytest
 from datamodules.errors import DataError, UnreachableError
 from datamodules.sources.download import download
 from tests.datamodules.conftest import FullDisk, md5
+from tests.processes import start_function
 
 BODY = random.Random(0).randbytes(300_000)
 WRONG = BODY[:-1] + bytes([BODY[-1] ^ 1])
 MD5 = md5(BODY)
 HALF = len(BODY) // 2
-ROOT = Path(__file__).parents[2]
 
 
 @dataclass
@@ -291,27 +290,17 @@ def test_good_mirror_does_not_wait_for_others(serve: Serve, silent: str, vanishi
 def test_second_process_waits_for_the_first(serve: Serve, target: Path, tmp_path: Path) -> None:
     mirror = serve(Mirror(gate=threading.Event()))
     assert mirror.gate
-    program = (
-        "import sys; from pathlib import Path; from datamodules.sources.download import download;"
-        "download([sys.argv[1]], Path(sys.argv[2]), sys.argv[3], patience=60)"
-    )
-
-    with (tmp_path / "stderr").open("w+") as stderr:
-        processes = [
-            subprocess.Popen(
-                [sys.executable, "-c", program, mirror.url, target, MD5],
-                cwd=ROOT,
-                env=os.environ | {"no_proxy": "*"},
-                stderr=stderr,
-            )
-            for _ in range(2)
-        ]
-        while "waiting for another process" not in (tmp_path / "stderr").read_text():
-            assert [process.poll() for process in processes] == [None, None]
-            assert len(mirror.asked) <= 1
-            time.sleep(0.01)
-        mirror.gate.set()
-        assert [process.wait(60) for process in processes] == [0, 0]
+    patient = partial(download, patience=60)
+    processes = [start_function(patient, ([mirror.url], target, MD5), tmp_path, no_proxy="*") for _ in range(2)]
+    output = tmp_path / "output.txt"
+    while not output.exists() or "waiting for another process" not in output.read_text():
+        assert [process.is_alive() for process in processes] == [True, True]
+        assert len(mirror.asked) <= 1
+        time.sleep(0.01)
+    mirror.gate.set()
+    for process in processes:
+        process.join(60)
+    assert [process.exitcode for process in processes] == [0, 0]
     assert target.read_bytes() == BODY
     assert mirror.asked == [None]
 

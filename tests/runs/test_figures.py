@@ -1,5 +1,3 @@
-import os
-import subprocess
 import sys
 from dataclasses import replace
 from typing import Any
@@ -12,7 +10,6 @@ from matplotlib.patches import Rectangle
 
 from overfitting_lab.runs.epochs import EpochMetrics
 from overfitting_lab.runs.figures import TRAINING, VALIDATION, answers, confusion_matrix, curves
-from tests.conftest import ROOT
 
 EPOCHS = [
     EpochMetrics(0, 2.0, 0.25, 2.5, 0.2),
@@ -114,10 +111,3 @@ def test_figures_touch_no_global_state() -> None:
     confusion_matrix(np.eye(2), ("cat", "dog"), "")
     pyplot = sys.modules.get("matplotlib.pyplot")
     assert pyplot is None or pyplot.get_fignums() == []
-
-
-def test_figures_need_no_window() -> None:
-    code = "import overfitting_lab.runs.figures, matplotlib; print(matplotlib.get_backend())"
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "MPLBACKEND": "nonsense"}
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
-    assert done.stdout == "agg\n"

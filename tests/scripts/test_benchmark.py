@@ -78,6 +78,7 @@ def test_whole_commands_are_measured(benchmark: Benchmark, monkeypatch: pytest.M
 
 def test_the_data_path_is_measured(benchmark: Benchmark, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(data_path, "BATCHES", 2)
+    monkeypatch.setattr(torch.multiprocessing, "get_context", lambda _: CONTEXT)  # whose processes import nothing
     known, out = benchmark("--parts=data_path", "--rounds=1")
     speeds = {way: speed["median"] for way, speed in known["data_path"]["results"].items()}
     assert [speed > 0 for speed in speeds.values()] == [True] * 6

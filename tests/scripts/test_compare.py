@@ -16,9 +16,9 @@ LOGS = Path("lightning_logs")
 
 
 def test_configurations_are_trained_once_and_compared(
-    run_script: Script, tiny: Flags, fitted: list[list[str]], tmp_path: Path
+    run_script: Script, quick: Flags, fitted: list[list[str]], tmp_path: Path
 ) -> None:
-    outcome = run_script("compare", "overfit", "random_labels.yaml", *tiny)
+    outcome = run_script("compare", "overfit", "random_labels.yaml", *quick)
     assert outcome.status == 0, outcome.err
     assert [command[:2] for command in fitted] == [["--config", "overfit"], ["--config", "random_labels.yaml"]]
     assert "Not ranked: the training labels differ (0% and 100% drawn at random)" in outcome.out
@@ -28,29 +28,29 @@ def test_configurations_are_trained_once_and_compared(
     text = (tmp_path / "report" / "report.md").read_text()
     assert "| data.label_noise | 0.0 | 1.0 |" in text
 
-    again = run_script("compare", "overfit", LOGS / "random_labels/version_0", *tiny, "--output", "other")
+    again = run_script("compare", "overfit", LOGS / "random_labels/version_0", *quick, "--output", "other")
     assert again.status == 0, again.err
     assert len(fitted) == 2, "a finished run of these settings was there"
     assert (tmp_path / "other/report.html").is_file()
 
-    moved = [flag for flag in tiny if not flag.startswith("--trainer.accelerator")]
+    moved = [flag for flag in quick if not flag.startswith("--trainer.accelerator")]
     assert run_script("compare", "overfit", *moved, "--trainer.accelerator=auto").status == 0
     assert len(fitted) == 2, "the device decides nothing of what comes out"
-    assert run_script("compare", "overfit", *tiny, "--seed_everything=1").status == 0
+    assert run_script("compare", "overfit", *quick, "--seed_everything=1").status == 0
     assert len(fitted) == 3, "another seed is another run"
 
 
 def test_a_run_that_was_stopped_goes_on(
-    run_script: Script, tiny: Flags, fitted: list[list[str]], tmp_path: Path
+    run_script: Script, quick: Flags, fitted: list[list[str]], tmp_path: Path
 ) -> None:
-    assert run_script("fit", "--config=overfit", *tiny).status == 0
+    assert run_script("fit", "--config=overfit", *quick).status == 0
     path = tmp_path / LOGS / "overfit/version_0/summary.json"
     summary = json.loads(path.read_text())
     del summary["test"]
     path.write_text(json.dumps({**summary, "status": "running"}))
-    outcome = run_script("compare", "overfit", *tiny)
+    outcome = run_script("compare", "overfit", *quick)
     assert outcome.status == 0, outcome.err
-    assert fitted == [["--resume", str(LOGS / "overfit/version_0"), "--config", "overfit", *tiny]]
+    assert fitted == [["--resume", str(LOGS / "overfit/version_0"), "--config", "overfit", *quick]]
     assert Run(tmp_path / LOGS / "overfit/version_0").finished
 
 
@@ -79,24 +79,24 @@ def test_what_cannot_be_compared_is_said(
 
 
 def test_a_run_on_other_data_is_another_run(
-    run_script: Script, tiny: Flags, fitted: list[list[str]], image_folder: Path, tmp_path: Path
+    run_script: Script, quick: Flags, fitted: list[list[str]], image_folder: Path, tmp_path: Path
 ) -> None:
-    assert run_script("compare", "overfit", *tiny).status == 0
+    assert run_script("compare", "overfit", *quick).status == 0
     shutil.copytree(image_folder, tmp_path / "moved" / image_folder.name)
-    assert run_script("compare", "overfit", *tiny, f"--data.root=moved/{image_folder.name}").status == 0
+    assert run_script("compare", "overfit", *quick, f"--data.root=moved/{image_folder.name}").status == 0
     assert len(fitted) == 1, "the same images elsewhere"
     (tmp_path / "moved" / image_folder.name / "train/cat/00002.png").unlink()
-    assert run_script("compare", "overfit", *tiny, f"--data.root=moved/{image_folder.name}").status == 0
+    assert run_script("compare", "overfit", *quick, f"--data.root=moved/{image_folder.name}").status == 0
     assert len(fitted) == 2
 
 
-def test_a_run_that_another_process_trains_is_waited_for(run_script: Script, tiny: Flags, tmp_path: Path) -> None:
-    assert run_script("fit", "--config=overfit", *tiny).status == 0
+def test_a_run_that_another_process_trains_is_waited_for(run_script: Script, quick: Flags, tmp_path: Path) -> None:
+    assert run_script("fit", "--config=overfit", *quick).status == 0
     files = RunFiles(tmp_path / LOGS / "overfit/version_0")
     complete = files.summary.read_text()
     files.summary.write_text(json.dumps({**json.loads(complete), "status": "running"}))
     with FileLock(files.lock):
-        process = start("compare", ["overfit", *tiny], tmp_path)
+        process = start("compare", ["overfit", *quick], tmp_path)
         waiting, deadline = f"waiting for the process that trains {LOGS / 'overfit/version_0'}", time.monotonic() + 120
         while not (tmp_path / "output.txt").exists() or waiting not in (tmp_path / "output.txt").read_text():
             assert process.is_alive()
@@ -108,11 +108,11 @@ def test_a_run_that_another_process_trains_is_waited_for(run_script: Script, tin
     assert len(runs_of(tmp_path / LOGS / "overfit")) == 1
 
 
-def test_a_run_that_fails_ends_it(run_script: Script, monkeypatch: pytest.MonkeyPatch, tiny: Flags) -> None:
+def test_a_run_that_fails_ends_it(run_script: Script, monkeypatch: pytest.MonkeyPatch, quick: Flags) -> None:
     monkeypatch.setenv("PYTHONPATH", str(ROOT))  # so that the process of fit.py finds tests.faults
     kill = {"": "tests.faults.KillOnce", ".place": "step", ".step": 2, ".mark": "killed"}
     stops = [f"--trainer.callbacks{key}={value}" for key, value in kill.items()]
-    outcome = run_script("compare", "overfit", *tiny, *stops)
+    outcome = run_script("compare", "overfit", *quick, *stops)
     assert outcome.status == 1
     assert "run        lightning_logs/overfit/version_0" in outcome.out, "it has the same output"
     assert "ended with exit status -9, and no finished run" in outcome.err

@@ -17,10 +17,10 @@ Through = Callable[..., Path]
 
 
 @pytest.fixture(scope="module")
-def small(tiny: Flags) -> Flags:
+def small(quick: Flags) -> Flags:
     """Return flags for epochs of five small steps."""
     sizes = ("--data.train_size=50", "--data.val_size=20", "--data.batch_size=10")
-    return (*tiny, *sizes, "--trainer.precision=32-true", "--trainer.enable_model_summary=false")
+    return (*quick, *sizes, "--trainer.precision=32-true", "--trainer.enable_model_summary=false")
 
 
 @pytest.fixture(scope="module")

@@ -110,27 +110,27 @@ def test_a_failure_is_one_message(failure: Failure, run_script: Script, tiny: Fl
 
 
 @pytest.mark.parametrize("hook", ["setup", "on_fit_start"])
-def test_a_failure_before_the_run_leaves_no_folder(hook: str, run_script: Script, tiny: Flags, tmp_path: Path) -> None:
-    outcome = run_script("fit", "--config=overfit", *tiny, *callback("Failing", f"hook={hook}").split())
+def test_a_failure_before_the_run_leaves_no_folder(hook: str, run_script: Script, quick: Flags, tmp_path: Path) -> None:
+    outcome = run_script("fit", "--config=overfit", *quick, *callback("Failing", f"hook={hook}").split())
     check_one_message(outcome, 1)
     assert "JSONARGPARSE_DEBUG=1" in outcome.err
     assert not (tmp_path / RUN).exists()
 
 
-def test_a_folder_that_vanishes(run_script: Script, tiny: Flags, tmp_path: Path) -> None:
+def test_a_folder_that_vanishes(run_script: Script, quick: Flags, tmp_path: Path) -> None:
     flags = callback("Vanishing", "hook=on_train_epoch_end").split()
-    outcome = run_script("fit", "--config=overfit", *tiny, "--trainer.max_epochs=1", *flags)
+    outcome = run_script("fit", "--config=overfit", *quick, "--trainer.max_epochs=1", *flags)
     check_one_message(outcome, 1)
     assert f"error: {RUN} is gone" in outcome.err
     assert not (tmp_path / RUN).exists(), "half a run"
 
 
 def test_a_defect_keeps_its_trace(
-    run_script: Script, tiny: Flags, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run_script: Script, quick: Flags, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("overfitting_lab.callbacks.epochs.EpochRecord", None)
     with pytest.raises(TypeError):
-        run_script("fit", "--config=overfit", *tiny)
+        run_script("fit", "--config=overfit", *quick)
     assert "TypeError" in (tmp_path / RUN / "traceback.txt").read_text(), "the screen may be gone"
 
 

@@ -57,7 +57,7 @@ class Away(Logger):
 
 
 def test_loggers_and_figures_that_fail(
-    run_script: Script, tiny: Flags, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run_script: Script, quick: Flags, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*_: Any, **__: Any) -> None:
         raise RuntimeError("no font at all")
@@ -67,7 +67,7 @@ def test_loggers_and_figures_that_fail(
 
     monkeypatch.setattr(Figure, "savefig", fail)
     monkeypatch.setattr("tensorboard.summary.writer.record_writer.RecordWriter.write", full)
-    outcome = run_script(*FIT, *tiny, ONE_EPOCH, "--trainer.logger=tests.scripts.test_lasting.Away")
+    outcome = run_script(*FIT, *quick, ONE_EPOCH, "--trainer.logger=tests.scripts.test_lasting.Away")
     assert outcome.status == 0, outcome.err
     found = (
         "the logger Away: http://localhost:9 does not answer",
@@ -84,11 +84,11 @@ def test_loggers_and_figures_that_fail(
     assert "written report/report.html report/report.md\n" in outcome.out
 
 
-def test_names_that_are_no_formula(run_script: Script, tiny: Flags, tmp_path: Path) -> None:
+def test_names_that_are_no_formula(run_script: Script, quick: Flags, tmp_path: Path) -> None:
     images = write_images(tmp_path / "a$_{$ [red]", 180, 45)
     for split in ("train", "test"):
         (images / split / "cat").rename(images / split / "c$^{at [bold]")
-    outcome = run_script(*FIT, *tiny, ONE_EPOCH, f"--data.root={images}", "--trainer.enable_progress_bar=true")
+    outcome = run_script(*FIT, *quick, ONE_EPOCH, f"--data.root={images}", "--trainer.enable_progress_bar=true")
     assert (outcome.status, outcome.err.strip()) == (0, "")
     assert "a$_{$ [red]" in outcome.out
     check_finished(tmp_path / RUN)

@@ -55,8 +55,8 @@ def test_a_finished_run_trains_longer(run_script: Script, tiny: Flags, finished:
     assert Run(finished).summary.test == Run(through).summary.test
 
 
-def test_a_run_that_steps_end_at_an_epochs_end_trains_longer(run_script: Script, tiny: Flags, tmp_path: Path) -> None:
-    flags = ("--config=overfit", *tiny, "--data.probe_every=1")
+def test_a_run_that_steps_end_at_an_epochs_end_trains_longer(run_script: Script, quick: Flags, tmp_path: Path) -> None:
+    flags = ("--config=overfit", *quick, "--data.probe_every=1")
     assert run_script("fit", *flags, "--trainer.max_steps=5").status == 0
     assert run_script("fit", f"--resume={FIRST}", "--trainer.max_steps=10").status == 0
     assert run_script("fit", *flags, "--trainer.max_steps=10").status == 0
@@ -66,22 +66,22 @@ def test_a_run_that_steps_end_at_an_epochs_end_trains_longer(run_script: Script,
 
 
 def test_a_state_that_lightnings_own_callback_saved_within_an_epoch_has_the_epochs_counts(
-    run_script: Script, tiny: Flags, tmp_path: Path
+    run_script: Script, quick: Flags, tmp_path: Path
 ) -> None:
     settings = ("+=ModelCheckpoint", ".every_n_train_steps=3", ".save_top_k=-1", ".filename=state-{step}")
     saves = [f"--trainer.callbacks{setting}" for setting in settings]
-    assert run_script("fit", "--config=overfit", *tiny, *saves).status == 0
+    assert run_script("fit", "--config=overfit", *quick, *saves).status == 0
     whole = tmp_path / FIRST
     (state,) = whole.rglob("state-step=3.ckpt")
-    assert run_script("fit", "--config=overfit", *tiny, f"--ckpt_path={state}").status == 0
+    assert run_script("fit", "--config=overfit", *quick, f"--ckpt_path={state}").status == 0
     assert timeless(whole.with_name("version_1")) == timeless(whole)
 
 
 @pytest.mark.parametrize("batch_size", [10, 50])
 def test_another_batch_size_within_an_epoch_is_refused(
-    batch_size: int, run_script: Script, tiny: Flags, tmp_path: Path
+    batch_size: int, run_script: Script, quick: Flags, tmp_path: Path
 ) -> None:
-    assert run_script("fit", "--config=overfit", *tiny, "--trainer.max_steps=3").status == 0
+    assert run_script("fit", "--config=overfit", *quick, "--trainer.max_steps=3").status == 0
     before = contents(tmp_path / FIRST)
     longer = ("--trainer.max_steps=-1", f"--data.batch_size={batch_size}")
     outcome = run_script("fit", "--resume", FIRST, *longer)
@@ -98,9 +98,9 @@ def test_fewer_epochs_than_were_trained_are_refused(run_script: Script, finished
     assert contents(finished) == before
 
 
-def test_averaged_weights_are_not_trained_on(run_script: Script, tiny: Flags, tmp_path: Path) -> None:
+def test_averaged_weights_are_not_trained_on(run_script: Script, quick: Flags, tmp_path: Path) -> None:
     average = ("--trainer.callbacks+=EMAWeightAveraging", "--trainer.callbacks.decay=0.9")
-    assert run_script("fit", "--config=overfit", *tiny, *average).status == 0
+    assert run_script("fit", "--config=overfit", *quick, *average).status == 0
     before = contents(tmp_path / FIRST)
     outcome = run_script("fit", "--resume", FIRST, "--trainer.max_epochs=3", "--trainer.callbacks=null")
     assert outcome.status == 1
@@ -219,10 +219,10 @@ def test_a_run_whose_checkpoints_are_gone_is_not_changed(status: str, run_script
     assert files_of(finished) == before
 
 
-def test_a_loss_that_is_not_finite_ends_the_run(run_script: Script, tiny: Flags, tmp_path: Path) -> None:
+def test_a_loss_that_is_not_finite_ends_the_run(run_script: Script, quick: Flags, tmp_path: Path) -> None:
     flags = ["--trainer.max_epochs=5", "--model.lr_scheduler=torch.optim.lr_scheduler.StepLR"]
     schedule = ["--model.lr_scheduler.step_size=1", "--model.lr_scheduler.gamma=1e30", "--trainer.precision=32-true"]
-    outcome = run_script("fit", "--config=overfit", *tiny, *flags, *schedule)
+    outcome = run_script("fit", "--config=overfit", *quick, *flags, *schedule)
     assert outcome.status == 1
     assert "the loss is NaN or infinite at step 7 (learning rate 1e+26)" in outcome.err
     run = Run(tmp_path / FIRST)
@@ -310,19 +310,19 @@ def test_one_process_at_a_time_trains_a_run(run_script: Script, finished: Path) 
 
 @pytest.mark.parametrize(("pause", "previous"), [(0, 2), (10**9, 0)])
 def test_short_epochs_do_not_all_leave_a_checkpoint(
-    pause: float, previous: int, run_script: Script, tiny: Flags, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    pause: float, previous: int, run_script: Script, quick: Flags, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(recovery, "PAUSE", pause)
-    assert run_script("fit", "--config=overfit", *tiny, "--trainer.max_epochs=4").status == 0
+    assert run_script("fit", "--config=overfit", *quick, "--trainer.max_epochs=4").status == 0
     folder = tmp_path / FIRST / "checkpoints"
     epochs = [torch.load(folder / f"{name}.ckpt", weights_only=True)["epoch"] for name in ("previous", "last")]
     assert epochs == [previous, 3]
 
 
-def test_a_run_that_stopped_early_is_not_trained_further(run_script: Script, tiny: Flags, tmp_path: Path) -> None:
+def test_a_run_that_stopped_early_is_not_trained_further(run_script: Script, quick: Flags, tmp_path: Path) -> None:
     early = ["--trainer.callbacks=EarlyStopping", "--trainer.callbacks.monitor=val_loss", "--trainer.max_epochs=5"]
     flags = [*early, "--trainer.callbacks.patience=1", "--trainer.callbacks.min_delta=100"]
-    assert run_script("fit", "--config=overfit", *tiny, *flags).status == 0
+    assert run_script("fit", "--config=overfit", *quick, *flags).status == 0
     run = tmp_path / FIRST
     rows = Run(run).records
     assert len(rows) == 2
