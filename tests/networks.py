@@ -59,7 +59,9 @@ class Small(ImageClassifier):
         for layer in network[:-2]:
             if isinstance(layer, nn.Linear):
                 nn.init.constant_(layer.bias, bias)
-        super().__init__(network, num_classes, image_size, optimizer, lr_scheduler, "epoch", label_smoothing)
+        super().__init__(
+            network, num_classes, image_size, optimizer, lr_scheduler, "epoch", label_smoothing=label_smoothing
+        )
 
 
 @final
@@ -84,7 +86,13 @@ class Tiny(ImageClassifier):
         network = nn.Sequential(*convolutions, *pool, *linear)
         initialization(network)
         super().__init__(
-            network, num_classes, image_size, optimizer, lr_scheduler, lr_scheduler_interval, label_smoothing
+            network,
+            num_classes,
+            image_size,
+            optimizer,
+            lr_scheduler,
+            lr_scheduler_interval,
+            label_smoothing=label_smoothing,
         )
 
 
@@ -94,7 +102,7 @@ def linear_classifier(
     """Return the smallest classifier: a linear map from pixels to three logits."""
     network = nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 3))
     optimizer = partial(torch.optim.SGD, lr=lr)
-    return ImageClassifier(network, 3, 32, optimizer, lr_scheduler, interval, label_smoothing)
+    return ImageClassifier(network, 3, 32, optimizer, lr_scheduler, interval, label_smoothing=label_smoothing)
 
 
 def quiet_trainer(*callbacks: Callback, max_epochs: int = 2, **settings: Any) -> Trainer:
