@@ -15,11 +15,11 @@ DECISIVE = (
     "data.augment", "data.cutout", "data.mixup", "data.cutmix", "data.label_noise", "data.batch_size",
     "data.image_size", "data.mean", "data.std", "data.seed", "data.split_seed",
     "trainer.accumulate_grad_batches", "trainer.callbacks", "trainer.check_val_every_n_epoch",
-    "trainer.enable_checkpointing", "trainer.fast_dev_run", "trainer.gradient_clip_algorithm", "trainer.gradient_clip_val",
-    "trainer.limit_test_batches", "trainer.limit_train_batches",
+    "trainer.enable_checkpointing", "trainer.fast_dev_run", "trainer.gradient_clip_algorithm",
+    "trainer.gradient_clip_val", "trainer.limit_test_batches", "trainer.limit_train_batches",
     "trainer.limit_val_batches", "trainer.max_epochs", "trainer.max_steps", "trainer.max_time",
-    "trainer.min_epochs", "trainer.min_steps", "trainer.overfit_batches",
-    "trainer.sync_batchnorm", "trainer.val_check_interval",
+    "trainer.min_epochs", "trainer.min_steps", "trainer.overfit_batches", "trainer.sync_batchnorm",
+    "trainer.val_check_interval",
 )  # fmt: skip
 # These say where and on what a run is made, how often it is saved, and what is shown of it: up to rounding, the result
 # is the same.
