@@ -52,8 +52,9 @@ class CIFAR10DataModule(LightningDataModule):
         cutmix: alpha of CutMix (Yun et al. 2019, sec. 3.1). A box of each training image shows another image there, and
             its label counts by the share of pixels outside the box. 0 switches CutMix off. With mixup too, each image
             gets one of the two with probability 1/2. In both, the image's own share is at least one half, so that its
-            own label stays the one to predict: a lambda below one half is replaced by 1 - lambda. This loses nothing,
-            because each image is also the other image of one mixture in an epoch.
+            own label stays the one to predict: a lambda below one half is replaced by 1 - lambda. mixup loses nothing by
+            that, because each image is also the other image of one mixture in an epoch. CutMix loses the boxes that
+            cover more than half of the image.
         label_noise: fraction of the training images, in [0, 1], whose label is drawn anew from all classes, whatever
             the image shows (Zhang et al. 2017, sec. 2.1); labels of validation and test stay.
         batch_size: images in a whole optimizer step, divided among the processes.

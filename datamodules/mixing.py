@@ -65,8 +65,9 @@ def mix(images: Tensor, partners: Tensor, mixtures: Tensor) -> tuple[Tensor, Ten
     height, width = images.shape[2:]
     top, bottom, left, right = boxes(shares, rows, columns, height, width)[:, :, None]
     y, x = torch.arange(height, device=images.device), torch.arange(width, device=images.device)
-    inside = ((y >= top) & (y < bottom))[:, :, None] & ((x >= left) & (x < right))[:, None, :]
-    weights = torch.where(cut[:, None, None] > 0, (~inside).float(), shares[:, None, None])
+    in_rows, in_columns = ((y >= top) & (y < bottom)) * cut[:, None], ((x >= left) & (x < right)).float()
+    outside = torch.where(cut > 0, 1.0, shares)
+    weights = outside[:, None, None] - in_rows[:, :, None] * in_columns[:, None, :]  # 0 in a box
     area = ((bottom - top) * (right - left))[:, 0]
     shares = torch.where(cut > 0, 1 - area / (height * width), shares)
     return torch.lerp(partners, images, weights[:, None].to(images.dtype)), shares

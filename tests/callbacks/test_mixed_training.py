@@ -29,7 +29,7 @@ class Steps(Callback):
         self.seen: list[tuple[Batch, Tensor]] = []
 
     def on_train_batch_end(self, trainer: Trainer, model: LightningModule, outputs: Any, batch: Any, *_: Any) -> None:
-        self.seen.append((batch, outputs["logits"].float()))
+        self.seen.append((batch, outputs["logits"].detach().float()))
 
 
 def test_a_run_on_mixed_images(tiny: Flags, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

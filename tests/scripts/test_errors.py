@@ -45,7 +45,7 @@ USAGE = {
     "unknown optimizer": Mistake(f"fit {OVERFIT} --model.optimizer=Adamm", 2, ("optimizer", "Adamm")),
     "dropout": Mistake(f"fit {OVERFIT} --model.dropout=1.5", 2, ("dropout must be in [0, 1)", "1.5")),
     "smoothing": Mistake(f"fit {OVERFIT} --model.label_smoothing=1", 2, ("label_smoothing must be in [0, 1)", "1")),
-    "mixup": Mistake(f"fit {OVERFIT} --data.mixup=inf", 2, ("data.mixup must be 0", "inf")),
+    "mixup": Mistake(f"fit {OVERFIT} --data.mixup=-1", 2, ("data.mixup must be 0", "-1")),
     "width": Mistake(f"fit {OVERFIT} --model.width=0.1", 2, ("width must be in [0.125, 2], not 0.1",)),
     "decay of no biases": Mistake(
         f"fit {OVERFIT} --model.decay_biases=false --model.optimizer=torch.optim.Rprop", 2, ("Rprop", "decay_biases")
