@@ -31,7 +31,8 @@ class AlexNet(ImageClassifier):
         num_classes: number of logits. The command line sets it from the data.
         image_size: height and width in pixels, a multiple of 8. The command line sets it from the data.
         batch_norm: batch normalization between each convolution and its ReLU (Ioffe & Szegedy 2015, sec. 3.2), as in
-            :class:`VGG`. The convolutions keep their biases, which then change nothing. Not in the paper.
+            :class:`VGG`. The convolutions keep their biases, which then change nothing. Not in the paper. Use it with
+            ``SmallOutput``: with the default initialization, the first loss is far above chance level.
         dropout: probability in [0, 1) of dropping an input of the two hidden fully-connected layers.
         hidden_features: outputs of each of the two hidden fully-connected layers, before ``width``.
         width: multiplier in [0.125, 2] of every convolution's output channels and of ``hidden_features`` (Howard et al.
