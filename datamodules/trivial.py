@@ -84,8 +84,8 @@ def blend(images: Tensor, other: Tensor, strengths: Tensor) -> Tensor:
 
 def grey(images: Tensor) -> Tensor:
     """Return the luminance as whole numbers, float32 [N, 1, H, W]."""
-    red, green, blue = images.float().split(1, dim=1)
-    return (2989 * red + 5870 * green + 1140 * blue).div(10000).floor()
+    red, green, blue = images.float().unbind(1)
+    return (2989 * red + 5870 * green + 1140 * blue).div(10000).floor()[:, None]
 
 
 def brightness(images: Tensor, strengths: Tensor) -> Tensor:
@@ -184,6 +184,6 @@ def trivial_augment(images: Tensor, operation: Tensor, strength: Tensor, sign: T
     strengths = strength_table(images.device)[kinds, (sign >= 0.5).long(), (strength * STRENGTHS).long()]
     order = kinds.argsort()
     counts = torch.bincount(kinds, minlength=len(OPERATIONS)).tolist()  # the one wait for a GPU
-    groups = (each.index_select(0, order).split(counts) for each in (images, strengths))
+    groups = (torch.split(each.index_select(0, order), counts) for each in (images, strengths))
     changed = [each.change(*group) for each, *group in zip(OPERATIONS, *groups, strict=True) if len(group[0])]
     return torch.cat(changed).index_select(0, order.argsort()) if changed else images

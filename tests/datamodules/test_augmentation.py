@@ -89,8 +89,8 @@ def test_each_pixel_is_the_centre_of_a_cutout_as_often_as_any_other() -> None:
 
 def test_draws_keep_their_numbers() -> None:
     """A resumed or repeated run draws the same numbers; see the class for why 0 is not among them."""
-    names = ("FLIP", "TOP", "LEFT", "COLOUR_1", "COLOUR_2", "COLOUR_3", "UPSIDE_DOWN")
-    names += ("OPERATION", "STRENGTH", "SIGN", "CUTOUT_TOP", "CUTOUT_LEFT")
+    names = ["FLIP", "TOP", "LEFT", "COLOUR_1", "COLOUR_2", "COLOUR_3", "UPSIDE_DOWN"]
+    names += ["OPERATION", "STRENGTH", "SIGN", "CUTOUT_TOP", "CUTOUT_LEFT"]
     assert {draw.name: draw.value for draw in Draw} == {name: number for number, name in enumerate(names, start=1)}
 
 
