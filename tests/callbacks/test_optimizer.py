@@ -33,9 +33,9 @@ def logs(trained: Path, tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("way", [f"--resume={FIRST}", "--ckpt_path"])
 def test_a_changed_setting_of_the_optimizer_is_trained_with(
-    way: str, run_script: Script, quick: Flags, logs: Path, tmp_path: Path
+    way: str, run_script: Script, tiny: Flags, logs: Path, tmp_path: Path
 ) -> None:
-    new_run = ["--config=overfit", *quick, f"--ckpt_path={FIRST}/checkpoints/last.ckpt"]
+    new_run = ["--config=overfit", *tiny, f"--ckpt_path={FIRST}/checkpoints/last.ckpt"]
     start = new_run if way == "--ckpt_path" else [way]
     changes = ("--model.optimizer.lr=1e-3", "--model.optimizer.weight_decay=0.1", "--trainer.max_epochs=3")
     outcome = run_script("fit", *start, *changes)

@@ -47,8 +47,8 @@ RIGHT = (
 
 
 @pytest.fixture
-def fit(quick: Flags) -> list[str]:
-    return ["--config=overfit", *quick, "--trainer.precision=32-true", "--trainer.max_epochs=2"]
+def fit(tiny: Flags) -> list[str]:
+    return ["--config=overfit", *tiny, "--trainer.precision=32-true", "--trainer.max_epochs=2"]
 
 
 @pytest.mark.parametrize(("flags", "words"), WRONG.values(), ids=WRONG)

@@ -112,10 +112,10 @@ def test_every_parameter_of_the_trainer_has_an_entry_and_values_that_are_tried()
 
 @ON_CPU
 @pytest.mark.parametrize("turn", TURNS)
-def test_values_that_are_refused(turn: int, run_script: Script, quick: Flags, tmp_path: Path) -> None:
+def test_values_that_are_refused(turn: int, run_script: Script, tiny: Flags, tmp_path: Path) -> None:
     wrong = {name: values[turn] for name, values in REFUSED.items() if turn < len(values)}
     flags = trainer_flags(**{name: value for name, (value, _) in wrong.items()})
-    outcome = run_script("fit", "--config", "overfit", *quick, *flags, *["--check"] * (turn % 2))
+    outcome = run_script("fit", "--config", "overfit", *tiny, *flags, *["--check"] * (turn % 2))
     found = refusals(outcome)
     assert found.keys() == wrong.keys()
     for name, (value, reason) in wrong.items():
@@ -128,8 +128,8 @@ def test_values_that_are_refused(turn: int, run_script: Script, quick: Flags, tm
 
 @ON_CPU
 @pytest.mark.parametrize(("flags", "reason"), [pytest.param(*case, id=name) for name, case in ALONE.items()])
-def test_a_value_that_is_refused_alone(flags: str, reason: str, run_script: Script, quick: Flags) -> None:
-    outcome = run_script("fit", "--config", "overfit", *quick, *(f"--trainer.{flag}" for flag in flags.split()))
+def test_a_value_that_is_refused_alone(flags: str, reason: str, run_script: Script, tiny: Flags) -> None:
+    outcome = run_script("fit", "--config", "overfit", *tiny, *(f"--trainer.{flag}" for flag in flags.split()))
     assert [reason in said for said in refusals(outcome).values()] == [True]
 
 
@@ -305,13 +305,13 @@ def torch_settings(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 @pytest.mark.usefixtures("torch_settings")
 @pytest.mark.parametrize("turn", [0, 1])
 def test_values_that_are_honoured(
-    turn: int, run_script: Script, quick: Flags, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    turn: int, run_script: Script, tiny: Flags, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     flags = trainer_flags(**{name: tried[turn][0] for name, tried in HONOURED.items()})
     if turn == 0:
         flags += trainer_flags(**{"logger.save_dir": tmp_path / "csv", "profiler.filename": "times"})
-    outcome = run_script("fit", "--config", "overfit", *quick, *flags, "--data.probe_every=0")
+    outcome = run_script("fit", "--config", "overfit", *tiny, *flags, "--data.probe_every=0")
     assert outcome.status == 0, outcome.err
     seen = Seen(Witness.seen, outcome.out, tmp_path)
     assert [name for name, tried in HONOURED.items() if not tried[turn][1](seen)] == []
@@ -356,15 +356,15 @@ def check_unfit(outcome: Outcome, reasons: list[str]) -> None:
 
 @pytest.mark.parametrize(("flags", "reasons"), [pytest.param(*case, id=name) for name, case in UNFIT.items()])
 def test_limits_that_do_not_fit_the_data(
-    flags: dict[str, Any], reasons: list[str], run_script: Script, quick: Flags, tmp_path: Path
+    flags: dict[str, Any], reasons: list[str], run_script: Script, tiny: Flags, tmp_path: Path
 ) -> None:
-    check_unfit(run_script("fit", "--config", "overfit", *quick, *trainer_flags(**flags)), reasons)
+    check_unfit(run_script("fit", "--config", "overfit", *tiny, *trainer_flags(**flags)), reasons)
     assert list(tmp_path.glob("lightning_logs/*/*")) == []
 
 
-def test_check_refuses_limits_that_do_not_fit_the_data(run_script: Script, quick: Flags) -> None:
+def test_check_refuses_limits_that_do_not_fit_the_data(run_script: Script, tiny: Flags) -> None:
     flags, reasons = UNFIT["longer than the epoch"]
-    check_unfit(run_script("fit", "--config", "overfit", *quick, *trainer_flags(**flags), "--check"), reasons)
+    check_unfit(run_script("fit", "--config", "overfit", *tiny, *trainer_flags(**flags), "--check"), reasons)
 
 
 def contents(folder: Path) -> dict[Path, bytes]:
