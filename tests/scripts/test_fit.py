@@ -400,12 +400,17 @@ UNEVEN = ("--data.train_size=81", "--data.val_size=41", "--trainer.precision=32-
 
 
 @pytest.mark.parametrize(
-    "launcher",
-    [[], ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]],
+    ("launcher", "more"),
+    [
+        ([], ["--config=averaging/ema", "--config=early_stopping", "--trainer.callbacks.patience=2"]),
+        (["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"], []),
+    ],
     ids=["lightning", "torchrun"],
 )
-def test_two_processes_train_as_one(run_script: Script, tiny: Flags, tmp_path: Path, launcher: list[str]) -> None:
-    arguments = ["--config", "overfit.yaml", *tiny, *UNEVEN]
+def test_two_processes_train_as_one(
+    run_script: Script, tiny: Flags, tmp_path: Path, launcher: list[str], more: list[str]
+) -> None:
+    arguments = ["--config", "overfit.yaml", *tiny, *UNEVEN, *more]
     assert run_script("fit", *arguments).status == 0
     flags = ("--trainer.devices=2", "--trainer.strategy=ddp")
     outcome = run_python(tmp_path, *launcher, str(ROOT / "scripts" / "fit.py"), *arguments, *flags)

@@ -228,6 +228,7 @@ def test_two_processes_killed_and_one_killed_alone(
     recipe: list[str], two_folders: tuple[Path, Path], tmp_path: Path
 ) -> None:
     whole, killed = two_folders
+    recipe += ["--config=averaging/swa", "--trainer.callbacks.start=0.2"]  # from the first epoch on
     finish_two(start_two([*recipe, *TWO], whole), whole)
     deadly = killer("step", STEPS + 3, tmp_path / "mark", "rank=1")
     died = run_python(killed, str(ROOT / "scripts" / "fit.py"), *recipe, *TWO, *deadly)
