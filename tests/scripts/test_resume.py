@@ -200,7 +200,7 @@ def test_a_signal_saves_and_says_how_to_resume(
 
 def killer(place: str, step: int, mark: Path, *more: str) -> list[str]:
     settings = [f"place={place}", f"step={step}", f"mark={mark}", *more]
-    return ["--trainer.callbacks=tests.faults.KillOnce", *(f"--trainer.callbacks.{setting}" for setting in settings)]
+    return ["--trainer.callbacks+=tests.faults.KillOnce", *(f"--trainer.callbacks.{setting}" for setting in settings)]
 
 
 def free_port() -> int:
