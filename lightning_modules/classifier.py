@@ -1,10 +1,11 @@
 """The common base of image classifiers: loss, metrics, optimizer and learning-rate schedule."""
 
 from abc import ABC
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from pydoc import locate
-from typing import Any, Literal, cast
+from typing import Any, Literal, TypeVar, cast
 
 import torch
 import torch.nn.functional as F
@@ -21,6 +22,8 @@ from lightning_modules.errors import ModelError
 from lightning_modules.weight_decay import parameter_groups
 from overfitting_lab.runs.checkpoints import load_saved
 from overfitting_lab.runs.epochs import METRICS
+
+T = TypeVar("T")
 
 
 class ImageClassifier(LightningModule, ABC):
@@ -71,8 +74,8 @@ class ImageClassifier(LightningModule, ABC):
         self.label_smoothing = label_smoothing
         self.example_input_array = torch.zeros(1, 3, image_size, image_size)
         self.decay_biases = decay_biases
-        self._optimizer = optimizer
-        self._lr_scheduler = lr_scheduler
+        self._optimizer = _shared(optimizer)
+        self._lr_scheduler = lr_scheduler and _shared(lr_scheduler)
         self._lr_scheduler_interval = lr_scheduler_interval
 
         accuracy = MulticlassAccuracy(num_classes, average="micro", validate_args=False)
@@ -263,3 +266,16 @@ class ImageClassifier(LightningModule, ABC):
                 f"set its monitor to one of {', '.join(METRICS)}"
             )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "monitor": scheduler.monitor}}
+
+
+def _shared(factory: Callable[..., T]) -> Callable[..., T]:
+    """Wrap a callable in a function, which copies of a module share.
+
+    A copy of jsonargparse's callable would copy the command line with the Trainer, which fails if the Trainer has
+    started other processes.
+    """
+
+    def call(*args: Any) -> T:
+        return factory(*args)
+
+    return call

@@ -96,6 +96,22 @@ class Tiny(ImageClassifier):
         )
 
 
+@final
+class Normalized(ImageClassifier):
+    """A convolution with batch normalization, and a linear layer behind dropout."""
+
+    def __init__(
+        self,
+        num_classes: int = 10,
+        image_size: int = 32,
+        optimizer: OptimizerCallable = partial(torch.optim.Adam, lr=1e-2),
+        lr_scheduler: LRSchedulerCallable | None = None,
+    ) -> None:
+        convolution = [nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.AdaptiveAvgPool2d(2)]
+        network = nn.Sequential(*convolution, nn.Flatten(), nn.Dropout(0.2), nn.Linear(32, num_classes))
+        super().__init__(network, num_classes, image_size, optimizer, lr_scheduler, "epoch")
+
+
 def linear_classifier(
     lr: float, lr_scheduler: Any = None, interval: Interval = "epoch", label_smoothing: float = 0.0
 ) -> ImageClassifier:

@@ -7,7 +7,6 @@ from typing import Any, final
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import WeightAveraging
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import nn
 
@@ -15,17 +14,6 @@ from datamodules import Batch
 from lightning_modules import ImageClassifier
 
 META = torch.device("meta")
-
-
-class MeanOfEpochs(WeightAveraging):
-    """Keep the mean of the weights at the ends of the epochs from ``first`` on, counted from 0."""
-
-    def __init__(self, first: int = 0) -> None:
-        super().__init__()
-        self.first = first
-
-    def should_update(self, step_idx: int | None = None, epoch_idx: int | None = None) -> bool:
-        return epoch_idx is not None and epoch_idx >= self.first
 
 
 class StepWeights(Callback):

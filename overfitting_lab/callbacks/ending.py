@@ -56,7 +56,7 @@ def reason_to_stop(trainer: Trainer) -> str:
         return f"the time of {elapsed} is up (--trainer.max_time, or the duration of Timer)"
     if isinstance(by, EarlyStopping):
         words = (by.stopping_reason_message or "").removesuffix(" Signaling Trainer to stop.")
-        return f"EarlyStopping: {words} (--trainer.callbacks)"
+        return f"EarlyStopping after epoch {by.stopped_epoch + 1}: {words} (--trainer.callbacks)"
     if isinstance(by, PlateauSchedule):
         return f"PlateauSchedule: no improvement after {by.reductions} reductions of the rate (--trainer.callbacks)"
     name = "a callback" if by is None else type(by).__name__

@@ -58,6 +58,16 @@ def _line_that_contains_itself(path: Path) -> int | None:
         return None
 
 
+def _callback_keys(path: Path) -> set[str]:
+    """Return the keys under which a configuration has callbacks: ``callbacks`` replaces, ``callbacks+`` appends."""
+    try:
+        content = yaml.load(path.read_text(encoding="utf-8"), yaml.CSafeLoader)
+    except (yaml.YAMLError, OSError, ValueError):  # the parser reports these
+        return set()
+    trainer = content.get("trainer") if isinstance(content, dict) else None
+    return {"callbacks", "callbacks+"} & trainer.keys() if isinstance(trainer, dict) else set()
+
+
 def positive(text: str) -> int:
     """Return a number of at least 1."""
     if int(text) < 1:
@@ -84,10 +94,20 @@ class ExperimentParser(LightningArgumentParser):
         for path in filter(os.path.isfile, self._configs):
             if line := _line_that_contains_itself(Path(path)):
                 self.error(f"{path}, line {line}: a value contains itself: remove the *name below its own &name")
+        self._refuse_lost_callbacks()
         if self.with_logger and (missing := missing_package(found)):  # without it, the logger's settings are unknown
             self.error(missing)
         ExperimentParser._callbacks = re.findall(r"^--trainer\.callbacks\+?[=\n](\S+)", "\n".join(found), re.MULTILINE)
         return super().parse_args([_content(each, with_logger=self.with_logger) for each in found], *rest, **settings)
+
+    def _refuse_lost_callbacks(self) -> None:
+        """Refuse a configuration whose list of callbacks would replace what an earlier one has appended."""
+        overlay = None
+        for path in filter(os.path.isfile, self._configs):
+            keys = _callback_keys(Path(path))
+            if overlay is not None and "callbacks" in keys:
+                self.error(f"{path} would replace the callbacks of {overlay}: give --config {path} first")
+            overlay = path if "callbacks+" in keys else overlay
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Print what is wrong and what may have been meant, and exit with status 2."""
@@ -122,7 +142,8 @@ class ExperimentParser(LightningArgumentParser):
 # Lines in which jsonargparse describes its own workings instead of the mistake.
 NOISE = re.compile(
     "Does not validate against any of the Union subtypes|Errors:|Expected a (<class 'NoneType'>|path but )|"
-    "Given value( type: |: Namespace|: NestedArg)|Subtypes: "
+    "Given value( type: |: Namespace|: NestedArg|: \\[)|Subtypes: |Subclass types expect one of|a class path [(]str|"
+    "a dict with"
 )
 CALLBACK = re.compile(r"(?:class_path=['\"]|Given value: )([\w.]+)")
 NO_CLASS = "Expected a dot import path string: "

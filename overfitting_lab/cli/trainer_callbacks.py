@@ -26,7 +26,7 @@ from lightning.pytorch.callbacks import (
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
 from overfitting_lab.callbacks.accumulation import AccumulationOnResume
-from overfitting_lab.callbacks.averaging import AverageBeforeUpdate
+from overfitting_lab.callbacks.averaging import ValidatedAverage
 from overfitting_lab.runs.files import RunFiles
 
 FLAG = "--trainer.callbacks"
@@ -66,7 +66,9 @@ CONTRACTS = {
     "Callback": _refused("it is a base class and does nothing. Give a subclass"),
     "Checkpoint": _refused("it is a base class and saves nothing. Give ModelCheckpoint or another subclass"),
     "DeviceStatsMonitor": _works("Logs the device's statistics. On a CPU it needs psutil: pip install psutil."),
-    "EarlyStopping": _works("Stops training when a metric stops improving. A resumed run keeps the count."),
+    "EarlyStopping": _works(
+        "Stops training when a metric stops improving. A resumed run keeps the count. --config early_stopping gives it."
+    ),
     "GradientAccumulationScheduler": _works(
         "Changes the number of accumulated batches at given epochs. A resumed epoch has the right number, too."
     ),
@@ -96,8 +98,8 @@ CONTRACTS = {
     "RichModelSummary": _works("Prints Lightning's table of layers instead of this project's."),
     "RichProgressBar": _works("Replaces this project's progress bar, even if the output is not a terminal."),
     "StochasticWeightAveraging": _refused(
-        "it averages when training ends, so the average would be neither validated nor kept. Give EMAWeightAveraging "
-        "or WeightAveraging. docs/callbacks.md shows how WeightAveraging computes the same average",
+        "it averages when training ends, so the average would be neither validated nor kept. Give "
+        "--config averaging/swa, whose average is the same, validated and kept",
         subclasses=True,
     ),
     "SpikeDetection": _refused(
@@ -111,7 +113,7 @@ CONTRACTS = {
     "TQDMProgressBar": _works("Replaces this project's progress bar, even if the output is not a terminal."),
     "EMAWeightAveraging": _works(
         "Averages the weights exponentially. The average is validated, tested, and kept in best.ckpt, weights.pth and "
-        "exports. last.ckpt also has the trained weights. One process only."
+        "exports. last.ckpt also has the trained weights. --config averaging/ema gives it."
     ),
     "WeightAveraging": _works(
         "Computes the mean of the weights of all steps. The mean is used and kept like EMAWeightAveraging's average."
@@ -177,7 +179,7 @@ def complete(given: Sequence[Callback], trainer: Namespace, *, keep: bool) -> li
         if isinstance(callback, WRITERS) and not writes:
             continue
         if isinstance(callback, WeightAveraging):
-            completed.append(AverageBeforeUpdate(callback))
+            completed.append(ValidatedAverage(callback))
         if isinstance(callback, ModelSummary):
             logging.getLogger("lightning.pytorch.callbacks.model_summary").setLevel(logging.INFO)  # it logs its table
         completed.append(callback)
@@ -220,13 +222,10 @@ def check_device(trainer: Trainer) -> None:
     """Refuse a callback that does not work on the Trainer's devices, before the first step.
 
     Raises:
-        ValueError: if several processes are to average weights, or psutil is missing and a CPU's statistics are wanted.
+        ValueError: if psutil is missing and a CPU's statistics are wanted.
     """
     on_cpu = trainer.strategy.root_device.type == "cpu"
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
-        if isinstance(callback, WeightAveraging) and trainer.world_size > 1:
-            name = type(callback).__name__
-            raise ValueError(f"{FLAG} {name} cannot copy the network in several processes: give --trainer.devices 1")
         reads_cpu = isinstance(callback, DeviceStatsMonitor) and (callback._cpu_stats or on_cpu)
         if reads_cpu and callback._cpu_stats is not False and find_spec("psutil") is None:
             raise ValueError(f"{FLAG} DeviceStatsMonitor needs psutil to read the CPU: pip install psutil")

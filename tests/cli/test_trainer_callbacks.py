@@ -9,11 +9,11 @@ import torch
 from lightning.pytorch import callbacks
 
 from datamodules import CIFAR10DataModule
+from overfitting_lab.callbacks.averaging import MeanOfLastEpochs
 from overfitting_lab.cli.trainer_callbacks import CONTRACTS
 from overfitting_lab.runs import Run
 from tests.conftest import Flags, Script, summary_of, timeless, weights_of
 from tests.networks import linear_classifier, quiet_trainer
-from tests.observers import MeanOfEpochs
 from tests.scripts.test_errors import check_one_message
 from tests.scripts.test_resume import differences
 
@@ -141,10 +141,10 @@ def data(image_folder: Path) -> CIFAR10DataModule:
     return CIFAR10DataModule(image_folder, "folder", train_size=40, val_size=10, batch_size=10, augment="none")
 
 
-def test_mean_of_epochs_is_what_stochastic_weight_averaging_takes(data: CIFAR10DataModule) -> None:
+def test_mean_of_last_epochs_is_what_stochastic_weight_averaging_takes(data: CIFAR10DataModule) -> None:
     """Lightning's class averages at the starts of epochs: its mean lacks the last epoch's end."""
     averaged = []
-    for average, epochs in ((MeanOfEpochs(1), 3), (callbacks.StochasticWeightAveraging(0.1, 3, device=None), 4)):
+    for average, epochs in ((MeanOfLastEpochs(0.4), 3), (callbacks.StochasticWeightAveraging(0.1, 3, device=None), 4)):
         torch.manual_seed(0)
         network = linear_classifier(0.1)
         quiet_trainer(average, max_epochs=epochs).fit(network, datamodule=data)
@@ -180,7 +180,6 @@ def test_what_cannot_be_together_is_one_message(
     [
         ("GradientAccumulationScheduler", 'scheduling={"0": 2}', "--trainer.accumulate_grad_batches=2"),
         ("LearningRateMonitor", "logging_interval=step", "--trainer.logger=false"),
-        (*EMA, "--trainer.devices=2"),
     ],
 )
 def test_a_flag_that_excludes_a_callback_is_named(

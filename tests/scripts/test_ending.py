@@ -149,7 +149,7 @@ def test_early_stopping_says_why_and_stays_stopped(
     run = Run(tmp_path / FIRST)
     why = str(run.summary.reason)
     assert why.startswith(
-        "EarlyStopping: Monitored metric val_loss did not improve in the last 1 records. Best score: "
+        "EarlyStopping after epoch 2: Monitored metric val_loss did not improve in the last 1 records. Best score: "
     )
     assert f"ended      {why}\n" in outcome.out
     outcome = run_script("fit", "--resume", FIRST, "--trainer.max_epochs=6")

@@ -425,12 +425,17 @@ MIXED = ("--data.mixup=0.5", "--data.cutmix=1", "--model.label_smoothing=0.1")  
 
 
 @pytest.mark.parametrize(
-    "launcher",
-    [[], ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]],
+    ("launcher", "more"),
+    [
+        ([], ["--config=averaging/ema", "--config=early_stopping", "--trainer.callbacks.patience=2"]),
+        (["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"], []),
+    ],
     ids=["lightning", "torchrun"],
 )
-def test_two_processes_train_as_one(run_script: Script, tiny: Flags, tmp_path: Path, launcher: list[str]) -> None:
-    arguments = ["--config", "overfit.yaml", *tiny, *UNEVEN, *MIXED]
+def test_two_processes_train_as_one(
+    run_script: Script, tiny: Flags, tmp_path: Path, launcher: list[str], more: list[str]
+) -> None:
+    arguments = ["--config", "overfit.yaml", *tiny, *UNEVEN, *MIXED, *more]
     assert run_script("fit", *arguments).status == 0
     flags = ("--trainer.devices=2", "--trainer.strategy=ddp")
     outcome = run_python(tmp_path, *launcher, str(ROOT / "scripts" / "fit.py"), *arguments, *flags)

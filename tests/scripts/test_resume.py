@@ -204,7 +204,7 @@ def test_a_signal_saves_and_says_how_to_resume(
 
 def killer(place: str, step: int, mark: Path, *more: str) -> list[str]:
     settings = [f"place={place}", f"step={step}", f"mark={mark}", *more]
-    return ["--trainer.callbacks=tests.faults.KillOnce", *(f"--trainer.callbacks.{setting}" for setting in settings)]
+    return ["--trainer.callbacks+=tests.faults.KillOnce", *(f"--trainer.callbacks.{setting}" for setting in settings)]
 
 
 def free_port() -> int:
@@ -232,6 +232,7 @@ def test_two_processes_killed_and_one_killed_alone(
     recipe: list[str], two_folders: tuple[Path, Path], tmp_path: Path
 ) -> None:
     whole, killed = two_folders
+    recipe += ["--config=averaging/swa", "--trainer.callbacks.start=0.2"]  # from the first epoch on
     finish_two(start_two([*recipe, *TWO], whole), whole)
     deadly = killer("step", STEPS + 3, tmp_path / "mark", "rank=1")
     died = run_python(killed, str(ROOT / "scripts" / "fit.py"), *recipe, *TWO, *deadly)
