@@ -128,17 +128,21 @@ def refuse_flags(config: Namespace, flags: Sequence[str]) -> None:
         SearchError: if there is such a flag. The message names it.
     """
     trainer = config.trainer
-    own = [name for name in ("--resume", "--ckpt_path", "--check") for flag in flags if flag.partition("=")[0] == name]
-    wrong = {
-        **dict.fromkeys(own, "the tuner begins and resumes the runs itself"),
-        "--trainer.fast_dev_run": trainer.fast_dev_run and "a trial must keep its run",
-        "--trainer.logger false": trainer.logger is False and "a trial must keep its run",
-        "--trainer.enable_checkpointing false": trainer.enable_checkpointing is False
-        and "the winner is tested by its best checkpoint",
-        "--trainer.limit_val_batches 0": trainer.limit_val_batches == 0
-        and "the validation decides which trial is the best",
-        "--trainer.limit_test_batches 0": trainer.limit_test_batches == 0 and "the winner is tested",
-    }
-    for flag, reason in wrong.items():
-        if reason:
+    given = [flag.partition("=")[0] for flag in flags]
+    own = [name for name in ("--resume", "--ckpt_path", "--check") if name in given]
+    kept, best = "a trial must keep its run", "the validation decides which trial is the best"
+    wrong = [
+        *((name, True, "the tuner begins and resumes the runs itself") for name in own),
+        ("--trainer.fast_dev_run", trainer.fast_dev_run, kept),
+        ("--trainer.logger false", trainer.logger is False, kept),
+        (
+            "--trainer.enable_checkpointing false",
+            trainer.enable_checkpointing is False,
+            "the winner needs a checkpoint",
+        ),
+        ("--trainer.limit_val_batches 0", trainer.limit_val_batches == 0, best),
+        ("--trainer.limit_test_batches 0", trainer.limit_test_batches == 0, "the winner is tested"),
+    ]
+    for flag, is_wrong, reason in wrong:
+        if is_wrong:
             raise SearchError(f"{flag}: {reason}; leave it out")

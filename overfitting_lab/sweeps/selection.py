@@ -45,11 +45,12 @@ class Selection:
         )
         if not self.winner or not self.baseline:
             return f"{chosen}; no run with another seed tells how much of that is selection (--confirm)"
+        seeds = f"{len(self.winner)} other seed{'s' * (len(self.winner) > 1)}"
+        unit = "points" if self.monitor == "val_acc" else "nats"
         return (
-            f"{chosen}; with {len(self.winner)} other seed{'s' * (len(self.winner) > 1)} it reaches {self.interval(self.winner)}, and the "
-            f"configuration's own values reach {self.interval(self.baseline)}: {self._difference(self.part)} of its "
-            f"lead of {self._difference(self.lead)} {'points' if self.monitor == 'val_acc' else 'nats'} come from "
-            "selection"
+            f"{chosen}; with {seeds} it reaches {self.interval(self.winner)}, and the configuration's own values reach "
+            f"{self.interval(self.baseline)}: {self._difference(self.part)} of its lead of "
+            f"{self._difference(self.lead)} {unit} come from selection"
         )
 
     def interval(self, values: Sequence[float]) -> str:

@@ -291,7 +291,7 @@ class Tuning:
             return None
         if summary.test is None and summary.untested != UNTESTED:
             write_text(run.files.summary, replace(summary, untested=UNTESTED).to_json())
-        value = summary.best and getattr(summary.best, self.monitor)
+        value = getattr(summary.best, self.monitor) if summary.best else None
         if (summary.reason or "").startswith(PRUNED):
             return Result(TrialState.PRUNED, None, (summary.reason or "").removeprefix(PRUNED), time)
         if value is None:

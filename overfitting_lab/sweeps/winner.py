@@ -4,6 +4,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
@@ -18,8 +19,7 @@ from optuna.visualization import matplotlib as plots
 
 from overfitting_lab.comparison.report import render
 from overfitting_lab.runs import Run, RunError
-from overfitting_lab.runs.figures import save_figure
-from overfitting_lab.runs.files import write_text
+from overfitting_lab.runs.files import replace_file, write_text
 from overfitting_lab.runs.notes import attempt
 from overfitting_lab.sweeps.pruning import shown
 from overfitting_lab.sweeps.selection import Selection, tested_against_validation
@@ -132,7 +132,8 @@ def write_page(tuning: Tuning, selection: Selection, command: str) -> list[Path]
         written = []
         for name, figure in figures.items():
             with attempt(name):
-                save_figure(tuning.folder / name, figure)
+                save = partial(figure.savefig, dpi=120, format="png", bbox_inches="tight")
+                replace_file(tuning.folder / name, save)
                 written.append(tuning.folder / name)
         write_text(page, render(Path(__file__).with_name("templates") / "tuning.md", content))
     return [page, *written]
@@ -147,20 +148,23 @@ def _row(tuning: Tuning, trial: FrozenTrial, searched: Sequence[str]) -> list[st
 
 def _figures(tuning: Tuning) -> Iterator[tuple[str, Figure]]:
     """Yield the file names and figures of Optuna's own plots."""
-    label, searched = tuning.monitor, [*tuning.winner.params]
+    label, search = tuning.monitor, tuning.search
+    ped_anova = optuna.importance.PedAnovaImportanceEvaluator()
     draw: dict[str, Callable[[], Any]] = {
-        "history": lambda: plots.plot_optimization_history(tuning.search, target_name=label),
-        "importances": lambda: plots.plot_param_importances(
-            tuning.search, evaluator=optuna.importance.PedAnovaImportanceEvaluator(), target_name=label
-        ),
-        "slices": lambda: plots.plot_slice(tuning.search, target_name=label),
-        "epochs": lambda: plots.plot_intermediate_values(tuning.search),
+        "history": lambda: plots.plot_optimization_history(search, target_name=label),
+        "importances": lambda: plots.plot_param_importances(search, evaluator=ped_anova, target_name=label),
+        "slices": lambda: plots.plot_slice(search, target_name=label),
+        "epochs": lambda: plots.plot_intermediate_values(search),
     }
     for name, plot in draw.items():
         with attempt(f"tuning-{name}.png"), _quiet_pyplot():
             axes = np.atleast_1d(plot()).flat[0]
             figure = axes.figure
-            figure.set_size_inches(max(8, 4 * len(searched)) if name == "slices" else 8, 4.5)
+            figure.set_size_inches(max(8, 4 * len(tuning.winner.params)) if name == "slices" else 8, 4.5)
+            if name == "epochs":
+                axes.set(xlabel="epoch, from 0", ylabel=label, title=f"{label} of each trial")
+                if axes.get_legend() is not None:  # a line a trial
+                    axes.get_legend().remove()
             plt.close(figure)
             yield f"tuning-{name}.png", figure
 
