@@ -128,8 +128,8 @@ class Tuning:
         self.search, self.confirmation = (
             open_study(folder, kind, plan.monitor, plan.epochs, storage) for kind in (SEARCH, CONFIRMATION)
         )
-        searched = {key: json.loads(distribution_to_json(values)) for key, values in plan.searches.items()}
-        plain = {**plan.fixed, "monitor": plan.monitor, "seed_everything": plan.seed, "--search": searched}
+        searched = {f"--search {key}": json.loads(distribution_to_json(each)) for key, each in plan.searches.items()}
+        plain = {**plan.fixed, "monitor": plan.monitor, "seed_everything": plan.seed, **searched}
         with self._lock:
             self._compare(json.loads(json.dumps(plain)))
 

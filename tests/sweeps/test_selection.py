@@ -10,8 +10,9 @@ def test_selection_is_what_other_seeds_do_not_confirm() -> None:
     assert found.lead == pytest.approx(0.06)
     assert found.part == pytest.approx(0.02)
     assert found.sentence == (
-        "trial 7 is the best of 40 trials with val_acc 54.0%; with 2 other seeds it reaches 52.0% (39.3% to 64.7%), and "
-        "the configuration's own values reach 48.0% (48.0% to 48.0%): +2.0 of its lead of +6.0 points come from selection"
+        "trial 7 is the best of 40 trials with val_acc 54.0%; with 2 other seeds it reaches 52.0% (39.3% to 64.7%), "
+        "and the configuration's own values reach 48.0% (48.0% to 48.0%): +2.0 of its lead of +6.0 points come from "
+        "selection"
     )
 
 
