@@ -21,10 +21,20 @@ from overfitting_lab.sweeps.tuning import SearchError
 
 WIDE = 10  # a range above 0 whose ends differ by more than this factor is searched on a logarithmic scale
 REFUSED = {
-    "seed_everything": "a seed is luck, not a setting; --confirm N trains the winner with N other seeds",
+    **dict.fromkeys(
+        ("seed_everything", "data.seed"),
+        "a seed is luck, not a setting; --confirm N trains the winner with N other seeds",
+    ),
     "monitor": "it is what the search compares the trials by; give --monitor",
     **dict.fromkeys(
-        ("data.source", "data.split", "data.split_seed", "data.val_size", "trainer.limit_val_batches"),
+        (
+            "data.source",
+            "data.split",
+            "data.split_seed",
+            "data.train_size",
+            "data.val_size",
+            "trainer.limit_val_batches",
+        ),
         "trials must have the same validation images; give it as a flag for all trials",
     ),
     "trainer.limit_test_batches": "a trial does not see the test images",

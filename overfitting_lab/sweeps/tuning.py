@@ -82,7 +82,7 @@ def open_study(
     with FileLock(folder / ".storage.lock"):  # if two workers start at once, one of them creates the tables
         return optuna.create_study(
             study_name=f"{folder.name}, {kind}",  # experiments may share a storage
-            storage=open_storage(storage or str(folder / "optuna.journal")),
+            storage=open_storage(storage or str(folder / "optuna.journal"), "the search begins anew"),
             sampler=optuna.samplers.RandomSampler(),  # of the confirmation, where nothing is drawn
             pruner=pruner(epochs) if kind == SEARCH else optuna.pruners.NopPruner(),
             direction="maximize" if monitor == "val_acc" else "minimize",

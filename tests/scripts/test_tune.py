@@ -217,3 +217,4 @@ def test_a_storage_that_cannot_be_used_is_named(run_script: Script, small: Flags
     outcome = run_script("tune", f"--search={LR}", *small, "--storage=torn.journal")
     assert outcome.status == 1
     assert "--storage torn.journal cannot be used" in outcome.err
+    assert "move it away: the search begins anew" in outcome.err
