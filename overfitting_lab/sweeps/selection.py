@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
-from overfitting_lab.comparison.statistics import CONFIDENCE, Estimate, wilson
+from overfitting_lab.comparison.statistics import CONFIDENCE, Estimate, mean, wilson
 from overfitting_lab.runs.epochs import Monitor
 from overfitting_lab.runs.summary import Summary
 from overfitting_lab.sweeps.pruning import shown
@@ -55,7 +55,7 @@ class Selection:
 
     def interval(self, values: Sequence[float]) -> str:
         """Return the mean of values and, for two values and more, Student's 95 % interval."""
-        estimate = student(values)
+        estimate = mean(values) if self.monitor == "val_acc" else student(values)
         ends = f" ({self._shown(estimate.low)} to {self._shown(estimate.high)})" if estimate.known else ""
         return f"{self._shown(estimate.value)}{ends}"
 

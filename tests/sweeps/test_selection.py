@@ -22,6 +22,10 @@ def test_a_loss_is_better_when_it_is_lower() -> None:
     assert "+0.2500 of its lead of +1.0000 nats" in found.sentence
 
 
+def test_the_interval_of_an_accuracy_stays_between_0_and_1() -> None:
+    assert Selection("val_acc", 0, 1.0, 2, [0.4, 0.66], []).interval([0.4, 0.66]) == "53.0% (0.0% to 100.0%)"
+
+
 def test_without_other_seeds_selection_is_unknown() -> None:
     assert "no run with another seed tells" in Selection("val_acc", 0, 0.5, 4, [], []).sentence
 
