@@ -9,8 +9,10 @@ from overfitting_lab.runs.provenance import without_password
 GRACE = 30  # seconds after which the lock of a journal file counts as left behind by a dead worker
 
 
-def open_storage(place: str) -> BaseStorage:
+def open_storage(place: str, lost: str = "finished runs are found again") -> BaseStorage:
     """Open the storage at a database's URL, or in a journal file.
+
+    An error's message tells with ``lost`` what happens if a damaged journal file is moved away.
 
     Raises:
         RunError: if it cannot be opened or read.
@@ -22,6 +24,6 @@ def open_storage(place: str) -> BaseStorage:
         # Optuna's other lock, a symbolic link, is never taken from a dead worker if the path is a relative one.
         return JournalStorage(JournalFileBackend(place, JournalFileOpenLock(place, GRACE)))
     except Exception as error:  # of any driver
-        remedy = "give a URL for SQLAlchemy" if "://" in place else "move it away: finished runs are found again"
+        remedy = "give a URL for SQLAlchemy" if "://" in place else f"move it away: {lost}"
         shown = without_password(place)
         raise RunError(f"--storage {shown} cannot be used ({type(error).__name__}); {remedy}") from error

@@ -48,3 +48,10 @@ def is_gone(trial: FrozenTrial) -> bool:
             pass
     begun = trial.datetime_start.timestamp() if trial.datetime_start else 0.0
     return time.time() - float(trial.user_attrs.get("alive", begun)) > GONE
+
+
+def release(trial: optuna.Trial) -> None:
+    """Leave a running trial to the next worker."""
+    with contextlib.suppress(Exception):  # of any storage; after GONE seconds it counts as left anyway
+        trial.set_user_attr("worker", "")
+        trial.set_user_attr("alive", 0.0)
