@@ -36,6 +36,8 @@ class CIFAR10DataModule(LightningDataModule):
             augmentation; ``full``: a random tenth for validation, the rest for training, with flip and crop.
         train_size: number of training images instead of the split's.
         val_size: number of validation images instead of the split's.
+        subset: which of the disjoint sets of training and validation images, from 0. Of the split ``overfit``, subset 1
+            has the images after those of subset 0. Of ``full``, it has the next ones of the random order.
         augment: instead of the split's: ``none``; ``flip_crop``: horizontal flip and a random window of the image
             padded with 4 zeros; ``vgg``: a random window of the rescaled image, horizontal flip and colour shift
             (Simonyan & Zisserman 2014, sec. 3.1); ``notebook``: a random window of the resized image padded with 4
@@ -74,6 +76,7 @@ class CIFAR10DataModule(LightningDataModule):
         split: Literal["overfit", "full"] = "full",
         train_size: int | None = None,
         val_size: int | None = None,
+        subset: int = 0,
         augment: Literal["none", "flip_crop", "vgg", "notebook"] | None = None,
         label_noise: float = 0.0,
         batch_size: int = 128,
@@ -88,6 +91,7 @@ class CIFAR10DataModule(LightningDataModule):
         self.save_hyperparameters({**locals(), "root": str(root)}, ignore=["self", "__class__"], logger=False)
         overfit = split == "overfit"
         self.split = split
+        self.subset = subset
         self.augment = augment or ("none" if overfit else "flip_crop")
         self.label_noise = label_noise
         self.batch_size = batch_size
@@ -108,8 +112,9 @@ class CIFAR10DataModule(LightningDataModule):
         for name, value in {"seed": self.seed, "split_seed": split_seed}.items():
             if not 0 <= value < 2**32:
                 raise ValueError(f"data.{name} must be at least 0 and below 2^32, not {value}")
-        if probe_every < 0:
-            raise ValueError(f"data.probe_every must be at least 0, not {probe_every}")
+        for name, value in {"probe_every": probe_every, "subset": subset}.items():
+            if value < 0:
+                raise ValueError(f"data.{name} must be at least 0, not {value}")
         if not 0 <= label_noise <= 1:
             raise ValueError(f"data.label_noise must be in [0, 1], not {label_noise}")
         if any(value <= 0 for value in std):
@@ -185,7 +190,8 @@ class CIFAR10DataModule(LightningDataModule):
         # Decided once: CIFAR-10 that arrives while a run on the stand-in is under way must not replace it.
         self._source, self._stand_in = self.source, False
         images = self._source.load()
-        split = split_images(images, self.split, self._train_size, self._val_size, self.split_seed, self.label_noise)
+        sizes = self._train_size, self._val_size
+        split = split_images(images, self.split, *sizes, self.split_seed, self.label_noise, self.subset)
         self._check_batch_fits(len(split.train_indices), DataError)
         self.images, self.true_labels = replace(images, train_labels=split.train_labels), images.train_labels
         self.train_indices, self.val_indices = split.train_indices, split.val_indices
@@ -209,6 +215,7 @@ class CIFAR10DataModule(LightningDataModule):
             "split": self.split,
             "train_size": len(self.train_indices),
             "val_size": len(self.val_indices),
+            "subset": self.subset,
             "test_size": len(self.test_indices),
             "augment": self.augment,
             "label_noise": self.label_noise,

@@ -130,8 +130,9 @@ def data_lines(data: dict[str, Any]) -> str:
         "CIFAR-10 is neither there nor reachable. Its accuracies say nothing about CIFAR-10.\n"
     )
     noise = f"; {data['label_noise']:.0%} of the training labels drawn at random" if data["label_noise"] else ""
+    subset = f", subset {data['subset']}" if data["subset"] else ""
     return (warning if data["source"] == "synthetic" else "") + (
-        f"data       {data['name']}, split {data['split']}: {data['train_size']:,} training, "
+        f"data       {data['name']}, split {data['split']}{subset}: {data['train_size']:,} training, "
         f"{data['val_size']:,} validation, {data['test_size']:,} test images; augmentation {data['augment']}{noise}\n"
         f"           fingerprint {data['fingerprint'][:16]}"
     )

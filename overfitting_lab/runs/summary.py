@@ -27,6 +27,7 @@ class DataSummary:
     classes: list[str]  # in the order of the labels
     identity: str | None = None  # sha256 of the images and labels; old runs lack it
     label_noise: float = 0.0  # fraction of the training labels that were drawn at random
+    subset: int = 0  # which of the disjoint sets of training and validation images
 
 
 @dataclass(frozen=True)
