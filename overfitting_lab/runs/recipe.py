@@ -12,8 +12,8 @@ from overfitting_lab.runs.files import RunError
 # Every setting of fit.py is in one of these two. The settings of a class, such as model.dropout, follow the class.
 DECISIVE = (
     "seed_everything", "monitor", "model", "data.source", "data.split", "data.train_size", "data.val_size",
-    "data.subset", "data.augment", "data.label_noise", "data.batch_size", "data.image_size", "data.mean", "data.std", "data.seed",
-    "data.split_seed", "trainer.accumulate_grad_batches", "trainer.callbacks",
+    "data.subset", "data.augment", "data.label_noise", "data.batch_size", "data.image_size", "data.mean", "data.std",
+    "data.seed", "data.split_seed", "trainer.accumulate_grad_batches", "trainer.callbacks",
     "trainer.check_val_every_n_epoch", "trainer.enable_checkpointing",
     "trainer.fast_dev_run", "trainer.gradient_clip_algorithm", "trainer.gradient_clip_val",
     "trainer.limit_test_batches", "trainer.limit_train_batches",
