@@ -24,7 +24,7 @@ except ModuleNotFoundError as error:
 except KeyboardInterrupt:
     raise SystemExit(130) from None
 
-from overfitting_lab.cli.factors import read_factors, refuse_fixed
+from overfitting_lab.cli.factors import last_subset, planned_trial, read_factors, refuse_fixed
 from overfitting_lab.cli.finished import default_settings, finished_run, plan
 from overfitting_lab.cli.parser import positive
 from overfitting_lab.runs import Run, UsageError
@@ -66,6 +66,8 @@ def ablation(
     name: str, design: Design, command: Command, apart: Sequence[Factor], arguments: argparse.Namespace
 ) -> Ablation:
     """Return the ablation of a design. ``apart`` are the factors whose settings its trials do not share."""
+    if last := last_subset(arguments.subsets):
+        planned_trial(command, {**design.cells[-1], **last}, f"--subsets {arguments.subsets}")
     folder, settings, cli = plan(command.line({}))
     fixed = {**recipe(settings), "the images": cli.datamodule.source.load().identity}
     for factor in apart:
@@ -91,7 +93,9 @@ def main() -> None:
         shared = [*experiment, *flags, *([f"--{SIZE.key}={size}"] if size else [])]
         facts = {"train_size": size, "command": command_line()}
         if arguments.factor:
-            factors = read_factors(arguments.factor, configs, shared, alone=arguments.one_at_a_time)
+            factors = read_factors(
+                arguments.factor, configs, shared, alone=arguments.one_at_a_time, subsets=arguments.subsets
+            )
             apart = [*factors, SEED]
             name = " x ".join(sorted(factor.name for factor in factors)) + (f", {size} images" if size else "")
         else:

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 from datamodules.errors import DataError
 from overfitting_lab.cli.finished import plan
 from overfitting_lab.cli.parser import available_configs, find_config
+from overfitting_lab.cli.processes import say
 from overfitting_lab.runs import UsageError
 from overfitting_lab.runs.recipe import decides, read_settings, recipe
 from overfitting_lab.sweeps.designs import one_at_a_time
@@ -18,7 +19,9 @@ from overfitting_lab.sweeps.factors import OFF, ON, SEED, SUBSET, Command, Facto
 OWN = {SEED.key: "--seeds", SUBSET.key: "--subsets"}  # settings that the script varies by flags of its own
 
 
-def read_factors(texts: Sequence[str], configs: Sequence[str], flags: Sequence[str], *, alone: bool) -> list[Factor]:
+def read_factors(
+    texts: Sequence[str], configs: Sequence[str], flags: Sequence[str], *, alone: bool, subsets: int
+) -> list[Factor]:
     """Return the factors of ``SETTING=LEVEL,LEVEL`` or of a configuration's name, with typed levels.
 
     Args:
@@ -26,6 +29,7 @@ def read_factors(texts: Sequence[str], configs: Sequence[str], flags: Sequence[s
         configs: configurations of all trials.
         flags: flags of ``fit.py`` of all trials.
         alone: if true, no trial has two factors at another level than the first.
+        subsets: number of sets of training images.
 
     Raises:
         UsageError: if a factor cannot vary as asked for.
@@ -43,7 +47,7 @@ def read_factors(texts: Sequence[str], configs: Sequence[str], flags: Sequence[s
                     f"--factor {factor.key} sets {both[0]}, and so does --factor {other.key}: leave one out, or train "
                     "each alone with --one_at_a_time"
                 )
-    return _typed(_named(factors), configs, flags)
+    return _typed(_named(factors), configs, flags, subsets)
 
 
 def refuse_fixed(factors: Sequence[Factor], flags: Sequence[str]) -> None:
@@ -110,7 +114,7 @@ def _named(factors: Sequence[Factor]) -> list[Factor]:
     ]
 
 
-def _typed(factors: Sequence[Factor], configs: Sequence[str], flags: Sequence[str]) -> list[Factor]:
+def _typed(factors: Sequence[Factor], configs: Sequence[str], flags: Sequence[str], subsets: int) -> list[Factor]:
     """Return the factors with the values of their levels, after every level was built once.
 
     Raises:
@@ -118,7 +122,9 @@ def _typed(factors: Sequence[Factor], configs: Sequence[str], flags: Sequence[st
     """
     command = Command(configs, flags, factors)
     first, *others = one_at_a_time(factors).cells
-    planned = _planned(command, first, "the first levels")
+    last = last_subset(subsets)
+    names = " ".join(f"--factor {factor.key}={factor.levels[0]}" for factor in factors)
+    planned = planned_trial(command, {**first, **last}, f"the first levels: {names}")
     found: dict[str, list[tuple[Any, Any]]] = {}  # a level as given and typed, by the factor's name
     recipes = {factor.name: {json.dumps(planned[1], sort_keys=True): factor.levels[0]} for factor in factors}
     for factor in factors:
@@ -130,7 +136,7 @@ def _typed(factors: Sequence[Factor], configs: Sequence[str], flags: Sequence[st
     for cell in others:
         factor = next(each for each in factors if cell[each.name] != each.levels[0])
         level = cell[factor.name]
-        settings, made = _planned(command, cell, f"{factor.key}={level}")
+        settings, made = planned_trial(command, {**cell, **last}, f"--factor {factor.key}={level}")
         same = recipes[factor.name].setdefault(json.dumps(made, sort_keys=True), level)
         if same != level:
             what = (
@@ -148,11 +154,24 @@ def _value(factor: Factor, level: str, settings: dict[str, Any]) -> Any:
     return value if isinstance(value, str | int | float | None) else json.dumps(value)
 
 
-def _planned(command: Command, cell: Any, what: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return all settings of a trial, and those that decide its result. Report what is wrong with it by its name."""
+def last_subset(subsets: int) -> dict[str, int]:
+    """Return the setting of the last of several subsets, which has its images if all have."""
+    return {SUBSET.name: subsets - 1} if subsets > 1 else {}
+
+
+def planned_trial(command: Command, setting: Mapping[str, Any], what: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return all settings of a trial, and those that decide its result. Nothing is trained.
+
+    Raises:
+        UsageError: if the images do not suffice; the message begins with ``what``.
+        SystemExit: if a setting or its value is wrong; the message ends with ``what``.
+    """
     try:
-        _, settings, cli = plan(command.line(cell))
+        _, settings, cli = plan(command.line(setting))
         cli.datamodule.setup("fit")
     except DataError as error:
-        raise UsageError(f"--factor: {what}: {error}") from error
+        raise UsageError(f"{what}: {error}") from error
+    except SystemExit:  # the parser has said what is wrong
+        say(f"in {what}")
+        raise
     return settings, recipe(settings, cli.datamodule.description())

@@ -9,7 +9,7 @@ from overfitting_lab.comparison.charts import RUNS, label_axes
 from overfitting_lab.comparison.statistics import Estimate
 from overfitting_lab.sweeps.effects import images_for
 
-DECADE = 10  # ratio of levels from which on their axis is logarithmic
+SPAN = 8  # ratio of the largest level to the smallest from which on their axis is logarithmic
 
 
 def draw_estimates(axes: Axes, names: Sequence[str], found: Sequence[Estimate], highlighted: int, label: str) -> None:
@@ -26,13 +26,13 @@ def draw_estimates(axes: Axes, names: Sequence[str], found: Sequence[Estimate], 
 
 
 def draw_curve(axes: Axes, levels: Sequence[float], curve: Sequence[Estimate], y: str, x: str) -> None:
-    """Draw a response over the levels of a factor, with intervals, on a logarithmic axis if they span a decade."""
+    """Draw a response over the levels of a factor, with intervals, on a logarithmic axis if they span it."""
     values = np.array([point.value for point in curve])
     ends = np.array([(point.low, point.high) if point.known else (point.value, point.value) for point in curve]).T
     axes.errorbar(levels, 100 * values, yerr=100 * np.abs(ends - values), fmt="o-", color="black", capsize=4)
     label_axes(axes, y, x)
     positive = [level for level in levels if level > 0]
-    if min(levels) >= 0 and positive and max(positive) >= DECADE * min(positive):
+    if min(levels) >= 0 and positive and max(positive) >= SPAN * min(positive):
         axes.set_xscale("symlog", linthresh=min(positive), linscale=0.5)
     else:
         axes.set_xscale("linear")
@@ -52,6 +52,8 @@ def draw_worth(
         axes.plot([sizes[0], end], [height, height], line, color=colour, label=name)
         if np.isfinite(needed):
             axes.plot([end, end], [0, height], ":", color=colour, linewidth=1)
-    axes.set_ylim(90 * min(values), 105 * max([*values, *(accuracy.value for _, accuracy in worth)]))
+    ends = [end for point in curve if point.known for end in (point.low, point.high)]
+    highest = max([*values, *ends, *(accuracy.value for _, accuracy in worth)])
+    axes.set_ylim(90 * min([*values, *ends]), 105 * highest)
     if worth:
         axes.legend(fontsize=9)

@@ -55,22 +55,24 @@ def write_page(
     responses = [response for response in RESPONSES if all(getattr(trial, response) is not None for trial in trials)]
     means = {response: CellMeans(groups, response) for response in responses}
     runs = sorted({len(group) for group in groups})
+    by_size = any(factor.key == SIZE.key for factor in design.factors)
     content: Content = {
         "design": design,
         "responses": [RESPONSES[response] for response in responses],
-        "size": f"{facts['train_size']:,} training images" if facts["train_size"] else "",
+        "size": f"{facts['train_size']:,} training images" if facts["train_size"] and not by_size else "",
         "epochs": _epochs(trials),
         "runs": "/".join(map(str, runs)),
         "several": runs[-1] > 1,
         "subsets": len({trial.subset for trial in trials}),
         "probed": {trial.gap_instrument for trial in trials} == {"probe"},
         "levels": [(factor_name(factor.name), ", ".join(map(_level, factor.levels))) for factor in design.factors],
+        "by_size": by_size,
         "origin": _origin(trials),
         **facts,
     }
     at = f" at {content['size']}" if content["size"] else ""
     figure = Figure(layout="constrained")
-    figure.suptitle(f"{design.title.capitalize()}{at}, {content['epochs']}, n = {content['runs']}")
+    figure.suptitle(f"{design.title[0].upper()}{design.title[1:]}{at}, {content['epochs']}, n = {content['runs']}")
     template, more = _PAGES[design.kind](design, groups, means, figure)
     if remedied is not None:
         more["worth"] = _worth(design, means["test_acc"], remedied, facts["train_size"], figure)
@@ -179,7 +181,6 @@ def _curve(design: Design, groups: Groups, means: Means, figure: Figure) -> tupl
         draw_curve(axes, [factor.levels[place] for place in order], points, f"{RESPONSES[response]} ({unit})", name)
     return "curve.md", {
         "name": name,
-        "by_size": factor.key == SIZE.key,
         "rows": [
             (
                 f"{factor.levels[place]:,}",

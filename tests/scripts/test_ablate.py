@@ -329,8 +329,14 @@ def test_factors_alone_on_several_sets_of_images(run_script: Script, small: Flag
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        (["--factor=model.dropot=0,1"], "did you mean --model.dropout?"),
-        (["--factor=model.dropout=0,much"], "model.dropout"),
+        (
+            ["--factor=model.dropot=0,1"],
+            "did you mean dropout?\nhelp: ablate.py --help\nin the first levels: --factor model.dropot=0",
+        ),
+        (
+            ["--factor=model.dropout=0,much"],
+            "Got value: much\nhelp: ablate.py --help\nin --factor model.dropout=much\n",
+        ),
         (["--factor=data.label_noise=0,7"], "data.label_noise must be in [0, 1], not 7"),
         (["--factor=data.augment=none,blur"], "blur"),
         (["--factor=model.dropout=0,0.5"] * 2, "--factor model.dropout is given twice"),
@@ -398,8 +404,8 @@ def test_a_worker_that_is_killed_amid_a_trial_changes_no_result(
 
 def test_an_interrupted_ablation_says_how_to_resume(small: Flags, tmp_path: Path) -> None:
     worker = start("ablate", ["--seeds=1", "--sizes", "40", *small], tmp_path)
-    deadline = time.monotonic() + TIMEOUT
-    while "begun" not in (output := (tmp_path / "output.txt")).read_text() if output.exists() else True:
+    deadline, output = time.monotonic() + TIMEOUT, tmp_path / "output.txt"
+    while not output.exists() or "begun" not in output.read_text():
         assert time.monotonic() < deadline
         time.sleep(0.05)
     assert worker.pid is not None
