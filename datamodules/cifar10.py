@@ -38,6 +38,8 @@ class CIFAR10DataModule(LightningDataModule):
             augmentation; ``full``: a random tenth for validation, the rest for training, with flip and crop.
         train_size: number of training images instead of the split's.
         val_size: number of validation images instead of the split's.
+        subset: which of the disjoint sets of training and validation images, from 0. Of the split ``overfit``, subset 1
+            has the images after those of subset 0. Of ``full``, it has the next ones of the random order.
         augment: instead of the split's: ``none``; ``flip_crop``: horizontal flip and a random window of the image
             padded with 4 zeros; ``trivial``: as ``flip_crop``, then one of 14 operations, such as a shear or a
             brighter image, at one of 31 strengths, both drawn for each image (Müller & Hutter 2021, sec. 3: the wide
@@ -52,9 +54,9 @@ class CIFAR10DataModule(LightningDataModule):
         cutmix: alpha of CutMix (Yun et al. 2019, sec. 3.1). A box of each training image shows another image there, and
             its label counts by the share of pixels outside the box. 0 switches CutMix off. With mixup too, each image
             gets one of the two with probability 1/2. In both, the image's own share is at least one half, so that its
-            own label stays the one to predict: a lambda below one half is replaced by 1 - lambda. mixup loses nothing by
-            that, because each image is also the other image of one mixture in an epoch. CutMix loses the boxes that
-            cover more than half of the image.
+            own label stays the one to predict: a lambda below one half is replaced by 1 - lambda. mixup loses nothing
+            by that, because each image is also the other image of one mixture in an epoch. CutMix loses the boxes
+            that cover more than half of the image.
         label_noise: fraction of the training images, in [0, 1], whose label is drawn anew from all classes, whatever
             the image shows (Zhang et al. 2017, sec. 2.1); labels of validation and test stay.
         batch_size: images in a whole optimizer step, divided among the processes.
@@ -89,6 +91,7 @@ class CIFAR10DataModule(LightningDataModule):
         split: Literal["overfit", "full"] = "full",
         train_size: int | None = None,
         val_size: int | None = None,
+        subset: int = 0,
         augment: Literal["none", "flip_crop", "trivial", "vgg", "notebook"] | None = None,
         cutout: int = 0,
         mixup: float = 0.0,
@@ -106,6 +109,7 @@ class CIFAR10DataModule(LightningDataModule):
         self.save_hyperparameters({**locals(), "root": str(root)}, ignore=["self", "__class__"], logger=False)
         overfit = split == "overfit"
         self.split = split
+        self.subset = subset
         self.augment = augment or ("none" if overfit else "flip_crop")
         self.cutout = cutout
         self.mixup = mixup
@@ -129,8 +133,9 @@ class CIFAR10DataModule(LightningDataModule):
         for name, value in {"seed": self.seed, "split_seed": split_seed}.items():
             if not 0 <= value < 2**32:
                 raise ValueError(f"data.{name} must be at least 0 and below 2^32, not {value}")
-        if probe_every < 0:
-            raise ValueError(f"data.probe_every must be at least 0, not {probe_every}")
+        for name, value in {"probe_every": probe_every, "subset": subset}.items():
+            if value < 0:
+                raise ValueError(f"data.{name} must be at least 0, not {value}")
         if not 0 <= cutout <= image_size:
             raise ValueError(
                 f"data.cutout must be at least 0 and at most data.image_size, {image_size}, not {cutout}: "
@@ -218,7 +223,8 @@ class CIFAR10DataModule(LightningDataModule):
         # Decided once: CIFAR-10 that arrives while a run on the stand-in is under way must not replace it.
         self._source, self._stand_in = self.source, False
         images = self._source.load()
-        split = split_images(images, self.split, self._train_size, self._val_size, self.split_seed, self.label_noise)
+        sizes = self._train_size, self._val_size
+        split = split_images(images, self.split, *sizes, self.split_seed, self.label_noise, self.subset)
         self._check_batch_fits(len(split.train_indices), DataError)
         self.images, self.true_labels = replace(images, train_labels=split.train_labels), images.train_labels
         self.train_indices, self.val_indices = split.train_indices, split.val_indices
@@ -242,6 +248,7 @@ class CIFAR10DataModule(LightningDataModule):
             "split": self.split,
             "train_size": len(self.train_indices),
             "val_size": len(self.val_indices),
+            "subset": self.subset,
             "test_size": len(self.test_indices),
             "augment": self.augment,
             "cutout": self.cutout,

@@ -31,8 +31,11 @@ def split_images(
     val_size: int | None,  # None takes a tenth
     seed: int,  # of the shuffling and the label noise
     label_noise: float,  # fraction of the training images, in [0, 1], whose label is drawn anew from all classes
+    subset: int = 0,  # of the disjoint sets of training and validation images, from 0
 ) -> Split:
     """Divide a training set: the first images train, the next validate. A pure function of its arguments.
+
+    Subset 1 has the images that follow those of subset 0, and so on.
 
     Raises:
         DataError: if the split needs more images than there are.
@@ -45,7 +48,14 @@ def split_images(
             f"{train_size} training and {val_size} validation images were asked for, but {images.name} has "
             f"{available} images to train on; set --data.train_size and --data.val_size"
         )
+    if (subset + 1) * (train_size + val_size) > available:
+        raise DataError(
+            f"subset {subset} of {train_size} training and {val_size} validation images ends at image "
+            f"{(subset + 1) * (train_size + val_size)}, but {images.name} has {available} images to train on; set a "
+            "smaller --data.subset, --data.train_size or --data.val_size"
+        )
     order = torch.arange(available) if kind == "overfit" else epoch_order(available, seed, 0)
+    order = order[subset * (train_size + val_size) :]
     train, val = order[:train_size], order[train_size : train_size + val_size]
     digest = hashlib.sha256(images.identity.encode())
     for indices in (train, val):

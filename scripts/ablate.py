@@ -1,8 +1,12 @@
-"""python scripts/ablate.py.
+"""python scripts/ablate.py --factor model.dropout=0,0.5 --factor data.augment=none,flip_crop.
 
-Measure the effect of each regularization method: train overfit.yaml with every combination of dropout, weight decay and
-augmentation, over several seeds. Write a table and a figure of the effects into lightning_logs/ablation/. With --sizes,
-train without these methods on more and more images instead, and convert each method's effect to a number of images.
+Measure the effect of settings: train overfit.yaml with every combination of the factors' levels, over several seeds.
+Write tables and figures into lightning_logs/ablation/. A factor is any setting of fit.py with two levels or more, the
+first of which is the baseline, or the name of a configuration that is off or on, such as optimizer/sgd_momentum.
+
+Without --factor, the factors are dropout, weight decay and augmentation. A number as the only factor, with three levels
+or more, gives a curve. From six factors of two levels on, a fraction of the combinations is trained. --sizes trains
+without dropout, weight decay and augmentation on more and more images, and converts each effect to a number of images.
 
 If the ablation is interrupted, run the same command again to resume it. Several processes, also on several machines
 that share the storage, share the trials. Unknown flags go to fit.py, such as --data.source folder --data.root FOLDER.
@@ -10,7 +14,8 @@ that share the storage, share the trials. Unknown flags go to fit.py, such as --
 
 import argparse
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import replace
+from typing import IO, Any
 
 try:
     from overfitting_lab.cli import reported_errors
@@ -19,54 +24,108 @@ except ModuleNotFoundError as error:
 except KeyboardInterrupt:
     raise SystemExit(130) from None
 
-from overfitting_lab.cli.finished import finished_run, plan
+from overfitting_lab.cli.factors import last_subset, planned_trial, read_factors, refuse_fixed
+from overfitting_lab.cli.finished import default_settings, finished_run, plan
 from overfitting_lab.cli.parser import positive
-from overfitting_lab.runs import RunError
+from overfitting_lab.runs import Run, UsageError
 from overfitting_lab.runs.provenance import command_line
 from overfitting_lab.runs.recipe import recipe
-from overfitting_lab.sweeps.factorial import REMEDIES
-from overfitting_lab.sweeps.results import write_factorial, write_sizes
-from overfitting_lab.sweeps.study import FLAGS, Ablation
+from overfitting_lab.sweeps.designs import Design, design_of
+from overfitting_lab.sweeps.factors import REMEDIES, SEED, SIZE, SUBSET, Command, Factor
+from overfitting_lab.sweeps.pages import page_name, write_page
+from overfitting_lab.sweeps.study import Ablation
 
 SIZES = (500, 1000, 2000, 5000, 10000, 20000, 45000)
+SIZE_OF_ALL = 1000
 
 
-def ablation(name: str, grid: Mapping[str, Sequence[Any]], fit: Sequence[str], storage: str | None) -> Ablation:
-    """Return the ablation whose trials have the flags ``fit`` of fit.py in common."""
-    folder, settings, cli = plan(fit)
+def parse() -> tuple[argparse.Namespace, list[str]]:
+    """Return the script's own arguments, and the flags of fit.py."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add, varied, design = (
+        parser.add_argument,
+        parser.add_mutually_exclusive_group(),
+        parser.add_mutually_exclusive_group(),
+    )
+    levels = "a setting and its levels, or a configuration; may be repeated"
+    varied.add_argument("--factor", action="append", metavar="SETTING=LEVEL,LEVEL", help=levels)
+    varied.add_argument("--sizes", type=positive, nargs="*", help=f"numbers of training images; default: {SIZES}")
+    alone = "compare each level alone with the first levels, instead of all combinations"
+    design.add_argument("--one_at_a_time", action="store_true", help=alone)
+    design.add_argument("--full", action="store_true", help="train all combinations of any number of factors")
+    add("--train_size", type=positive, help=f"training images in each run; default: {SIZE_OF_ALL}")
+    add("--seeds", type=positive, default=3, help="runs of each combination and subset; default: 3")
+    add("--subsets", type=positive, default=1, help="repeat all on so many disjoint sets of images; default: 1")
+    add("--config", action="append", help="configuration of every trial; default: overfit")
+    add("--experiment", default="ablation", help="folder of the runs in lightning_logs/")
+    add("--storage", help="Optuna storage: a database URL or a journal file; default: beside the runs")
+    return parser.parse_known_args()
+
+
+def ablation(
+    name: str, design: Design, command: Command, apart: Sequence[Factor], arguments: argparse.Namespace
+) -> Ablation:
+    """Return the ablation of a design. ``apart`` are the factors whose settings its trials do not share."""
+    if last := last_subset(arguments.subsets):
+        planned_trial(command, {**design.cells[-1], **last}, f"--subsets {arguments.subsets}")
+    folder, settings, cli = plan(command.line({}))
     fixed = {**recipe(settings), "the images": cli.datamodule.source.load().identity}
-    return Ablation(name, grid, folder, fixed, lambda flags, output: finished_run([*fit, *flags], output), storage)
+    for factor in apart:
+        fixed.pop(factor.key, None)
+
+    def train(setting: Mapping[str, Any], output: IO[str]) -> Run:
+        return finished_run(command.line(setting), output)
+
+    repeats, defaults = (arguments.subsets, arguments.seeds), default_settings(cli)
+    return Ablation(name, design.cells, *repeats, folder, fixed, defaults, train, arguments.storage)
 
 
 def main() -> None:
     """Work on the trials, then write the results."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--train_size", type=positive, default=1000, help="training images in each run; default: 1000")
-    parser.add_argument("--seeds", type=positive, default=3, help="runs of each setting; default: 3")
-    parser.add_argument("--sizes", type=positive, nargs="*", help=f"train on so many images instead; default: {SIZES}")
-    parser.add_argument("--config", action="append", help="configuration of every trial; default: overfit")
-    parser.add_argument("--experiment", default="ablation", help="folder of the runs in lightning_logs/")
-    parser.add_argument("--storage", help="Optuna storage: a database URL or a journal file; default: beside the runs")
-    arguments, flags = parser.parse_known_args()
-    facts = {"train_size": arguments.train_size, "command": command_line()}
-    configs = [f"--config={name}" for name in arguments.config or ["overfit"]]
-    fit = [*configs, "--experiment", arguments.experiment, *flags]
-    off = ["--model.dropout=0.0", "--model.optimizer.weight_decay=0.0", "--data.augment=none"]
-    seeds = range(arguments.seeds)
+    arguments, flags = parse()
+    configs, experiment = arguments.config or ["overfit"], ["--experiment", arguments.experiment]
     with reported_errors():
-        if varied := [flag for flag in flags if flag.partition("=")[0] in FLAGS.values()]:
-            raise RunError(f"{varied[0]}: the trials set this themselves; see --train_size, --seeds and --sizes")
-        size = [*fit, f"--data.train_size={arguments.train_size}"]
-        name = f"factorial-{arguments.train_size}"
-        factorial = ablation(name, {**REMEDIES, "seed": seeds}, size, arguments.storage)
-        if arguments.sizes is None:
-            if factorial.work():
-                print("written", *write_factorial(factorial.results(), facts, factorial.folder))
+        if arguments.sizes is not None and (arguments.one_at_a_time or arguments.full):
+            raise UsageError("--sizes is a design of its own: leave --one_at_a_time and --full out")
+        refuse_fixed([SIZE, SUBSET, SEED], flags)
+        by_size = any(text.startswith(f"{SIZE.key}=") for text in arguments.factor or ())
+        size = None if by_size and arguments.train_size is None else arguments.train_size or SIZE_OF_ALL
+        shared = [*experiment, *flags, *([f"--{SIZE.key}={size}"] if size else [])]
+        facts = {"train_size": size, "command": command_line()}
+        if arguments.factor:
+            factors = read_factors(
+                arguments.factor, configs, shared, alone=arguments.one_at_a_time, subsets=arguments.subsets
+            )
+            apart = [*factors, SEED]
+            name = " x ".join(sorted(factor.name for factor in factors)) + (f", {size} images" if size else "")
         else:
-            sizes = sorted(set(arguments.sizes)) or SIZES
-            curve = ablation("sizes", {"size": sizes, "seed": seeds}, [*fit, *off], arguments.storage)
-            if curve.work():
-                print("written", *write_sizes(curve.results(), factorial.results(), facts, curve.folder))
+            refuse_fixed(REMEDIES, flags)
+            factors, apart, name = [*REMEDIES], [*REMEDIES, SIZE, SEED], f"factorial-{size}"
+        design = design_of(factors, alone=arguments.one_at_a_time, full=arguments.full)
+        study = ablation(name, design, Command(configs, shared, factors), apart, arguments)
+        if arguments.sizes is None:
+            announce(design, arguments)
+            if study.work():
+                path = study.folder / page_name(design, size, named=bool(arguments.factor))
+                print("written", *write_page(design, study.results(), facts, path))
+            return
+        sizes = replace(SIZE, levels=tuple(sorted(set(arguments.sizes)) or SIZES))
+        off = [f"--{factor.key}={factor.levels[0]}" for factor in REMEDIES]
+        points = Design("curve", (sizes,), tuple({SIZE.name: level} for level in sizes.levels))
+        curve = ablation("sizes", points, Command(configs, [*experiment, *flags, *off], [sizes]), apart, arguments)
+        announce(points, arguments)
+        if curve.work():
+            paths = write_page(points, curve.results(), facts, curve.folder / "sizes", (design, study.results()))
+            print("written", *paths)
+
+
+def announce(design: Design, arguments: argparse.Namespace) -> None:
+    """Print the number of trials."""
+    cells, subsets, seeds = len(design.cells), arguments.subsets, arguments.seeds
+    sets = f" x {subsets} subsets" if subsets > 1 else ""
+    print(
+        f"design     {design.title}: {cells} cells{sets} x {seeds} seeds = {cells * subsets * seeds} trials", flush=True
+    )
 
 
 if __name__ == "__main__":

@@ -133,8 +133,9 @@ def data_lines(data: dict[str, Any]) -> str:
     training += "".join(f", {name} {data[name]:g}" for name in ("cutout", "mixup", "cutmix") if data[name])
     if data["label_noise"]:
         training += f"; {data['label_noise']:.0%} of the training labels drawn at random"
+    subset = f", subset {data['subset']}" if data["subset"] else ""
     return (warning if data["source"] == "synthetic" else "") + (
-        f"data       {data['name']}, split {data['split']}: {data['train_size']:,} training, "
+        f"data       {data['name']}, split {data['split']}{subset}: {data['train_size']:,} training, "
         f"{data['val_size']:,} validation, {data['test_size']:,} test images; {training}\n"
         f"           fingerprint {data['fingerprint'][:16]}"
     )

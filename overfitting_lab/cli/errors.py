@@ -15,6 +15,7 @@ from overfitting_lab.callbacks.recovery import StoppedError
 from overfitting_lab.cli.failures import REPORTED, explain, is_defect, keep_trace, wants_trace
 from overfitting_lab.cli.processes import say
 from overfitting_lab.cli.screen import screen
+from overfitting_lab.runs import UsageError
 from overfitting_lab.runs.notes import discard_notes, note
 
 USAGE = 2  # exit status for an error of the command line
@@ -65,7 +66,7 @@ def _reported(report: Report) -> Iterator[Report]:
             _leave("interrupted", INTERRUPTED)
         raise
     except REPORTED as error:
-        _leave(f"error: {error}", USAGE if isinstance(error, LimitError) else 1)
+        _leave(f"error: {error}", USAGE if isinstance(error, LimitError | UsageError) else 1)
     except BrokenPipeError as error:
         if error.filename is None and error.filename2 is None:  # standard output is closed, and the command needs it
             sys.exit(PIPE_CLOSED)

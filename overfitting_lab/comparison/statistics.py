@@ -48,13 +48,13 @@ def wilson(right: int, images: int) -> Estimate:
     return Estimate(right / images, float(interval.low), float(interval.high))
 
 
-def mean(fractions: Sequence[float]) -> Estimate:
-    """Return the mean of fractions of 1 with Student's interval, clipped to [0, 1]; a single value has no interval."""
+def mean(fractions: Sequence[float], least: float = 0.0) -> Estimate:
+    """Return the mean of fractions with Student's interval, clipped to [least, 1]; a single value has no interval."""
     array = np.asarray(fractions, dtype=float)
     if len(array) < 2:
         return Estimate(float(array.mean()))
     half = stats.t.ppf((1 + CONFIDENCE) / 2, len(array) - 1) * stats.sem(array)
-    return _clipped(array.mean(), array.mean() - half, array.mean() + half, 0, 1)
+    return _clipped(array.mean(), array.mean() - half, array.mean() + half, least, 1)
 
 
 def mean_cell(values: Sequence[float | None], scale: float = 100, digits: int = 1, unit: str = "") -> str:

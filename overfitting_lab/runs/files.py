@@ -12,6 +12,10 @@ class RunError(Exception):
     """A folder is no run, or lacks something. The message names the remedy."""
 
 
+class UsageError(RunError):
+    """The command line asks for what cannot be done. It is reported before any work, with exit status 2."""
+
+
 class RunFiles:
     """Name the files of a run in its folder, ``lightning_logs/<experiment>/version_N``."""
 

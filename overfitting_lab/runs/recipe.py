@@ -12,7 +12,7 @@ from overfitting_lab.runs.files import RunError
 # Every setting of fit.py is in one of these two. The settings of a class, such as model.dropout, follow the class.
 DECISIVE = (
     "seed_everything", "monitor", "model", "data.source", "data.split", "data.train_size", "data.val_size",
-    "data.augment", "data.cutout", "data.mixup", "data.cutmix", "data.label_noise", "data.batch_size",
+    "data.subset", "data.augment", "data.cutout", "data.mixup", "data.cutmix", "data.label_noise", "data.batch_size",
     "data.image_size", "data.mean", "data.std", "data.seed", "data.split_seed",
     "trainer.accumulate_grad_batches", "trainer.callbacks", "trainer.check_val_every_n_epoch",
     "trainer.enable_checkpointing", "trainer.fast_dev_run", "trainer.gradient_clip_algorithm",
@@ -36,7 +36,10 @@ CIRCUMSTANTIAL = (
 )  # fmt: skip
 
 # Settings that configurations of earlier versions lack, and the values that those versions trained with.
-LATER = {"data.mixup": 0.0, "data.cutmix": 0.0, "model.label_smoothing": 0.0}
+LATER = {
+    "data.subset": 0, "data.cutout": 0, "data.mixup": 0.0, "data.cutmix": 0.0, "model.label_smoothing": 0.0,
+    "model.batch_norm": False, "model.width": 1.0, "model.decay_biases": True,
+}  # fmt: skip
 
 # Import paths in configurations of earlier versions, and what they are now.
 RENAMED = {"callbacks.plateau.StopAfterPlateaus": "overfitting_lab.callbacks.plateau.PlateauSchedule"}

@@ -30,6 +30,7 @@ class DataSummary:
     mixup: float = 0.0  # alpha; 0: off
     cutmix: float = 0.0  # alpha; 0: off
     label_noise: float = 0.0  # fraction of the training labels that were drawn at random
+    subset: int = 0  # which of the disjoint sets of training and validation images
 
 
 @dataclass(frozen=True)

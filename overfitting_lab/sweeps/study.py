@@ -1,10 +1,14 @@
 """Trials of an ablation, each one run of ``fit.py``, which Optuna shares out among any number of workers."""
 
 import json
+import shlex
+import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from datetime import timedelta
 from itertools import product
+from math import prod
 from pathlib import Path
 from statistics import median
 from typing import IO, Any
@@ -13,52 +17,59 @@ import optuna
 from filelock import FileLock
 from optuna.trial import FrozenTrial, TrialState
 
-from overfitting_lab.runs import Run, RunError, runs_of
+from overfitting_lab.runs import Run, RunError, UsageError, runs_of
+from overfitting_lab.runs.provenance import without_password
 from overfitting_lab.runs.recipe import RENAMED
+from overfitting_lab.sweeps.designs import Cell
+from overfitting_lab.sweeps.factors import SEED, SUBSET
 from overfitting_lab.sweeps.storage import open_storage
 from overfitting_lab.sweeps.trial import Trial, result_of
 from overfitting_lab.sweeps.workers import heartbeat, is_gone
 
-FLAGS = {
-    "dropout": "--model.dropout",
-    "weight_decay": "--model.optimizer.weight_decay",
-    "augment": "--data.augment",
-    "size": "--data.train_size",
-    "seed": "--seed_everything",
-}
 USAGE = 2  # exit status for settings that fit.py refuses
+LENGTHS = ("size", "train_size", "max_epochs")  # factors to which the duration of a trial is proportional
+LONGEST = 200  # characters in the name of a log
 
 
 class Ablation:
-    """A full grid of settings, each trained once.
+    """The cells of a design, each trained once for every subset and seed.
 
     Optuna's storage records each trial's worker and result, so that workers with the same storage share the work. If a
     worker stops, the next one resumes its run. A trial discards the checkpoints of the run that it trained.
 
     Args:
-        name: name of the study in the storage.
-        grid: the values to try for one or more keys of :data:`FLAGS`.
+        name: name of the study in the storage. A study may get further levels, subsets and seeds later.
+        cells: levels of the factors, by name.
+        subsets: number of sets of training images.
+        seeds: number of seeds.
         folder: holds the runs of the experiment.
         fixed: what all trials have in common, as plain values.
-        train: function that takes flags and a file; it finds or trains the run with these flags and prints to the file.
+        defaults: values of the settings that a study of an earlier version did not have.
+        train: function that takes a setting and a file; it finds or trains the run and prints to the file.
         storage: URL of a database, or path of Optuna's journal file; by default a journal file in ``folder``.
 
     Raises:
-        RunError: if the storage cannot be used, or the study began with other fixed settings.
+        RunError: if the storage cannot be used.
+        UsageError: if the study began with other fixed settings.
     """
 
     def __init__(
         self,
         name: str,
-        grid: Mapping[str, Sequence[Any]],
+        cells: Sequence[Cell],
+        subsets: int,
+        seeds: int,
         folder: Path,
         fixed: Mapping[str, Any],
-        train: Callable[[list[str], IO[str]], Run],
+        defaults: Mapping[str, Any],
+        train: Callable[[Mapping[str, Any], IO[str]], Run],
         storage: str | None = None,
     ) -> None:
         self.folder = folder
-        self._grid = {key: list(values) for key, values in grid.items()}
-        self._settings = [dict(zip(grid, values, strict=True)) for values in product(*grid.values())]
+        sets = [{SUBSET.name: subset} for subset in range(subsets)] if subsets > 1 else [{}]
+        self._settings = [
+            {**cell, **which, SEED.name: seed} for cell, which, seed in product(cells, sets, range(seeds))
+        ]
         self._train = train
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         folder.mkdir(parents=True, exist_ok=True)
@@ -70,18 +81,23 @@ class Ablation:
                 direction="maximize",
                 load_if_exists=True,
             )
-        varied = {flag.removeprefix("--") for flag in FLAGS.values()}
-        plain = json.loads(json.dumps({key: value for key, value in fixed.items() if key not in varied}))
+        self._check(fixed, defaults)
+
+    def _check(self, fixed: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
+        """Refuse a study that began with other fixed settings; a new study gets these."""
+        plain, known = (json.loads(json.dumps(values)) for values in (dict(fixed), dict(defaults)))
         text = json.dumps(self._study.user_attrs.get("fixed"))
         for before, now in RENAMED.items():
             text = text.replace(f'"{before}"', f'"{now}"')
         begun = json.loads(text)
         if begun is None:
             self._study.set_user_attr("fixed", plain)
-        elif begun != plain:
-            differ = sorted(key for key in begun.keys() | plain.keys() if begun.get(key) != plain.get(key))
-            raise RunError(
-                f"the trials in {folder} were begun with other settings ({', '.join(differ)}); "
+            return
+        begun = {**{key: value for key, value in known.items() if key in plain}, **begun}
+        differ = sorted(key for key in begun.keys() | plain.keys() if begun.get(key) != plain.get(key))
+        if differ:
+            raise UsageError(
+                f"the trials in {self.folder} were begun with other settings ({', '.join(differ)}); "
                 "keep these apart: --experiment NAME"
             )
 
@@ -92,9 +108,14 @@ class Ablation:
             RunError: at the end, if a run failed.
         """
         retried = {trial.number for trial in self._trials(TrialState.FAIL)}
-        while left := self._settings_left(retried):
-            self._study.enqueue_trial(left[0])
-            self._study.optimize(self._objective, n_trials=1, catch=RunError)
+        try:
+            while left := self._settings_left(retried):
+                self._study.enqueue_trial({}, user_attrs={"setting": left[0]})
+                self._study.optimize(self._objective, n_trials=1, catch=RunError)
+        except (KeyboardInterrupt, SystemExit):
+            command = without_password(shlex.join(["python", *sys.argv]))
+            print(f"stopped    resume with the same command: {command}", flush=True)
+            raise
         others = len(self._trials(TrialState.RUNNING))
         if others:
             print(f"{others} trials are with other workers; start this again when they have finished", flush=True)
@@ -104,24 +125,22 @@ class Ablation:
         return len(self._trials(TrialState.COMPLETE)) == len(self._settings)
 
     def results(self) -> list[Trial]:
-        """Return the results of the grid's settings, with any seed."""
+        """Return the results of the cells and subsets, with any seed."""
         return [Trial(**trial.user_attrs["result"]) for trial in self._trials(TrialState.COMPLETE, any_seed=True)]
 
     def _trials(self, *states: TrialState, any_seed: bool = False) -> list[FrozenTrial]:
-        """Return the trial of each of the grid's settings, if it is in one of the states.
+        """Return the trial of each setting, if it is in one of the states.
 
         Of several trials with a setting, a complete one counts, else a running one, else the last.
         """
         found = {}
+        wanted = {_key(setting, any_seed) for setting in self._settings}
         trials = self._study.get_trials(deepcopy=False)
         complete, running = TrialState.COMPLETE, TrialState.RUNNING
         for trial in sorted(trials, key=lambda trial: (trial.state == complete, trial.state == running, trial.number)):
-            if (
-                trial.params.keys() == self._grid.keys()
-                and trial.state != TrialState.PRUNED
-                and all(trial.params[key] in grid or (any_seed and key == "seed") for key, grid in self._grid.items())
-            ):
-                found[tuple(trial.params[key] for key in self._grid)] = trial
+            setting = _setting(trial)
+            if trial.state != TrialState.PRUNED and _key(setting, any_seed) in wanted:
+                found[_key(setting)] = trial
         return [trial for trial in found.values() if trial.state in states]
 
     def _settings_left(self, retried: set[int]) -> list[dict[str, Any]]:
@@ -134,8 +153,8 @@ class Ablation:
                 self._study.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)
                 retried.add(trial.number)
         trials = self._trials(TrialState.COMPLETE, TrialState.RUNNING, TrialState.FAIL)
-        begun = [trial.params for trial in trials if trial.number not in retried]
-        return [setting for setting in self._settings if setting not in begun]
+        begun = {_key(_setting(trial)) for trial in trials if trial.number not in retried}
+        return [setting for setting in self._settings if _key(setting) not in begun]
 
     def _objective(self, trial: optuna.Trial) -> float:
         """Find or train a trial's run and return its test accuracy.
@@ -144,48 +163,71 @@ class Ablation:
             TrialPruned: if another trial has the setting.
             RunError: if the run fails.
         """
-        setting = {
-            # Integers have a wide range, so that a study may get further values later.
-            key: trial.suggest_int(key, 0, 2**32 - 1)
-            if all(isinstance(value, int) for value in values)
-            else trial.suggest_categorical(key, values)
-            for key, values in self._grid.items()
-        }
-        for other in self._study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.RUNNING)):
+        trials = self._study.get_trials(deepcopy=False)
+        setting = _setting(trials[trial.number])
+        for other in trials:
             # Two workers may draw the same setting at the same moment. The earlier trial has it, or a finished one.
-            earlier = other.number < trial.number or (other.state.is_finished() and other.number != trial.number)
-            if earlier and other.params == setting:
+            earlier = other.state == TrialState.RUNNING and other.number < trial.number
+            if (earlier or other.state == TrialState.COMPLETE) and _key(_setting(other)) == _key(setting):
                 raise optuna.TrialPruned
         name = ", ".join(f"{key} {value}" for key, value in setting.items())
-        log = self.folder / "logs" / f"{name.replace(', ', ',').replace(' ', '=')}.txt"
+        stem = name.replace(", ", ",").replace(" ", "=").replace("/", "-")
+        log = self.folder / "logs" / f"{stem if len(stem) <= LONGEST else f'{stem[:LONGEST]}-{trial.number}'}.txt"
         log.parent.mkdir(exist_ok=True)
-        finished = [run.folder for run in runs_of(self.folder) if run.finished]
+        before = {run.folder: run.finished for run in runs_of(self.folder)}
+        begun = time.monotonic()
         print(f"begun      {name}", flush=True)
         with log.open("a") as output, heartbeat(trial):
             try:
-                run = self._train([f"{FLAGS[key]}={value}" for key, value in setting.items()], output)
+                run = self._train(setting, output)
                 result = result_of(run, setting)
             except (RunError, SystemExit) as error:
                 if isinstance(error, SystemExit) and error.code != USAGE:
                     raise
                 print(f"failed     {name}: {error}; its output is in {log}", flush=True)
                 raise RunError(str(error)) from error
-        for path in run.files.checkpoints.rglob("*.*") if run.folder not in finished else ():
+        for path in run.files.checkpoints.rglob("*.*") if not before.get(run.folder) else ():
             path.unlink(missing_ok=True)  # most of a run's size
         trial.set_user_attr("result", asdict(result))
+        if run.folder not in before:
+            trial.set_user_attr("overhead", time.monotonic() - begun - result.seconds)  # of the start and the test
         print(
             f"done       {name}: test accuracy {result.test_acc:.1%}, gap {100 * result.gap:.1f} points, "
-            f"{timedelta(seconds=round(result.seconds))}; {self._progress(result)}",
+            f"{timedelta(seconds=round(result.seconds))}; {self._progress(trial.number)}",
             flush=True,
         )
         return result.test_acc
 
-    def _progress(self, result: Trial) -> str:
-        """Describe how many trials are done, and the time left if it grows with the number of images."""
-        done = [Trial(**trial.user_attrs["result"]) for trial in self._trials(TrialState.COMPLETE)] + [result]
-        usual = median(one.seconds / one.setting.get("size", 1) for one in done)
-        images = [setting.get("size", 1) for setting in self._settings]
-        left = sum(images) - sum(one.setting.get("size", 1) for one in done)
-        workers = max(1, len(self._trials(TrialState.RUNNING)))
-        time_left = timedelta(seconds=round(usual * left / workers))
-        return f"{len(done)} of {len(images)}, about {time_left} left with {workers} worker{'s' * (workers > 1)}"
+    def _progress(self, number: int) -> str:
+        """Describe how many trials are done with a trial, given by number, and the time left.
+
+        The time to train is taken to grow with the number of images and of epochs. A run's start and its test take as
+        long as the others'.
+        """
+        running = self._trials(TrialState.RUNNING)
+        done = self._trials(TrialState.COMPLETE) + [trial for trial in running if trial.number == number]
+        lengths = [_length(_setting(trial)) for trial in done]
+        usual = median(
+            trial.user_attrs["result"]["seconds"] / length for trial, length in zip(done, lengths, strict=True)
+        )
+        overheads = [trial.user_attrs["overhead"] for trial in done if "overhead" in trial.user_attrs] or [0]
+        left = usual * (sum(map(_length, self._settings)) - sum(lengths))
+        left += median(overheads) * (len(self._settings) - len(done))
+        workers = max(1, len(running))
+        time_left = timedelta(seconds=round(left / workers))
+        return (
+            f"{len(done)} of {len(self._settings)}, about {time_left} left with {workers} worker{'s' * (workers > 1)}"
+        )
+
+
+def _setting(trial: FrozenTrial) -> dict[str, Any]:
+    """Return a trial's levels, its subset if there are several, and its seed. Older trials have them as parameters."""
+    return dict(trial.user_attrs.get("setting") or trial.system_attrs.get("fixed_params", trial.params))
+
+
+def _key(setting: Mapping[str, Any], any_seed: bool = False) -> frozenset[tuple[str, Any]]:
+    return frozenset({SUBSET.name: 0, **setting, **({SEED.name: None} if any_seed else {})}.items())
+
+
+def _length(setting: Mapping[str, Any]) -> float:
+    return float(prod(setting.get(name, 1) for name in LENGTHS))

@@ -12,7 +12,7 @@ from overfitting_lab.runs.calibration import calibration
 class Trial:
     """The result of one run."""
 
-    setting: Mapping[str, Any]  # levels of the remedies or number of training images (size), and the seed
+    setting: Mapping[str, Any]  # levels of the factors or number of training images (size), and the seed
     test_acc: float  # test accuracy of the best checkpoint, a fraction of 1
     train_acc: float  # training accuracy of the last epoch, with dropout and augmentation on
     val_acc: float  # validation accuracy of the last epoch
@@ -22,6 +22,11 @@ class Trial:
     origin: Mapping[str, Any]  # data, device, versions and commit of the run
     gap_instrument: str = "training"  # accuracy on training images in the gap: probe or training
     calibration_error: float | None = None  # expected calibration error on the test images; trials of old runs lack it
+
+    @property
+    def subset(self) -> int:
+        """The set of training images, from 0."""
+        return int(self.setting.get("subset", 0))
 
     def has(self, setting: Mapping[str, Any]) -> bool:
         """Tell if the run has these settings; it may have others besides."""

@@ -119,6 +119,24 @@ def test_both_sizes_can_be_set(split: str, train_size: int, val_size: int, modul
     assert not set(data.train_indices.tolist()) & set(data.val_indices.tolist())
 
 
+@pytest.mark.parametrize("split", ["overfit", "full"])
+def test_subsets_share_no_image(split: str, module: Any) -> None:
+    make = partial(module, split=split, train_size=40, val_size=20)
+    plain, *subsets = (make(), *(make(subset=number) for number in range(3)))
+    assert subsets[0].fingerprint == plain.fingerprint
+    assert len({data.fingerprint for data in subsets}) == 3
+    images = [image for data in subsets for image in (*data.train_indices.tolist(), *data.val_indices.tolist())]
+    assert len(set(images)) == len(images) == AVAILABLE
+    assert split == "full" or images == list(range(AVAILABLE))
+    assert subsets[2].description()["subset"] == 2
+    with pytest.raises(
+        DataError, match=r"subset 3 of 40 training and 20 validation images ends at image 240, but .*180"
+    ):
+        make(subset=3)
+    with pytest.raises(ValueError, match=r"data\.subset must be at least 0, not -1"):
+        make(subset=-1)
+
+
 def test_each_size_overrides_its_own_alone(module: Any) -> None:
     fewer = module(train_size=40)
     assert (len(fewer.train_indices), len(fewer.val_indices)) == (40, 18)
@@ -276,6 +294,7 @@ def test_the_description_is_of_plain_values(module: Any) -> None:
         "split": "full",
         "train_size": 100,
         "val_size": 30,
+        "subset": 0,
         "test_size": 45,
         "augment": "flip_crop",
         "cutout": 0,

@@ -1,6 +1,7 @@
 import json
 import os
 import signal
+import threading
 import time
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 from optuna.storages.journal import JournalFileBackend
 
 from overfitting_lab.runs import runs_of
+from overfitting_lab.runs.recipe import recipe
 from overfitting_lab.sweeps.workers import GONE
 from tests.conftest import Flags, Script
 from tests.processes import start
@@ -111,7 +113,7 @@ def test_a_result_outlives_a_later_failure(run_script: Script, small: Flags, fit
     study = optuna.load_study(study_name="ablation, sizes", storage=journal())
     (done,) = study.get_trials()
     fail = optuna.trial.TrialState.FAIL
-    study.add_trial(optuna.trial.create_trial(state=fail, params=done.params, distributions=done.distributions))
+    study.add_trial(optuna.trial.create_trial(state=fail, user_attrs={"setting": done.user_attrs["setting"]}))
     assert run_script("ablate", "--seeds=1", "--sizes", "40", *small).status == 0
     assert len(fitted) == 1
 
@@ -119,7 +121,7 @@ def test_a_result_outlives_a_later_failure(run_script: Script, small: Flags, fit
 def test_other_settings_do_not_mix(run_script: Script, small: Flags, fitted: list[list[str]]) -> None:
     assert run_script("ablate", "--seeds=1", "--sizes", "40", *small).status == 0
     other = run_script("ablate", "--seeds=1", "--sizes", "40", *small, "--model.hidden_features=8")
-    assert other.status == 1
+    assert other.status == 2
     assert "begun with other settings (model.hidden_features); keep these apart: --experiment NAME" in other.err
     apart = run_script("ablate", "--seeds=1", "--sizes", "40", *small, "--model.hidden_features=8", "--experiment=b")
     assert apart.status == 0, apart.err
@@ -132,7 +134,9 @@ def test_what_a_trial_cannot_have_is_told(run_script: Script, small: Flags, fitt
     assert "data.batch_size 20 is larger than the 10 training images" in outcome.err
     assert "done       size 40, seed 0" in outcome.out
     for flag in ("--model.dropout=0.1", "--seed_everything=1", "--data.train_size=3"):
-        assert "the trials set this themselves" in run_script("ablate", *small, flag).err
+        refused = run_script("ablate", *small, flag)
+        assert refused.status == 2
+        assert f"{flag.partition('=')[0]}: the trials set this themselves" in refused.err
     blind = run_script(
         "ablate", "--seeds=1", "--sizes", "60", *small, "--trainer.limit_val_batches=0", "--experiment=b"
     )
@@ -237,3 +241,176 @@ def test_a_trial_is_anothers_as_long_as_its_worker_lives(
     assert run_script("ablate", "--seeds=1", "--sizes", "40", *small).status == 0
     assert len(fitted) == 1
     assert (FOLDER / "sizes.md").exists()
+
+
+def test_a_storage_of_an_earlier_version_is_continued(
+    run_script: Script, small: Flags, fitted: list[list[str]]
+) -> None:
+    assert run_script("ablate", "--seeds=1", "--sizes", "40", "60", *small).status == 0
+    made = optuna.load_study(study_name="ablation, sizes", storage=journal())
+    trials, fixed = made.get_trials(), made.user_attrs["fixed"]
+    (FOLDER / "optuna.journal").unlink()
+    for page in FOLDER.glob("sizes.*"):
+        page.unlink()
+    older = optuna.create_study(study_name="ablation, sizes", storage=journal(), direction="maximize")
+    later = ("data.subset", "data.label_noise", "monitor")  # settings that came after the study
+    older.set_user_attr("fixed", {name: value for name, value in fixed.items() if name not in later})
+    number = optuna.distributions.IntDistribution(0, 2**32 - 1)
+    for trial in trials[:1]:
+        older.add_trial(
+            optuna.trial.create_trial(
+                value=trial.value,
+                params=trial.user_attrs["setting"],
+                distributions={"size": number, "seed": number},
+                user_attrs={"result": trial.user_attrs["result"]},
+            )
+        )
+    continued = run_script("ablate", "--seeds=1", "--sizes", "40", "60", *small)
+    assert continued.status == 0, continued.err
+    assert continued.out.count("begun") == 1, "the other one is there"
+    assert len(fitted) == 2, "its run, too"
+    assert "| 60 | 1 |" in (FOLDER / "sizes.md").read_text()
+
+
+def test_a_run_of_an_earlier_version_is_found(run_script: Script, small: Flags, fitted: list[list[str]]) -> None:
+    assert run_script("ablate", "--seeds=1", "--sizes", "40", *small).status == 0
+    (run,) = runs_of(FOLDER)
+    text = run.files.config.read_text()
+    assert "subset: 0\n" in text
+    run.files.config.write_text(text.replace("  subset: 0\n", ""))
+    (FOLDER / "optuna.journal").unlink()
+    assert "data.subset" not in recipe(runs_of(FOLDER)[0].settings)
+    assert run_script("ablate", "--seeds=1", "--sizes", "40", *small).status == 0
+    assert len(fitted) == 1
+
+
+def test_a_number_of_any_setting_becomes_a_curve(run_script: Script, small: Flags, fitted: list[list[str]]) -> None:
+    flags = ["--factor=model.hidden_features=8,16,32", "--train_size=40", "--seeds=1"]
+    others = [flag for flag in small if "hidden_features" not in flag]
+    outcome = run_script("ablate", *flags, *others)
+    assert outcome.status == 0, outcome.err
+    assert "design     curve: 3 cells x 1 seeds = 3 trials" in outcome.out
+    assert "done       hidden_features 8, seed 0: " in outcome.out
+    assert [run.settings["model.hidden_features"] for run in runs_of(FOLDER)] == [32, 16, 8]
+    page = (FOLDER / "curve-hidden_features-40.md").read_text()
+    assert page.startswith("## Test accuracy over hidden features at 40 training images\n")
+    assert "| 16 | 1 |" in page
+    more = run_script("ablate", *flags, *others, "--factor=data.label_noise=0,0.5")
+    assert more.status == 0, more.err
+    assert len(fitted) == 3 + 3, "runs of the other study are found"
+    page = (FOLDER / "levels-hidden_features-label_noise-40.md").read_text()
+    assert page.count("| label noise | 0") == 2
+    assert "| 32 | 0.5 | 1 |" in page
+
+
+def test_factors_alone_on_several_sets_of_images(run_script: Script, small: Flags, fitted: list[list[str]]) -> None:
+    factors = ["--factor=data.augment=none,flip_crop,notebook", "--factor=optimizer/sgd_momentum"]
+    flags = ["--one_at_a_time", "--subsets=2", "--seeds=1", "--train_size=40", *factors, *small]
+    outcome = run_script("ablate", *flags)
+    assert outcome.status == 0, outcome.err
+    runs = runs_of(FOLDER)
+    found = {tuple(run.settings[f"data.{name}"] for name in ("augment", "subset")) for run in runs}
+    assert found == {(augment, subset) for augment in ("none", "flip_crop", "notebook") for subset in (0, 1)}
+    assert sum(run.settings["model.optimizer"] == "torch.optim.SGD" for run in runs) == 2
+    assert len(fitted) == len(runs) == 8
+    assert len({run.summary.data.fingerprint for run in runs}) == 2
+    page = (FOLDER / "one_at_a_time-augment-sgd_momentum-40.md").read_text()
+    rows = [line.split(" | ") for line in page.splitlines() if line.startswith("| ")]
+    assert [row[0] for row in rows[1:3]] == ["| ---", "| none"]
+    assert {row[0] for row in rows[3:]} == {
+        "| augmentation flip_crop", "| augmentation notebook", "| sgd momentum"
+    }  # fmt: skip
+    worth = [float(row[5].split()[0]) for row in rows[3:]]
+    assert worth == sorted(worth, reverse=True)
+    assert all(" to " in cell for row in rows[3:] for cell in row[5:8])
+    assert "They cover other images as well as other seeds" in page
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (
+            ["--factor=model.dropot=0,1"],
+            "did you mean dropout?\nhelp: ablate.py --help\nin the first levels: --factor model.dropot=0",
+        ),
+        (
+            ["--factor=model.dropout=0,much"],
+            "Got value: much\nhelp: ablate.py --help\nin --factor model.dropout=much\n",
+        ),
+        (["--factor=data.label_noise=0,7"], "data.label_noise must be in [0, 1], not 7"),
+        (["--factor=data.augment=none,blur"], "blur"),
+        (["--factor=model.dropout=0,0.5"] * 2, "--factor model.dropout is given twice"),
+        (["--factor=model.dropout=0,0.5,0"], "the level 0 is given twice"),
+        (["--factor=model.dropout=0,0.0"], "model.dropout has 0 and 0.0: twice the same"),
+        (["--factor=model.dropout=0.5"], "needs two levels or more"),
+        (["--factor=model.dropout=0,"], "needs two levels or more"),
+        (["--factor=model.optimizer.betas=[0.9,0.99]"], "needs two levels or more"),
+        (["--factor=model.dropout=0,0.5", "--model.dropout=0.1"], "--model.dropout: the trials set this themselves"),
+        (["--factor=seed_everything=1,2"], "see --seeds"),
+        (["--factor=data.root=a,b"], "decides no result"),
+        (["--factor=optimizer/none"], "neither SETTING=LEVEL,LEVEL nor a configuration"),
+        (["--factor=optimizer/adam", "--factor=optimizer/sgd_momentum"], "and so does --factor"),
+        (["--factor=data.train_size=40,500"], "data.train_size=500: 500 training and 50 validation images"),
+        (["--factor=data.train_size=40,60", "--train_size=40"], "--data.train_size: the trials set this themselves"),
+        (["--sizes", "40", "--full"], "leave --one_at_a_time and --full out"),
+        (["--subsets=3"], "subset 2 of 60 training and 50 validation images ends at image 330"),
+    ],
+)
+def test_what_cannot_vary_is_told_before_anything_is_trained(
+    flags: list[str], words: str, run_script: Script, small: Flags
+) -> None:
+    sizes = [] if any("train_size" in flag for flag in flags) else ["--train_size=60"]
+    outcome = run_script("ablate", *flags, *sizes, *small)
+    assert outcome.status == 2
+    assert words in outcome.err
+    assert "Traceback" not in outcome.err
+    assert "begun" not in outcome.out
+
+
+def test_a_worker_that_is_killed_amid_a_trial_changes_no_result(
+    run_script: Script, small: Flags, fitted: list[list[str]], tmp_path: Path
+) -> None:
+    factors = ["--factor=model.dropout=0,0.5", "--factor=data.label_noise=0,0.3", "--seeds=1", "--train_size=40"]
+    slow = ["--trainer.callbacks=tests.faults.SlowStep", "--trainer.callbacks.step=1"]
+    worker = start("ablate", [*factors, *small, *slow], tmp_path)
+    deadline = time.monotonic() + TIMEOUT
+    while not (tmp_path / "in a step").exists():
+        assert worker.is_alive(), (tmp_path / "output.txt").read_text()
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+    def kill() -> None:
+        while not any(run.finished for run in runs_of(tmp_path / FOLDER)) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert worker.pid is not None
+        os.killpg(worker.pid, signal.SIGKILL)
+        worker.join()
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    outcome = run_script("ablate", *factors, *small, *slow)
+    killer.join()
+    assert outcome.status == 0, outcome.err
+    study = optuna.load_study(study_name="ablation, dropout x label_noise, 40 images", storage=journal())
+    states = [trial.state.name for trial in study.get_trials()]
+    assert (states.count("FAIL"), states.count("COMPLETE")) == (1, 4)
+    assert len(runs_of(FOLDER)) == 4
+    alone = run_script("ablate", *factors, *small, *slow, "--experiment=alone")
+    assert alone.status == 0, alone.err
+    name = "factorial-dropout-label_noise-40.md"
+    tables = [(folder / name).read_text().partition("Origin")[0] for folder in (FOLDER, FOLDER.with_name("alone"))]
+    assert tables[0] == tables[1]
+
+
+def test_an_interrupted_ablation_says_how_to_resume(small: Flags, tmp_path: Path) -> None:
+    worker = start("ablate", ["--seeds=1", "--sizes", "40", *small], tmp_path)
+    deadline, output = time.monotonic() + TIMEOUT, tmp_path / "output.txt"
+    while not output.exists() or "begun" not in output.read_text():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert worker.pid is not None
+    os.killpg(worker.pid, signal.SIGINT)
+    worker.join(TIMEOUT)
+    assert worker.exitcode == 130
+    assert "stopped    resume with the same command: python " in output.read_text()
+    assert "--sizes 40" in output.read_text()

@@ -1,3 +1,4 @@
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -6,20 +7,30 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from overfitting_lab.sweeps.factorial import cells, effects, images_for, remedies_of
-from overfitting_lab.sweeps.results import remedy_name, write_factorial, write_sizes
+from overfitting_lab.sweeps.designs import Design, full_factorial
+from overfitting_lab.sweeps.effects import effects, images_for
+from overfitting_lab.sweeps.factors import REMEDIES, SIZE
+from overfitting_lab.sweeps.pages import remedy_name, write_page
 from overfitting_lab.sweeps.trial import Trial
 
 ORIGIN = {"data": "made", "device": "1 x cpu", "commit": "c"}
 EVEN = "worth as much as +1,000 images"
 FACTS = {"train_size": 1000, "command": "python scripts/ablate.py"}
+FULL = full_factorial(REMEDIES)
+remedies_of = FULL.changed
 
 
-def trial(setting: dict[str, Any], accuracy: float, gap: float = 0.5) -> Trial:
+def trial(setting: Mapping[str, Any], accuracy: float, gap: float = 0.5) -> Trial:
     return Trial(setting, accuracy, accuracy + gap, accuracy, gap, 60.0, 40, ORIGIN, "probe", gap / 2)
 
 
-def truth(setting: dict[str, Any]) -> float:
+def write_sizes(curve: list[Trial], remedied: list[Trial], folder: Path) -> list[Path]:
+    size = replace(SIZE, levels=tuple(each.setting["size"] for each in curve))
+    design = Design("curve", (size,), tuple({"size": level} for level in size.levels))
+    return write_page(design, curve, FACTS, folder / "sizes", (FULL, remedied))
+
+
+def truth(setting: Mapping[str, Any]) -> float:
     """Augmentation buys 4 points, dropout 2, decay nothing, and dropout 1 more with augmentation than without."""
     on = remedies_of(setting)
     return 0.4 + 0.04 * ("augment" in on) + 0.02 * ("dropout" in on) + 0.01 * ({"augment", "dropout"} <= set(on))
@@ -31,19 +42,22 @@ def factorial() -> list[Trial]:
     return [
         trial({**setting, "seed": seed}, truth(setting) + noise[seed, place], gap=0.5 - 2 * truth(setting) + 0.8)
         for seed in range(3)
-        for place, setting in enumerate(cells())
+        for place, setting in enumerate(FULL.cells)
     ]
 
 
 def test_the_grid_is_the_full_factorial() -> None:
-    settings = list(cells())
+    settings = list(FULL.cells)
     assert len(settings) == 8
     assert settings[0] == {"dropout": 0.0, "weight_decay": 0.0, "augment": "none"}
     assert len({remedies_of(setting) for setting in settings}) == 8
 
 
 def test_effects_are_differences_of_means() -> None:
-    found = {effect.remedies: effect.estimate for effect in effects([trial(s, truth(s)) for s in cells()], "test_acc")}
+    found = {
+        effect.terms[0]: effect.estimate
+        for effect in effects(FULL, [trial(s, truth(s)) for s in FULL.cells], "test_acc")
+    }
     assert len(found) == 7
     assert found["augment",].value == pytest.approx(0.04 + 0.01 / 2)
     assert found["dropout",].value == pytest.approx(0.02 + 0.01 / 2)
@@ -54,8 +68,8 @@ def test_effects_are_differences_of_means() -> None:
 
 
 def test_intervals_are_students_of_the_spread_within_cells(factorial: list[Trial]) -> None:
-    (dropout, *_) = effects(factorial, "test_acc")
-    groups = [[t.test_acc for t in factorial if t.has(setting)] for setting in cells()]
+    (dropout, *_) = effects(FULL, factorial, "test_acc")
+    groups = [[t.test_acc for t in factorial if t.has(setting)] for setting in FULL.cells]
     variance = np.mean([np.var(group, ddof=1) for group in groups])
     half = 2.119905 * 2 * np.sqrt(variance / 24)  # t for 24 - 8 = 16 degrees of freedom
     on = np.mean([t.test_acc for t in factorial if t.has({"dropout": 0.5})])
@@ -68,22 +82,26 @@ def test_intervals_hold_the_truth_as_often_as_they_say() -> None:
     random = np.random.default_rng(0)
     hits = 0
     for _ in range(400):
-        trials = [trial({**s, "seed": seed}, truth(s) + random.normal(0, 0.01)) for seed in range(2) for s in cells()]
-        estimate = next(effect.estimate for effect in effects(trials, "test_acc") if effect.remedies == ("augment",))
+        trials = [
+            trial({**s, "seed": seed}, truth(s) + random.normal(0, 0.01)) for seed in range(2) for s in FULL.cells
+        ]
+        estimate = next(
+            effect.estimate for effect in effects(FULL, trials, "test_acc") if effect.terms == [("augment",)]
+        )
         hits += estimate.low <= 0.045 <= estimate.high
     assert 0.92 <= hits / 400 <= 0.98
 
 
 def test_more_seeds_of_some_cells_are_no_obstacle(factorial: list[Trial]) -> None:
     more = [*factorial, factorial[0], factorial[5]]
-    assert [e.estimate.value for e in effects(more, "gap")] == pytest.approx(
-        [e.estimate.value for e in effects(factorial, "gap")]
+    assert [e.estimate.value for e in effects(FULL, more, "gap")] == pytest.approx(
+        [e.estimate.value for e in effects(FULL, factorial, "gap")]
     )
 
 
 def test_a_missing_cell_is_named(factorial: list[Trial]) -> None:
     with pytest.raises(ValueError, match=r"no trial has .*'augment': 'none'"):
-        effects([t for t in factorial if remedies_of(t.setting) != ("dropout",)], "test_acc")
+        effects(FULL, [t for t in factorial if remedies_of(t.setting) != ("dropout",)], "test_acc")
 
 
 @pytest.mark.parametrize(
@@ -108,9 +126,9 @@ def test_a_curve_that_falls_by_chance_is_made_monotone() -> None:
 
 
 def test_the_factorial_is_written(factorial: list[Trial], tmp_path: Path) -> None:
-    text, picture, numbers = write_factorial(factorial, FACTS, tmp_path)
+    text, picture, numbers = write_page(FULL, factorial, FACTS, tmp_path / "factorial")
     said = text.read_text()
-    assert said.startswith("## Effect of each remedy at 1,000 training images in 40 epochs\n")
+    assert said.startswith("## Effect of each factor at 1,000 training images in 40 epochs\n")
     mean = 100 * np.mean(
         [t.test_acc for t in factorial if t.has({"augment": "flip_crop", "dropout": 0, "weight_decay": 0})]
     )
@@ -132,7 +150,7 @@ def test_the_factorial_is_written(factorial: list[Trial], tmp_path: Path) -> Non
 
 def test_trials_of_earlier_versions_have_the_gap_that_they_have(factorial: list[Trial], tmp_path: Path) -> None:
     older = [replace(each, gap_instrument="training", calibration_error=None) for each in factorial]
-    said = write_factorial(older, FACTS, tmp_path)[0].read_text()
+    said = write_page(FULL, older, FACTS, tmp_path / "factorial")[0].read_text()
     assert "The gap is training minus validation accuracy" in said
     assert "calibration" not in said
 
@@ -140,7 +158,7 @@ def test_trials_of_earlier_versions_have_the_gap_that_they_have(factorial: list[
 def test_the_curve_is_written_with_what_remedies_are_worth(factorial: list[Trial], tmp_path: Path) -> None:
     sizes = {500: 0.35, 1000: 0.4, 2000: 0.45, 4000: 0.6}
     curve = [trial({"size": size, "seed": 0}, accuracy) for size, accuracy in sizes.items()]
-    text, picture, _ = write_sizes(curve, factorial, FACTS, tmp_path)
+    text, picture, _ = write_sizes(curve, factorial, tmp_path)
     said = text.read_text()
     assert "| 2,000 | 1 | 45.0 % | 50.0 | 25.0 |" in said
     accuracy = np.mean([t.test_acc for t in factorial if remedies_of(t.setting) == ("augment",)])
@@ -148,7 +166,7 @@ def test_the_curve_is_written_with_what_remedies_are_worth(factorial: list[Trial
     assert f"- Augmentation at 1,000 images: worth as much as {more:+,.0f} images (+" in said
     assert picture.stat().st_size > 10_000
     assert "Every size was trained for 40 epochs" in said
-    alone = write_sizes(curve, [], FACTS, tmp_path)[0].read_text()
+    alone = write_sizes(curve, [], tmp_path)[0].read_text()
     assert "worth" not in alone
 
 
@@ -172,16 +190,16 @@ def test_the_range_of_what_a_remedy_is_worth_is_told_in_full(
     ]
     setting = {"dropout": 0.5, "weight_decay": 0.0, "augment": "none"}
     remedied = [trial({**setting, "seed": seed}, accuracy) for seed, accuracy in enumerate(accuracies)]
-    assert f"- Dropout at 1,000 images: {words}.\n" in write_sizes(curve, remedied, FACTS, tmp_path)[0].read_text()
+    assert f"- Dropout at 1,000 images: {words}.\n" in write_sizes(curve, remedied, tmp_path)[0].read_text()
 
 
 def test_an_interaction_beyond_noise_is_told(tmp_path: Path) -> None:
-    def either(setting: dict[str, Any]) -> float:
+    def either(setting: Mapping[str, Any]) -> float:
         return 0.4 + 0.05 * bool({"dropout", "augment"} & set(remedies_of(setting)))
 
     random = np.random.default_rng(0)
-    trials = [trial({**s, "seed": seed}, either(s) + random.normal(0, 0.002)) for seed in range(3) for s in cells()]
-    said = write_factorial(trials, FACTS, tmp_path)[0].read_text()
+    trials = [trial({**s, "seed": seed}, either(s) + random.normal(0, 0.002)) for seed in range(3) for s in FULL.cells]
+    said = write_page(FULL, trials, FACTS, tmp_path / "factorial")[0].read_text()
     assert "- Dropout x augmentation: together they add less than the sum of each alone (-2." in said
     assert "- Dropout alone, against none: +" in said
     assert "| dropout x augmentation | -2." in said

@@ -1,0 +1,177 @@
+"""Factors as the command line gives them, checked before anything is trained."""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from datamodules.errors import DataError
+from overfitting_lab.cli.finished import plan
+from overfitting_lab.cli.parser import available_configs, find_config
+from overfitting_lab.cli.processes import say
+from overfitting_lab.runs import UsageError
+from overfitting_lab.runs.recipe import decides, read_settings, recipe
+from overfitting_lab.sweeps.designs import one_at_a_time
+from overfitting_lab.sweeps.factors import OFF, ON, SEED, SUBSET, Command, Factor
+
+OWN = {SEED.key: "--seeds", SUBSET.key: "--subsets"}  # settings that the script varies by flags of its own
+
+
+def read_factors(
+    texts: Sequence[str], configs: Sequence[str], flags: Sequence[str], *, alone: bool, subsets: int
+) -> list[Factor]:
+    """Return the factors of ``SETTING=LEVEL,LEVEL`` or of a configuration's name, with typed levels.
+
+    Args:
+        texts: what was given with ``--factor``.
+        configs: configurations of all trials.
+        flags: flags of ``fit.py`` of all trials.
+        alone: if true, no trial has two factors at another level than the first.
+        subsets: number of sets of training images.
+
+    Raises:
+        UsageError: if a factor cannot vary as asked for.
+    """
+    factors = [_read(text) for text in texts]
+    keys = [factor.key for factor in factors]
+    for factor in factors:
+        if keys.count(factor.key) > 1:
+            raise UsageError(f"--factor {factor.key} is given twice: name all its levels at once")
+        refuse_fixed([factor], flags)
+        for other in factors if not alone else ():
+            both = sorted(factor.sets & (other.sets or {other.key})) if other is not factor else []
+            if both:
+                raise UsageError(
+                    f"--factor {factor.key} sets {both[0]}, and so does --factor {other.key}: leave one out, or train "
+                    "each alone with --one_at_a_time"
+                )
+    return _typed(_named(factors), configs, flags, subsets)
+
+
+def refuse_fixed(factors: Sequence[Factor], flags: Sequence[str]) -> None:
+    """Refuse flags of ``fit.py`` for settings that the trials vary.
+
+    Raises:
+        UsageError: if there is one.
+    """
+    given = {flag.partition("=")[0].removeprefix("--").replace(".init_args", "") for flag in flags}
+    for factor in factors:
+        if factor.key in given:
+            raise UsageError(
+                f"--{factor.key}: the trials set this themselves; see --factor, --train_size, --seeds and --subsets"
+            )
+
+
+def _read(text: str) -> Factor:
+    key, equals, levels = text.removeprefix("--").partition("=")
+    if not equals:
+        path = Path(find_config(key))
+        if not path.is_file():
+            raise UsageError(
+                f"--factor {key} is neither SETTING=LEVEL,LEVEL nor a configuration\n"
+                f"available configurations: {', '.join(available_configs())}"
+            )
+        sets = frozenset(name for name in read_settings(path) if decides(name) and not name.endswith("+"))
+        return Factor(key, key, (OFF, ON), sets | {key})
+    key = key.replace(".init_args", "")
+    if key in OWN:
+        raise UsageError(f"--factor {key}: the trials set this themselves; see {OWN[key]}")
+    if not decides(key):
+        raise UsageError(f"--factor {key}: this setting says where or how a run is made, and decides no result")
+    found = _split(levels)
+    if len(found) < 2 or "" in found:
+        raise UsageError(
+            f"--factor {text}: a factor needs two levels or more, as in --factor model.dropout=0,0.5; a setting that "
+            f"all trials share is a flag: --{text}"
+        )
+    if twice := [level for level in found if found.count(level) > 1]:
+        raise UsageError(f"--factor {key}: the level {twice[0]} is given twice")
+    return Factor(key, key, tuple(found))
+
+
+def _split(text: str) -> list[str]:
+    """Split at commas that are outside of brackets and quotes."""
+    parts, depth, quote = [""], 0, ""
+    for letter in text:
+        quote = "" if letter == quote else quote or (letter if letter in "\"'" else "")
+        depth += 0 if quote else (letter in "[{(") - (letter in ")}]")
+        if letter == "," and not depth and not quote:
+            parts.append("")
+        else:
+            parts[-1] += letter
+    return [part.strip() for part in parts]
+
+
+def _named(factors: Sequence[Factor]) -> list[Factor]:
+    """Name each setting by its last word, if no other has it."""
+    words = [re.split(r"[./]", factor.key)[-1] for factor in factors]
+    taken = {SUBSET.name, SEED.name}
+    return [
+        replace(factor, name=word if words.count(word) == 1 and word not in taken else factor.key)
+        for factor, word in zip(factors, words, strict=True)
+    ]
+
+
+def _typed(factors: Sequence[Factor], configs: Sequence[str], flags: Sequence[str], subsets: int) -> list[Factor]:
+    """Return the factors with the values of their levels, after every level was built once.
+
+    Raises:
+        UsageError: if a level does not fit the setting or the data, or two levels are the same.
+    """
+    command = Command(configs, flags, factors)
+    first, *others = one_at_a_time(factors).cells
+    last = last_subset(subsets)
+    names = " ".join(f"--factor {factor.key}={factor.levels[0]}" for factor in factors)
+    planned = planned_trial(command, {**first, **last}, f"the first levels: {names}")
+    found: dict[str, list[tuple[Any, Any]]] = {}  # a level as given and typed, by the factor's name
+    recipes = {factor.name: {json.dumps(planned[1], sort_keys=True): factor.levels[0]} for factor in factors}
+    for factor in factors:
+        if not factor.sets and factor.levels[0] != "null" and factor.key not in planned[0]:
+            raise UsageError(
+                f"--factor {factor.key} is no setting of this experiment; see python scripts/fit.py --help"
+            )
+        found[factor.name] = [_value(factor, factor.levels[0], planned[0])]
+    for cell in others:
+        factor = next(each for each in factors if cell[each.name] != each.levels[0])
+        level = cell[factor.name]
+        settings, made = planned_trial(command, {**cell, **last}, f"--factor {factor.key}={level}")
+        same = recipes[factor.name].setdefault(json.dumps(made, sort_keys=True), level)
+        if same != level:
+            what = (
+                f"{factor.key} changes nothing here"
+                if factor.sets
+                else f"{factor.key} has {same} and {level}: twice the same"
+            )
+            raise UsageError(f"--factor {what}")
+        found[factor.name].append(_value(factor, level, settings))
+    return [replace(factor, levels=tuple(found[factor.name])) for factor in factors]
+
+
+def _value(factor: Factor, level: str, settings: dict[str, Any]) -> Any:
+    value = level if factor.sets else settings.get(factor.key)
+    return value if isinstance(value, str | int | float | None) else json.dumps(value)
+
+
+def last_subset(subsets: int) -> dict[str, int]:
+    """Return the setting of the last of several subsets, which has its images if all have."""
+    return {SUBSET.name: subsets - 1} if subsets > 1 else {}
+
+
+def planned_trial(command: Command, setting: Mapping[str, Any], what: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return all settings of a trial, and those that decide its result. Nothing is trained.
+
+    Raises:
+        UsageError: if the images do not suffice; the message begins with ``what``.
+        SystemExit: if a setting or its value is wrong; the message ends with ``what``.
+    """
+    try:
+        _, settings, cli = plan(command.line(setting))
+        cli.datamodule.setup("fit")
+    except DataError as error:
+        raise UsageError(f"{what}: {error}") from error
+    except SystemExit:  # the parser has said what is wrong
+        say(f"in {what}")
+        raise
+    return settings, recipe(settings, cli.datamodule.description())
