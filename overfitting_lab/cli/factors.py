@@ -125,7 +125,7 @@ def _typed(factors: Sequence[Factor], configs: Sequence[str], flags: Sequence[st
     last = last_subset(subsets)
     names = " ".join(f"--factor {factor.key}={factor.levels[0]}" for factor in factors)
     planned = planned_trial(command, {**first, **last}, f"the first levels: {names}")
-    found: dict[str, list[tuple[Any, Any]]] = {}  # a level as given and typed, by the factor's name
+    found: dict[str, list[Any]] = {}  # levels by the factor's name
     recipes = {factor.name: {json.dumps(planned[1], sort_keys=True): factor.levels[0]} for factor in factors}
     for factor in factors:
         if not factor.sets and factor.levels[0] != "null" and factor.key not in planned[0]:
@@ -139,12 +139,8 @@ def _typed(factors: Sequence[Factor], configs: Sequence[str], flags: Sequence[st
         settings, made = planned_trial(command, {**cell, **last}, f"--factor {factor.key}={level}")
         same = recipes[factor.name].setdefault(json.dumps(made, sort_keys=True), level)
         if same != level:
-            what = (
-                f"{factor.key} changes nothing here"
-                if factor.sets
-                else f"{factor.key} has {same} and {level}: twice the same"
-            )
-            raise UsageError(f"--factor {what}")
+            what = "changes nothing here" if factor.sets else f"has {same} and {level}: twice the same"
+            raise UsageError(f"--factor {factor.key} {what}")
         found[factor.name].append(_value(factor, level, settings))
     return [replace(factor, levels=tuple(found[factor.name])) for factor in factors]
 

@@ -67,7 +67,7 @@ def test_a_fraction_estimates_main_effects_and_sums_of_aliases(tmp_path: Path) -
     design = design_of(two_level(6), alone=False, full=False)
 
     def truth(cell: Any) -> float:
-        return 0.4 + 0.03 * cell["a"] + 0.02 * cell["a"] * cell["b"]
+        return float(0.4 + 0.03 * cell["a"] + 0.02 * cell["a"] * cell["b"])
 
     found = {effect.terms[0]: effect for effect in effects(design, trials(design, truth), "test_acc")}
     assert found["a",].estimate.value == pytest.approx(0.03 + 0.02 / 2)
