@@ -38,8 +38,8 @@ class CIFAR10DataModule(LightningDataModule):
             augmentation; ``full``: a random tenth for validation, the rest for training, with flip and crop.
         train_size: number of training images instead of the split's.
         val_size: number of validation images instead of the split's.
-        subset: which of the disjoint sets of training and validation images, from 0. Of the split ``overfit``, subset 1
-            has the images after those of subset 0. Of ``full``, it has the next ones of the random order.
+        subset: which of the disjoint sets of training and validation images, from 0. In the split ``overfit``, subset 1
+            has the images that follow subset 0. In ``full``, it has the next images of the random order.
         augment: instead of the split's: ``none``; ``flip_crop``: horizontal flip and a random window of the image
             padded with 4 zeros; ``trivial``: as ``flip_crop``, then one of 14 operations, such as a shear or a
             brighter image, at one of 31 strengths, both drawn for each image (Müller & Hutter 2021, sec. 3: the wide

@@ -24,12 +24,12 @@ def epoch_partners(size: int, seed: int, epoch: int) -> Tensor:
 
 @lru_cache(maxsize=1)  # the running epoch's
 def epoch_mixtures(size: int, seed: int, epoch: int, mixup: float, cutmix: float, device: torch.device) -> Tensor:
-    """Return how each image of a set is mixed in an epoch: float32 [4, size], a column for each image.
+    """Return a table of how each image of a set is mixed in an epoch: float32 [4, size], a column for each image.
 
     Row 0 is the image's share: the larger one of lambda and 1 - lambda, where lambda follows Beta(alpha, alpha). Row 1
     is 1 for CutMix and 0 for mixup. Rows 2 and 3 are the centre of the box as fractions of height and width, uniform in
     [0, 1). ``mixup`` and ``cutmix`` are the alphas, at least one of them above 0. If both are, each image gets one of
-    the two methods with probability 1/2. A pure function of its arguments.
+    the two methods with probability 1/2. The table is a pure function of the arguments.
     """
     random = np.random.default_rng((seed, epoch, *b"mixtures"))
     cut = random.random(size) < (0.5 if mixup else 1) * (cutmix > 0)

@@ -1,9 +1,9 @@
-"""TrivialAugment wide: each image its own operation, at its own strength (Müller & Hutter 2021, sec. 3).
+"""TrivialAugment wide: an operation and a strength drawn for each image (Müller & Hutter 2021, sec. 3).
 
 Operations, strengths, interpolation (the nearest pixel) and fill (black) are those of torchvision's
 ``v2.TrivialAugmentWide``. An operation is a pure function of uint8 images [N, 3, H, W] and of their strengths, float32
-[N]. It returns uint8 images [N, 3, H, W]. No image changes another's result, not even in its rounding: sums are of
-whole numbers, and each further step rounds pixel by pixel.
+[N]. It returns uint8 images [N, 3, H, W]. An image's result does not depend on the other images, not even by rounding:
+all sums are of whole numbers, and every later step rounds pixel by pixel.
 """
 
 from collections.abc import Callable
@@ -18,7 +18,7 @@ STRENGTHS = 31  # of each operation
 
 
 def pixels_at(images: Tensor, x: Tensor, y: Tensor) -> Tensor:
-    """Return the pixel of each image in which a point lies, for each of its pixels; black if it lies outside.
+    """Move pixels: each pixel of a result is the pixel of the image at a given point, or black outside of the image.
 
     The points are float32, to be broadcast to [N, H, W]. Pixel i reaches from i to i + 1.
     """
@@ -30,8 +30,8 @@ def pixels_at(images: Tensor, x: Tensor, y: Tensor) -> Tensor:
     return padded.gather(2, index[:, None].expand(-1, 3, -1)).view_as(images)
 
 
-def middles(images: Tensor) -> tuple[Tensor, Tensor]:
-    """Return x, [1, 1, W], and y, [1, H, 1], of the pixels' middles."""
+def centres(images: Tensor) -> tuple[Tensor, Tensor]:
+    """Return x, [1, 1, W], and y, [1, H, 1], of the pixels' centres."""
     height, width = images.shape[2:]
     x = torch.arange(width, device=images.device) + 0.5
     y = torch.arange(height, device=images.device) + 0.5
@@ -45,32 +45,32 @@ def identity(images: Tensor, strengths: Tensor) -> Tensor:
 
 def shear_x(images: Tensor, strengths: Tensor) -> Tensor:
     """Move each row to the left by a multiple of its distance from the top."""
-    x, y = middles(images)
+    x, y = centres(images)
     return pixels_at(images, x + strengths[:, None, None] * y, y)
 
 
 def shear_y(images: Tensor, strengths: Tensor) -> Tensor:
     """Move each column up by a multiple of its distance from the left."""
-    x, y = middles(images)
+    x, y = centres(images)
     return pixels_at(images, x, y + strengths[:, None, None] * x)
 
 
 def translate_x(images: Tensor, strengths: Tensor) -> Tensor:
     """Move the image to the right by whole pixels."""
-    x, y = middles(images)
+    x, y = centres(images)
     return pixels_at(images, x - strengths.trunc()[:, None, None], y)
 
 
 def translate_y(images: Tensor, strengths: Tensor) -> Tensor:
     """Move the image down by whole pixels."""
-    x, y = middles(images)
+    x, y = centres(images)
     return pixels_at(images, x, y - strengths.trunc()[:, None, None])
 
 
 def rotate(images: Tensor, strengths: Tensor) -> Tensor:
     """Turn the image counter-clockwise by an angle in degrees."""
     height, width = images.shape[2:]
-    x, y = middles(images)
+    x, y = centres(images)
     x, y = x - width / 2, y - height / 2
     angle = strengths.deg2rad()[:, None, None]
     cos, sin = angle.cos(), angle.sin()
@@ -114,13 +114,13 @@ def sharpness(images: Tensor, strengths: Tensor) -> Tensor:
 
 
 def posterize(images: Tensor, strengths: Tensor) -> Tensor:
-    """Keep the upper bits of each value, as many as the strength says."""
+    """Keep the upper bits of each value; the strength is their number."""
     mask = (255 << (8 - strengths.round().int())).to(torch.uint8)
     return images & mask[:, None, None, None]
 
 
 def solarize(images: Tensor, strengths: Tensor) -> Tensor:
-    """Invert values from a threshold on, a fraction of 255."""
+    """Invert the values that reach a threshold; the strength is its fraction of 255."""
     return torch.where(images >= 255 * strengths[:, None, None, None], ~images, images)
 
 
@@ -133,7 +133,7 @@ def auto_contrast(images: Tensor, strengths: Tensor) -> Tensor:
 
 
 def equalize(images: Tensor, strengths: Tensor) -> Tensor:
-    """Spread the values of each channel, so that all are about as frequent, by Pillow's formula in whole numbers."""
+    """Make all values of a channel about equally frequent, by Pillow's formula in whole numbers."""
     values = images.flatten(2).long()
     counts = values.new_zeros(*values.shape[:2], 256).scatter_add_(2, values, torch.ones_like(values))
     step = (values.shape[2] - counts.gather(2, values.amax(2, keepdim=True))) // 255
@@ -172,14 +172,17 @@ OPERATIONS = (
 
 @lru_cache(maxsize=1)
 def strength_table(device: torch.device) -> Tensor:
-    """Return the strengths, float32 [operations, 2, 31]: with a minus sign if the operation is signed, and as is."""
+    """Return the strengths, float32 [operations, 2, 31]: first negated if the operation is signed, then as they are."""
     levels = torch.stack([torch.linspace(each.weakest, each.strongest, STRENGTHS) for each in OPERATIONS])
     signs = torch.tensor([[-1.0 if each.signed else 1.0, 1.0] for each in OPERATIONS])
     return (signs[:, :, None] * levels[:, None]).to(device)
 
 
 def trivial_augment(images: Tensor, operation: Tensor, strength: Tensor, sign: Tensor) -> Tensor:
-    """Change each of uint8 images [N, 3, H, W] by one operation, by numbers drawn for it: float32 [N] in [0, 1)."""
+    """Change each of uint8 images [N, 3, H, W] by one operation at one strength.
+
+    ``operation``, ``strength`` and ``sign`` are the numbers drawn for each image: float32 [N] in [0, 1).
+    """
     kinds = (operation * len(OPERATIONS)).long()
     strengths = strength_table(images.device)[kinds, (sign >= 0.5).long(), (strength * STRENGTHS).long()]
     order = kinds.argsort()

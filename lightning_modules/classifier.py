@@ -248,9 +248,9 @@ class ImageClassifier(LightningModule, ABC):
         if not self.decay_biases:
             if "weight_decay" not in optimizer.defaults:
                 raise ModelError(
-                    f"decay_biases=False needs an optimizer with weight decay, which {type(optimizer).__name__} has "
-                    "not; leave --model.decay_biases out, or give another optimizer, as --model.optimizer "
-                    "torch.optim.AdamW"
+                    "decay_biases=False needs an optimizer with weight decay, which "
+                    f"{type(optimizer).__name__} does not have; leave --model.decay_biases out, or give another "
+                    "optimizer, such as --model.optimizer torch.optim.AdamW"
                 )
             optimizer = self._optimizer(parameter_groups(self.parameters()))
         if self._lr_scheduler is None:

@@ -2,11 +2,12 @@
 
 Measure the effect of settings: train overfit.yaml with every combination of the factors' levels, over several seeds.
 Write tables and figures into lightning_logs/ablation/. A factor is any setting of fit.py with two levels or more, the
-first of which is the baseline, or the name of a configuration that is off or on, such as optimizer/sgd_momentum.
+first of which is the baseline, or a configuration that is off or on, such as optimizer/sgd_momentum.
 
 Without --factor, the factors are dropout, weight decay and augmentation. A number as the only factor, with three levels
-or more, gives a curve. From six factors of two levels on, a fraction of the combinations is trained. --sizes trains
-without dropout, weight decay and augmentation on more and more images, and converts each effect to a number of images.
+or more, gives a curve. With six or more factors of two levels, a fraction of the combinations is trained. --sizes
+trains without dropout, weight decay and augmentation on more and more images, and converts each effect to a number of
+images.
 
 If the ablation is interrupted, run the same command again to resume it. Several processes, also on several machines
 that share the storage, share the trials. Unknown flags go to fit.py, such as --data.source folder --data.root FOLDER.
@@ -30,10 +31,11 @@ from overfitting_lab.cli.parser import positive
 from overfitting_lab.runs import Run, UsageError
 from overfitting_lab.runs.provenance import command_line
 from overfitting_lab.runs.recipe import recipe
+from overfitting_lab.sweeps.ablation import Ablation
 from overfitting_lab.sweeps.designs import Design, design_of
 from overfitting_lab.sweeps.factors import REMEDIES, SEED, SIZE, SUBSET, Command, Factor
-from overfitting_lab.sweeps.pages import page_name, write_page
-from overfitting_lab.sweeps.study import Ablation
+from overfitting_lab.sweeps.names import page_name
+from overfitting_lab.sweeps.pages import write_page
 
 SIZES = (500, 1000, 2000, 5000, 10000, 20000, 45000)
 SIZE_OF_ALL = 1000
@@ -42,11 +44,8 @@ SIZE_OF_ALL = 1000
 def parse() -> tuple[argparse.Namespace, list[str]]:
     """Return the script's own arguments, and the flags of fit.py."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add, varied, design = (
-        parser.add_argument,
-        parser.add_mutually_exclusive_group(),
-        parser.add_mutually_exclusive_group(),
-    )
+    add = parser.add_argument
+    varied, design = parser.add_mutually_exclusive_group(), parser.add_mutually_exclusive_group()
     levels = "a setting and its levels, or a configuration; may be repeated"
     varied.add_argument("--factor", action="append", metavar="SETTING=LEVEL,LEVEL", help=levels)
     varied.add_argument("--sizes", type=positive, nargs="*", help=f"numbers of training images; default: {SIZES}")
@@ -55,7 +54,7 @@ def parse() -> tuple[argparse.Namespace, list[str]]:
     design.add_argument("--full", action="store_true", help="train all combinations of any number of factors")
     add("--train_size", type=positive, help=f"training images in each run; default: {SIZE_OF_ALL}")
     add("--seeds", type=positive, default=3, help="runs of each combination and subset; default: 3")
-    add("--subsets", type=positive, default=1, help="repeat all on so many disjoint sets of images; default: 1")
+    add("--subsets", type=positive, default=1, help="number of disjoint sets of images for all trials; default: 1")
     add("--config", action="append", help="configuration of every trial; default: overfit")
     add("--experiment", default="ablation", help="folder of the runs in lightning_logs/")
     add("--storage", help="Optuna storage: a database URL or a journal file; default: beside the runs")

@@ -31,7 +31,7 @@ from overfitting_lab.cli.trials import small_config, train_trial
 from overfitting_lab.runs.provenance import command_line
 from overfitting_lab.runs.recipe import recipe
 from overfitting_lab.sweeps.selection import tested_against_validation
-from overfitting_lab.sweeps.tuning import Plan, SearchError, Tuning
+from overfitting_lab.sweeps.tuning import Plan, Tuning
 from overfitting_lab.sweeps.winner import selection_of, test_winner, write_best, write_page
 
 
@@ -91,10 +91,7 @@ def main() -> None:
             keep_freed_memory()
             train_trial(fit, arguments.trial, arguments.storage, report)
             return
-        try:
-            tuning = begin(arguments, fit)
-        except SearchError as error:
-            parser.exit(2, f"{parser.prog}: error: {error}\n")
+        tuning = begin(arguments, fit)
         try:
             if tuning.work(arguments.trials):
                 conclude(tuning, arguments, fit)

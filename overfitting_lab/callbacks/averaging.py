@@ -26,9 +26,9 @@ class MeanOfLastEpochs(WeightAveraging):
     epoch's validation. Lightning's ``WeightAveraging`` would average it after the validation, so that the last epoch
     would enter no network that is validated.
 
-    The statistics of batch normalization are not averaged: means of the networks' statistics are not the statistics of
-    the mean network. They are measured anew with the mean network, in a pass over the epoch's training images. Every
-    process makes the whole pass, so that all have the same statistics.
+    The statistics of batch normalization are not averaged, because the statistics of the mean network differ from the
+    mean of the networks' statistics. They are measured anew with the mean network, in a pass over the epoch's training
+    images. Every process makes the whole pass, so that all have the same statistics.
 
     Args:
         start: share of the run, in [0, 1), after which the average begins. The paper uses 0.75.
@@ -53,12 +53,12 @@ class MeanOfLastEpochs(WeightAveraging):
         super().setup(trainer, pl_module, stage)
 
     def _is_late(self, trainer: Trainer, epochs: int) -> bool:
-        """Tell if so many epochs and the steps so far are more than the share of the run without an average."""
+        """Tell if the average has begun after ``epochs`` epochs and the steps so far."""
         done = ((epochs, trainer.max_epochs or -1), (trainer.global_step, trainer.max_steps))
         return any(part > self.start * whole for part, whole in done if whole > 0)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Discard the average of a run that is resumed to train longer, if its last part is now still to come."""
+        """Discard the average of a run that is resumed to train longer, if its new last part has not begun."""
         if not self._is_late(trainer, trainer.current_epoch):
             self.averaged.n_averaged.zero_()
 
@@ -94,8 +94,8 @@ class ValidatedAverage(Callback):
 
     def __init__(self, averaging: WeightAveraging) -> None:
         self._averaging = averaging
-        self._said: bool | None = None  # the last printed line said that the average had begun
-        self._keeps_average = False  # the best validation measured the average
+        self._said: bool | None = None  # if the last printed line said that the average had begun
+        self._keeps_average = False  # if the best validation measured the average
 
     @property
     def _average(self) -> AveragedModel:

@@ -12,7 +12,7 @@ Counts = dict[str, dict[str, Tensor]]  # of each metric, of one process
 
 
 class TrainingCounts(Callback):
-    """Save what each process has counted of the running epoch, so that a resumed epoch counts every image once."""
+    """Save the counts of each process in the running epoch, so that a resumed epoch counts every image once."""
 
     def __init__(self) -> None:
         self._loaded: list[Counts] | None = None

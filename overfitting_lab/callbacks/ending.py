@@ -13,11 +13,11 @@ from overfitting_lab.callbacks.progress import ends_epoch
 class ObservedTrainer(Trainer):
     """A Trainer that remembers which object asked training to stop. Lightning does not.
 
-    Any callback of a user may set ``trainer.should_stop = True``. Lightning's EarlyStopping and Timer do so, too, and
-    leave no other trace. The only witness is the method that sets it, so that the setter reads its caller's frame.
+    Any callback may set ``trainer.should_stop = True``. Lightning's EarlyStopping and Timer do so and leave no other
+    trace. So the setter reads the frame of the method that calls it.
 
     Attributes:
-        stopped_by: the ``self`` of that method, or a checkpoint's words for the reason. ``None`` if a function set it.
+        stopped_by: the ``self`` of that method, or the reason as a checkpoint states it. ``None`` if a function set it.
     """
 
     stopped_by: object = None

@@ -66,7 +66,8 @@ class Recovery(Checkpoint):
     2. ``on_train_batch_end`` withdraws a stop within a step. At a step's end it asks again for a withdrawn stop, and
        lets all processes agree on what to do. At an epoch's end it leaves saving to ``on_train_epoch_end``, before a
        scheduled validation to ``on_validation_end``. Otherwise it saves.
-    3. ``on_validation_end`` saves if it was left to it, or if another callback asks for a stop in the validation.
+    3. ``on_validation_end`` saves if ``on_train_batch_end`` left it to this hook, or if another callback asks for a
+       stop in the validation.
     4. ``on_train_epoch_end`` saves the end of an epoch, unless training stopped within it.
     """
 

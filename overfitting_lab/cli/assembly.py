@@ -41,15 +41,15 @@ from overfitting_lab.runs.provenance import git_commit, versions
 class Assembly:
     """Assemble a Trainer's arguments.
 
-    Lightning calls each hook of the callbacks in their order, but moves every ``Checkpoint`` behind the others. What
-    must stand before what is said beside each.
+    Lightning calls each hook of the callbacks in their order, but moves every ``Checkpoint`` behind the others. A
+    comment beside a callback says what it must precede.
     """
 
     config: Namespace  # of the experiment, as parsed
     trainer: Namespace  # the Trainer's settings, with their objects built
     given: list[Callback]  # the configured callbacks, with what completes them
     logger: RunLogger | None  # None if no folder is kept
-    may_continue: bool  # though a callback stopped the run that is resumed
+    may_continue: bool  # even if a callback stopped the run that is resumed
     precision_reason: str
     complete: Callable[[], Namespace]  # the complete configuration, once the Trainer is built
     as_text: Callable[[], str]  # the same as YAML
@@ -82,7 +82,7 @@ class Assembly:
             LabelNoiseProbe(),
             EpochRecorder(self.config.monitor),  # before all that read its records, or which validation is the best
             OptimizerSettings(),  # refuses a checkpoint, before the given callbacks read it
-            AverageRequired(),  # the same
+            AverageRequired(),  # refuses a checkpoint as well
             *map(with_attempted_exception_hook, self.given),
             *([] if self._has(PlateauSchedule) else [PlateauSchedule(reductions=None)]),  # before the checkpoints
             *([doctor] if doctor else []),  # before RunSummary, which writes its findings
@@ -105,7 +105,7 @@ class Assembly:
             ImageRecord(logger),
             Dashboard(logger, settings(config), config.trainer.log_every_n_steps),
         ]
-        if self.trainer.enable_checkpointing is not False:  # what follows is last of all: the others have seen the step
+        if self.trainer.enable_checkpointing is not False:  # last of all: they save what the others did in the step
             every = config.checkpoint_minutes, config.checkpoint_steps
             recovery = Recovery(logger, config.seed_everything, *every, may_continue=self.may_continue)
             writers += [TrainingCounts(), BestCheckpoint(logger), recovery]  # last.ckpt says what best.ckpt holds
@@ -158,5 +158,5 @@ def check_writable(folder: Path) -> None:
 
 
 def _listed(value: Any) -> list[Any]:
-    """Return a flag's value as a list, if it is several things, one thing or none."""
+    """Return a flag's value as a list; the value may be a list, a single object or ``None``."""
     return value if isinstance(value, list) else [value] if value else []

@@ -1,4 +1,4 @@
-"""Factors as the command line gives them, checked before anything is trained."""
+"""The factors of the command line, checked before anything is trained."""
 
 import json
 import re
@@ -9,7 +9,7 @@ from typing import Any
 
 from datamodules.errors import DataError
 from overfitting_lab.cli.finished import plan
-from overfitting_lab.cli.parser import available_configs, find_config
+from overfitting_lab.cli.parser import available_configs, find_config, setting_name
 from overfitting_lab.cli.processes import say
 from overfitting_lab.runs import UsageError
 from overfitting_lab.runs.recipe import decides, read_settings, recipe
@@ -28,7 +28,7 @@ def read_factors(
         texts: what was given with ``--factor``.
         configs: configurations of all trials.
         flags: flags of ``fit.py`` of all trials.
-        alone: if true, no trial has two factors at another level than the first.
+        alone: if true, a trial has at most one factor that is not at its first level.
         subsets: number of sets of training images.
 
     Raises:
@@ -56,7 +56,7 @@ def refuse_fixed(factors: Sequence[Factor], flags: Sequence[str]) -> None:
     Raises:
         UsageError: if there is one.
     """
-    given = {flag.partition("=")[0].removeprefix("--").replace(".init_args", "") for flag in flags}
+    given = set(map(setting_name, flags))
     for factor in factors:
         if factor.key in given:
             raise UsageError(
@@ -75,11 +75,11 @@ def _read(text: str) -> Factor:
             )
         sets = frozenset(name for name in read_settings(path) if decides(name) and not name.endswith("+"))
         return Factor(key, key, (OFF, ON), sets | {key})
-    key = key.replace(".init_args", "")
+    key = setting_name(key)
     if key in OWN:
         raise UsageError(f"--factor {key}: the trials set this themselves; see {OWN[key]}")
     if not decides(key):
-        raise UsageError(f"--factor {key}: this setting says where or how a run is made, and decides no result")
+        raise UsageError(f"--factor {key}: this setting does not change the result of a run")
     found = _split(levels)
     if len(found) < 2 or "" in found:
         raise UsageError(
@@ -151,12 +151,12 @@ def _value(factor: Factor, level: str, settings: dict[str, Any]) -> Any:
 
 
 def last_subset(subsets: int) -> dict[str, int]:
-    """Return the setting of the last of several subsets, which has its images if all have."""
+    """Return the setting of the last of several subsets. If it has enough images, all subsets have."""
     return {SUBSET.name: subsets - 1} if subsets > 1 else {}
 
 
 def planned_trial(command: Command, setting: Mapping[str, Any], what: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return all settings of a trial, and those that decide its result. Nothing is trained.
+    """Return all settings of a trial, and the settings that decide its result. Nothing is trained.
 
     Raises:
         UsageError: if the images do not suffice; the message begins with ``what``.

@@ -58,6 +58,11 @@ def _line_that_contains_itself(path: Path) -> int | None:
         return None
 
 
+def setting_name(flag: str) -> str:
+    """Return a flag's setting as a recipe names it: ``model.dropout`` for ``--model.init_args.dropout=0.5``."""
+    return flag.partition("=")[0].removeprefix("--").replace(".init_args", "")
+
+
 def _callback_keys(path: Path) -> set[str]:
     """Return the keys under which a configuration has callbacks: ``callbacks`` replaces, ``callbacks+`` appends."""
     try:

@@ -12,7 +12,7 @@ from overfitting_lab.runs.run import Run
 class Resumption:
     """Read the configuration of the run to resume, and put flags on top of it.
 
-    Any setting may change, except where the run's state would not fit. The owner of the state refuses such a change:
+    Any setting may change if the run's state still fits. The owner of the state refuses any other change:
 
     - fewer epochs than the run has trained: :meth:`fewer_epochs`;
     - other images, labels or split: ``CIFAR10DataModule.load_state_dict``;

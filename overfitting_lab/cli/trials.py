@@ -11,7 +11,8 @@ from overfitting_lab.cli.searches import Settings
 from overfitting_lab.doctor.callback import HopelessError
 from overfitting_lab.runs.files import RunFiles
 from overfitting_lab.sweeps.pruning import TrialReport
-from overfitting_lab.sweeps.tuning import open_study, trial_of
+from overfitting_lab.sweeps.storage import open_storage, running_trial
+from overfitting_lab.sweeps.tuning import LOST, study_of
 
 
 def train_trial(fit: Sequence[str], name: str, storage: str | None, report: Report) -> None:
@@ -21,13 +22,14 @@ def train_trial(fit: Sequence[str], name: str, storage: str | None, report: Repo
         fit: the flags of ``fit.py`` that all trials have in common.
         name: the study's kind and the trial's number, such as ``search:3``.
         storage: URL of a database, or path of Optuna's journal file; by default a journal file beside the runs.
-        report: learns the run's logger, for an error's trace.
+        report: gets the run's logger, for an error's trace.
     """
     config = Settings([*fit], keep=False).config
     folder = Path(config.trainer.default_root_dir or ".") / "lightning_logs" / config.experiment
     kind, _, number = name.partition(":")
-    study = open_study(folder, kind, config.monitor, config.trainer.max_epochs, storage)
-    trial = trial_of(study, int(number))
+    opened = open_storage(folder, storage, LOST)
+    study = study_of(opened, folder, kind, config.monitor, config.trainer.max_epochs)
+    trial = running_trial(opened, study, int(number))
     begun = folder / trial.user_attrs["run"] if "run" in trial.user_attrs else None
     resume = ["--resume", str(begun)] if begun and RunFiles(begun).summary.is_file() else []
     cli = ExperimentCLI([*resume, *fit, *trial.user_attrs["flags"]])

@@ -55,7 +55,8 @@ def draw_gap(axes: Axes, groups: Sequence[Group]) -> None:
 def draw_accuracies(axes: Axes, groups: Sequence[Group]) -> None:
     """Draw test accuracies as points with their intervals, in per cent, one below the other.
 
-    Of several seeds, the point is the mean with Student's interval, and each seed is a dot. One run has Wilson's.
+    One run has Wilson's interval. For several seeds, the point is their mean with Student's interval, and each seed is
+    a dot.
     """
     for place, group in enumerate(groups):
         accuracy = group.accuracy if group.several else group.runs[0].accuracy
@@ -113,7 +114,7 @@ def _draw_metric(axes: Axes, group: Group, metric: str, line: dict[str, Any]) ->
 
 
 def _draw(axes: Axes, group: Group, curve: Callable[[NamedRun], Curve], line: dict[str, Any]) -> None:
-    """Draw the curve of a run; of several seeds, each thin, and their mean as far as all of them have a value."""
+    """Draw the curve of one run, or a thin line for each of several seeds, and their mean as far as all have values."""
     if not group.several:
         axes.plot(*curve(group.runs[0]), **line)
         return

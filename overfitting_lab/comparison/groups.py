@@ -106,7 +106,7 @@ class Group:
 
     @property
     def instrument(self) -> Instrument:
-        """The metric of the training images that all runs have: the probe's, or else the one measured in training."""
+        """The probe if all runs have one; otherwise the metrics measured in training."""
         return "probe" if all(has_probe(run.run.records) for run in self.runs) else "training"
 
     @cached_property

@@ -48,13 +48,19 @@ def wilson(right: int, images: int) -> Estimate:
     return Estimate(right / images, float(interval.low), float(interval.high))
 
 
-def mean(fractions: Sequence[float], least: float = 0.0) -> Estimate:
-    """Return the mean of fractions with Student's interval, clipped to [least, 1]; a single value has no interval."""
-    array = np.asarray(fractions, dtype=float)
+def student(value: float, error: float, freedom: int) -> Estimate:
+    """Return a value with Student's interval, from its standard error and the degrees of freedom of the error."""
+    half = float(stats.t.ppf((1 + CONFIDENCE) / 2, freedom)) * error
+    return Estimate(value, value - half, value + half)
+
+
+def mean(values: Sequence[float], least: float = 0.0, most: float = 1.0) -> Estimate:
+    """Return the mean of values with Student's interval, clipped to [least, most]; a single value has no interval."""
+    array = np.asarray(values, dtype=float)
     if len(array) < 2:
         return Estimate(float(array.mean()))
-    half = stats.t.ppf((1 + CONFIDENCE) / 2, len(array) - 1) * stats.sem(array)
-    return _clipped(array.mean(), array.mean() - half, array.mean() + half, least, 1)
+    found = student(float(array.mean()), float(stats.sem(array)), len(array) - 1)
+    return _clipped(found.value, found.low, found.high, least, most)
 
 
 def mean_cell(values: Sequence[float | None], scale: float = 100, digits: int = 1, unit: str = "") -> str:

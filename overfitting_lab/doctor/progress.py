@@ -30,9 +30,7 @@ class Facts:
     depth: int  # number of convolutions and linear layers
     train_size: int  # number of training images
     val_size: int  # number of validation images
-    remedies: tuple[
-        str, ...
-    ]  # names of what makes training harder than validation: dropout, augmentation, cutout, mixing
+    remedies: tuple[str, ...]  # that make training harder than validation: dropout, augmentation, cutout, mixing
     labels_fit: bool | None  # whether a linear classifier on the pixels beats chance; None if there are too few images
     label_noise: float  # fraction of the training labels that --data.label_noise drew at random
 

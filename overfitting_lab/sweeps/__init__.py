@@ -1,1 +1,1 @@
-"""Grids of settings: trials shared out to workers, and their effects."""
+"""Ablations and searches: many runs by a plan, whose trials any number of workers share."""

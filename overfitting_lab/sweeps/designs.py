@@ -41,9 +41,9 @@ class Design:
         return [1 if (len(term) - len({*term} & {*self.changed(cell)})) % 2 == 0 else -1 for cell in self.cells]
 
     def aliases(self) -> list[list[Term]]:
-        """Return effects of two-level factors. Those in one list have the same contrast: they cannot be separated.
+        """Return the effects of two-level factors, in lists of effects that the design cannot separate.
 
-        A fraction's have two factors at most.
+        Effects in one list have the same contrast. For a fraction, interactions of three factors and more are left out.
         """
         names = [factor.name for factor in self.factors]
         largest = 2 if self.kind == "fraction" else len(names)
@@ -70,17 +70,17 @@ def one_at_a_time(factors: Sequence[Factor]) -> Design:
 
 
 def fractional_factorial(factors: Sequence[Factor]) -> Design:
-    """Return a fraction of the combinations of two levels, in which main effects are apart from interactions of two.
+    """Return a fraction of the combinations of two levels that separates main effects from interactions of two factors.
 
     The resolution is IV (Box, Hunter & Hunter 2005, ch. 6), and the generators are pyDOE3's.
 
     Raises:
-        UsageError: if there are more factors than the generators serve.
+        UsageError: if there are too many factors for the generators.
     """
     if len(factors) > FRACTION_TO:
         raise UsageError(
-            f"{len(factors)} factors of two levels: a fractional factorial takes {FRACTION_TO}; leave some out, or "
-            "compare each with none: --one_at_a_time"
+            f"{len(factors)} factors of two levels: a fractional factorial has at most {FRACTION_TO}; leave some out, "
+            "or compare each alone with the first levels: --one_at_a_time"
         )
     cells = [
         {factor.name: factor.levels[int(sign > 0)] for factor, sign in zip(factors, row, strict=True)}
@@ -90,7 +90,10 @@ def fractional_factorial(factors: Sequence[Factor]) -> Design:
 
 
 def design_of(factors: Sequence[Factor], *, alone: bool, full: bool) -> Design:
-    """Return the design that suits the factors: each ``alone``, or together, then a fraction unless ``full``."""
+    """Return the design for factors: each ``alone``, or all combinations, of which many factors get a fraction.
+
+    ``full`` asks for all combinations of any number of factors.
+    """
     if alone:
         return one_at_a_time(factors)
     two = all(len(factor.levels) == 2 for factor in factors)

@@ -6,21 +6,22 @@ from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
 from scipy.optimize import isotonic_regression
 
-from overfitting_lab.comparison.statistics import CONFIDENCE, Estimate, mean, welch_difference
+from overfitting_lab.comparison.statistics import Estimate, mean, student, welch_difference
 from overfitting_lab.sweeps.designs import Cell, Design, Term
 from overfitting_lab.sweeps.trial import Trial
 
 
 @dataclass(frozen=True)
 class Effect:
-    """The effect of a factor of two levels on a response, or the interaction of several (Montgomery 2017, sec. 6.2)."""
+    """The effect of a factor of two levels on a response, or the interaction of several (Montgomery 2017, sec. 6.2).
 
-    # of one factor, estimate is the mean effect over all settings of the others; of two, it is half the
-    # difference between one's effect at the second level of the other and at the first
-    terms: Sequence[Term]  # several if the design cannot separate them: then the estimate is their sum
+    The effect of one factor is the mean over all settings of the other factors. The interaction of two factors is half
+    the difference between the effect of one at the second level of the other, and its effect at the first level.
+    """
+
+    terms: Sequence[Term]  # several if the design cannot separate them; the estimate is then their sum
     estimate: Estimate  # a fraction of 1
 
     @property
@@ -33,8 +34,8 @@ class CellMeans:
     """Means of a response in the cells of a design, and estimates of their differences.
 
     With one set of training images, intervals are Student's, from the spread of seeds within the cells. With several
-    sets, the seeds of a cell and a set are averaged, and the sets are blocks: intervals come from the variation, from
-    set to set, of the differences between cells (randomized complete block design; Montgomery 2017, sec. 4.1).
+    sets, the seeds of each cell and set are averaged. The intervals then come from how much the differences between
+    cells vary from set to set: the sets are blocks (randomized complete block design; Montgomery 2017, sec. 4.1).
 
     Args:
         groups: the trials of each cell.
@@ -60,7 +61,7 @@ class CellMeans:
 
     @cached_property
     def _variances(self) -> NDArray[np.float64]:
-        """Variance of each cell's mean, apart from what all cells of a set have in common."""
+        """Variance of each cell's mean, without the variation that all cells of a set share."""
         means = self._table.mean(axis=1, keepdims=True)
         if self._sets > 1:
             residuals = self._table - means - self._table.mean(axis=0) + self._table.mean()
@@ -74,7 +75,7 @@ class CellMeans:
         value = float(weights @ self._table.mean(axis=1))
         if not self.freedom:
             return Estimate(value)
-        return _student(value, float(np.sqrt(np.square(weights) @ self._variances)), self.freedom)
+        return student(value, float(np.sqrt(np.square(weights) @ self._variances)), self.freedom)
 
     def mean(self, weights: Sequence[float]) -> Estimate:
         """Estimate a weighted mean of the cells' means, with weights whose sum is 1."""
@@ -83,7 +84,7 @@ class CellMeans:
         return mean(list(weights @ self._table), least=self._least)
 
     def replicates(self, cell: int) -> list[float]:
-        """Return the independent values of a cell: one a seed, or with several sets of images, the mean of each."""
+        """Return the independent values of a cell: one for each seed, or the mean of each of several sets."""
         return self._values[cell][0] if self._sets == 1 else self._table[cell].tolist()
 
     def cell_mean(self, cell: int) -> Estimate:
@@ -91,7 +92,7 @@ class CellMeans:
         return mean(self.replicates(cell), least=self._least)
 
     def against_first(self, cell: int) -> Estimate:
-        """Estimate the difference between a cell and the first one: by Welch (1947), with several sets by blocks."""
+        """Estimate the difference between a cell and the first one, by blocks or, with one set, by Welch (1947)."""
         if self._sets > 1:
             weights = np.zeros(self._cells)
             weights[[0, cell]] = -1, 1
@@ -100,11 +101,6 @@ class CellMeans:
         if min(len(first), len(other)) < 2:
             return Estimate(float(np.mean(other) - np.mean(first)))
         return welch_difference(other, first).points
-
-
-def _student(value: float, error: float, freedom: int) -> Estimate:
-    half = float(stats.t.ppf((1 + CONFIDENCE) / 2, freedom)) * error
-    return Estimate(value, value - half, value + half)
 
 
 def trials_of(cell: Cell, trials: Sequence[Trial]) -> list[Trial]:

@@ -45,7 +45,7 @@ class Command:
     def line(self, setting: Mapping[str, Any]) -> list[str]:
         """Return the arguments for a setting: a level of each factor, and perhaps a subset and a seed, by name.
 
-        A configuration that is on holds against the first level of another factor.
+        A configuration that is on wins over another factor's first level: its own value of that setting is kept.
         """
         on = [factor for factor in self.factors if factor.sets and setting.get(factor.name) == ON]
         held = frozenset().union(*(factor.sets for factor in on))

@@ -17,36 +17,35 @@ from overfitting_lab.runs.figures import save_figure
 from overfitting_lab.runs.files import write_text
 from overfitting_lab.runs.notes import attempt
 from overfitting_lab.sweeps.charts import draw_curve, draw_estimates, draw_worth
-from overfitting_lab.sweeps.designs import Cell, Design
-from overfitting_lab.sweeps.effects import CellMeans, Effect, by_cell, effects, images_for, trials_of
-from overfitting_lab.sweeps.factors import ON, SIZE
+from overfitting_lab.sweeps.designs import Design
+from overfitting_lab.sweeps.effects import CellMeans, by_cell, effects, images_for, trials_of
+from overfitting_lab.sweeps.factors import SIZE
+from overfitting_lab.sweeps.names import cell_name, effect_name, factor_name, level_name, remedy_name
 from overfitting_lab.sweeps.trial import Trial
 
 RESPONSES = {"test_acc": "test accuracy", "gap": "generalization gap", "calibration_error": "calibration error"}
-NAMED = 4  # factors in the name of a page
 Content = dict[str, Any]
 Facts = Mapping[str, Any]
-Other = tuple[Design, Sequence[Trial]]
-
-
-def page_name(design: Design, size: int | None, *, named: bool) -> str:
-    """Return the name of a page's files, with the number of training images, and with the factors if ``named``."""
-    names = [factor.name.replace("/", "-") for factor in design.factors if named]
-    more = [f"{len(names) - NAMED + 1}_more"] if len(names) > NAMED else []
-    return "-".join([design.kind, *(names[: NAMED - 1] + more if more else names), *([str(size)] if size else [])])
+Groups = Sequence[Sequence[Trial]]  # trials of each cell
+Means = Mapping[str, CellMeans]  # by response
 
 
 def write_page(
-    design: Design, trials: Sequence[Trial], facts: Facts, path: Path, remedied: Other | None = None
+    design: Design,
+    trials: Sequence[Trial],
+    facts: Facts,
+    path: Path,
+    remedied: tuple[Design, Sequence[Trial]] | None = None,
 ) -> list[Path]:
     """Write table, figure and numbers of a design: ``path`` with the endings ``.md``, ``.png`` and ``.json``.
 
     Args:
         design: its cells all have trials.
         trials: of the design.
-        facts: ``command``, and ``train_size`` or ``None``. Beside ``remedied`` it is the number of its training images.
+        facts: ``command``, and ``train_size``, the number of training images; ``None`` if it varies. A learning curve
+            has the number of the ``remedied`` trials.
         path: of the files, without an ending.
-        remedied: a design of remedies and its trials, whose worth in training images is read from a learning curve.
+        remedied: beside a learning curve, a design of remedies and its trials. The page tells their worth in images.
 
     Raises:
         ValueError: if a cell has no trial.
@@ -65,7 +64,7 @@ def write_page(
         "several": runs[-1] > 1,
         "subsets": len({trial.subset for trial in trials}),
         "probed": {trial.gap_instrument for trial in trials} == {"probe"},
-        "levels": [(factor_name(factor.name), ", ".join(map(_level, factor.levels))) for factor in design.factors],
+        "levels": [(factor_name(factor.name), ", ".join(map(level_name, factor.levels))) for factor in design.factors],
         "by_size": by_size,
         "origin": _origin(trials),
         **facts,
@@ -88,15 +87,11 @@ def write_page(
     return paths
 
 
-Groups = Sequence[Sequence[Trial]]
-Means = Mapping[str, CellMeans]  # by response
-
-
 def _factorial(design: Design, groups: Groups, means: Means, figure: Figure) -> tuple[str, Content]:
-    """Return main effects and interactions of factors of two levels, of all combinations or of a fraction."""
+    """Return the template and its content: main effects and interactions of factors of two levels."""
     trials = [trial for group in groups for trial in group]
     found = [effects(design, trials, response) for response in means]
-    names = [_effect_name(effect) for effect in found[0]]
+    names = [effect_name(effect.terms) for effect in found[0]]
     mains = sum(effect.main for effect in found[0])
     estimates = [[effect.estimate for effect in each] for each in found]
     _draw(figure, names, dict(zip(means, estimates, strict=True)), mains, "effect on the\n{} (points)")
@@ -111,7 +106,7 @@ def _factorial(design: Design, groups: Groups, means: Means, figure: Figure) -> 
             (name, effect, each)
             for name, effect, each in zip(names, found[0], zip(*estimates, strict=True), strict=True)
         ],
-        "excluding": f"{1 - CONFIDENCE ** len(names):.0%}",
+        **_unadjusted(len(names)),
         "alone": [
             (remedy_name(names), difference)
             for place, names in enumerate(changed)
@@ -121,40 +116,36 @@ def _factorial(design: Design, groups: Groups, means: Means, figure: Figure) -> 
 
 
 def _levels(design: Design, groups: Groups, means: Means, figure: Figure) -> tuple[str, Content]:
-    """Return the mean at each level of each factor over the levels of the others, and its difference from the first."""
-    rows, differences = [], {response: [] for response in means}  # type: ignore[var-annotated]
-    names = []
+    """Return the template and its content: means of each level over the other factors, and their differences."""
+    differences: dict[str, list[Estimate]] = {response: [] for response in means}
+    rows, names = [], []
     for factor in design.factors:
         at = [[cell[factor.name] == level for cell in design.cells] for level in factor.levels]
         weights = [np.array(cells) / sum(cells) for cells in at]
         for level, here in zip(factor.levels, weights, strict=True):
-            row = []
+            row, is_first = [], level == factor.levels[0]
             for response, each in means.items():
-                mean = each.mean(here.tolist())
-                row.append(f"{100 * mean.value:.1f}{' %' if response.endswith('acc') else ''}{_interval(mean)}")
-                difference = each.contrast((here - weights[0]).tolist())
-                row.append("" if level == factor.levels[0] else difference.in_points())
-                if level != factor.levels[0]:
-                    differences[response].append(difference)
-            rows.append((factor_name(factor.name), _level(level), *row))
-        names += [f"{factor_name(factor.name)}: {_level(level)}" for level in factor.levels[1:]]
+                mean, difference = each.mean(here.tolist()), each.contrast((here - weights[0]).tolist())
+                row += [_cell(response, mean.value, interval=mean), "" if is_first else difference.in_points()]
+                differences[response] += [] if is_first else [difference]
+            rows.append((factor_name(factor.name), level_name(level), *row))
+        names += [f"{factor_name(factor.name)}: {level_name(level)}" for level in factor.levels[1:]]
     _draw(figure, names, differences, len(names), "difference in\n{} (points)")
     return "levels.md", {
         "cells": [
-            (*map(_level, cell.values()), *_means(group, "train_acc", "val_acc", *means))
+            (*map(level_name, cell.values()), *_means(group, "train_acc", "val_acc", *means))
             for cell, group in zip(design.cells, groups, strict=True)
         ],
         "rows": rows,
-        "excluding": f"{1 - CONFIDENCE ** len(names):.0%}",
-        "comparisons": len(names),
+        **_unadjusted(len(names)),
     }
 
 
 def _one_at_a_time(design: Design, groups: Groups, means: Means, figure: Figure) -> tuple[str, Content]:
-    """Return each level that differs from the first ones alone, best test accuracy first."""
+    """Return the template and its content: each level alone against the first levels, best test accuracy first."""
     accuracy = means["test_acc"].against_first
     order = sorted(range(1, len(groups)), key=lambda place: -accuracy(place).value)
-    names = {place: _cell_name(design, design.cells[place]) for place in order}
+    names = {place: cell_name(design, design.cells[place]) for place in order}
     found = {response: [each.against_first(place) for place in order] for response, each in means.items()}
     _draw(figure, [*names.values()], found, len(order), "difference in\n{} (points)")
     return "one_at_a_time.md", {
@@ -164,13 +155,12 @@ def _one_at_a_time(design: Design, groups: Groups, means: Means, figure: Figure)
             for row, place in enumerate(order)
         ],
         "several": all(estimate.known for estimate in found["test_acc"]),
-        "excluding": f"{1 - CONFIDENCE ** len(order):.0%}",
-        "comparisons": len(order),
+        **_unadjusted(len(order)),
     }
 
 
 def _curve(design: Design, groups: Groups, means: Means, figure: Figure) -> tuple[str, Content]:
-    """Return the responses over the levels of a factor."""
+    """Return the template and its content: the responses over the levels of a factor."""
     (factor,) = design.factors
     name = "training images" if factor.key == SIZE.key else factor_name(factor.name)
     order = np.argsort(factor.levels).tolist()
@@ -197,7 +187,9 @@ _PAGES = {
 }  # fmt: skip
 
 
-def _worth(design: Design, means: CellMeans, remedied: Other, train_size: int, figure: Figure) -> list[Any]:
+def _worth(
+    design: Design, means: CellMeans, remedied: tuple[Design, Sequence[Trial]], train_size: int, figure: Figure
+) -> list[Any]:
     """Return what each combination of remedies is worth in training images, and draw it."""
     sizes = design.factors[0].levels
     curve = [means.cell_mean(place) for place in range(len(sizes))]
@@ -221,29 +213,9 @@ def _worth(design: Design, means: CellMeans, remedied: Other, train_size: int, f
     ]
 
 
-def factor_name(name: str) -> str:
-    """Return a readable name of a factor, such as ``weight decay``."""
-    return {"augment": "augmentation"}.get(name, name.replace("_", " "))
-
-
-def remedy_name(remedies: Sequence[str]) -> str:
-    """Return a readable name of the factors that are not at their first level, such as ``dropout and weight decay``."""
-    *others, last = map(factor_name, remedies or ["none"])
-    return f"{', '.join(others)} and {last}" if others else last
-
-
-def _effect_name(effect: Effect) -> str:
-    return " = ".join(" x ".join(map(factor_name, term)) for term in effect.terms)
-
-
-def _cell_name(design: Design, cell: Cell) -> str:
-    return ", ".join(
-        f"{factor_name(name)} {_level(cell[name])}".removesuffix(f" {ON}") for name in design.changed(cell)
-    )
-
-
-def _level(level: Any) -> str:
-    return f"{level:,}" if isinstance(level, int) and not isinstance(level, bool) else str(level)
+def _unadjusted(comparisons: int) -> Content:
+    """Return a number of intervals, and the chance that one of them excludes zero although all differences are zero."""
+    return {"comparisons": comparisons, "excluding": f"{1 - CONFIDENCE**comparisons:.0%}"}
 
 
 def _origin(trials: Sequence[Trial]) -> str:
@@ -258,18 +230,19 @@ def _epochs(trials: Sequence[Trial]) -> str:
 
 
 def _means(trials: Sequence[Trial], *responses: str, intervals: Sequence[Estimate] = ()) -> list[str]:
-    """Return the number of trials, then mean and standard deviation of each response, and the interval if given."""
+    """Return the number of trials, then mean and standard deviation of each response, with its interval if given."""
     cells = [str(len(trials))]
     for response, interval in zip_longest(responses, intervals):
         values = [getattr(trial, response) for trial in trials]
         spread = f" ± {100 * np.std(values, ddof=1):.1f}" if len(values) > 1 else ""
-        ends = _interval(interval) if interval else ""
-        cells.append(f"{100 * np.mean(values):.1f}{spread}{' %' if response.endswith('acc') else ''}{ends}")
+        cells.append(_cell(response, np.mean(values), spread, interval))
     return cells
 
 
-def _interval(estimate: Estimate) -> str:
-    return f" ({100 * estimate.low:.1f} to {100 * estimate.high:.1f})" if estimate.known else ""
+def _cell(response: str, value: float, spread: str = "", interval: Estimate | None = None) -> str:
+    """Return a value of a response in hundredths, with the interval if it is known."""
+    ends = f" ({100 * interval.low:.1f} to {100 * interval.high:.1f})" if interval and interval.known else ""
+    return f"{100 * value:.1f}{spread}{' %' if response.endswith('acc') else ''}{ends}"
 
 
 def _draw(figure: Figure, names: Sequence[str], found: Mapping[str, Any], highlighted: int, label: str) -> None:

@@ -10,6 +10,7 @@ from overfitting_lab.callbacks.epochs import recorder_of
 from overfitting_lab.callbacks.logger import RunLogger
 from overfitting_lab.runs.epochs import Monitor, best_epoch
 from overfitting_lab.runs.notes import attempt
+from overfitting_lab.sweeps.names import shown
 
 PRUNED = "pruned: "  # begins the reason of a run that its study ended early
 STARTUP = 5  # trials that must finish before one is pruned
@@ -17,12 +18,12 @@ WARMUP = 10  # epochs that every trial trains if the number of epochs is unknown
 
 
 def pruner(epochs: int | None) -> optuna.pruners.BasePruner:
-    """Return the pruner of a study whose trials train a number of epochs; ``None`` if it is unknown.
+    """Return the pruner of a search. ``epochs`` is the length of a trial; ``None`` if it is unknown.
 
     It is the median rule (Golovin et al. 2017, Google Vizier, sec. 3.2): a trial ends if its best value so far is worse
-    than the median of the finished trials at the same epoch. Every trial trains a third of its epochs first. Settings
-    that regularize learn more slowly and reach more, so early epochs do not show their worth. For the same reason it is
-    not Hyperband, which compares after a few epochs and needs many more trials.
+    than the median of the finished trials at the same epoch. Every trial trains a third of its epochs first, because
+    settings that regularize learn more slowly at first and reach more in the end. For the same reason, the pruner is
+    not Hyperband, which compares trials after a few epochs and needs many more of them.
     """
     warmup = math.ceil(epochs / 3) if epochs and epochs > 0 else WARMUP
     return optuna.pruners.MedianPruner(STARTUP, warmup)
@@ -31,8 +32,8 @@ def pruner(epochs: int | None) -> optuna.pruners.BasePruner:
 class TrialReport(Callback):
     """Report each epoch's validation to the study. Stop training if the study prunes the trial.
 
-    It must stand directly after ``EpochRecorder``. A resumed run does not report an epoch twice. If the storage fails,
-    the run continues. ``trial`` is the run's trial, ``monitor`` the metric to report.
+    This callback must stand directly after ``EpochRecorder``. A resumed run does not report an epoch twice. If the
+    storage fails, the run continues. ``trial`` is the run's trial, and ``monitor`` is the metric to report.
     """
 
     def __init__(self, trial: optuna.Trial, monitor: Monitor, logger: RunLogger) -> None:
@@ -59,7 +60,7 @@ class TrialReport(Callback):
             trainer.stopped_by = reason  # type: ignore[attr-defined]
 
     def _report(self, trainer: Trainer) -> str:
-        """Report the epoch that has ended. Return why the trial is pruned; an empty text if it is not."""
+        """Report the epoch that has ended. Return the reason to prune the trial, or an empty text."""
         records = recorder_of(trainer).records
         last = records[-1]
         if last.val_acc is None:
@@ -75,8 +76,3 @@ class TrialReport(Callback):
             f"{PRUNED}after epoch {last.epoch + 1} its best {self._monitor}, {shown(best, self._monitor)}, is worse "
             "than the median of the finished trials at that epoch"
         )
-
-
-def shown(value: float, monitor: Monitor) -> str:
-    """Return a validation value for people: an accuracy in per cent, a loss in nats."""
-    return f"{value:.1%}" if monitor == "val_acc" else f"{value:.4f}"

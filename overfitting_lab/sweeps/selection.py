@@ -1,23 +1,22 @@
-"""The part of a winner's lead that comes from choosing the best of many noisy values."""
+"""The part of a winner's lead that comes from selection, the choice of the best of many noisy values."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
 
-from overfitting_lab.comparison.statistics import CONFIDENCE, Estimate, mean, wilson
+from overfitting_lab.comparison.statistics import mean, wilson
 from overfitting_lab.runs.epochs import Monitor
 from overfitting_lab.runs.summary import Summary
-from overfitting_lab.sweeps.pruning import shown
+from overfitting_lab.sweeps.names import shown
 
 
 @dataclass(frozen=True)
 class Selection:
     """The winner of a search against itself and against the configuration's own values, with other seeds.
 
-    The winner's value is the best of many, so luck of its seed is part of it. With other seeds, which chose nothing,
-    the same settings fall back to their mean: regression to the mean.
+    The winner's value is the best of many, so the luck of its seed is part of it. Other seeds did not choose the
+    winner, so with them its settings fall back to their mean (regression to the mean).
     """
 
     monitor: Monitor
@@ -54,8 +53,8 @@ class Selection:
         )
 
     def interval(self, values: Sequence[float]) -> str:
-        """Return the mean of values and, for two values and more, Student's 95 % interval."""
-        estimate = mean(values) if self.monitor == "val_acc" else student(values)
+        """Return the mean of values and, for two or more values, Student's 95 % interval."""
+        estimate = mean(values) if self.monitor == "val_acc" else mean(values, -np.inf, np.inf)
         ends = f" ({self._shown(estimate.low)} to {self._shown(estimate.high)})" if estimate.known else ""
         return f"{self._shown(estimate.value)}{ends}"
 
@@ -69,20 +68,11 @@ class Selection:
         return f"{100 * value:+.1f}" if self.monitor == "val_acc" else f"{value:+.4f}"
 
 
-def student(values: Sequence[float]) -> Estimate:
-    """Return the mean of at least one value with Student's interval; a single value has none."""
-    array = np.asarray(values, dtype=float)
-    if len(array) < 2:
-        return Estimate(float(array.mean()))
-    half = float(stats.t.ppf((1 + CONFIDENCE) / 2, len(array) - 1) * stats.sem(array))
-    return Estimate(float(array.mean()), float(array.mean()) - half, float(array.mean()) + half)
-
-
 def tested_against_validation(summary: Summary) -> str:
     """Return a sentence that compares test and validation accuracy of a run's best checkpoint.
 
-    The interval of the validation accuracy is Wilson's. It covers the choice of the validation images, but not the
-    choice of the checkpoint by the same images.
+    The validation accuracy has Wilson's interval. The interval covers the choice of the validation images. It does not
+    cover that the same images chose the checkpoint.
     """
     assert summary.test is not None
     assert summary.best is not None

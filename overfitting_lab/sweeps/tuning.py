@@ -1,7 +1,6 @@
 """A search for the settings with the best validation, whose trials any number of workers share."""
 
 import json
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
@@ -9,33 +8,26 @@ from datetime import timedelta
 from pathlib import Path
 from typing import IO, Any
 
-import numpy as np
 import optuna
 from filelock import FileLock
-from optuna.distributions import (
-    BaseDistribution,
-    CategoricalDistribution,
-    FloatDistribution,
-    IntDistribution,
-    distribution_to_json,
-)
+from optuna.distributions import BaseDistribution, distribution_to_json
+from optuna.storages import BaseStorage
+from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from overfitting_lab.runs import Run, RunError
+from overfitting_lab.runs import Run, RunError, UsageError
 from overfitting_lab.runs.epochs import Monitor
 from overfitting_lab.runs.files import write_text
-from overfitting_lab.sweeps.pruning import PRUNED, pruner, shown
-from overfitting_lab.sweeps.storage import open_storage
+from overfitting_lab.sweeps.names import shown
+from overfitting_lab.sweeps.pruning import PRUNED, pruner
+from overfitting_lab.sweeps.storage import open_storage, open_study, running_trial
+from overfitting_lab.sweeps.values import draw
 from overfitting_lab.sweeps.workers import heartbeat, is_gone, release
 
 SEARCH, CONFIRMATION = "search", "confirmation"  # the two studies of a tuner
 UNTESTED = "a search tests its winner alone"
+LOST = "the search begins anew"  # without its storage
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
-DIGITS = 4  # of a searched number; more would only make it hard to read
-
-
-class SearchError(Exception):
-    """The searches are wrong, or the study began with others. The message names the remedy."""
 
 
 @dataclass(frozen=True)
@@ -62,58 +54,37 @@ class Result:
     time: timedelta  # of training
 
 
-def open_study(
-    folder: Path, kind: str, monitor: Monitor, epochs: int | None, storage: str | None = None
-) -> optuna.Study:
+def study_of(storage: BaseStorage, folder: Path, kind: str, monitor: Monitor, epochs: int | None) -> optuna.Study:
     """Open or create one of the two studies of a tuner.
 
     Args:
+        storage: holds the study.
         folder: holds the runs of the experiment.
         kind: ``SEARCH`` or ``CONFIRMATION``.
-        monitor: the validation metric that is searched for.
+        monitor: the validation metric to optimize.
         epochs: the epochs of a trial; ``None`` if their number is unknown.
-        storage: URL of a database, or path of Optuna's journal file; by default a journal file in ``folder``.
-
-    Raises:
-        RunError: if the storage cannot be used.
     """
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder / ".storage.lock"):  # if two workers start at once, one of them creates the tables
-        return optuna.create_study(
-            study_name=f"{folder.name}, {kind}",  # experiments may share a storage
-            storage=open_storage(storage or str(folder / "optuna.journal"), "the search begins anew"),
-            sampler=optuna.samplers.RandomSampler(),  # of the confirmation, where nothing is drawn
-            pruner=pruner(epochs) if kind == SEARCH else optuna.pruners.NopPruner(),
-            direction="maximize" if monitor == "val_acc" else "minimize",
-            load_if_exists=True,
-        )
-
-
-def trial_of(study: optuna.Study, number: int) -> optuna.Trial:
-    """Return a running trial of a study, for a process that did not begin it."""
-    storage = study._storage
-    of_study = storage.get_study_id_from_name(study.study_name)
-    return optuna.Trial(study, storage.get_trial_id_from_study_id_trial_number(of_study, number))
+    direction = StudyDirection.MAXIMIZE if monitor == "val_acc" else StudyDirection.MINIMIZE
+    return open_study(storage, folder, kind, direction, pruner(epochs) if kind == SEARCH else None)
 
 
 class Tuning:
     """A search and the confirmation of its winner.
 
     Each trial belongs to one worker at a time. If a worker stops, the next one resumes the trial's run, under the same
-    number. The values of trial N depend on the seed, on N and on the trials that finished before it. So one worker
-    alone makes the same search again. A trial never sees the test images, and only the leading trial keeps its
-    checkpoints.
+    number. The values of trial N depend on the seed, on N and on the trials that finished before it, so a single worker
+    repeats the same search. A trial never sees the test images, and only the leading trial keeps its checkpoints.
 
     Args:
         folder: holds the runs of the experiment.
         plan: what all trials have in common.
-        train: function of a study's kind, a trial's number and a file. It trains the trial and prints to the file.
+        train: function of a study's kind, a trial's number and a file. It trains the trial, prints to the file and
+            returns an exit status.
         storage: URL of a database, or path of Optuna's journal file; by default a journal file in ``folder``.
 
     Raises:
         RunError: if the storage cannot be used.
-        SearchError: if the study began with other searches or fixed settings.
+        UsageError: if the study began with other searches or fixed settings.
     """
 
     def __init__(
@@ -125,8 +96,9 @@ class Tuning:
         self._train = train
         self._lock = FileLock(folder / ".tuning.lock")
         self._tried: set[tuple[str, int]] = set()  # trials of this process
+        self._storage = open_storage(folder, storage, LOST)
         self.search, self.confirmation = (
-            open_study(folder, kind, plan.monitor, plan.epochs, storage) for kind in (SEARCH, CONFIRMATION)
+            study_of(self._storage, folder, kind, plan.monitor, plan.epochs) for kind in (SEARCH, CONFIRMATION)
         )
         searched = {f"--search {key}": json.loads(distribution_to_json(each)) for key, each in plan.searches.items()}
         plain = {**plan.fixed, "monitor": plan.monitor, "seed_everything": plan.seed, **searched}
@@ -139,13 +111,13 @@ class Tuning:
             self.search.set_user_attr("plan", plain)
         elif begun != plain:
             differ = sorted(key for key in begun.keys() | plain.keys() if begun.get(key) != plain.get(key))
-            raise SearchError(
+            raise UsageError(
                 f"the search in {self.folder} was begun with other settings ({', '.join(differ)}); give these again, "
                 "or keep this search apart: --experiment NAME"
             )
 
     def work(self, trials: int) -> bool:
-        """Work on the search until it has so many trials in all. Return ``True`` if all of them are finished.
+        """Work on the search until it has ``trials`` trials. Return ``True`` if all of them are finished.
 
         Raises:
             RunError: at the end, if a run failed.
@@ -163,7 +135,9 @@ class Tuning:
             for index in range(seeds)
             for of in (self.winner.number, None)
         ]
-        return self._work(CONFIRMATION, lambda: self._next_confirmation(wanted), self._confirmed(wanted), len(wanted))
+        return self._work(
+            CONFIRMATION, lambda: self._next_confirmation(wanted), lambda: self._count(wanted), len(wanted)
+        )
 
     def _work(
         self, kind: str, following: Callable[[], optuna.Trial | None], done: Callable[[], int], wanted: int
@@ -202,10 +176,14 @@ class Tuning:
     def _study(self, kind: str) -> optuna.Study:
         return self.search if kind == SEARCH else self.confirmation
 
+    def _facts(self, kind: str, number: int) -> dict[str, Any]:
+        """Return what is stored of a trial, such as its flags."""
+        return self._study(kind).get_trials(deepcopy=False)[number].user_attrs
+
     def _abandoned(self, kind: str) -> optuna.Trial | None:
         running = self._study(kind).get_trials(deepcopy=False, states=(TrialState.RUNNING,))
         left = (each.number for each in running if is_gone(each) and (kind, each.number) not in self._tried)
-        return next((trial_of(self._study(kind), number) for number in left), None)
+        return next((running_trial(self._storage, self._study(kind), number) for number in left), None)
 
     def _next(self, trials: int) -> optuna.Trial | None:
         """Begin a trial if fewer than the wanted number were begun."""
@@ -221,12 +199,10 @@ class Tuning:
                 return self.confirmation.ask()
         return None
 
-    def _confirmed(self, wanted: Sequence[Mapping[str, Any]]) -> Callable[[], int]:
-        def count() -> int:
-            done = [each.user_attrs for each in self.confirmation.get_trials(deepcopy=False, states=FINISHED)]
-            return sum(any(each.items() <= known.items() for known in done) for each in wanted)
-
-        return count
+    def _count(self, wanted: Sequence[Mapping[str, Any]]) -> int:
+        """Return how many of the wanted confirmations are finished."""
+        done = [each.user_attrs for each in self.confirmation.get_trials(deepcopy=False, states=FINISHED)]
+        return sum(any(each.items() <= known.items() for known in done) for each in wanted)
 
     def _make(self, kind: str, trial: optuna.Trial) -> bool:
         """Train a trial, or resume it, and tell the study its result. Return ``False`` if it failed."""
@@ -266,15 +242,9 @@ class Tuning:
         """Return the flags of a trial: values of the searched settings, and the seed of a confirmation."""
         if kind == CONFIRMATION:
             facts = trial.user_attrs
-            of = [] if facts["of"] is None else self.search.get_trials(deepcopy=False)[facts["of"]].user_attrs["flags"]
+            of = [] if facts["of"] is None else self._facts(SEARCH, facts["of"])["flags"]
             return [*of, f"--seed_everything={facts['seed']}"]
-        seed = np.random.SeedSequence([self._plan.seed, trial.number]).generate_state(1)[0]
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            # Weights and rates act together, so the sampler models them together. While other workers train, their
-            # trials count as bad ones, so that this one is elsewhere.
-            self.search.sampler = optuna.samplers.TPESampler(seed=int(seed), multivariate=True, constant_liar=True)
-        return [f"--{key}={_suggest(trial, key, values)}" for key, values in self._plan.searches.items()]
+        return draw(self.search, trial, self._plan.searches, self._plan.seed)
 
     def _result(self, kind: str, number: int) -> Result | None:
         """Return the result of a trial; ``None`` if its run did not come to its end.
@@ -285,7 +255,7 @@ class Tuning:
         if run is None:
             return None
         summary, time = run.summary, timedelta(seconds=round(run.summary.seconds))
-        if hopeless := self._study(kind).get_trials(deepcopy=False)[number].user_attrs.get("hopeless"):
+        if hopeless := self._facts(kind, number).get("hopeless"):
             return Result(TrialState.PRUNED, None, hopeless, time)
         if summary.status != "finished":
             return None
@@ -300,7 +270,7 @@ class Tuning:
 
     def run_of(self, kind: str, number: int) -> Run | None:
         """Return the run of a trial; ``None`` if it has none, or one that was killed before its first record."""
-        name = self._study(kind).get_trials(deepcopy=False)[number].user_attrs.get("run")
+        name = self._facts(kind, number).get("run")
         try:
             run = Run(self.folder / name) if name else None
         except RunError:
@@ -353,13 +323,3 @@ class Tuning:
             if run := self.run_of(kind, number):
                 for path in (*run.files.checkpoints.rglob("*.*"), run.files.weights):
                     path.unlink(missing_ok=True)
-
-
-def _suggest(trial: optuna.Trial, key: str, values: BaseDistribution) -> Any:
-    """Return the trial's value of a setting, drawn if it has none."""
-    if isinstance(values, CategoricalDistribution):
-        return trial.suggest_categorical(key, values.choices)
-    if isinstance(values, IntDistribution):
-        return trial.suggest_int(key, values.low, values.high, log=values.log)
-    assert isinstance(values, FloatDistribution)
-    return f"{trial.suggest_float(key, values.low, values.high, log=values.log):.{DIGITS}g}"

@@ -21,7 +21,7 @@ from overfitting_lab.comparison.report import render
 from overfitting_lab.runs import Run, RunError
 from overfitting_lab.runs.files import replace_file, write_text
 from overfitting_lab.runs.notes import attempt
-from overfitting_lab.sweeps.pruning import shown
+from overfitting_lab.sweeps.names import shown
 from overfitting_lab.sweeps.selection import Selection, tested_against_validation
 from overfitting_lab.sweeps.tuning import SEARCH, Tuning
 
@@ -29,7 +29,7 @@ BEST_ROWS = 10  # trials in the page's table
 
 
 def selection_of(tuning: Tuning, seeds: int) -> Selection:
-    """Return the estimate of the selection in the winner's lead, from so many other seeds."""
+    """Estimate from other seeds, ``seeds`` of them, how much of the winner's lead comes from selection."""
     winner = tuning.winner
     return Selection(
         monitor=tuning.monitor,
@@ -116,12 +116,8 @@ def write_page(tuning: Tuning, selection: Selection, command: str) -> list[Path]
         "origin": ", ".join(
             [
                 f"{run.summary.world_size} x {run.summary.device}",
-                f"{run.summary.precision}",
-                *(
-                    f"{name} {number}"
-                    for name, number in run.summary.versions.items()
-                    if name in ("torch", "lightning")
-                ),
+                run.summary.precision,
+                *(f"{name} {run.summary.versions[name]}" for name in ("torch", "lightning")),
                 f"optuna {optuna.__version__}",
                 f"commit {run.summary.git_commit or 'unknown'}",
             ]

@@ -63,5 +63,6 @@ def test_an_optimizer_without_any_decay_updates_both_groups_alike(optimizer: Any
 
 
 def test_an_optimizer_that_has_no_weight_decay_is_refused() -> None:
-    with pytest.raises(ModelError, match=r"needs an optimizer with weight decay, which Rprop has not; leave --model"):
+    message = "needs an optimizer with weight decay, which Rprop does not have; leave --model"
+    with pytest.raises(ModelError, match=message):
         AlexNet(hidden_features=4, optimizer=partial(Rprop, lr=RATE), decay_biases=False).configure_optimizers()

@@ -346,7 +346,7 @@ def test_factors_alone_on_several_sets_of_images(run_script: Script, small: Flag
         (["--factor=model.optimizer.betas=[0.9,0.99]"], "needs two levels or more"),
         (["--factor=model.dropout=0,0.5", "--model.dropout=0.1"], "--model.dropout: the trials set this themselves"),
         (["--factor=seed_everything=1,2"], "see --seeds"),
-        (["--factor=data.root=a,b"], "decides no result"),
+        (["--factor=data.root=a,b"], "this setting does not change the result of a run"),
         (["--factor=optimizer/none"], "neither SETTING=LEVEL,LEVEL nor a configuration"),
         (["--factor=optimizer/adam", "--factor=optimizer/sgd_momentum"], "and so does --factor"),
         (["--factor=data.train_size=40,500"], "data.train_size=500: 500 training and 50 validation images"),

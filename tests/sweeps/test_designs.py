@@ -11,7 +11,8 @@ from overfitting_lab.runs import UsageError
 from overfitting_lab.sweeps.designs import Design, design_of, one_at_a_time
 from overfitting_lab.sweeps.effects import CellMeans, by_cell, effects
 from overfitting_lab.sweeps.factors import Factor
-from overfitting_lab.sweeps.pages import page_name, write_page
+from overfitting_lab.sweeps.names import page_name
+from overfitting_lab.sweeps.pages import write_page
 from overfitting_lab.sweeps.trial import Trial
 
 FACTS = {"train_size": 1000, "command": "python scripts/ablate.py"}
@@ -59,7 +60,7 @@ def test_the_full_factorial_can_be_asked_for_and_too_many_factors_are_refused() 
     assert len(design_of(two_level(6), alone=False, full=True).cells) == 64
     assert len(design_of(two_level(5), alone=False, full=False).cells) == 32
     assert len(design_of(two_level(16), alone=True, full=False).cells) == 17
-    with pytest.raises(UsageError, match="16 factors of two levels: a fractional factorial takes 15"):
+    with pytest.raises(UsageError, match="16 factors of two levels: a fractional factorial has at most 15"):
         design_of(two_level(16), alone=False, full=False)
 
 

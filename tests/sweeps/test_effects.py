@@ -10,7 +10,8 @@ from PIL import Image
 from overfitting_lab.sweeps.designs import Design, full_factorial
 from overfitting_lab.sweeps.effects import effects, images_for
 from overfitting_lab.sweeps.factors import REMEDIES, SIZE
-from overfitting_lab.sweeps.pages import remedy_name, write_page
+from overfitting_lab.sweeps.names import remedy_name
+from overfitting_lab.sweeps.pages import write_page
 from overfitting_lab.sweeps.trial import Trial
 
 ORIGIN = {"data": "made", "device": "1 x cpu", "commit": "c"}

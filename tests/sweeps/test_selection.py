@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from overfitting_lab.sweeps.selection import Selection, student
+from overfitting_lab.comparison.statistics import mean
+from overfitting_lab.sweeps.selection import Selection
 
 
 def test_selection_is_what_other_seeds_do_not_confirm() -> None:
@@ -40,5 +41,5 @@ def test_the_best_of_equal_settings_falls_back_to_their_mean() -> None:
 def test_students_interval_is_scipys() -> None:
     values = [1.0, 2.5, 3.0]
     low, high = stats.t.interval(0.95, 2, np.mean(values), stats.sem(values))
-    estimate = student(values)
+    estimate = mean(values, -np.inf, np.inf)
     assert (estimate.low, estimate.high) == pytest.approx((low, high))

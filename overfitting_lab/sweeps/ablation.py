@@ -14,7 +14,6 @@ from statistics import median
 from typing import IO, Any
 
 import optuna
-from filelock import FileLock
 from optuna.trial import FrozenTrial, TrialState
 
 from overfitting_lab.runs import Run, RunError, UsageError, runs_of
@@ -22,7 +21,7 @@ from overfitting_lab.runs.provenance import without_password
 from overfitting_lab.runs.recipe import LATER, RENAMED
 from overfitting_lab.sweeps.designs import Cell
 from overfitting_lab.sweeps.factors import SEED, SUBSET
-from overfitting_lab.sweeps.storage import open_storage
+from overfitting_lab.sweeps.storage import open_storage, open_study
 from overfitting_lab.sweeps.trial import Trial, result_of
 from overfitting_lab.sweeps.workers import heartbeat, is_gone
 
@@ -43,7 +42,7 @@ class Ablation:
         subsets: number of sets of training images.
         seeds: number of seeds.
         folder: holds the runs of the experiment.
-        fixed: what all trials have in common, as plain values.
+        fixed: the settings that all trials have in common, as plain values.
         train: function that takes a setting and a file; it finds or trains the run and prints to the file.
         storage: URL of a database, or path of Optuna's journal file; by default a journal file in ``folder``.
 
@@ -69,16 +68,7 @@ class Ablation:
             {**cell, **which, SEED.name: seed} for cell, which, seed in product(cells, sets, range(seeds))
         ]
         self._train = train
-        optuna.logging.set_verbosity(optuna.logging.ERROR)
-        folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder / ".storage.lock"):  # if two workers start at once, one of them creates the tables
-            self._study = optuna.create_study(
-                study_name=f"{folder.name}, {name}",  # experiments may share a storage
-                storage=open_storage(storage or str(folder / "optuna.journal")),
-                sampler=optuna.samplers.RandomSampler(),  # never asked: each trial is enqueued with its setting
-                direction="maximize",
-                load_if_exists=True,
-            )
+        self._study = open_study(open_storage(folder, storage, "finished runs are found again"), folder, name)
         self._check(fixed)
 
     def _check(self, fixed: Mapping[str, Any]) -> None:
@@ -197,10 +187,10 @@ class Ablation:
         return result.test_acc
 
     def _progress(self, number: int) -> str:
-        """Describe how many trials are done with a trial, given by number, and the time left.
+        """Return how many trials are done, including the given one, and the time left.
 
-        The time to train is taken to grow with the number of images and of epochs. A run's start and its test take as
-        long as the others'.
+        The estimate assumes that the time to train grows with the number of images and of epochs, and that every run
+        needs the same time for its start and its test.
         """
         running = self._trials(TrialState.RUNNING)
         done = self._trials(TrialState.COMPLETE) + [trial for trial in running if trial.number == number]
