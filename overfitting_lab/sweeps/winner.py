@@ -116,7 +116,7 @@ def write_page(tuning: Tuning, selection: Selection, command: str) -> list[Path]
         "origin": ", ".join(
             [
                 f"{run.summary.world_size} x {run.summary.device}",
-                run.summary.precision,
+                str(run.summary.precision),
                 *(f"{name} {run.summary.versions[name]}" for name in ("torch", "lightning")),
                 f"optuna {optuna.__version__}",
                 f"commit {run.summary.git_commit or 'unknown'}",
