@@ -25,7 +25,7 @@ except KeyboardInterrupt:
     raise SystemExit(130) from None
 
 from overfitting_lab.cli.factors import last_subset, planned_trial, read_factors, refuse_fixed
-from overfitting_lab.cli.finished import default_settings, finished_run, plan
+from overfitting_lab.cli.finished import finished_run, plan
 from overfitting_lab.cli.parser import positive
 from overfitting_lab.runs import Run, UsageError
 from overfitting_lab.runs.provenance import command_line
@@ -76,8 +76,8 @@ def ablation(
     def train(setting: Mapping[str, Any], output: IO[str]) -> Run:
         return finished_run(command.line(setting), output)
 
-    repeats, defaults = (arguments.subsets, arguments.seeds), default_settings(cli)
-    return Ablation(name, design.cells, *repeats, folder, fixed, defaults, train, arguments.storage)
+    repeats = arguments.subsets, arguments.seeds
+    return Ablation(name, design.cells, *repeats, folder, fixed, train, arguments.storage)
 
 
 def main() -> None:

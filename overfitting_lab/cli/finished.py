@@ -10,7 +10,6 @@ from typing import IO, Any
 import yaml
 
 from overfitting_lab.cli.experiment import ExperimentCLI
-from overfitting_lab.cli.replay import replayable
 from overfitting_lab.runs import Run, RunError, runs_of
 from overfitting_lab.runs.recipe import flat, recipe
 
@@ -30,15 +29,6 @@ def plan(arguments: Sequence[str]) -> tuple[Path, dict[str, Any], ExperimentCLI]
     return folder, flat(yaml.safe_load(cli.complete_config)), cli
 
 
-def default_settings(cli: ExperimentCLI) -> dict[str, Any]:
-    """Return the values that the settings have by default, by flag, with the network of an experiment.
-
-    A run of an earlier version lacks the settings that came later. They were as if they had their defaults.
-    """
-    config = cli.parser.parse_args([f"--model={cli.config.model.class_path}"])
-    return flat(yaml.safe_load(replayable(cli.parser, config)))
-
-
 def finished_run(arguments: Sequence[str], output: IO[str] | None = None) -> Run:
     """Return the newest finished run with the recipe of a command line, on the same data.
 
@@ -56,13 +46,12 @@ def finished_run(arguments: Sequence[str], output: IO[str] | None = None) -> Run
     cli.datamodule.setup("fit")
     data = cli.datamodule.description()
     wanted = recipe(settings, data)
-    later = {name: value for name, value in default_settings(cli).items() if name in wanted}
     del cli  # its network would take up memory while another process trains the same one
 
     def matching() -> list[Run]:
         runs = [run for run in runs_of(experiment) if run.status != "unknown"]
         same = [run for run in runs if run.summary.data.fingerprint == data["fingerprint"]]
-        return [run for run in same if {**later, **run.recipe} == wanted]
+        return [run for run in same if run.recipe == wanted]
 
     def finished() -> Run | None:
         return next((run for run in matching() if run.finished), None)

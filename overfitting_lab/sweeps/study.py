@@ -19,7 +19,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from overfitting_lab.runs import Run, RunError, UsageError, runs_of
 from overfitting_lab.runs.provenance import without_password
-from overfitting_lab.runs.recipe import RENAMED
+from overfitting_lab.runs.recipe import LATER, RENAMED
 from overfitting_lab.sweeps.designs import Cell
 from overfitting_lab.sweeps.factors import SEED, SUBSET
 from overfitting_lab.sweeps.storage import open_storage
@@ -44,7 +44,6 @@ class Ablation:
         seeds: number of seeds.
         folder: holds the runs of the experiment.
         fixed: what all trials have in common, as plain values.
-        defaults: values of the settings that a study of an earlier version did not have.
         train: function that takes a setting and a file; it finds or trains the run and prints to the file.
         storage: URL of a database, or path of Optuna's journal file; by default a journal file in ``folder``.
 
@@ -61,7 +60,6 @@ class Ablation:
         seeds: int,
         folder: Path,
         fixed: Mapping[str, Any],
-        defaults: Mapping[str, Any],
         train: Callable[[Mapping[str, Any], IO[str]], Run],
         storage: str | None = None,
     ) -> None:
@@ -81,11 +79,11 @@ class Ablation:
                 direction="maximize",
                 load_if_exists=True,
             )
-        self._check(fixed, defaults)
+        self._check(fixed)
 
-    def _check(self, fixed: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
+    def _check(self, fixed: Mapping[str, Any]) -> None:
         """Refuse a study that began with other fixed settings; a new study gets these."""
-        plain, known = (json.loads(json.dumps(values)) for values in (dict(fixed), dict(defaults)))
+        plain = json.loads(json.dumps(dict(fixed)))
         text = json.dumps(self._study.user_attrs.get("fixed"))
         for before, now in RENAMED.items():
             text = text.replace(f'"{before}"', f'"{now}"')
@@ -93,7 +91,7 @@ class Ablation:
         if begun is None:
             self._study.set_user_attr("fixed", plain)
             return
-        begun = {**{key: value for key, value in known.items() if key in plain}, **begun}
+        begun = {key: value for key, value in LATER.items() if key in plain} | begun
         differ = sorted(key for key in begun.keys() | plain.keys() if begun.get(key) != plain.get(key))
         if differ:
             raise UsageError(

@@ -10,7 +10,6 @@ import pytest
 from optuna.storages.journal import JournalFileBackend
 
 from overfitting_lab.runs import runs_of
-from overfitting_lab.runs.recipe import recipe
 from overfitting_lab.sweeps.workers import GONE
 from tests.conftest import Flags, Script
 from tests.processes import start
@@ -279,7 +278,7 @@ def test_a_run_of_an_earlier_version_is_found(run_script: Script, small: Flags, 
     assert "subset: 0\n" in text
     run.files.config.write_text(text.replace("  subset: 0\n", ""))
     (FOLDER / "optuna.journal").unlink()
-    assert "data.subset" not in recipe(runs_of(FOLDER)[0].settings)
+    assert "data.subset" not in runs_of(FOLDER)[0].settings
     assert run_script("ablate", "--seeds=1", "--sizes", "40", *small).status == 0
     assert len(fitted) == 1
 
