@@ -139,7 +139,7 @@ def test_mixed_images_are_judged_by_the_probe_alone() -> None:
         probed = [*stalled[:-1], replace(stalled[-1], probe_loss=1.0, probe_acc=accuracy)]
         said = list(progress.epochs_say(mixed, probed, ()))
         assert codes(said) == found
-        assert all("--data.mixup 0;" in each.remedy and "cutmix" not in each.remedy for each in said)
+        assert all("--data.mixup 0 " in each.remedy and "cutmix" not in each.remedy for each in said)
         assert codes(progress.epochs_say(facts(train_size=1000), probed, ())) == found
 
 

@@ -74,6 +74,7 @@ def test_summary_has_exactly_the_documented_keys(finished_run: FinishedRun, imag
         "split": "overfit",
         "train_size": 100,
         "val_size": 50,
+        "subset": 0,
         "test_size": 45,
         "augment": "none",
         "cutout": 0,
