@@ -33,8 +33,10 @@ class Resumption:
     def __init__(self, parser: ArgumentParser, folder: Path, flags: list[str]) -> None:
         self.run = Run(folder)
         own = ["--config", str(self.run.files.config)]
+        given: Namespace = parser.parse_args(own)
         self.config: Namespace = parser.parse_args([*own, *flags])
-        before, after = (vars(config.as_flat()) for config in (parser.parse_args(own), self.config))
+        self.config.trainer.callbacks = _without_repeated(given.trainer.callbacks, self.config.trainer.callbacks)
+        before, after = (vars(config.as_flat()) for config in (given, self.config))
         self.changes: dict[str, tuple[Any, Any]] = {
             key: (before.get(key), after[key]) for key in after if after[key] != before.get(key)
         }
@@ -72,3 +74,10 @@ class Resumption:
                     "new run"
                 )
         return None
+
+
+def _without_repeated(before: Any, after: Any) -> Any:
+    """Return the callbacks without those that an overlay of the run adds a second time."""
+    if not isinstance(before, list) or not isinstance(after, list) or after[: len(before)] != before:
+        return after
+    return before + [callback for callback in after[len(before) :] if callback not in before]

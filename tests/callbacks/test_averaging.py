@@ -161,7 +161,7 @@ def test_an_average_with_every_setting_is_resumed_exactly(
 def test_a_run_that_trains_longer_begins_its_average_later(run_script: Script, fit: list[str], tmp_path: Path) -> None:
     overlay = (f"--config={SWA}", "--trainer.callbacks.start=0.5")
     assert run_script("fit", *fit, *overlay, "--trainer.max_epochs=2").status == 0
-    outcome = run_script("fit", "--resume", FIRST, "--trainer.max_epochs=4")
+    outcome = run_script("fit", "--resume", FIRST, *overlay, "--trainer.max_epochs=4")  # the overlay is not added twice
     assert outcome.status == 0, outcome.err
     assert "average    of 2 networks" in outcome.out
     assert run_script("fit", *fit, *overlay).status == 0
