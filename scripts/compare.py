@@ -24,19 +24,12 @@ from overfitting_lab.runs import Run, RunError
 
 
 def run_named(name: str, flags: list[str]) -> Run:
-    """Return the run in a folder, or the finished run of a configuration.
+    """Return the run in a folder, or the finished run of a configuration, which is trained if it is missing.
 
     Raises:
-        RunError: if the name is neither, or the run fails.
+        RunError: if the run fails.
     """
-    if Path(name).is_dir():
-        return Run(Path(name))
-    if not Path(find_config(name)).is_file():
-        raise RunError(
-            f"{name} is neither a run's folder, such as lightning_logs/overfit/version_0, nor a configuration: "
-            f"{', '.join(available_configs())}"
-        )
-    return finished_run(["--config", name, *flags])
+    return Run(Path(name)) if Path(name).is_dir() else finished_run(["--config", name, *flags])
 
 
 def main() -> None:
@@ -54,6 +47,12 @@ def main() -> None:
             raise RunError(
                 f"{' '.join(flags)}: flags go to fit.py, but all of these runs exist; give names before flags"
             )
+        for name in names:
+            if not Path(name).is_dir() and not Path(find_config(name)).is_file():
+                raise RunError(
+                    f"{name} is neither a run's folder, such as lightning_logs/overfit/version_0, nor a configuration: "
+                    f"{', '.join(available_configs())}"
+                )
         runs = [run_named(name, flags) for name in names]
         comparison = Comparison(runs, [runs[names.index(name)] for name in arguments.ensemble])
         for sentence in comparison.conclusions():

@@ -130,7 +130,9 @@ class ValidatedAverage(Callback):
             begun = self._copy(pl_module)
             if trainer.is_global_zero and begun is not self._said and not trainer.sanity_checking:
                 epoch = trainer.current_epoch + 1
-                ahead = f"validated from epoch {epoch} on" if begun else "not begun: the trained network is validated"
+                resumed = self._said is None and trainer.ckpt_path is not None
+                since = "validated" if resumed else f"validated from epoch {epoch} on"
+                ahead = since if begun else "not begun: the trained network is validated"
                 print(f"average    {ahead}", flush=True)
                 self._said = begun
 

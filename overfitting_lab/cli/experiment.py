@@ -144,7 +144,8 @@ class ExperimentCLI(LightningCLI):
             self.parser.error(str(error), error)
         end_with_parent()
         self._print_changes(complete=complete)
-        self._precision_reason = "as asked for"
+        kept = self._resumption is not None and "trainer.precision" not in self._resumption.changes
+        self._precision_reason = "as before" if kept else "as asked for"
         if trainer.precision is None:
             trainer.precision, self._precision_reason = default_precision(trainer.accelerator)
 
@@ -178,7 +179,7 @@ class ExperimentCLI(LightningCLI):
             rank_zero_only(print)(self._resumption.completeness)
             sys.exit(0)
         for key, (before, after) in self._resumption.changes.items():
-            rank_zero_only(print)(f"changed    {key}: {before} -> {after}")
+            rank_zero_only(print)(f"changed    {key}: {_short(before)} -> {_short(after)}")
 
     def _set_seed(self) -> None:
         """Seed everything; report a seed that torch refuses as a usage error."""
@@ -288,3 +289,8 @@ class ExperimentCLI(LightningCLI):
     def best_checkpoint(self) -> str | None:
         """Path of the best checkpoint of the run that was fitted; ``None`` if none was kept."""
         return str(self.logger.files.best) if self.logger and self.logger.files.best.is_file() else None
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."

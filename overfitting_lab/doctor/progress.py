@@ -203,9 +203,9 @@ def over_fitting(facts: Facts, epochs: Sequence[EpochRecord]) -> Iterator[Diagno
     yield Diagnosis(
         "over_fitting",
         Severity.NOTE,
-        f"the network has over-fitted since epoch {lowest.epoch + 2}: it memorizes the training images",
+        f"the network has over-fitted since epoch {lowest.epoch + 2}: it gets worse on new images",
         f"validation loss {lowest.val_loss:.3f} after epoch {lowest.epoch + 1} and {last.val_loss:.3f} after epoch "
         f"{last.epoch + 1}; training loss {lowest.train_loss:.3f} and {epochs[-1].train_loss:.3f}",
-        f"{''.join(untried)}--model.optimizer.weight_decay 1e-4, or more images: --config regularized.yaml",
+        f"{''.join(untried)}more --model.optimizer.weight_decay, or more images: --config regularized.yaml",
         epoch=lowest.epoch + 1,
     )
