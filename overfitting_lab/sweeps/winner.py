@@ -56,12 +56,12 @@ def run_of_winner(tuning: Tuning) -> Run:
     return run
 
 
-def test_winner(tuning: Tuning, fit: Callable[[Sequence[str], IO[str]], int]) -> Run:
+def test_winner(tuning: Tuning, fit: Callable[[Path, IO[str]], int]) -> Run:
     """Test the winner's best checkpoint, unless it was tested before. Return its run.
 
     Args:
         tuning: the finished search.
-        fit: runs ``fit.py`` with the flags that resume a run, prints to a file, and returns the exit status.
+        fit: resumes a run with ``fit.py``, prints to a file, and returns the exit status.
 
     Raises:
         RunError: if the test fails.
@@ -71,7 +71,7 @@ def test_winner(tuning: Tuning, fit: Callable[[Sequence[str], IO[str]], int]) ->
         run = run_of_winner(tuning)
         if run.summary.test is None:
             with log.open("a") as output:
-                status = fit(["--resume", str(run.folder)], output)
+                status = fit(run.folder, output)
             run = run_of_winner(tuning)
         if run.summary.test is None:
             raise RunError(f"the test of {run.folder} failed with exit status {status}; its output is in {log}")

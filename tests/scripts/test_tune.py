@@ -124,12 +124,13 @@ def test_a_trial_that_diverges_is_a_bad_one(run_script: Script, small: Flags, fi
     assert "no trial trained to its end, so there is no winner" in outcome.err
 
 
-def test_a_trial_that_fails_is_resumed_by_the_next_command(
+def test_a_trial_that_fails_is_resumed_by_the_next_command_with_its_callbacks_once(
     run_script: Script, small: Flags, fitted: list[list[str]]
 ) -> None:
-    kill = {"": "tests.faults.KillOnce", ".place": "step", ".step": 7, ".mark": "killed", ".number": 15}
+    kill = {"+": "tests.faults.KillOnce", ".place": "step", ".step": 7, ".mark": "killed", ".number": 15}
     stops = [f"--trainer.callbacks{key}={value}" for key, value in kill.items()]  # of 10 steps
-    command = [f"--search={LR}", "--trials=1", "--confirm=0", *small, *stops]
+    overlays = ["--config=overfit", "--config=averaging/ema", "--config=early_stopping"]
+    command = [*overlays, f"--search={LR}", "--trials=1", "--confirm=0", *small, *stops]
     first = run_script("tune", *command)
     assert first.status == 1
     assert "failed     trial 0: exit status 143; its output is in lightning_logs/tuning/logs/trial-0.txt" in first.out
