@@ -1,19 +1,21 @@
 """Figures of a search."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
-from optuna.distributions import CategoricalDistribution
+from matplotlib.ticker import MaxNLocator, NullFormatter
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import FrozenTrial
 
 from overfitting_lab.comparison.charts import RUNS, label_axes
 from overfitting_lab.runs.epochs import Monitor
 
-COLUMNS = 3  # settings side by side
+COLUMNS = 3  # settings side by side, at most
+MARGIN = 0.05  # beside a range, as a part of it
 WINNER, OTHER, BEST = RUNS[1], RUNS[0], "black"
 
 
@@ -28,15 +30,15 @@ def history(trials: Sequence[FrozenTrial], winner: int, monitor: Monitor) -> Fig
     label_axes(axes, _label(monitor), "trial")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     axes.set_xlim(min(numbers) - 0.5, max(numbers) + 0.5)
-    axes.legend(fontsize=9)
+    _add_legend(figure)
     return figure
 
 
 def slices(trials: Sequence[FrozenTrial], winner: int, monitor: Monitor) -> Figure:
     """Draw the values of complete trials over each searched setting."""
     distributions = next(trial for trial in trials if trial.number == winner).distributions
-    columns = min(COLUMNS, len(distributions))
-    rows = -(-len(distributions) // columns)
+    rows = math.ceil(len(distributions) / COLUMNS)
+    columns = math.ceil(len(distributions) / rows)
     figure = Figure(figsize=(max(8, 4.5 * columns), 4.5 * rows), layout="constrained")
     for place, (key, values) in enumerate(distributions.items()):
         axes = figure.add_subplot(rows, columns, place + 1)
@@ -49,12 +51,9 @@ def slices(trials: Sequence[FrozenTrial], winner: int, monitor: Monitor) -> Figu
         if isinstance(values, CategoricalDistribution):
             axes.set_xticks(range(len(values.choices)), [str(each) for each in values.choices], rotation=20)
             axes.set_xlim(-0.5, len(values.choices) - 0.5)
-        elif getattr(values, "log", False):
-            axes.set_xscale("log")
         else:
-            axes.xaxis.set_major_locator(MaxNLocator(6, integer=type(given[0]) is int))
-        if place == 0:
-            axes.legend(fontsize=9)
+            _show_range(axes, values)
+    _add_legend(figure)
     return figure
 
 
@@ -74,9 +73,7 @@ def epochs(trials: Sequence[FrozenTrial], winner: int, monitor: Monitor) -> Figu
         )
     label_axes(axes, _label(monitor))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-    handles, labels = axes.get_legend_handles_labels()
-    once = dict(zip(labels, handles, strict=True))
-    axes.legend(once.values(), once.keys(), fontsize=9)
+    _add_legend(figure)
     return figure
 
 
@@ -86,7 +83,8 @@ def importances(found: Mapping[str, float]) -> Figure:
     ordered = sorted(found.items(), key=lambda each: each[1])
     bars = axes.barh([key for key, _ in ordered], [value for _, value in ordered], color=OTHER)
     axes.bar_label(bars, fmt="%.2f", padding=3)
-    label_axes(axes, x="importance (PED-ANOVA), of all 1")
+    label_axes(axes, x="importance (PED-ANOVA); the sum is 1")
+    axes.xaxis.set_major_locator(MaxNLocator(6))
     axes.set_xlim(0, 1.1 * max(found.values()))
     return figure
 
@@ -105,6 +103,28 @@ def _draw_points(
         chosen = [index for index, trial in enumerate(trials) if (trial.number == winner) == is_winner]
         if chosen:
             axes.plot([places[index] for index in chosen], values[chosen], "o", color=colour, label=label)
+
+
+def _show_range(axes: Axes, values: BaseDistribution) -> None:
+    """Show the whole range that was searched, on its scale."""
+    assert isinstance(values, IntDistribution | FloatDistribution)
+    if values.log:
+        axes.set_xscale("log")
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.xaxis.set_minor_formatter(NullFormatter())
+        margin = (values.high / values.low) ** MARGIN
+        axes.set_xlim(values.low / margin, values.high * margin)
+    else:
+        axes.xaxis.set_major_locator(MaxNLocator(6, integer=isinstance(values, IntDistribution)))
+        margin = (values.high - values.low) * MARGIN
+        axes.set_xlim(values.low - margin, values.high + margin)
+
+
+def _add_legend(figure: Figure) -> None:
+    """Name each kind of point or line once, above the axes."""
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    once = dict(zip(labels, handles, strict=True))
+    figure.legend(once.values(), once.keys(), loc="outside upper right", ncols=len(once), fontsize=9, frameon=False)
 
 
 def _line(kind: str) -> dict[str, Any]:

@@ -15,8 +15,8 @@ def test_selection_is_what_other_seeds_do_not_confirm() -> None:
         "Student interval 39.3% to 64.7%), and the configuration's own values reach 48.0% (n = 2 with equal values: no "
         "interval). Winner minus configuration: +4.0 points (95 % Welch interval -8.7 to +16.7): the winner is not "
         "shown to be better than the configuration, because the interval of the difference includes 0. Estimate of the "
-        "selection effect, by which the winner's value is better than with other seeds: +2.0 points (95 % Student interval -10.7 to "
-        "+14.7)"
+        "selection effect, by which the winner's value is better than with other seeds: +2.0 points (95 % Student "
+        "interval -10.7 to +14.7)"
     )
 
 
