@@ -183,12 +183,17 @@ def test_a_trial_that_fails_is_resumed_by_the_next_command_with_its_callbacks_on
     first = run_script("tune", *command)
     assert first.status == 1
     assert "failed     trial 0: exit status 143; its output is in lightning_logs/tuning/logs/trial-0.txt" in first.out
+    assert "1 run failed; start this again to resume, or give fewer --trials or --confirm" in first.err
     assert not (FOLDER / "best.yaml").exists()
     second = run_script("tune", *command)
     assert second.status == 0, second.err
     assert trials() == [(0, "COMPLETE")]
     assert "resumed    in epoch 2 after step 7" in (FOLDER / "logs/trial-0.txt").read_text()
     assert len(runs_of(FOLDER)) == 1
+    text = (FOLDER / "tuning.md").read_text()
+    assert "\n1 trial trained to the end and 0 were pruned" in text
+    assert "trial 0 is the only trial with val_" in text
+    assert "value is a noisy one. All these" in text
     assert "no run with another seed tells how much of that is selection" in second.out
 
 
