@@ -25,9 +25,9 @@ except KeyboardInterrupt:
 
 from overfitting_lab.cli import finished
 from overfitting_lab.cli.memory import keep_freed_memory
-from overfitting_lab.cli.parser import positive
+from overfitting_lab.cli.parser import not_negative, positive
 from overfitting_lab.cli.searches import Settings, read_searches, refuse_flags, search_line
-from overfitting_lab.cli.trials import small_config, train_trial
+from overfitting_lab.cli.trials import resuming, small_config, train_trial
 from overfitting_lab.runs.provenance import command_line
 from overfitting_lab.runs.recipe import recipe
 from overfitting_lab.sweeps.selection import tested_against_validation
@@ -61,7 +61,7 @@ def conclude(tuning: Tuning, arguments: argparse.Namespace, fit: Sequence[str]) 
     print("written", write_best(tuning, selection_of(tuning, 0), config, command), flush=True)
     run = test_winner(
         tuning,
-        lambda resume, output: finished.run_command([sys.executable, str(script), *resume, *fit, *flags], output),
+        lambda run, output: finished.run_command([sys.executable, str(script), *resuming(run, [*fit, *flags])], output),
     )
     print(f"test       trial {tuning.winner.number}: {tested_against_validation(run.summary)}", flush=True)
     if tuning.confirm(seeds):
@@ -78,7 +78,7 @@ def main() -> None:
     add = parser.add_argument
     add("--search", action="append", required=True, metavar="KEY=VALUES", help="values: LOW..HIGH or A,B,C")
     add("--trials", type=positive, default=40, help="trials in all; default: 40")
-    add("--confirm", type=int, choices=range(100), metavar="SEEDS", default=3, help="other seeds; default: 3")
+    add("--confirm", type=not_negative, metavar="SEEDS", default=3, help="other seeds; default: 3")
     add("--config", action="append", help="configuration of every trial; default: overfit")
     add("--experiment", default="tuning", help="folder of the runs in lightning_logs/")
     add("--storage", help="Optuna storage: a database URL or a journal file; default: beside the runs")

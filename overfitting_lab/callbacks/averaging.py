@@ -156,7 +156,8 @@ class ValidatedAverage(Callback):
         if trainer.is_global_zero and best is not None:
             number = int(self._average.n_averaged)
             kept = "the average" if self._keeps_average else "the trained network, before the average began"
-            print(f"average    of {number} networks; the best validation, of epoch {best.epoch + 1}, is of {kept}")
+            networks = f"{number} network{'s' * (number > 1)}"
+            print(f"average    of {networks}; the best validation, of epoch {best.epoch + 1}, is of {kept}")
 
 
 @contextmanager

@@ -80,7 +80,7 @@ def _read(text: str) -> Factor:
         raise UsageError(f"--factor {key}: the trials set this themselves; see {OWN[key]}")
     if not decides(key):
         raise UsageError(f"--factor {key}: this setting does not change the result of a run")
-    found = _split(levels)
+    found = split_levels(levels)
     if len(found) < 2 or "" in found:
         raise UsageError(
             f"--factor {text}: a factor needs two levels or more, as in --factor model.dropout=0,0.5; a setting that "
@@ -91,7 +91,7 @@ def _read(text: str) -> Factor:
     return Factor(key, key, tuple(found))
 
 
-def _split(text: str) -> list[str]:
+def split_levels(text: str) -> list[str]:
     """Split at commas that are outside of brackets and quotes."""
     parts, depth, quote = [""], 0, ""
     for letter in text:

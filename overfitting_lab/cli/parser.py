@@ -1,5 +1,6 @@
 """Parse the command line into a configuration, and report a mistake as one message."""
 
+import argparse
 import difflib
 import os
 import re
@@ -74,10 +75,23 @@ def _callback_keys(path: Path) -> set[str]:
 
 
 def positive(text: str) -> int:
-    """Return a number of at least 1."""
-    if int(text) < 1:
-        raise ValueError
-    return int(text)
+    """Return a whole number of at least 1."""
+    return _at_least(1, text)
+
+
+def not_negative(text: str) -> int:
+    """Return a whole number of at least 0."""
+    return _at_least(0, text)
+
+
+def _at_least(least: int, text: str) -> int:
+    try:
+        number = int(text)
+    except ValueError:
+        number = least - 1
+    if number < least:
+        raise argparse.ArgumentTypeError(f"{text} is not a whole number of at least {least}")
+    return number
 
 
 class ExperimentParser(LightningArgumentParser):

@@ -15,6 +15,7 @@ from optuna.distributions import (
 )
 
 from overfitting_lab.cli.experiment import ExperimentCLI
+from overfitting_lab.cli.factors import split_levels
 from overfitting_lab.cli.failures import REPORTED
 from overfitting_lab.cli.parser import setting_name
 from overfitting_lab.runs import UsageError
@@ -57,18 +58,23 @@ def read_searches(texts: Sequence[str], fit: Sequence[str]) -> dict[str, BaseDis
     levels: dict[str, list[str]] = {}
     for text in texts:
         key, values = setting_name(text), text.partition("=")[2]
-        separator = "," if "," in values else ".."
-        if separator not in values:
+        choices = split_levels(values)
+        is_range = len(choices) == 1
+        if is_range and ".." not in values:
             raise UsageError(f"--search {text}: write KEY=LOW..HIGH or KEY=A,B,C")
+        if is_range and "..." in values:
+            raise UsageError(
+                f"--search {text}: three dots are unclear; write two dots, as in KEY=LOW..HIGH, and 0.1 instead of .1"
+            )
         if key in searches:
             raise UsageError(f"--search {key} is given twice")
         if key in map(setting_name, fit):
             raise UsageError(f"--search {key}: --{key} also fixes this setting; leave one of the two out")
         if key in REFUSED or not decides(key):
             raise UsageError(f"--search {key}: {REFUSED.get(key, 'this setting does not change the result of a run')}")
-        levels[key] = values.split(separator)
+        levels[key] = values.split("..") if is_range else choices
         parsed = [_value(text, key, level, fit) for level in levels[key]]
-        searches[key] = _choice(text, levels[key]) if separator == "," else _range(text, parsed)
+        searches[key] = _range(text, parsed) if is_range else _choice(text, choices)
     for together in zip_longest(*levels.values()):
         chosen = {key: level or levels[key][0] for key, level in zip(levels, together, strict=True)}
         flags = [f"--{key}={level}" for key, level in chosen.items()]

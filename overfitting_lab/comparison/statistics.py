@@ -48,7 +48,7 @@ def wilson(right: int, images: int) -> Estimate:
     return Estimate(right / images, float(interval.low), float(interval.high))
 
 
-def student(value: float, error: float, freedom: int) -> Estimate:
+def student(value: float, error: float, freedom: float) -> Estimate:
     """Return a value with Student's interval, from its standard error and the degrees of freedom of the error."""
     half = float(stats.t.ppf((1 + CONFIDENCE) / 2, freedom)) * error
     return Estimate(value, value - half, value + half)

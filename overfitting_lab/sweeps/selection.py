@@ -1,11 +1,11 @@
-"""The part of a winner's lead that comes from selection, the choice of the best of many noisy values."""
+"""The winner of a search against the configuration's own values, and the part of its value that is selection."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from overfitting_lab.comparison.statistics import mean, wilson
+from overfitting_lab.comparison.statistics import Estimate, student, wilson
 from overfitting_lab.runs.epochs import Monitor
 from overfitting_lab.runs.summary import Summary
 from overfitting_lab.sweeps.names import shown
@@ -25,47 +25,100 @@ class Selection:
     trials: int  # from which it was chosen
     winner: Sequence[float]  # values of the winner's settings with other seeds
     baseline: Sequence[float]  # values of the configuration's own settings with these seeds
+    tied: int = 1  # trials with this value, the winner included
 
     @property
-    def lead(self) -> float:
-        """The winner's value minus the baseline's mean, positive if the winner is better."""
-        return self._better(self.value, float(np.mean(self.baseline)))
+    def confirmed(self) -> bool:
+        """True if other seeds trained both settings."""
+        return bool(self.winner and self.baseline)
 
     @property
-    def part(self) -> float:
-        """The part of the lead that other seeds do not confirm, negative if they reach more than the winner."""
-        return self._better(self.value, float(np.mean(self.winner)))
+    def difference(self) -> Estimate:
+        """The mean of the winner's settings minus the mean of the configuration's, over other seeds.
+
+        The interval is Welch's (1947), which does not pair the seeds: equal seeds do not make two settings alike.
+        It is unknown if a mean has one value, or if neither set of values varies.
+        """
+        value = float(np.mean(self.winner) - np.mean(self.baseline))
+        groups = (self.winner, self.baseline)
+        if min(map(len, groups)) < 2 or not any(map(np.ptp, groups)):
+            return Estimate(value)
+        errors = np.array([np.var(each, ddof=1) / len(each) for each in groups])  # squared, of the means
+        freedom = errors.sum() ** 2 / sum(errors**2 / [len(each) - 1 for each in groups])
+        return student(value, float(np.sqrt(errors.sum())), float(freedom))
+
+    @property
+    def part(self) -> Estimate:
+        """The winner's value beyond the mean of other seeds, positive if it is better, with Student's interval."""
+        found = _mean(self.winner)
+        if self.monitor == "val_acc":
+            return Estimate(self.value - found.value, self.value - found.high, self.value - found.low)
+        return Estimate(found.value - self.value, found.low - self.value, found.high - self.value)
+
+    @property
+    def verdict(self) -> str:
+        """What the difference says about the winner."""
+        better = self.difference.value * (1 if self.monitor == "val_acc" else -1)
+        if self.difference.beyond_noise:
+            return f"the winner is {'better' if better > 0 else 'worse'} than the configuration"
+        if better <= 0:
+            return "the winner is no better than the configuration"
+        unsure = (
+            "the interval of the difference includes 0"
+            if self.difference.known
+            else "nothing tells how much of this is noise"
+        )
+        return f"the winner is not shown to be better than the configuration, because {unsure}"
 
     @property
     def sentence(self) -> str:
-        """The estimate in one sentence."""
-        chosen = (
-            f"trial {self.number} is the best of {self.trials} trials with {self.monitor} {self._shown(self.value)}"
-        )
-        if not self.winner or not self.baseline:
-            return f"{chosen}; no run with another seed tells how much of that is selection (--confirm)"
-        seeds = f"{len(self.winner)} other seed{'s' * (len(self.winner) > 1)}"
-        unit = "points" if self.monitor == "val_acc" else "nats"
+        """How the winner was chosen, what other seeds reach, the verdict, and the part of selection, on one line."""
+        if not self.confirmed:
+            return f"{self._chosen}; no run with another seed tells how much of that is selection (--confirm)"
+        lower = "" if self.monitor == "val_acc" else ", lower is better"
         return (
-            f"{chosen}; with {seeds} it reaches {self.interval(self.winner)}, and the configuration's own values reach "
-            f"{self.interval(self.baseline)}: {self._difference(self.part)} of its lead of "
-            f"{self._difference(self.lead)} {unit} come from selection"
+            f"{self._chosen}. With {_seeds(len(self.winner))} its settings reach {self.interval(self.winner)}, and the "
+            f"configuration's own values reach {self.interval(self.baseline)}. Winner minus configuration: "
+            f"{self._difference(self.difference, 'Welch')}{lower}: {self.verdict}. Estimate of the selection effect, "
+            f"by which the winner's value is better than with other seeds: {self._difference(self.part, 'Student')}"
         )
+
+    @property
+    def _chosen(self) -> str:
+        among = f"the best of {self.trials} trials" if self.trials > 1 else "the only trial"
+        chosen = f"trial {self.number} is {among} with {self.monitor} {self._shown(self.value)}"
+        tie = f", which {self.tied} trials share; it was taken because its number is the lowest of them"
+        return f"{chosen}{tie if self.tied > 1 else ''}"
 
     def interval(self, values: Sequence[float]) -> str:
-        """Return the mean of values and, for two or more values, Student's 95 % interval."""
-        estimate = mean(values) if self.monitor == "val_acc" else mean(values, -np.inf, np.inf)
-        ends = f" ({self._shown(estimate.low)} to {self._shown(estimate.high)})" if estimate.known else ""
-        return f"{self._shown(estimate.value)}{ends}"
-
-    def _better(self, first: float, second: float) -> float:
-        return first - second if self.monitor == "val_acc" else second - first
+        """Return the mean of values with Student's 95 % interval, or the reason why there is none."""
+        estimate = _mean(values)
+        if not estimate.known:
+            equal = " with equal values" if len(values) > 1 else ""
+            return f"{self._shown(estimate.value)} (n = {len(values)}{equal}: no interval)"
+        least, most = (0.0, 1.0) if self.monitor == "val_acc" else (0.0, np.inf)
+        ends = f"{self._shown(max(estimate.low, least))} to {self._shown(min(estimate.high, most))}"
+        return f"{self._shown(estimate.value)} (n = {len(values)}, 95 % Student interval {ends})"
 
     def _shown(self, value: float) -> str:
         return shown(value, self.monitor)
 
-    def _difference(self, value: float) -> str:
-        return f"{100 * value:+.1f}" if self.monitor == "val_acc" else f"{value:+.4f}"
+    def _difference(self, estimate: Estimate, method: str) -> str:
+        scale, digits, unit = (100, 1, "points") if self.monitor == "val_acc" else (1, 4, "nats")
+        value, low, high = (f"{scale * each:+.{digits}f}" for each in (estimate.value, estimate.low, estimate.high))
+        interval = f"95 % {method} interval {low} to {high}" if estimate.known else "no interval"
+        return f"{value} {unit} ({interval})"
+
+
+def _mean(values: Sequence[float]) -> Estimate:
+    """Return the mean of values with Student's interval; equal values have none, because they show no variation."""
+    if not np.ptp(values):
+        return Estimate(float(values[0]))
+    return student(float(np.mean(values)), float(np.std(values, ddof=1) / np.sqrt(len(values))), len(values) - 1)
+
+
+def _seeds(number: int) -> str:
+    return f"{number} other seed{'s' * (number > 1)}"
 
 
 def tested_against_validation(summary: Summary) -> str:
@@ -80,5 +133,5 @@ def tested_against_validation(summary: Summary) -> str:
     accuracy = wilson(round(summary.best.val_acc * images), images)
     return (
         f"accuracy {summary.test.acc:.1%} on {summary.test.images:,} test images; on the {images:,} validation images "
-        f"that chose it {accuracy.in_percent()}"
+        f"that chose it {accuracy.value:.1%} (95 % Wilson interval {accuracy.low:.1%} to {accuracy.high:.1%})"
     )

@@ -151,7 +151,8 @@ class Tuning:
                 print(f"           {done()} of {wanted} are done", flush=True)
         if failed:
             raise RunError(
-                f"{failed} runs failed; start this again to resume them, or give fewer --trials or --confirm"
+                f"{failed} run{'s' * (failed > 1)} failed; start this again to resume, or give fewer --trials or "
+                "--confirm"
             )
         if done() < wanted:
             print("some trials are with other workers; start this again when they have finished", flush=True)

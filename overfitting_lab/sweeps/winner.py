@@ -3,33 +3,30 @@
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
-import matplotlib.pyplot as plt
-import numpy as np
 import optuna
 from filelock import FileLock
-from matplotlib import rc_context
 from matplotlib.figure import Figure
 from optuna.trial import FrozenTrial, TrialState
-from optuna.visualization import matplotlib as plots
 
 from overfitting_lab.comparison.report import render
 from overfitting_lab.runs import Run, RunError
-from overfitting_lab.runs.files import replace_file, write_text
+from overfitting_lab.runs.figures import save_figure
+from overfitting_lab.runs.files import write_text
 from overfitting_lab.runs.notes import attempt
+from overfitting_lab.sweeps import search_charts
 from overfitting_lab.sweeps.names import shown
 from overfitting_lab.sweeps.selection import Selection, tested_against_validation
 from overfitting_lab.sweeps.tuning import SEARCH, Tuning
 
 BEST_ROWS = 10  # trials in the page's table
+FEWEST_VALUES = 20  # below, fewer than two trials are the best tenth, which the importances compare with all trials
 
 
 def selection_of(tuning: Tuning, seeds: int) -> Selection:
-    """Estimate from other seeds, ``seeds`` of them, how much of the winner's lead comes from selection."""
+    """Compare the winner with the configuration by other seeds, ``seeds`` of them."""
     winner = tuning.winner
     return Selection(
         monitor=tuning.monitor,
@@ -38,6 +35,7 @@ def selection_of(tuning: Tuning, seeds: int) -> Selection:
         trials=len(tuning.finished()),
         winner=tuning.confirmed(winner.number, seeds),
         baseline=tuning.confirmed(None, seeds),
+        tied=sum(trial.value == winner.value for trial in tuning.complete()),
     )
 
 
@@ -56,12 +54,12 @@ def run_of_winner(tuning: Tuning) -> Run:
     return run
 
 
-def test_winner(tuning: Tuning, fit: Callable[[Sequence[str], IO[str]], int]) -> Run:
+def test_winner(tuning: Tuning, fit: Callable[[Path, IO[str]], int]) -> Run:
     """Test the winner's best checkpoint, unless it was tested before. Return its run.
 
     Args:
         tuning: the finished search.
-        fit: runs ``fit.py`` with the flags that resume a run, prints to a file, and returns the exit status.
+        fit: resumes a run with ``fit.py``, prints to a file, and returns the exit status.
 
     Raises:
         RunError: if the test fails.
@@ -71,7 +69,7 @@ def test_winner(tuning: Tuning, fit: Callable[[Sequence[str], IO[str]], int]) ->
         run = run_of_winner(tuning)
         if run.summary.test is None:
             with log.open("a") as output:
-                status = fit(["--resume", str(run.folder)], output)
+                status = fit(run.folder, output)
             run = run_of_winner(tuning)
         if run.summary.test is None:
             raise RunError(f"the test of {run.folder} failed with exit status {status}; its output is in {log}")
@@ -112,6 +110,7 @@ def write_page(tuning: Tuning, selection: Selection, command: str) -> list[Path]
         "searched": searched,
         "rows": [_row(tuning, trial, searched) for trial in tuning.complete()[:BEST_ROWS]],
         "figures": figures,
+        "importances_missing": _importances_missing(tuning),
         "data": run.summary.data,
         "origin": ", ".join(
             [
@@ -128,8 +127,7 @@ def write_page(tuning: Tuning, selection: Selection, command: str) -> list[Path]
         written = []
         for name, figure in figures.items():
             with attempt(name):
-                save = partial(figure.savefig, dpi=120, format="png", bbox_inches="tight")
-                replace_file(tuning.folder / name, save)
+                save_figure(tuning.folder / name, figure)
                 written.append(tuning.folder / name)
         write_text(page, render(Path(__file__).with_name("templates") / "tuning.md", content))
     return [page, *written]
@@ -142,33 +140,37 @@ def _row(tuning: Tuning, trial: FrozenTrial, searched: Sequence[str]) -> list[st
     return [str(trial.number), *(given[key] for key in searched), shown(trial.value or 0, tuning.monitor), str(epoch)]
 
 
-def _figures(tuning: Tuning) -> Iterator[tuple[str, Figure]]:
-    """Yield the file names and figures of Optuna's own plots."""
-    label, search = tuning.monitor, tuning.search
-    ped_anova = optuna.importance.PedAnovaImportanceEvaluator()
-    draw: dict[str, Callable[[], Any]] = {
-        "history": lambda: plots.plot_optimization_history(search, target_name=label),
-        "importances": lambda: plots.plot_param_importances(search, evaluator=ped_anova, target_name=label),
-        "slices": lambda: plots.plot_slice(search, target_name=label),
-        "epochs": lambda: plots.plot_intermediate_values(search),
-    }
-    for name, plot in draw.items():
-        with attempt(f"tuning-{name}.png"), _quiet_pyplot():
-            axes = np.atleast_1d(plot()).flat[0]
-            figure = axes.figure
-            figure.set_size_inches(max(8, 4 * len(tuning.winner.params)) if name == "slices" else 8, 4.5)
-            if name == "epochs":
-                axes.set(xlabel="epoch, from 0", ylabel=label, title=f"{label} of each trial")
-                if axes.get_legend() is not None:  # a line a trial
-                    axes.get_legend().remove()
-            plt.close(figure)
-            yield f"tuning-{name}.png", figure
+def _importances_missing(tuning: Tuning) -> str:
+    """Return the reason why importances would say nothing, or an empty text."""
+    if len(tuning.winner.params) < 2:
+        return "one setting is searched"
+    distinct = len({trial.value for trial in tuning.complete()})
+    if distinct < FEWEST_VALUES:
+        have = f"of which this search has {distinct}"
+        return f"they need {FEWEST_VALUES} complete trials with different {tuning.monitor}, {have}"
+    return ""
 
 
-@contextmanager
-def _quiet_pyplot() -> Iterator[None]:
-    """Let Optuna draw with pyplot, and leave no trace of that in the process."""
-    with rc_context(), warnings.catch_warnings():
+def _importances(tuning: Tuning) -> Figure:
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        plt.switch_backend("agg")
-        yield
+        warnings.filterwarnings("ignore", "Some regimes for parameter", UserWarning)  # a trial from other ranges
+        evaluator = optuna.importance.PedAnovaImportanceEvaluator()
+        return search_charts.importances(optuna.importance.get_param_importances(tuning.search, evaluator=evaluator))
+
+
+def _figures(tuning: Tuning) -> Iterator[tuple[str, Figure]]:
+    """Yield the names of the page's figures and the figures."""
+    winner, monitor = tuning.winner.number, tuning.monitor
+    complete = sorted(tuning.complete(), key=lambda trial: trial.number)
+    draw: dict[str, Callable[[], Figure]] = {
+        "history": lambda: search_charts.history(complete, winner, monitor),
+        "importances": lambda: _importances(tuning),
+        "slices": lambda: search_charts.slices(complete, winner, monitor),
+        "epochs": lambda: search_charts.epochs(tuning.finished(), winner, monitor),
+    }
+    if _importances_missing(tuning):
+        del draw["importances"]
+    for name, plot in draw.items():
+        with attempt(f"tuning-{name}.png"):
+            yield f"tuning-{name}.png", plot()

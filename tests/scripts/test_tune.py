@@ -7,7 +7,7 @@ from typing import IO
 
 import optuna
 import pytest
-from optuna.distributions import FloatDistribution
+from optuna.distributions import BaseDistribution, FloatDistribution
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
@@ -67,10 +67,16 @@ def test_the_winner_alone_is_tested_and_its_configuration_replays_it(
     assert "test       trial " in outcome.out
     (sentence,) = (line for line in outcome.out.splitlines() if line.startswith("selection"))
     assert f"trial {best.number} is the best of 3 trials" in sentence
-    assert "with 1 other seed it" in sentence
+    assert "With 1 other seed its settings reach " in sentence
+    assert "Other seeds did not choose it" in (FOLDER / "tuning.md").read_text()
     text = (FOLDER / "tuning.md").read_text()
     assert sentence.removeprefix("selection  ") in text
-    for name in ("history", "importances", "slices", "epochs"):
+    assert "Other seeds did not choose it" in text
+    assert "\n- Verdict: the winner is " in text
+    missing = "The importances of the settings are left out: they need 20 complete trials with different val_acc, of "
+    assert missing in text
+    assert not (FOLDER / "tuning-importances.png").exists()
+    for name in ("history", "slices", "epochs"):
         assert (FOLDER / f"tuning-{name}.png").stat().st_size > 5000
         assert f"(tuning-{name}.png)" in text
     assert "note " not in outcome.err
@@ -89,6 +95,49 @@ def test_the_winner_alone_is_tested_and_its_configuration_replays_it(
     other = run_script("tune", *searches, "--trials=3", *small, "--data.batch_size=10")
     assert (other.status, len(fitted)) == (2, 6)
     assert "was begun with other settings (data.batch_size)" in other.err
+
+
+def test_equal_trials_are_counted_and_without_other_seeds_the_page_speaks_of_none(
+    run_script: Script, small: Flags, fitted: list[list[str]]
+) -> None:
+    idle = "--search=model.optimizer.betas=[0.9,0.999],[0.9,0.9990]"  # twice the same
+    outcome = run_script("tune", idle, "--trials=2", "--confirm=0", *small)
+    assert outcome.status == 0, outcome.err
+    assert "search     model.optimizer.betas: [0.9,0.999], [0.9,0.9990]\n" in outcome.out
+    text = (FOLDER / "tuning.md").read_text()
+    assert "trial 0 is the best of 2 trials with val_acc " in text
+    assert ", which 2 trials share; it was taken because its number is the lowest of them; no run with" in text
+    assert "Other seeds" not in text
+    assert "% (95 % Wilson interval " in text
+    assert "The importances of the settings are left out: one setting is searched.\n" in text
+    assert "Warning" not in outcome.err
+
+
+def test_importances_are_drawn_of_enough_different_trials(
+    run_script: Script, small: Flags, fitted: list[list[str]]
+) -> None:
+    FOLDER.mkdir(parents=True)
+    scales: dict[str, BaseDistribution] = {
+        "model.optimizer.lr": FloatDistribution(1e-3, 1e-1, log=True),
+        "model.dropout": FloatDistribution(0, 0.5),
+    }
+    for number in range(20):
+        values = {"model.optimizer.lr": 0.001 * (number + 1), "model.dropout": 0.02 * number}
+        flags = [f"--{key}={value}" for key, value in values.items()]
+        search().add_trial(
+            optuna.trial.create_trial(
+                value=number / 1000, params=values, distributions=scales, user_attrs={"flags": flags}
+            )
+        )
+    searches = [f"--search={LR}", "--search=model.dropout=0..0.5"]
+    outcome = run_script("tune", *searches, "--trials=21", "--confirm=0", *small)
+    assert outcome.status == 0, outcome.err
+    text = (FOLDER / "tuning.md").read_text()
+    assert "(tuning-importances.png)\n" in text
+    assert "Importances (PED-ANOVA, Watanabe et al. 2023) say" in text
+    assert "left out" not in text
+    assert (FOLDER / "tuning-importances.png").stat().st_size > 5000
+    assert "Warning" not in outcome.err
 
 
 def test_a_trial_below_the_median_is_pruned(run_script: Script, small: Flags, fitted: list[list[str]]) -> None:
@@ -124,21 +173,27 @@ def test_a_trial_that_diverges_is_a_bad_one(run_script: Script, small: Flags, fi
     assert "no trial trained to its end, so there is no winner" in outcome.err
 
 
-def test_a_trial_that_fails_is_resumed_by_the_next_command(
+def test_a_trial_that_fails_is_resumed_by_the_next_command_with_its_callbacks_once(
     run_script: Script, small: Flags, fitted: list[list[str]]
 ) -> None:
-    kill = {"": "tests.faults.KillOnce", ".place": "step", ".step": 7, ".mark": "killed", ".number": 15}
+    kill = {"+": "tests.faults.KillOnce", ".place": "step", ".step": 7, ".mark": "killed", ".number": 15}
     stops = [f"--trainer.callbacks{key}={value}" for key, value in kill.items()]  # of 10 steps
-    command = [f"--search={LR}", "--trials=1", "--confirm=0", *small, *stops]
+    overlays = ["--config=overfit", "--config=averaging/ema", "--config=early_stopping"]
+    command = [*overlays, f"--search={LR}", "--trials=1", "--confirm=0", *small, *stops]
     first = run_script("tune", *command)
     assert first.status == 1
     assert "failed     trial 0: exit status 143; its output is in lightning_logs/tuning/logs/trial-0.txt" in first.out
+    assert "1 run failed; start this again to resume, or give fewer --trials or --confirm" in first.err
     assert not (FOLDER / "best.yaml").exists()
     second = run_script("tune", *command)
     assert second.status == 0, second.err
     assert trials() == [(0, "COMPLETE")]
     assert "resumed    in epoch 2 after step 7" in (FOLDER / "logs/trial-0.txt").read_text()
     assert len(runs_of(FOLDER)) == 1
+    text = (FOLDER / "tuning.md").read_text()
+    assert "\n1 trial trained to the end and 0 were pruned" in text
+    assert "trial 0 is the only trial with val_" in text
+    assert "value is a noisy one. All these" in text
     assert "no run with another seed tells how much of that is selection" in second.out
 
 
@@ -188,6 +243,10 @@ def test_of_two_workers_one_is_killed_and_each_trial_is_made_once(
         (["--search=model.optimizer.lr=low..high"], "--search model.optimizer.lr=low..high: "),
         (["--search=model.optimizer.lr=0.1..0.01"], "the low end must be below the high end"),
         (["--search=model.optimizer.lr=-1..0.1"], "Invalid learning rate: -1"),
+        (["--search=model.optimizer.lr=1e-5...1e-1"], "three dots are unclear; write two dots"),
+        (["--search=model.optimizer.betas=[0.9,0.99],[0.8,wild]"], "betas=[0.9,0.99],[0.8,wild]: "),
+        ([f"--search={LR}", "--trials=0"], "argument --trials: 0 is not a whole number of at least 1\n"),
+        ([f"--search={LR}", "--confirm=-1"], "argument --confirm: -1 is not a whole number of at least 0\n"),
         (["--search=data.augment=none,wild"], "--search data.augment=none,wild: "),
         (["--search=data.augment=none..flip_crop"], "a range has two numbers; list other values as A,B,C"),
         (["--search=data.augment=none,none"], "a value is empty or given twice"),
