@@ -25,7 +25,7 @@ except ModuleNotFoundError as error:
 except KeyboardInterrupt:
     raise SystemExit(130) from None
 
-from overfitting_lab.cli.factors import last_subset, planned_trial, read_factors, refuse_fixed
+from overfitting_lab.cli.factors import check_cells, last_subset, planned_trial, read_factors, refuse_fixed
 from overfitting_lab.cli.finished import finished_run, plan
 from overfitting_lab.cli.parser import positive
 from overfitting_lab.runs import Run, UsageError
@@ -96,11 +96,14 @@ def main() -> None:
                 arguments.factor, configs, shared, alone=arguments.one_at_a_time, subsets=arguments.subsets
             )
             apart = [*factors, SEED]
-            name = " x ".join(sorted(factor.name for factor in factors)) + (f", {size} images" if size else "")
+            names = sorted(f"{factor.name} {factor.digest}".rstrip() for factor in factors)
+            name = " x ".join(names) + (f", {size} images" if size else "")
         else:
             refuse_fixed(REMEDIES, flags)
             factors, apart, name = [*REMEDIES], [*REMEDIES, SIZE, SEED], f"factorial-{size}"
         design = design_of(factors, alone=arguments.one_at_a_time, full=arguments.full)
+        if any(factor.sets for factor in factors) and not arguments.one_at_a_time:
+            check_cells(design, Command(configs, shared, factors), arguments.subsets)
         study = ablation(name, design, Command(configs, shared, factors), apart, arguments)
         if arguments.sizes is None:
             announce(design, arguments)

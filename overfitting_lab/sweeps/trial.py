@@ -30,7 +30,7 @@ class Trial:
 
     def has(self, setting: Mapping[str, Any]) -> bool:
         """Tell if the run has these settings; it may have others besides."""
-        return all(self.setting[name] == value for name, value in setting.items())
+        return all(name in self.setting and self.setting[name] == value for name, value in setting.items())
 
 
 def result_of(run: Run, setting: Mapping[str, Any]) -> Trial:

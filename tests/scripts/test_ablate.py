@@ -325,6 +325,48 @@ def test_factors_alone_on_several_sets_of_images(run_script: Script, small: Flag
     assert "They cover other images as well as other seeds" in page
 
 
+def test_configurations_of_one_name_are_not_confused(run_script: Script, small: Flags, fitted: list[list[str]]) -> None:
+    """Each content of a configuration has trials of its own, with and without a suffix, in one experiment."""
+
+    def tested(factor: str) -> dict[str, float]:
+        outcome = run_script("ablate", f"--factor={factor}", "--seeds=1", "--train_size=40", *small)
+        assert outcome.status == 0, outcome.err
+        numbers = json.loads((FOLDER / "factorial-mine-40.json").read_text())
+        return {each["setting"]["mine"]: each["test_acc"] for each in numbers["trials"]}
+
+    for folder, noise in (("one", 0.1), ("other", 0.9)):
+        Path(folder).mkdir()
+        Path(folder, "mine.yaml").write_text(f"data:\n  label_noise: {noise}\n")
+    found = [tested("one/mine.yaml"), tested("other/mine.yaml")]
+    Path("one/mine.yaml").write_text("data:\n  label_noise: 0.5\n")
+    found.append(tested("./one/mine.yaml"))
+    made = {run.settings["data.label_noise"]: run for run in runs_of(FOLDER)}
+    assert made.keys() == {0.0, 0.1, 0.9, 0.5}
+    assert len(fitted) == 4, "the trial without it is found again"
+    for noise, said in zip((0.1, 0.9, 0.5), found, strict=True):
+        tests = [made[each].summary.test for each in (0.0, noise)]
+        assert said == {level: test.acc for level, test in zip(("off", "on"), tests, strict=True) if test}
+    Path("one/mine.yaml").write_text("# a comment\ndata: {label_noise: 0.5}\n")
+    tested("one/mine.yaml")
+    assert len(fitted) == 4
+
+
+def test_a_whole_configuration_replaces_the_settings_that_it_has(
+    run_script: Script, small: Flags, fitted: list[list[str]]
+) -> None:
+    factors = ["--factor=data.label_noise=0,0.3", "--factor=model.optimizer.lr=1e-3,1e-2"]
+    flags = ["--one_at_a_time", "--seeds=1", "--train_size=40", "--factor=random_labels", *small]
+    outcome = run_script("ablate", *factors, *flags)
+    assert outcome.status == 0, outcome.err
+    names = ("data.label_noise", "model.optimizer.lr", "seed_everything")
+    found = [tuple(run.settings[name] for name in names) for run in runs_of(FOLDER)]
+    assert sorted(found) == [(0.0, 1e-3, 0), (0.0, 1e-2, 0), (0.3, 1e-3, 0), (1.0, 1e-4, 0)]
+    page = FOLDER / "one_at_a_time-label_noise-lr-random_labels-40"
+    trials = json.loads(page.with_suffix(".json").read_text())["trials"]
+    assert {"random_labels": "on", "seed": 0} in [trial["setting"] for trial in trials], "no level that was not trained"
+    assert "done       random_labels on, seed 0: " in outcome.out
+
+
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
@@ -349,6 +391,11 @@ def test_factors_alone_on_several_sets_of_images(run_script: Script, small: Flag
         (["--factor=data.root=a,b"], "this setting does not change the result of a run"),
         (["--factor=optimizer/none"], "neither SETTING=LEVEL,LEVEL nor a configuration"),
         (["--factor=optimizer/adam", "--factor=optimizer/sgd_momentum"], "and so does --factor"),
+        (
+            ["--factor=averaging/ema", "--factor=averaging/swa.yaml"],
+            "only one network can be validated: give one\nhelp: ablate.py --help\n"
+            "in --factor averaging/ema --factor averaging/swa.yaml\n",
+        ),
         (["--factor=data.train_size=40,500"], "data.train_size=500: 500 training and 50 validation images"),
         (["--factor=data.train_size=40,60", "--train_size=40"], "--data.train_size: the trials set this themselves"),
         (["--sizes", "40", "--full"], "leave --one_at_a_time and --full out"),
