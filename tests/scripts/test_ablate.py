@@ -63,7 +63,7 @@ def test_the_full_factorial_is_trained_once(run_script: Script, small: Flags, fi
     assert len(fitted) == 8 + 2, "the run without remedies on 60 images is the factorial's"
     text = (FOLDER / "sizes.md").read_text()
     assert "| 40 | 1 |" in text
-    assert "Augmentation at 60 images: " in text
+    assert "augmentation at 60 images: " in text
 
 
 def test_more_seeds_are_added_to_what_is_there(run_script: Script, small: Flags, fitted: list[list[str]]) -> None:
@@ -76,9 +76,12 @@ def test_more_seeds_are_added_to_what_is_there(run_script: Script, small: Flags,
 
 def test_a_run_that_was_there_keeps_its_checkpoints(run_script: Script, small: Flags, fitted: list[list[str]]) -> None:
     assert run_script("fit", "--config=overfit", "--experiment=ablation", "--data.train_size=40", *small).status == 0
-    assert run_script("ablate", "--seeds=2", "--sizes", "40", *small).status == 0
+    made = run_script("ablate", "--seeds=2", "--sizes", "40", *small)
+    assert made.status == 0, made.err
     assert len(fitted) == 1
     first, second = (FOLDER / f"version_{number}" for number in (0, 1))
+    assert made.out.count(" left with 1 worker") == 1, "a run that was there says nothing about the time of others"
+    assert "1 of 2\n" in made.out
     assert [*first.rglob("last.ckpt")]
     assert not [*second.rglob("*.ckpt")]
 
@@ -129,8 +132,9 @@ def test_other_settings_do_not_mix(run_script: Script, small: Flags, fitted: lis
 def test_what_a_trial_cannot_have_is_told(run_script: Script, small: Flags, fitted: list[list[str]]) -> None:
     outcome = run_script("ablate", "--seeds=1", "--sizes", "10", "40", *small)
     assert outcome.status == 1
-    assert "failed     size 10, seed 0" in outcome.out
-    assert "data.batch_size 20 is larger than the 10 training images" in outcome.err
+    assert "failed     size 10, seed 0: data.batch_size 20 is larger than the 10 training images" in outcome.out
+    assert "help: " not in outcome.out + outcome.err
+    assert "data.batch_size 20 is larger" in (FOLDER / "logs/size=10,seed=0.txt").read_text()
     assert "done       size 40, seed 0" in outcome.out
     for flag in ("--model.dropout=0.1", "--seed_everything=1", "--data.train_size=3"):
         refused = run_script("ablate", *small, flag)
@@ -397,7 +401,10 @@ def test_a_whole_configuration_replaces_the_settings_that_it_has(
             "in --factor averaging/ema --factor averaging/swa.yaml\n",
         ),
         (["--factor=data.train_size=40,500"], "data.train_size=500: 500 training and 50 validation images"),
-        (["--factor=data.train_size=40,60", "--train_size=40"], "--data.train_size: the trials set this themselves"),
+        (
+            ["--factor=data.train_size=40,60", "--train_size=40"],
+            "--factor data.train_size varies the number of images: leave --train_size out",
+        ),
         (["--sizes", "40", "--full"], "leave --one_at_a_time and --full out"),
         (["--subsets=3"], "subset 2 of 60 training and 50 validation images ends at image 330"),
     ],
