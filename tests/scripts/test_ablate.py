@@ -359,16 +359,33 @@ def test_a_whole_configuration_replaces_the_settings_that_it_has(
     run_script: Script, small: Flags, fitted: list[list[str]]
 ) -> None:
     factors = ["--factor=data.label_noise=0,0.3", "--factor=model.optimizer.lr=1e-3,1e-2"]
-    flags = ["--one_at_a_time", "--seeds=1", "--train_size=40", "--factor=random_labels", *small]
+    flags = [
+        "--one_at_a_time",
+        "--seeds=1",
+        "--train_size=40",
+        *(f"--factor={name}" for name in ("random_labels", "early_stopping")),
+        *small,
+    ]
     outcome = run_script("ablate", *factors, *flags)
     assert outcome.status == 0, outcome.err
-    names = ("data.label_noise", "model.optimizer.lr", "seed_everything")
+    names = ("data.label_noise", "model.optimizer.lr", "seed_everything", "monitor")
     found = [tuple(run.settings[name] for name in names) for run in runs_of(FOLDER)]
-    assert sorted(found) == [(0.0, 1e-3, 0), (0.0, 1e-2, 0), (0.3, 1e-3, 0), (1.0, 1e-4, 0)]
-    page = FOLDER / "one_at_a_time-label_noise-lr-random_labels-40"
+    assert sorted(found) == [
+        (0.0, 1e-3, 0, "val_acc"),
+        (0.0, 1e-3, 0, "val_loss"),
+        (0.0, 1e-2, 0, "val_acc"),
+        (0.3, 1e-3, 0, "val_acc"),
+        (1.0, 1e-4, 0, "val_acc"),
+    ]
+    page = FOLDER / "one_at_a_time-label_noise-lr-random_labels-early_stopping-40"
     trials = json.loads(page.with_suffix(".json").read_text())["trials"]
-    assert {"random_labels": "on", "seed": 0} in [trial["setting"] for trial in trials], "no level that was not trained"
-    assert "done       random_labels on, seed 0: " in outcome.out
+    assert {"random_labels": "on", "early_stopping": "off", "seed": 0} in [trial["setting"] for trial in trials], (
+        "no level that was not trained"
+    )
+    assert "done       random_labels on, early_stopping off, seed 0: " in outcome.out
+    text = page.with_suffix(".md").read_text()
+    assert "`random labels` has values of its own for label noise and lr. " in text
+    assert "but with the lowest validation loss in the cells with: early stopping on." in text
 
 
 @pytest.mark.parametrize(
