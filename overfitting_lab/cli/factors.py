@@ -184,7 +184,8 @@ def _flag(factor: Factor, level: Any) -> str:
 
 
 def _value(factor: Factor, level: str, settings: dict[str, Any]) -> Any:
-    value = level if factor.sets else settings.get(factor.key)
+    whole = factor.sets or level.startswith("{")  # a class with its settings, which stand under flags of their own
+    value = level if whole else settings.get(factor.key)
     return value if isinstance(value, str | int | float | None) else json.dumps(value)
 
 

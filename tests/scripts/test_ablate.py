@@ -388,6 +388,16 @@ def test_a_whole_configuration_replaces_the_settings_that_it_has(
     assert "but with the lowest validation loss in the cells with: early stopping on." in text
 
 
+def test_combinations_that_train_the_same_are_told(run_script: Script, small: Flags) -> None:
+    Path("rate.yaml").write_text("model: {init_args: {optimizer: {init_args: {lr: 0.01}}}}\n")
+    level = '{"class_path":"torch.optim.SGD","init_args":{"lr":0.1}}'
+    factors = [f"--factor=model.optimizer=torch.optim.Adam,{level}", "--factor=rate.yaml"]
+    outcome = run_script("ablate", *factors, "--train_size=60", *small)
+    assert outcome.status == 2
+    assert "--factor rate.yaml trains the same as --factor model.optimizer=" in outcome.err
+    assert "begun" not in outcome.out
+
+
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
