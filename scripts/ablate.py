@@ -14,7 +14,9 @@ that share the storage, share the trials. Unknown flags go to fit.py, such as --
 """
 
 import argparse
+import io
 from collections.abc import Mapping, Sequence
+from contextlib import redirect_stderr
 from dataclasses import replace
 from typing import IO, Any
 
@@ -25,10 +27,11 @@ except ModuleNotFoundError as error:
 except KeyboardInterrupt:
     raise SystemExit(130) from None
 
-from overfitting_lab.cli.factors import last_subset, planned_trial, read_factors, refuse_fixed
+from overfitting_lab.cli.errors import USAGE
+from overfitting_lab.cli.factors import check_cells, last_subset, planned_trial, read_factors, refuse_fixed
 from overfitting_lab.cli.finished import finished_run, plan
-from overfitting_lab.cli.parser import positive
-from overfitting_lab.runs import Run, UsageError
+from overfitting_lab.cli.parser import positive, setting_name
+from overfitting_lab.runs import Run, RunError, UsageError
 from overfitting_lab.runs.provenance import command_line
 from overfitting_lab.runs.recipe import recipe
 from overfitting_lab.sweeps.ablation import Ablation
@@ -73,7 +76,17 @@ def ablation(
         fixed.pop(factor.key, None)
 
     def train(setting: Mapping[str, Any], output: IO[str]) -> Run:
-        return finished_run(command.line(setting), output)
+        said = io.StringIO()
+        try:
+            with redirect_stderr(said):
+                return finished_run(command.line(setting), output)
+        except SystemExit as end:
+            message = said.getvalue().partition("error: ")[2].partition("\nhelp: ")[0]
+            if end.code != USAGE or not message:
+                raise
+            raise RunError(message) from None
+        finally:
+            output.write(said.getvalue())
 
     subsets, seeds, storage = arguments.subsets, arguments.seeds, arguments.storage
     return Ablation(name, design.cells, subsets, seeds, folder, fixed, train, storage)
@@ -87,8 +100,10 @@ def main() -> None:
         if arguments.sizes is not None and (arguments.one_at_a_time or arguments.full):
             raise UsageError("--sizes is a design of its own: leave --one_at_a_time and --full out")
         refuse_fixed([SIZE, SUBSET, SEED], flags)
-        by_size = any(text.startswith(f"{SIZE.key}=") for text in arguments.factor or ())
-        size = None if by_size and arguments.train_size is None else arguments.train_size or SIZE_OF_ALL
+        by_size = SIZE.key in map(setting_name, arguments.factor or ())
+        if by_size and arguments.train_size:
+            raise UsageError(f"--factor {SIZE.key} varies the number of images: leave --train_size out")
+        size = None if by_size else arguments.train_size or SIZE_OF_ALL
         shared = [*experiment, *flags, *([f"--{SIZE.key}={size}"] if size else [])]
         facts = {"train_size": size, "command": command_line()}
         if arguments.factor:
@@ -96,11 +111,14 @@ def main() -> None:
                 arguments.factor, configs, shared, alone=arguments.one_at_a_time, subsets=arguments.subsets
             )
             apart = [*factors, SEED]
-            name = " x ".join(sorted(factor.name for factor in factors)) + (f", {size} images" if size else "")
+            names = sorted(f"{factor.name} {factor.digest}".rstrip() for factor in factors)
+            name = " x ".join(names) + (f", {size} images" if size else "")
         else:
             refuse_fixed(REMEDIES, flags)
             factors, apart, name = [*REMEDIES], [*REMEDIES, SIZE, SEED], f"factorial-{size}"
         design = design_of(factors, alone=arguments.one_at_a_time, full=arguments.full)
+        if any(factor.sets for factor in factors) and not arguments.one_at_a_time:
+            check_cells(design, Command(configs, shared, factors), arguments.subsets)
         study = ablation(name, design, Command(configs, shared, factors), apart, arguments)
         if arguments.sizes is None:
             announce(design, arguments)

@@ -1,7 +1,7 @@
 """The factors of the command line, checked before anything is trained."""
 
+import hashlib
 import json
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,10 +13,11 @@ from overfitting_lab.cli.parser import available_configs, find_config, setting_n
 from overfitting_lab.cli.processes import say
 from overfitting_lab.runs import UsageError
 from overfitting_lab.runs.recipe import decides, read_settings, recipe
-from overfitting_lab.sweeps.designs import one_at_a_time
+from overfitting_lab.sweeps.designs import Design, one_at_a_time
 from overfitting_lab.sweeps.factors import OFF, ON, SEED, SUBSET, Command, Factor
 
 OWN = {SEED.key: "--seeds", SUBSET.key: "--subsets"}  # settings that the script varies by flags of its own
+DIGITS = 12  # of the digest of a configuration
 
 
 def read_factors(
@@ -73,8 +74,8 @@ def _read(text: str) -> Factor:
                 f"--factor {key} is neither SETTING=LEVEL,LEVEL nor a configuration\n"
                 f"available configurations: {', '.join(available_configs())}"
             )
-        sets = frozenset(name for name in read_settings(path) if decides(name) and not name.endswith("+"))
-        return Factor(key, key, (OFF, ON), sets | {key})
+        sets = {name for name in read_settings(path) if decides(name) and not name.endswith("+")} - OWN.keys()
+        return Factor(key, key, (OFF, ON), frozenset(sets | {key}))
     key = setting_name(key)
     if key in OWN:
         raise UsageError(f"--factor {key}: the trials set this themselves; see {OWN[key]}")
@@ -105,8 +106,11 @@ def split_levels(text: str) -> list[str]:
 
 
 def _named(factors: Sequence[Factor]) -> list[Factor]:
-    """Name each setting by its last word, if no other has it."""
-    words = [re.split(r"[./]", factor.key)[-1] for factor in factors]
+    """Name each setting by its last word, and each configuration by its file's stem, if no other factor has it."""
+    words = [
+        Path(factor.key.removesuffix(".yaml")).name if factor.sets else factor.key.rpartition(".")[2]
+        for factor in factors
+    ]
     taken = {SUBSET.name, SEED.name}
     return [
         replace(factor, name=word if words.count(word) == 1 and word not in taken else factor.key)
@@ -121,12 +125,14 @@ def _typed(factors: Sequence[Factor], configs: Sequence[str], flags: Sequence[st
         UsageError: if a level does not fit the setting or the data, or two levels are the same.
     """
     command = Command(configs, flags, factors)
-    first, *others = one_at_a_time(factors).cells
+    design = one_at_a_time(factors)
+    first, *others = design.cells
     last = last_subset(subsets)
     names = " ".join(f"--factor {factor.key}={factor.levels[0]}" for factor in factors)
     planned = planned_trial(command, {**first, **last}, f"the first levels: {names}")
     found: dict[str, list[Any]] = {}  # levels by the factor's name
     recipes = {factor.name: {json.dumps(planned[1], sort_keys=True): factor.levels[0]} for factor in factors}
+    digests: dict[str, str] = {}  # of configurations, by the factor's name
     for factor in factors:
         if not factor.sets and factor.levels[0] != "null" and factor.key not in planned[0]:
             raise UsageError(
@@ -134,19 +140,52 @@ def _typed(factors: Sequence[Factor], configs: Sequence[str], flags: Sequence[st
             )
         found[factor.name] = [_value(factor, factor.levels[0], planned[0])]
     for cell in others:
-        factor = next(each for each in factors if cell[each.name] != each.levels[0])
+        factor = next(each for each in factors if design.changed(cell) == (each.name,))
         level = cell[factor.name]
-        settings, made = planned_trial(command, {**cell, **last}, f"--factor {factor.key}={level}")
+        settings, made = planned_trial(command, {**cell, **last}, _flag(factor, level))
         same = recipes[factor.name].setdefault(json.dumps(made, sort_keys=True), level)
         if same != level:
             what = "changes nothing here" if factor.sets else f"has {same} and {level}: twice the same"
             raise UsageError(f"--factor {factor.key} {what}")
         found[factor.name].append(_value(factor, level, settings))
-    return [replace(factor, levels=tuple(found[factor.name])) for factor in factors]
+        if factor.sets:
+            digests[factor.name] = _digest(factor, planned[1], made)
+    return [
+        replace(factor, levels=tuple(found[factor.name]), digest=digests.get(factor.name, "")) for factor in factors
+    ]
+
+
+def _digest(factor: Factor, without: Mapping[str, Any], made: Mapping[str, Any]) -> str:
+    """Return a digest of a configuration's own settings, and of what it changes in the recipe ``without`` it."""
+    own = {name: value for name, value in read_settings(Path(find_config(factor.key))).items() if decides(name)}
+    changed = {name: made.get(name) for name in made.keys() | without.keys() if made.get(name) != without.get(name)}
+    return hashlib.sha256(json.dumps([own, changed], sort_keys=True).encode()).hexdigest()[:DIGITS]
+
+
+def check_cells(design: Design, command: Command, subsets: int) -> None:
+    """Build a trial of every cell, because configurations may not fit together. Nothing is trained.
+
+    Raises:
+        UsageError: if the images do not suffice, or two cells would train the same.
+        SystemExit: if levels do not fit together.
+    """
+    last = last_subset(subsets)
+    found: dict[str, str] = {}  # cells by their recipe
+    for cell in design.cells:
+        changed = [factor for factor in design.factors if factor.name in design.changed(cell)]
+        what = " ".join(_flag(each, cell[each.name]) for each in changed) or "the first levels"
+        made = json.dumps(planned_trial(command, {**cell, **last}, what)[1], sort_keys=True)
+        if found.setdefault(made, what) != what:
+            raise UsageError(f"{what} trains the same as {found[made]}: leave one of the factors out")
+
+
+def _flag(factor: Factor, level: Any) -> str:
+    return f"--factor {factor.key}" if factor.sets else f"--factor {factor.key}={level}"
 
 
 def _value(factor: Factor, level: str, settings: dict[str, Any]) -> Any:
-    value = level if factor.sets else settings.get(factor.key)
+    whole = factor.sets or level.startswith("{")  # a class with its settings, which stand under flags of their own
+    value = level if whole else settings.get(factor.key)
     return value if isinstance(value, str | int | float | None) else json.dumps(value)
 
 

@@ -25,7 +25,6 @@ from overfitting_lab.sweeps.storage import open_storage, open_study
 from overfitting_lab.sweeps.trial import Trial, result_of
 from overfitting_lab.sweeps.workers import heartbeat, is_gone
 
-USAGE = 2  # exit status for settings that fit.py refuses
 LENGTHS = ("size", "train_size", "max_epochs")  # factors to which the duration of a trial is proportional
 LONGEST = 200  # characters in the name of a log
 
@@ -114,7 +113,10 @@ class Ablation:
 
     def results(self) -> list[Trial]:
         """Return the results of the cells and subsets, with any seed."""
-        return [Trial(**trial.user_attrs["result"]) for trial in self._trials(TrialState.COMPLETE, any_seed=True)]
+        fixed = self._study.user_attrs["fixed"]
+        found = [trial.user_attrs["result"] for trial in self._trials(TrialState.COMPLETE, any_seed=True)]
+        monitors = [{**LATER, **fixed, **result["setting"]}["monitor"] for result in found]  # older results lack it
+        return [Trial(**{"monitor": monitor, **result}) for monitor, result in zip(monitors, found, strict=True)]
 
     def _trials(self, *states: TrialState, any_seed: bool = False) -> list[FrozenTrial]:
         """Return the trial of each setting, if it is in one of the states.
@@ -169,11 +171,9 @@ class Ablation:
             try:
                 run = self._train(setting, output)
                 result = result_of(run, setting)
-            except (RunError, SystemExit) as error:
-                if isinstance(error, SystemExit) and error.code != USAGE:
-                    raise
+            except RunError as error:
                 print(f"failed     {name}: {error}; its output is in {log}", flush=True)
-                raise RunError(str(error)) from error
+                raise
         for path in run.files.checkpoints.rglob("*.*") if not before.get(run.folder) else ():
             path.unlink(missing_ok=True)  # most of a run's size
         trial.set_user_attr("result", asdict(result))
@@ -190,22 +190,21 @@ class Ablation:
         """Return how many trials are done, including the given one, and the time left.
 
         The estimate assumes that the time to train grows with the number of images and of epochs, and that every run
-        needs the same time for its start and its test.
+        needs the same time for its start and its test. It is made of trials whose runs were trained from their start
+        here. Without one, there is no estimate.
         """
         running = self._trials(TrialState.RUNNING)
         done = self._trials(TrialState.COMPLETE) + [trial for trial in running if trial.number == number]
-        lengths = [_length(_setting(trial)) for trial in done]
-        usual = median(
-            trial.user_attrs["result"]["seconds"] / length for trial, length in zip(done, lengths, strict=True)
-        )
-        overheads = [trial.user_attrs["overhead"] for trial in done if "overhead" in trial.user_attrs] or [0]
-        left = usual * (sum(map(_length, self._settings)) - sum(lengths))
-        left += median(overheads) * (len(self._settings) - len(done))
+        progress = f"{len(done)} of {len(self._settings)}"
+        trained = [trial for trial in done if "overhead" in trial.user_attrs]
+        if not trained:
+            return progress
+        usual = median(trial.user_attrs["result"]["seconds"] / _length(_setting(trial)) for trial in trained)
+        left = usual * (sum(map(_length, self._settings)) - sum(_length(_setting(trial)) for trial in done))
+        left += median(trial.user_attrs["overhead"] for trial in trained) * (len(self._settings) - len(done))
         workers = max(1, len(running))
         time_left = timedelta(seconds=round(left / workers))
-        return (
-            f"{len(done)} of {len(self._settings)}, about {time_left} left with {workers} worker{'s' * (workers > 1)}"
-        )
+        return f"{progress}, about {time_left} left with {workers} worker{'s' * (workers > 1)}"
 
 
 def _setting(trial: FrozenTrial) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from overfitting_lab.sweeps.factors import Factor
 
 FRACTION_FROM, FRACTION_TO = 6, 15  # two-level factors; with 16, pyDOE3 1.6 makes designs of resolution III
 Kind = Literal["factorial", "fraction", "levels", "curve", "one_at_a_time"]
-Cell = Mapping[str, Any]  # a level of each factor by its name
+Cell = Mapping[str, Any]  # a level of each factor by its name, except for settings that a configuration replaces
 Term = tuple[str, ...]  # a factor, or several of which it is the interaction
 
 
@@ -34,7 +34,13 @@ class Design:
 
     def changed(self, cell: Cell) -> Term:
         """Return the factors that are not at their first level."""
-        return tuple(factor.name for factor in self.factors if cell[factor.name] != factor.levels[0])
+        return tuple(
+            factor.name for factor in self.factors if cell.get(factor.name, factor.levels[0]) != factor.levels[0]
+        )
+
+    def replaced(self, cell: Cell) -> tuple[Factor, ...]:
+        """Return the factors that have no level in a cell, because its configuration has its own value."""
+        return tuple(factor for factor in self.factors if factor.name not in cell)
 
     def signs(self, term: Term) -> list[int]:
         """Return the contrast of a term of two-level factors: 1 or -1 for each cell."""
@@ -63,9 +69,17 @@ def full_factorial(factors: Sequence[Factor]) -> Design:
 
 
 def one_at_a_time(factors: Sequence[Factor]) -> Design:
-    """Return the cell with all factors at their first level, and each other level of each factor alone."""
+    """Return the cell with all factors at their first level, and each other level of each factor alone.
+
+    A configuration replaces the settings that it has. The cell in which it is on has no level of them.
+    """
     first = {factor.name: factor.levels[0] for factor in factors}
-    alone = [{**first, factor.name: level} for factor in factors for level in factor.levels[1:]]
+    replaced = {factor: {each.name for each in factors if each.key in factor.sets - {factor.key}} for factor in factors}
+    alone = [
+        {**{name: level for name, level in first.items() if name not in replaced[factor]}, factor.name: level}
+        for factor in factors
+        for level in factor.levels[1:]
+    ]
     return Design("one_at_a_time", tuple(factors), (first, *alone))
 
 

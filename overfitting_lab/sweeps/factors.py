@@ -15,6 +15,7 @@ class Factor:
     key: str  # the setting, such as model.dropout, or the configuration, such as optimizer/adam
     levels: tuple[Any, ...] = ()  # numbers, text, booleans or None; the first one is the baseline
     sets: frozenset[str] = frozenset()  # settings in the configuration; empty if the factor is a setting
+    digest: str = ""  # of what the configuration changes; empty if the factor is a setting
 
     @property
     def numeric(self) -> bool:
@@ -43,17 +44,11 @@ class Command:
     factors: Sequence[Factor]
 
     def line(self, setting: Mapping[str, Any]) -> list[str]:
-        """Return the arguments for a setting: a level of each factor, and perhaps a subset and a seed, by name.
-
-        A configuration that is on wins over another factor's first level: its own value of that setting is kept.
-        """
-        on = [factor for factor in self.factors if factor.sets and setting.get(factor.name) == ON]
-        held = frozenset().union(*(factor.sets for factor in on))
+        """Return the arguments for a setting: levels of factors, and perhaps a subset and a seed, by name."""
         varied = [factor for factor in (*self.factors, SUBSET, SEED) if not factor.sets and factor.name in setting]
         levels = [
-            f"--{factor.key}={'null' if setting[factor.name] is None else setting[factor.name]}"
-            for factor in varied
-            if factor.key not in held or setting[factor.name] != factor.levels[0]
+            f"--{factor.key}={'null' if setting[factor.name] is None else setting[factor.name]}" for factor in varied
         ]
-        configs = [*self.configs, *(factor.key for factor in on)]
+        on = [factor.key for factor in self.factors if factor.sets and setting.get(factor.name) == ON]
+        configs = [*self.configs, *on]
         return [*(f"--config={name}" for name in configs), *self.flags, *levels]

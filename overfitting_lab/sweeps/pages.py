@@ -66,6 +66,7 @@ def write_page(
         "probed": {trial.gap_instrument for trial in trials} == {"probe"},
         "levels": [(factor_name(factor.name), ", ".join(map(level_name, factor.levels))) for factor in design.factors],
         "by_size": by_size,
+        "chosen": _chosen(design, groups),
         "origin": _origin(trials),
         **facts,
     }
@@ -137,6 +138,7 @@ def _levels(design: Design, groups: Groups, means: Means, figure: Figure) -> tup
             for cell, group in zip(design.cells, groups, strict=True)
         ],
         "rows": rows,
+        "known": all(difference.known for difference in differences["test_acc"]),
         **_unadjusted(len(names)),
     }
 
@@ -154,7 +156,13 @@ def _one_at_a_time(design: Design, groups: Groups, means: Means, figure: Figure)
             (names[place], *_means(groups[place], *means), *(each[row].in_points() for each in found.values()))
             for row, place in enumerate(order)
         ],
-        "several": all(estimate.known for estimate in found["test_acc"]),
+        "replaced": [
+            (names[place], remedy_name([factor.name for factor in replaced]))
+            for place in order
+            if (replaced := design.replaced(design.cells[place]))
+        ],
+        "several": (known := all(estimate.known for estimate in found["test_acc"])),
+        "known": known,
         **_unadjusted(len(order)),
     }
 
@@ -215,7 +223,23 @@ def _worth(
 
 def _unadjusted(comparisons: int) -> Content:
     """Return a number of intervals, and the chance that one of them excludes zero although all differences are zero."""
-    return {"comparisons": comparisons, "excluding": f"{1 - CONFIDENCE**comparisons:.0%}"}
+    return {"comparisons": comparisons, "excluding": f"{100 * (1 - CONFIDENCE**comparisons):.0f} %"}
+
+
+def _chosen(design: Design, groups: Groups) -> str:
+    """Return a sentence about the checkpoints that were tested. It names the cells whose loss chose the checkpoint."""
+    by_loss = [group[0].monitor == "val_loss" for group in groups]
+    value = "lowest validation loss" if all(by_loss) else "highest validation accuracy"
+    sentence = f"The test accuracy is from the checkpoint with the {value}"
+    if all(by_loss) or not any(by_loss):
+        return f"{sentence}."
+    names = [
+        f"{factor_name(factor.name)} {level_name(level)}"
+        for factor in design.factors
+        for level in factor.levels
+        if [cell.get(factor.name) == level for cell in design.cells] == by_loss
+    ] or [cell_name(design, cell) or "none" for cell, loss in zip(design.cells, by_loss, strict=True) if loss]
+    return f"{sentence}, but with the lowest validation loss in the cells with: {'; '.join(names)}."
 
 
 def _origin(trials: Sequence[Trial]) -> str:

@@ -6,6 +6,7 @@ from typing import Any
 
 from overfitting_lab.runs import Run, RunError
 from overfitting_lab.runs.calibration import calibration
+from overfitting_lab.runs.epochs import Monitor
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,7 @@ class Trial:
     origin: Mapping[str, Any]  # data, device, versions and commit of the run
     gap_instrument: str = "training"  # accuracy on training images in the gap: probe or training
     calibration_error: float | None = None  # expected calibration error on the test images; trials of old runs lack it
+    monitor: Monitor = "val_acc"  # validation metric that chose the checkpoint
 
     @property
     def subset(self) -> int:
@@ -30,7 +32,7 @@ class Trial:
 
     def has(self, setting: Mapping[str, Any]) -> bool:
         """Tell if the run has these settings; it may have others besides."""
-        return all(self.setting[name] == value for name, value in setting.items())
+        return all(name in self.setting and self.setting[name] == value for name, value in setting.items())
 
 
 def result_of(run: Run, setting: Mapping[str, Any]) -> Trial:
@@ -64,4 +66,5 @@ def result_of(run: Run, setting: Mapping[str, Any]) -> Trial:
         origin=origin,
         gap_instrument=summary.gap_instrument or "training",
         calibration_error=error,
+        monitor=run.recipe["monitor"],
     )

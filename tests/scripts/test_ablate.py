@@ -63,7 +63,7 @@ def test_the_full_factorial_is_trained_once(run_script: Script, small: Flags, fi
     assert len(fitted) == 8 + 2, "the run without remedies on 60 images is the factorial's"
     text = (FOLDER / "sizes.md").read_text()
     assert "| 40 | 1 |" in text
-    assert "Augmentation at 60 images: " in text
+    assert "augmentation at 60 images: " in text
 
 
 def test_more_seeds_are_added_to_what_is_there(run_script: Script, small: Flags, fitted: list[list[str]]) -> None:
@@ -76,9 +76,12 @@ def test_more_seeds_are_added_to_what_is_there(run_script: Script, small: Flags,
 
 def test_a_run_that_was_there_keeps_its_checkpoints(run_script: Script, small: Flags, fitted: list[list[str]]) -> None:
     assert run_script("fit", "--config=overfit", "--experiment=ablation", "--data.train_size=40", *small).status == 0
-    assert run_script("ablate", "--seeds=2", "--sizes", "40", *small).status == 0
+    made = run_script("ablate", "--seeds=2", "--sizes", "40", *small)
+    assert made.status == 0, made.err
     assert len(fitted) == 1
     first, second = (FOLDER / f"version_{number}" for number in (0, 1))
+    assert made.out.count(" left with 1 worker") == 1, "a run that was there says nothing about the time of others"
+    assert "1 of 2\n" in made.out
     assert [*first.rglob("last.ckpt")]
     assert not [*second.rglob("*.ckpt")]
 
@@ -129,8 +132,9 @@ def test_other_settings_do_not_mix(run_script: Script, small: Flags, fitted: lis
 def test_what_a_trial_cannot_have_is_told(run_script: Script, small: Flags, fitted: list[list[str]]) -> None:
     outcome = run_script("ablate", "--seeds=1", "--sizes", "10", "40", *small)
     assert outcome.status == 1
-    assert "failed     size 10, seed 0" in outcome.out
-    assert "data.batch_size 20 is larger than the 10 training images" in outcome.err
+    assert "failed     size 10, seed 0: data.batch_size 20 is larger than the 10 training images" in outcome.out
+    assert "help: " not in outcome.out + outcome.err
+    assert "data.batch_size 20 is larger" in (FOLDER / "logs/size=10,seed=0.txt").read_text()
     assert "done       size 40, seed 0" in outcome.out
     for flag in ("--model.dropout=0.1", "--seed_everything=1", "--data.train_size=3"):
         refused = run_script("ablate", *small, flag)
@@ -325,6 +329,75 @@ def test_factors_alone_on_several_sets_of_images(run_script: Script, small: Flag
     assert "They cover other images as well as other seeds" in page
 
 
+def test_configurations_of_one_name_are_not_confused(run_script: Script, small: Flags, fitted: list[list[str]]) -> None:
+    """Each content of a configuration has trials of its own, with and without a suffix, in one experiment."""
+
+    def tested(factor: str) -> dict[str, float]:
+        outcome = run_script("ablate", f"--factor={factor}", "--seeds=1", "--train_size=40", *small)
+        assert outcome.status == 0, outcome.err
+        numbers = json.loads((FOLDER / "factorial-mine-40.json").read_text())
+        return {each["setting"]["mine"]: each["test_acc"] for each in numbers["trials"]}
+
+    for folder, noise in (("one", 0.1), ("other", 0.9)):
+        Path(folder).mkdir()
+        Path(folder, "mine.yaml").write_text(f"data:\n  label_noise: {noise}\n")
+    found = [tested("one/mine.yaml"), tested("other/mine.yaml")]
+    Path("one/mine.yaml").write_text("data:\n  label_noise: 0.5\n")
+    found.append(tested("./one/mine.yaml"))
+    made = {run.settings["data.label_noise"]: run for run in runs_of(FOLDER)}
+    assert made.keys() == {0.0, 0.1, 0.9, 0.5}
+    assert len(fitted) == 4, "the trial without it is found again"
+    for noise, said in zip((0.1, 0.9, 0.5), found, strict=True):
+        tests = [made[each].summary.test for each in (0.0, noise)]
+        assert said == {level: test.acc for level, test in zip(("off", "on"), tests, strict=True) if test}
+    Path("one/mine.yaml").write_text("# a comment\ndata: {label_noise: 0.5}\n")
+    tested("one/mine.yaml")
+    assert len(fitted) == 4
+
+
+def test_a_whole_configuration_replaces_the_settings_that_it_has(
+    run_script: Script, small: Flags, fitted: list[list[str]]
+) -> None:
+    factors = ["--factor=data.label_noise=0,0.3", "--factor=model.optimizer.lr=1e-3,1e-2"]
+    flags = [
+        "--one_at_a_time",
+        "--seeds=1",
+        "--train_size=40",
+        *(f"--factor={name}" for name in ("random_labels", "early_stopping")),
+        *small,
+    ]
+    outcome = run_script("ablate", *factors, *flags)
+    assert outcome.status == 0, outcome.err
+    names = ("data.label_noise", "model.optimizer.lr", "seed_everything", "monitor")
+    found = [tuple(run.settings[name] for name in names) for run in runs_of(FOLDER)]
+    assert sorted(found) == [
+        (0.0, 1e-3, 0, "val_acc"),
+        (0.0, 1e-3, 0, "val_loss"),
+        (0.0, 1e-2, 0, "val_acc"),
+        (0.3, 1e-3, 0, "val_acc"),
+        (1.0, 1e-4, 0, "val_acc"),
+    ]
+    page = FOLDER / "one_at_a_time-label_noise-lr-random_labels-early_stopping-40"
+    trials = json.loads(page.with_suffix(".json").read_text())["trials"]
+    assert {"random_labels": "on", "early_stopping": "off", "seed": 0} in [trial["setting"] for trial in trials], (
+        "no level that was not trained"
+    )
+    assert "done       random_labels on, early_stopping off, seed 0: " in outcome.out
+    text = page.with_suffix(".md").read_text()
+    assert "`random labels` has values of its own for label noise and lr. " in text
+    assert "but with the lowest validation loss in the cells with: early stopping on." in text
+
+
+def test_combinations_that_train_the_same_are_told(run_script: Script, small: Flags) -> None:
+    Path("rate.yaml").write_text("model: {init_args: {optimizer: {init_args: {lr: 0.01}}}}\n")
+    level = '{"class_path":"torch.optim.SGD","init_args":{"lr":0.1}}'
+    factors = [f"--factor=model.optimizer=torch.optim.Adam,{level}", "--factor=rate.yaml"]
+    outcome = run_script("ablate", *factors, "--train_size=60", *small)
+    assert outcome.status == 2
+    assert "--factor rate.yaml trains the same as --factor model.optimizer=" in outcome.err
+    assert "begun" not in outcome.out
+
+
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
@@ -349,8 +422,16 @@ def test_factors_alone_on_several_sets_of_images(run_script: Script, small: Flag
         (["--factor=data.root=a,b"], "this setting does not change the result of a run"),
         (["--factor=optimizer/none"], "neither SETTING=LEVEL,LEVEL nor a configuration"),
         (["--factor=optimizer/adam", "--factor=optimizer/sgd_momentum"], "and so does --factor"),
+        (
+            ["--factor=averaging/ema", "--factor=averaging/swa.yaml"],
+            "only one network can be validated: give one\nhelp: ablate.py --help\n"
+            "in --factor averaging/ema --factor averaging/swa.yaml\n",
+        ),
         (["--factor=data.train_size=40,500"], "data.train_size=500: 500 training and 50 validation images"),
-        (["--factor=data.train_size=40,60", "--train_size=40"], "--data.train_size: the trials set this themselves"),
+        (
+            ["--factor=data.train_size=40,60", "--train_size=40"],
+            "--factor data.train_size varies the number of images: leave --train_size out",
+        ),
         (["--sizes", "40", "--full"], "leave --one_at_a_time and --full out"),
         (["--subsets=3"], "subset 2 of 60 training and 50 validation images ends at image 330"),
     ],

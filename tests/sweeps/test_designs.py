@@ -1,4 +1,5 @@
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -80,7 +81,7 @@ def test_a_fraction_estimates_main_effects_and_sums_of_aliases(tmp_path: Path) -
     assert "a fractional factorial of resolution IV, with the generators of pyDOE3: 16 of 64 combinations" in page
     alias = " = ".join(" x ".join(term) for term in chain.terms)
     assert f"\n| {alias} | +1." in page
-    assert f"- {alias.capitalize()}: at least one of these interactions is not zero" in page
+    assert f"- {alias}: at least one of these interactions is not zero" in page
 
 
 def test_intervals_over_sets_of_images_hold_the_truth_as_often_as_they_say() -> None:
@@ -128,6 +129,59 @@ def test_each_alone_is_sorted_by_worth(tmp_path: Path) -> None:
     assert rows[2:] == ["| none", "| adamw", "| a 1", "| b 1"]
     assert "| +3.0 (+3.0 to +3.0) | -3.0 (-3.0 to -3.0) | +0.0 |" in page
     assert "The 95 % intervals are Welch's" in page
+    assert "at least one interval excludes zero in up to 14 % of studies" in page
+    assert "The mean of the best level is too high on average" in page
+    assert "`adamw` has values of its own" not in page
+    once = write_page(design, trials(design, lambda cell: 0.4), FACTS, tmp_path / "page")[0].read_text()
+    assert "One seed cannot tell if a difference is noise. The mean of the best level is too high" in once
+
+
+def test_a_configuration_has_no_level_of_a_setting_that_it_replaces(tmp_path: Path) -> None:
+    adamw = Factor("adamw", "optimizer/adamw", ("off", "on"), frozenset({"model.a", "model.b"}))
+    design = one_at_a_time([*two_level(3), adamw])
+    assert design.cells[-1] == {"c": 0, "adamw": "on"}
+    page = write_page(design, trials(design, lambda cell: 0.4), FACTS, tmp_path / "page")[0].read_text()
+    assert "`adamw` has values of its own for a and b. " in page
+
+
+@pytest.mark.parametrize(
+    ("alone", "chosen", "words"),
+    [
+        (False, lambda cell: cell["early"] == "on", "but with the lowest validation loss in the cells with: early on."),
+        (True, lambda cell: cell["early"] == "on", "but with the lowest validation loss in the cells with: early on."),
+        (False, lambda cell: cell["early"] == "on" and cell["a"], "in the cells with: a 1, early."),
+        (True, lambda cell: True, "is from the checkpoint with the lowest validation loss."),
+        (False, lambda cell: False, "is from the checkpoint with the highest validation accuracy."),
+    ],
+)
+def test_the_page_tells_which_checkpoint_was_tested(
+    alone: bool, chosen: Callable[[Any], bool], words: str, tmp_path: Path
+) -> None:
+    early = Factor("early", "early_stopping", ("off", "on"), frozenset({"monitor"}))
+    design = design_of([*two_level(1), early], alone=alone, full=False)
+    made = [
+        replace(each, monitor="val_loss" if chosen(each.setting) else "val_acc")
+        for each in trials(design, lambda cell: 0.4)
+    ]
+    assert words in write_page(design, made, FACTS, tmp_path / "page")[0].read_text()
+
+
+def test_a_factor_of_its_own_has_no_others(tmp_path: Path) -> None:
+    design = design_of(two_level(1), alone=False, full=False)
+    page = write_page(design, trials(design, lambda cell: 0.4, seeds=3), FACTS, tmp_path / "page")[0].read_text()
+    assert "A factor's effect is the mean at its second level minus the mean at its first. " in page
+    assert "- a moves test accuracy by +0.0" in page
+    assert not any(words in page for words in ("others", "interaction", "all 1 effects"))
+
+
+@pytest.mark.parametrize("varies", ["a", "none"])
+def test_a_cell_whose_seeds_do_not_differ_is_compared_in_silence(varies: str, tmp_path: Path) -> None:
+    design = one_at_a_time(two_level(1))
+    made = [
+        replace(each, test_acc=0.3 + 0.1 * each.setting["seed"] * ((varies == "a") == each.setting["a"]))
+        for each in trials(design, lambda cell: 0.4, seeds=3)
+    ]
+    assert "| a 1 | 3 |" in write_page(design, made, FACTS, tmp_path / "page")[0].read_text()
 
 
 def test_a_curve_of_levels_with_zero_is_drawn_with_intervals(tmp_path: Path) -> None:

@@ -139,10 +139,11 @@ def test_the_factorial_is_written(factorial: list[Trial], tmp_path: Path) -> Non
     assert "| on test accuracy, points | on generalization gap, points | on calibration error, points |" in said
     assert "The gap is the accuracy on a probe of training images" in said
     assert f" {mean:.1f} ± " in said
-    assert "- Augmentation moves test accuracy by +4." in said
+    assert "- augmentation moves test accuracy by +4." in said
     assert said.count(", more than noise between seeds.") == 2
-    assert "- Weight decay moves test accuracy by" in said
+    assert "- weight decay moves test accuracy by" in said
     assert "which may be noise between seeds" in said
+    assert "at least one interval excludes zero in up to 30 % of studies" in said
     assert "python scripts/ablate.py" in said
     assert '"test_acc"' in numbers.read_text()
     with Image.open(picture) as image:
@@ -164,7 +165,7 @@ def test_the_curve_is_written_with_what_remedies_are_worth(factorial: list[Trial
     assert "| 2,000 | 1 | 45.0 % | 50.0 | 25.0 |" in said
     accuracy = np.mean([t.test_acc for t in factorial if remedies_of(t.setting) == ("augment",)])
     more = images_for(float(accuracy), list(sizes), list(sizes.values())) - 1000
-    assert f"- Augmentation at 1,000 images: worth as much as {more:+,.0f} images (+" in said
+    assert f"- augmentation at 1,000 images: worth as much as {more:+,.0f} images (+" in said
     assert picture.stat().st_size > 10_000
     assert "Every size was trained for 40 epochs" in said
     alone = write_sizes(curve, [], tmp_path)[0].read_text()
@@ -191,7 +192,7 @@ def test_the_range_of_what_a_remedy_is_worth_is_told_in_full(
     ]
     setting = {"dropout": 0.5, "weight_decay": 0.0, "augment": "none"}
     remedied = [trial({**setting, "seed": seed}, accuracy) for seed, accuracy in enumerate(accuracies)]
-    assert f"- Dropout at 1,000 images: {words}.\n" in write_sizes(curve, remedied, tmp_path)[0].read_text()
+    assert f"- dropout at 1,000 images: {words}.\n" in write_sizes(curve, remedied, tmp_path)[0].read_text()
 
 
 def test_an_interaction_beyond_noise_is_told(tmp_path: Path) -> None:
@@ -201,8 +202,8 @@ def test_an_interaction_beyond_noise_is_told(tmp_path: Path) -> None:
     random = np.random.default_rng(0)
     trials = [trial({**s, "seed": seed}, either(s) + random.normal(0, 0.002)) for seed in range(3) for s in FULL.cells]
     said = write_page(FULL, trials, FACTS, tmp_path / "factorial")[0].read_text()
-    assert "- Dropout x augmentation: together they add less than the sum of each alone (-2." in said
-    assert "- Dropout alone, against none: +" in said
+    assert "- dropout x augmentation: together they add less than the sum of each alone (-2." in said
+    assert "- dropout alone, against none: +" in said
     assert "| dropout x augmentation | -2." in said
 
 
