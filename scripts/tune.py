@@ -27,7 +27,7 @@ from overfitting_lab.cli import finished
 from overfitting_lab.cli.memory import keep_freed_memory
 from overfitting_lab.cli.parser import not_negative, positive
 from overfitting_lab.cli.searches import Settings, read_searches, refuse_flags, search_line
-from overfitting_lab.cli.trials import resuming, small_config, train_trial
+from overfitting_lab.cli.trials import small_config, train_trial
 from overfitting_lab.runs.provenance import command_line
 from overfitting_lab.runs.recipe import recipe
 from overfitting_lab.sweeps.selection import tested_against_validation
@@ -61,7 +61,9 @@ def conclude(tuning: Tuning, arguments: argparse.Namespace, fit: Sequence[str]) 
     print("written", write_best(tuning, selection_of(tuning, 0), config, command), flush=True)
     run = test_winner(
         tuning,
-        lambda run, output: finished.run_command([sys.executable, str(script), *resuming(run, [*fit, *flags])], output),
+        lambda run, output: finished.run_command(
+            [sys.executable, str(script), "--resume", str(run), *fit, *flags], output
+        ),
     )
     print(f"test       trial {tuning.winner.number}: {tested_against_validation(run.summary)}", flush=True)
     if tuning.confirm(seeds):

@@ -31,8 +31,8 @@ def train_trial(fit: Sequence[str], name: str, storage: str | None, report: Repo
     study = study_of(opened, folder, kind, config.monitor, config.trainer.max_epochs)
     trial = running_trial(opened, study, int(number))
     begun = folder / trial.user_attrs["run"] if "run" in trial.user_attrs else None
-    flags = [*fit, *trial.user_attrs["flags"]]
-    cli = ExperimentCLI(resuming(begun, flags) if begun and RunFiles(begun).summary.is_file() else flags)
+    resume = ["--resume", str(begun)] if begun and RunFiles(begun).summary.is_file() else []
+    cli = ExperimentCLI([*resume, *fit, *trial.user_attrs["flags"]])
     assert cli.logger is not None, "flags that keep no run are refused"
     report.logger = cli.logger
     callbacks = cli.trainer.callbacks  # type: ignore[attr-defined]
@@ -45,22 +45,6 @@ def train_trial(fit: Sequence[str], name: str, storage: str | None, report: Repo
             trial.set_user_attr("hopeless", str(error))
         raise
     cli.leave_together()
-
-
-def resuming(run: Path, arguments: Sequence[str]) -> list[str]:
-    """Return the command line of ``fit.py`` that resumes a run of another command line.
-
-    Configurations and flags for lists, such as the callbacks, are left out: the run's own configuration has them, and
-    it would get them twice.
-    """
-    kept, repeats = ["--resume", str(run)], False
-    for argument in arguments:
-        if argument.startswith(("--", "-c")):
-            name = argument.partition("=")[0]
-            repeats = name.startswith(("--trainer.callbacks", "--trainer.logger", "-c")) or name == "--config"
-        if not repeats:
-            kept.append(argument)
-    return kept
 
 
 def small_config(arguments: Sequence[str]) -> str:
