@@ -5,7 +5,8 @@ folder into lightning_logs/. Flags override settings: --data.source synthetic, -
 --trainer.max_epochs 3. Later configurations override earlier ones: --config overfit --config optimizer/sgd_momentum.
 
 --check examines the experiment for a few seconds without training. --doctor stop ends a run that cannot succeed.
---resume lightning_logs/overfit/version_0 resumes a run, however it was interrupted.
+--resume lightning_logs/overfit/version_0 resumes a run, however it was interrupted. --resume auto resumes the newest
+run with the command's own settings and data, or begins one: the same command may be started again at any time.
 """
 
 try:

@@ -27,11 +27,13 @@ CLASSES = ("airplane", "bird", "cat")
 TRAIN, TEST = 60, 15  # images of a class
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Lift the time limit of the long tests."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Lift the time limit of the long tests, and skip those that start SLURM unless they are asked for."""
     for item in items:
         if item.get_closest_marker("long"):
             item.add_marker(pytest.mark.timeout(0))
+        if item.get_closest_marker("slurm") and "slurm" not in config.option.markexpr:
+            item.add_marker(pytest.mark.skip(reason="it starts SLURM on this machine: pytest -n 0 -m slurm"))
 
 
 class Outcome(NamedTuple):

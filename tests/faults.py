@@ -70,6 +70,17 @@ class SlowStep(Callback):
             time.sleep(0.01)
 
 
+class Pace(Callback):
+    """Make each step last so many seconds, in the first attempt of a job of SLURM alone."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        if "SLURM_JOB_ID" in os.environ and "SLURM_RESTART_COUNT" not in os.environ:
+            time.sleep(self.seconds)
+
+
 class MemoryLog(Callback):
     """Write the process's resident memory, in bytes, to a file: a line an epoch."""
 

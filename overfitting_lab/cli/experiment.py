@@ -4,8 +4,9 @@ import argparse
 import sys
 import warnings
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
+import yaml
 from jsonargparse import ArgumentError, Namespace
 from jsonargparse.typing import PositiveFloat, PositiveInt, restricted_string_type
 from lightning.fabric.utilities.exceptions import MisconfigurationException
@@ -20,9 +21,10 @@ from overfitting_lab.callbacks.ending import ObservedTrainer
 from overfitting_lab.callbacks.further_loggers import resume_loggers
 from overfitting_lab.callbacks.logger import RunLogger
 from overfitting_lab.cli import trainer_callbacks
+from overfitting_lab.cli.agreement import decided_by_first
 from overfitting_lab.cli.assembly import Assembly, check_writable
 from overfitting_lab.cli.failures import REPORTED, is_defect
-from overfitting_lab.cli.launchers import choose_environment
+from overfitting_lab.cli.launchers import choose_environment, device_count
 from overfitting_lab.cli.loggers import prepared, with_absolute_paths
 from overfitting_lab.cli.messages import silence_noise
 from overfitting_lab.cli.monitors import check_monitors
@@ -30,12 +32,14 @@ from overfitting_lab.cli.parser import ExperimentParser
 from overfitting_lab.cli.precision import default_precision
 from overfitting_lab.cli.processes import end_with_parent, leave_together, use_together_strategy
 from overfitting_lab.cli.replay import UNWRITABLE, replayable
-from overfitting_lab.cli.resumption import Resumption
+from overfitting_lab.cli.resumption import AUTO, Resumption, Search
 from overfitting_lab.cli.trainer_flags import TRAINER_FLAGS, problems, typed_flags
 from overfitting_lab.doctor.callback import Advice
+from overfitting_lab.runs import Run
 from overfitting_lab.runs.checkpoints import checked_checkpoint
 from overfitting_lab.runs.epochs import Monitor
 from overfitting_lab.runs.notes import in_words
+from overfitting_lab.runs.recipe import flat, recipe
 
 OF_USAGE = (ArgumentError, ModuleNotFoundError, ValueError)  # their messages are shown as they are
 CompileMode = Literal["default", "reduce-overhead", "max-autotune"]
@@ -97,7 +101,8 @@ class ExperimentCLI(LightningCLI):
         name = restricted_string_type("ExperimentName", r"\w[\w .-]*\Z")
         add = parser.add_argument
         add("--experiment", type=name, default="unnamed", help="name of the run's folder in lightning_logs/")
-        add("--resume", type=str | None, help="folder of the run to resume; its own configuration is used")
+        resume = "folder of the run to resume; auto: the newest run of these settings and data, or a new one"
+        add("--resume", type=str | None, help=resume)
         add("--ckpt_path", type=str | None, help="checkpoint to start training from")
         add("--checkpoint_minutes", type=PositiveFloat, default=5.0, help="minutes between checkpoints within an epoch")
         add("--checkpoint_steps", type=PositiveInt | None, help="steps between checkpoints within an epoch")
@@ -116,18 +121,18 @@ class ExperimentCLI(LightningCLI):
             RunError: if ``--resume`` names no run.
         """
         finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-        finder.add_argument("--resume", type=Path)
+        finder.add_argument("--resume")
         resumed, others = finder.parse_known_args(args)
-        if resumed.resume is None:
+        if resumed.resume is None or resumed.resume == AUTO:
             self.config = parser.parse_args(args)
             if not self._keep:
                 self.config.trainer.logger = False
             return
-        self._resumption = Resumption(parser, resumed.resume, others)
+        self._resumption = Resumption.with_flags(parser, Path(resumed.resume), others)
         self.config = self._resumption.config
 
     def before_instantiate_classes(self) -> None:
-        """Refuse wrong flags, find out about other processes, and choose the precision. Exit if a run is complete."""
+        """Refuse wrong flags, find out about other processes, and exit if the run to resume is complete."""
         complete = self._resumption is not None and self._resumption.is_complete
         if not complete:
             self._refuse_flags()
@@ -143,15 +148,12 @@ class ExperimentCLI(LightningCLI):
         except MisconfigurationException as error:
             self.parser.error(str(error), error)
         end_with_parent()
-        self._print_changes(complete=complete)
-        kept = self._resumption is not None and "trainer.precision" not in self._resumption.changes
-        self._precision_reason = "as before" if kept else "as asked for"
-        if trainer.precision is None:
-            trainer.precision, self._precision_reason = default_precision(trainer.accelerator)
+        if complete:
+            self._leave(self._resumption.completeness)
 
     def _refuse_flags(self) -> None:
         given = self.config.clone()
-        given.resume = self._resumption and self._resumption.run.folder
+        given.resume = self._resumption.run.folder if self._resumption else self.config.resume
         if found := problems(given, self._checked_flags):
             if self._resumption is not None:
                 found.append(f"a flag on the command line replaces the one in {self._resumption.run.files.config}")
@@ -171,15 +173,49 @@ class ExperimentCLI(LightningCLI):
         except ValueError as error:
             self.parser.error(str(error), error)
 
-    def _print_changes(self, *, complete: bool) -> None:
-        """Print the changed settings of a resumed run, or exit if there is nothing left to do."""
-        if self._resumption is None:
+    def _resume_newest(self) -> None:
+        """Resume the newest run with the command's settings and data. If it is finished, say so and exit."""
+        if self.config.ckpt_path is not None:
+            self.parser.error("--resume auto chooses the checkpoint itself: leave --ckpt_path out")
+        trainer = self.config.trainer
+        self.datamodule = CIFAR10DataModule(**self.config.data)
+        processes = device_count(trainer.accelerator, trainer.devices) * trainer.num_nodes
+        folder = decided_by_first(self._environment, processes, trainer.num_nodes, self._newest_folder)
+        if not folder:
             return
-        if complete:
-            rank_zero_only(print)(self._resumption.completeness)
-            sys.exit(0)
-        for key, (before, after) in self._resumption.changes.items():
+        run = Run(Path(folder))
+        if run.finished:
+            self._leave(f"{folder} is already complete: it has exactly these settings and data")
+        trainer.precision = trainer.precision or run.settings["trainer.precision"]
+        self._resumption = Resumption(run, self.config, run.settings, self._settings)
+
+    def _newest_folder(self) -> str:
+        self.datamodule.prepare_data()
+        self.datamodule.setup("fit")
+        data = self.datamodule.description()
+        self._search = Search(self._root / self.config.experiment, recipe(self._settings, data), data["fingerprint"])
+        run = self._search.newest()
+        return str(run.folder) if run else ""
+
+    @property
+    def _settings(self) -> dict[str, Any]:
+        """All settings by flag, as a run's ``config.yaml`` has them."""
+        return flat(yaml.safe_load(self.complete_config))
+
+    def _leave(self, message: str) -> NoReturn:
+        rank_zero_only(print)(message)
+        sys.exit(0)
+
+    def _choose_precision(self) -> None:
+        """Choose the precision unless it is given, and print what a resumed run changes."""
+        trainer = self.config.trainer
+        changes = self._resumption.changes if self._resumption else None
+        for key, (before, after) in (changes or {}).items():
             rank_zero_only(print)(f"changed    {key}: {_short(before)} -> {_short(after)}")
+        kept = changes is not None and "trainer.precision" not in changes
+        self._precision_reason = "as before" if kept else "as asked for"
+        if trainer.precision is None:
+            trainer.precision, self._precision_reason = default_precision(trainer.accelerator)
 
     def _set_seed(self) -> None:
         """Seed everything; report a seed that torch refuses as a usage error."""
@@ -191,6 +227,10 @@ class ExperimentCLI(LightningCLI):
     def instantiate_classes(self) -> None:
         """Build everything; report what the configuration gets wrong as a usage error, before any work."""
         try:
+            self._given_logger = self.config.trainer.logger
+            if self.config.resume == AUTO and self._keep:
+                self._resume_newest()
+            self._choose_precision()
             self._prepare_loggers()
             super().instantiate_classes()
             self.datamodule.share_of_batch(self.trainer.world_size)
@@ -214,7 +254,6 @@ class ExperimentCLI(LightningCLI):
     def _prepare_loggers(self) -> None:
         """Check the configured loggers, and choose where each writes. Without a run's folder, build none."""
         trainer = self.config.trainer
-        self._given_logger = trainer.logger
         callbacks = trainer_callbacks.configured(trainer)
         uploads = any(each.class_path.endswith("ModelCheckpoint") for each in callbacks)
         resumed = self._resumption.run if self._resumption else None
@@ -271,7 +310,7 @@ class ExperimentCLI(LightningCLI):
         config.data.root = str(Path(config.data.root).resolve())
         if config.model.init_args.get("init_from") is not None:
             config.model.init_args.init_from = str(Path(config.model.init_args.init_from).resolve())
-        config.ckpt_path = None
+        config.ckpt_path = config.resume = None
         return config
 
     def leave_together(self) -> None:

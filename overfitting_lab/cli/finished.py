@@ -10,7 +10,7 @@ from typing import IO, Any
 import yaml
 
 from overfitting_lab.cli.experiment import ExperimentCLI
-from overfitting_lab.runs import Run, RunError, runs_of
+from overfitting_lab.runs import Run, RunError, runs_with
 from overfitting_lab.runs.recipe import flat, recipe
 
 
@@ -49,9 +49,7 @@ def finished_run(arguments: Sequence[str], output: IO[str] | None = None) -> Run
     del cli  # its network would take up memory while another process trains the same one
 
     def matching() -> list[Run]:
-        runs = [run for run in runs_of(experiment) if run.status != "unknown"]
-        same = [run for run in runs if run.summary.data.fingerprint == data["fingerprint"]]
-        return [run for run in same if run.recipe == wanted]
+        return runs_with(experiment, wanted, data["fingerprint"])
 
     def finished() -> Run | None:
         return next((run for run in matching() if run.finished), None)

@@ -111,6 +111,7 @@ def _launcher(started_by_srun: bool, local: int, wanted: int) -> Launcher | None
         tasks = _number("SLURM_STEP_NUM_TASKS" if "SLURM_STEP_NUM_TASKS" in os.environ else "SLURM_NTASKS")
         if tasks > 1:
             os.environ.setdefault("SLURM_NTASKS_PER_NODE", str(local))  # Lightning requires it
+            _set_meeting_point_of_step()
             return Launcher("srun", tasks, _number("SLURM_PROCID"), lambda: SLURMEnvironment(auto_requeue=False))
     if LSFEnvironment.detect() and (tasks := _number("JSM_NAMESPACE_SIZE")) > 1:
         return Launcher("jsrun", tasks, _number("JSM_NAMESPACE_RANK"), LSFEnvironment)
@@ -134,9 +135,21 @@ def _is_torchrun_alive() -> bool:
 
 
 def _is_srun_step() -> bool:
-    """Tell if srun started this process. SLURM's other variables are also set in a batch script or a notebook."""
-    interactive = SLURMEnvironment.job_name() in ("bash", "interactive")
-    return not interactive and ("SLURM_STEP_ID" in os.environ or "SLURM_STEPID" in os.environ)
+    """Tell if srun started this process. SLURM's other variables are also set in a batch script or a notebook.
+
+    A shell of ``srun --pty`` is a step as well. But the name alone does not tell it: each job of ``salloc`` is called
+    interactive, and ``srun bash`` makes a job bash.
+    """
+    in_shell = SLURMEnvironment.job_name() in ("bash", "interactive") and os.isatty(0)
+    return not in_shell and ("SLURM_STEP_ID" in os.environ or "SLURM_STEPID" in os.environ)
+
+
+def _set_meeting_point_of_step() -> None:
+    """Choose address and port for srun's step. Lightning chooses the job's, and a job may have several steps at once."""
+    if nodes := os.environ.get("SLURM_STEP_NODELIST"):
+        os.environ.setdefault("MASTER_ADDR", SLURMEnvironment.resolve_root_node_address(nodes))
+    if "SLURM_JOB_ID" in os.environ and (step := _number("SLURM_STEP_ID", default=0)):
+        os.environ.setdefault("MASTER_PORT", str(15000 + (_number("SLURM_JOB_ID") + 97 * step) % 10000))
 
 
 def _by_hand(local: int, wanted: int) -> Launcher | None:

@@ -1,16 +1,23 @@
-"""The run that ``--resume`` names, with the flags that change its settings."""
+"""The run that ``--resume`` names or finds, with the flags that change its settings."""
 
+import hashlib
+import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from filelock import BaseFileLock
 from jsonargparse import ArgumentParser, Namespace
 
-from overfitting_lab.runs.run import Run
+from overfitting_lab.runs import Run, runs_with
+from overfitting_lab.runs.files import wait_for
+
+AUTO = "auto"  # in place of a folder: the newest run with the command's own settings and data
 
 
 class Resumption:
-    """Read the configuration of the run to resume, and put flags on top of it.
+    """A run to resume, with the configuration to resume it with.
 
     Any setting may change if the run's state still fits. The owner of the state refuses any other change:
 
@@ -23,23 +30,30 @@ class Resumption:
 
     Attributes:
         run: the run.
-        config: its configuration, with the flags on top.
-        changes: value in the run's ``config.yaml`` and new value of each setting that differs, by flag.
-
-    Raises:
-        RunError: if the folder is not a run's.
+        config: the configuration.
+        changes: value ``before`` and value ``after`` of each setting that differs, by flag.
     """
 
-    def __init__(self, parser: ArgumentParser, folder: Path, flags: list[str]) -> None:
-        self.run = Run(folder)
-        own = ["--config", str(self.run.files.config)]
-        given: Namespace = parser.parse_args(own)
-        self.config: Namespace = parser.parse_args([*own, *flags])
-        self.config.trainer.callbacks = _without_repeated(given.trainer.callbacks, self.config.trainer.callbacks)
-        before, after = (vars(config.as_flat()) for config in (given, self.config))
+    def __init__(self, run: Run, config: Namespace, before: Mapping[str, Any], after: Mapping[str, Any]) -> None:
+        self.run = run
+        self.config = config
         self.changes: dict[str, tuple[Any, Any]] = {
             key: (before.get(key), after[key]) for key in after if after[key] != before.get(key)
         }
+
+    @classmethod
+    def with_flags(cls, parser: ArgumentParser, folder: Path, flags: list[str]) -> "Resumption":
+        """Return the resumption of the run in a folder with its own configuration, and flags on top.
+
+        Raises:
+            RunError: if the folder is not a run's.
+        """
+        run = Run(folder)
+        own = ["--config", str(run.files.config)]
+        given: Namespace = parser.parse_args(own)
+        config: Namespace = parser.parse_args([*own, *flags])
+        config.trainer.callbacks = _without_repeated(given.trainer.callbacks, config.trainer.callbacks)
+        return cls(run, config, vars(given.as_flat()), vars(config.as_flat()))
 
     @property
     def folder(self) -> Path:
@@ -74,6 +88,29 @@ class Resumption:
                     "new run"
                 )
         return None
+
+
+class Search:
+    """Find the newest run with a recipe and data, and keep out other searches for the same.
+
+    A second process with the same search waits here until the first one ends. So two commands that start at once train
+    one run. The operating system frees the lock of a process that is killed.
+    """
+
+    def __init__(self, experiment: Path, recipe: Mapping[str, Any], fingerprint: str) -> None:
+        self._found = experiment, recipe, fingerprint
+        experiment.mkdir(parents=True, exist_ok=True)
+        wanted = json.dumps([recipe, fingerprint], sort_keys=True, default=str)
+        name = f".{hashlib.sha256(wanted.encode()).hexdigest()[:16]}.lock"
+        self._lock: BaseFileLock = wait_for(experiment / name, f"these settings in {experiment}")
+
+    def newest(self) -> Run | None:
+        """Return the run, after any other process that trains it; ``None`` if there is none."""
+        found = runs_with(*self._found)
+        if found and not found[0].finished:
+            found[0].files.wait_for_training()
+            found = runs_with(*self._found)
+        return found[0] if found else None
 
 
 def _without_repeated(before: Any, after: Any) -> Any:

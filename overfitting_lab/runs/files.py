@@ -5,7 +5,7 @@ import shlex
 from collections.abc import Callable
 from pathlib import Path
 
-from filelock import FileLock, Timeout
+from filelock import BaseFileLock, FileLock, Timeout
 
 
 class RunError(Exception):
@@ -45,13 +45,18 @@ class RunFiles:
 
     def wait_for_training(self) -> None:
         """Wait until no other process trains the run."""
-        lock = FileLock(self.lock)
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            print(f"waiting for the process that trains {self.folder}", flush=True)
-            lock.acquire()
-        lock.release()
+        wait_for(self.lock, self.folder).release()
+
+
+def wait_for(path: Path, trained: object) -> BaseFileLock:
+    """Return a lock after any other process that holds it, and say if there is one, with what it trains."""
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        print(f"waiting for the process that trains {trained}", flush=True)
+        lock.acquire(poll_interval=0.5)
+    return lock
 
 
 def resume_command(folder: Path) -> str:

@@ -163,3 +163,10 @@ def runs_of(experiment: Path) -> list[Run]:
     named = [(re.fullmatch(r"version_(\d+)", path.name), path) for path in experiment.glob("version_*")]
     numbered = sorted(((int(match[1]), path) for match, path in named if match), reverse=True)
     return [Run(path) for _, path in numbered if RunFiles(path).config.is_file()]
+
+
+def runs_with(experiment: Path, recipe: Mapping[str, Any], fingerprint: str) -> list[Run]:
+    """Return the runs in an experiment's folder that have a recipe and data, the newest first."""
+    known = [run for run in runs_of(experiment) if run.status != "unknown"]
+    same = [run for run in known if run.summary.data.fingerprint == fingerprint]
+    return [run for run in same if run.recipe == recipe]

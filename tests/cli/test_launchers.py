@@ -121,6 +121,37 @@ def test_srun_is_believed_in_its_steps() -> None:
         choose_environment("cpu", 3, 1)
 
 
+@pytest.mark.parametrize("name", ["interactive", "bash"])  # of a job of salloc, and of srun bash
+def test_a_shell_of_srun_is_told_by_its_terminal(name: str) -> None:
+    os.environ.update({**SRUN, "SLURM_JOB_NAME": name})
+    standard_input = os.dup(0)
+    _, terminal = os.openpty()
+    try:
+        os.dup2(terminal, 0)
+        assert type(choose_environment("cpu", 2, 1)) is LightningEnvironment
+        with Path(os.devnull).open() as nothing:
+            os.dup2(nothing.fileno(), 0)
+        assert isinstance(choose_environment("cpu", 2, 1), SLURMEnvironment)
+    finally:
+        os.dup2(standard_input, 0)
+
+
+def test_steps_of_one_job_meet_at_places_of_their_own() -> None:
+    places = []
+    for step, nodes in ("0", "node[1-2]"), ("1", "node[3-4]"), ("2", "node[3-4]"):
+        with pytest.MonkeyPatch.context() as monkeypatch:
+            step_of = {"SLURM_STEP_ID": step, "SLURM_STEP_NODELIST": nodes, "SLURM_NODELIST": "node[1-4]"}
+            for variable, value in {**SRUN, **step_of}.items():
+                monkeypatch.setenv(variable, value)
+            environment = choose_environment("cpu", 2, 1)
+            places.append((environment.main_address, environment.main_port))
+            for variable in ("MASTER_ADDR", "MASTER_PORT"):
+                del os.environ[variable]
+    assert [address for address, _ in places] == ["node1", "node3", "node3"]
+    assert len(set(places)) == 3
+    assert places[0][1] == 16234  # as Lightning's: 15000 and the job's last four digits
+
+
 def test_variables_of_jsrun_that_cannot_be_used() -> None:
     os.environ.update(LSF)
     with pytest.raises(MisconfigurationException, match=r"the variables of jsrun cannot be used: .*missing"):

@@ -24,8 +24,8 @@ def commands() -> list[tuple[str, str]]:
         for block in re.findall(r"^```bash\n(.*?)^```", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
     )
     headers = [re.findall("^#.*", path.read_text(), re.MULTILINE) for path in (ROOT / "configs").rglob("*.yaml")]
-    text = "\n".join([text, *(line for header in headers for line in header)])
-    return sorted(set(re.findall(r"(?<= )scripts/(\w+)\.py *(.*?)\"?$", text, re.MULTILINE)))
+    text = "\n".join([text, *(line for header in headers for line in header)]).replace("$SLURM_ARRAY_TASK_ID", "0")
+    return sorted(set(re.findall(r"(?<= )scripts/(\w+)\.py *(.*?)[\"']?$", text, re.MULTILINE)))
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,94 @@
+"""A job that comes back: `--resume auto` is the same command whether a run begins, resumes or is complete."""
+
+import signal
+import time
+from pathlib import Path
+
+import pytest
+from filelock import FileLock
+
+from tests.conftest import Flags, Script, summary_of
+from tests.processes import start
+from tests.scripts.test_resume import FIRST, RECIPE, TWO, assert_same, finish, finish_two, killer, start_two
+
+AUTO = "--resume=auto"
+
+
+@pytest.fixture
+def recipe(tiny: Flags) -> list[str]:
+    return [*RECIPE, *tiny, AUTO]
+
+
+def runs(folder: Path) -> list[str]:
+    return sorted(path.name for path in (folder / FIRST).parent.glob("version_*"))
+
+
+def test_a_run_that_was_killed_is_found_by_its_settings(recipe: list[str], tmp_path: Path) -> None:
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    (deadly := killer("step", 7, tmp_path / "mark")).append("--checkpoint_steps=2")
+    for folder in (killed, whole):
+        folder.mkdir()
+    finish(start("fit", [*recipe, *deadly], killed), killed, -signal.SIGKILL)
+    finish(start("fit", [*recipe, *deadly, "--seed_everything=1"], killed), killed)  # other settings: a new run
+    output = finish(start("fit", [*recipe, *deadly, "--checkpoint_steps=3"], killed), killed)
+    assert "resumed    in epoch 2 after step 6" in output
+    assert "changed    checkpoint_steps: 2 -> 3" in output
+    finish(start("fit", [*recipe, *deadly], whole), whole)
+    assert_same(killed / FIRST, whole / FIRST)
+    assert runs(killed) == ["version_0", "version_1"]
+    assert "resumed" not in (whole / "output.txt").read_text()
+
+
+def test_a_complete_run_is_told(run_script: Script, quick: Flags, tmp_path: Path) -> None:
+    assert run_script("fit", "--config=overfit", *quick, AUTO).status == 0
+    before = summary_of(tmp_path / FIRST)
+    again = run_script("fit", "--config=overfit", *quick, AUTO, "--trainer.precision=bf16-true")
+    assert again.status == 0, again.err
+    assert again.out == f"{FIRST} is already complete: it has exactly these settings and data\n"
+    assert (summary_of(tmp_path / FIRST), runs(tmp_path)) == (before, ["version_0"])
+
+
+@pytest.mark.parametrize(
+    ("flag", "reason"),
+    [
+        ("--ckpt_path=last.ckpt", "--resume auto chooses the checkpoint itself: leave --ckpt_path out"),
+        ("--trainer.logger=false", "a resumed run is written to its folder: leave it out"),
+        ("--trainer.fast_dev_run=true", "leave it out"),
+    ],
+)
+def test_flags_that_contradict_it(flag: str, reason: str, run_script: Script, quick: Flags, tmp_path: Path) -> None:
+    outcome = run_script("fit", "--config=overfit", *quick, AUTO, flag)
+    assert (outcome.status, [*tmp_path.iterdir()]) == (2, [])
+    assert reason in outcome.err
+
+
+def test_two_that_start_at_once_train_one_run(recipe: list[str], tmp_path: Path) -> None:
+    processes = [start("fit", recipe, tmp_path) for _ in range(2)]
+    for process in processes:
+        output = finish(process, tmp_path)
+    output = (tmp_path / "output.txt").read_text()
+    assert runs(tmp_path) == ["version_0"]
+    assert output.count("waiting for the process that trains these settings in lightning_logs/overfit") == 1
+    assert output.count(f"{FIRST} is already complete") == 1
+
+
+def test_two_processes_find_the_run_together(recipe: list[str], tmp_path: Path) -> None:
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    signalled = killer("step", 7, tmp_path / "mark", "rank=1", f"number={int(signal.SIGUSR1)}")
+    for folder in (stopped, whole):
+        folder.mkdir()
+    for process in start_two([*recipe, *TWO, *signalled], stopped):
+        finish(process, stopped, 128 + signal.SIGUSR1)
+    assert summary_of(stopped / FIRST)["status"] == "interrupted"
+    held = FileLock(stopped / FIRST / ".lock")  # an earlier process, which is still ending
+    with held:
+        processes = start_two([*recipe, *TWO, *signalled], stopped)
+        while f"waiting for the process that trains {FIRST}" not in (stopped / "output.txt").read_text():
+            assert all(process.is_alive() for process in processes)
+            time.sleep(0.1)
+    finish_two(processes, stopped)
+    finish_two(start_two([*recipe, *TWO, *signalled], whole), whole)
+    assert_same(stopped / FIRST, whole / FIRST)
+    finish_two(start_two([*recipe, *TWO, *signalled], whole), whole)
+    assert (runs(whole), runs(stopped)) == (["version_0"], ["version_0"])
+    assert (whole / "output.txt").read_text().count("is already complete") == 1
