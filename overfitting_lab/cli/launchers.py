@@ -145,7 +145,7 @@ def _is_srun_step() -> bool:
 
 
 def _set_meeting_point_of_step() -> None:
-    """Choose address and port for srun's step. Lightning chooses the job's, and a job may have several steps at once."""
+    """Choose address and port for srun's step. Lightning chooses the job's, which may have several steps at once."""
     if nodes := os.environ.get("SLURM_STEP_NODELIST"):
         os.environ.setdefault("MASTER_ADDR", SLURMEnvironment.resolve_root_node_address(nodes))
     if "SLURM_JOB_ID" in os.environ and (step := _number("SLURM_STEP_ID", default=0)):
