@@ -46,7 +46,7 @@ class Cluster:
             " --gpus-per-node 4": "",
             "--ntasks-per-node 4": "--ntasks-per-node 1",
             "--trainer.devices 4": "--trainer.devices 1",
-            "--time 8:00:00 --signal USR1@120": "--time 1 --signal USR1@10",
+            "--time 8:00:00 --signal USR1@120": "--time 1:00:00 --signal USR1@10",
             "python scripts/": f"{sys.executable} {ROOT}/scripts/",
         }.items():
             documented = documented.replace(before, after)
@@ -96,11 +96,11 @@ def slurm(tiny: Flags) -> Iterator[Cluster]:
 
 @pytest.fixture(scope="module")
 def limited(slurm: Cluster, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
-    """A job of the page's script on one node that needs longer than its time limit of a minute."""
+    """A job of the page's script on one node that will not end before its time limit."""
     folder = tmp_path_factory.mktemp("limited")
     script = documented("#!/bin/bash").replace("--nodes 2", "--nodes 1").replace("--trainer.num_nodes 2", "")
     script = script.replace("--trainer.strategy ddp", "")
-    return slurm.submit(script, folder, *PACE[:1], f"{PACE[1]}=4"), folder
+    return slurm.submit(script, folder, *PACE[:1], f"{PACE[1]}=8"), folder
 
 
 @pytest.fixture(scope="module")
@@ -111,19 +111,18 @@ def through(tiny: Flags, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / FIRST
 
 
-def wait_for_epoch(run: Path) -> None:
-    deadline = time.monotonic() + 120
-    while not (run / "summary.json").exists() or summary_of(run)["epochs"] == 0:
+def wait_for(run: Path, epochs: int) -> None:
+    """Wait until a run has trained so many epochs; 0: until it is about to train its first step."""
+    deadline = time.monotonic() + 240
+    while not (run / "summary.json").exists() or summary_of(run)["epochs"] < epochs:
         assert time.monotonic() < deadline
         time.sleep(0.2)
 
 
-def test_a_job_that_is_requeued_amid_training(
-    slurm: Cluster, limited: tuple[str, Path], tiny: Flags, tmp_path: Path
-) -> None:
-    job = slurm.submit(documented("#!/bin/bash"), tmp_path / "job", *PACE[:1], f"{PACE[1]}=0.4")
+def test_a_job_that_is_requeued_amid_training(slurm: Cluster, tiny: Flags, tmp_path: Path) -> None:
+    job = slurm.submit(documented("#!/bin/bash"), tmp_path / "job", *PACE[:1], f"{PACE[1]}=1.5")
     run = tmp_path / "job" / FIRST
-    wait_for_epoch(run)
+    wait_for(run, epochs=1)
     slurm.ask(f"scontrol requeue {job}")
     output = slurm.finish(job, tmp_path / "job")
     assert f"stopped by SIGTERM; resume with: python scripts/fit.py --resume {FIRST}" in output
@@ -159,6 +158,10 @@ def test_an_array_of_three_seeds(slurm: Cluster, through: Path, tmp_path: Path) 
 
 def test_a_job_that_meets_its_time_limit(slurm: Cluster, limited: tuple[str, Path], through: Path) -> None:
     job, folder = limited
+    wait_for(folder / FIRST, epochs=0)
+    hours, minutes, seconds = slurm.ask(f"squeue --noheader --jobs {job} --format 0:0:%M").strip().split(":")[-3:]
+    soon = (int(hours) * 60 + int(minutes)) * 60 + int(seconds) + 15
+    slurm.ask(f"scontrol update JobId={job} TimeLimit={soon // 60 + 1}")
     output = slurm.finish(job, folder)
     assert f"stopped by SIGUSR1; resume with: python scripts/fit.py --resume {FIRST}" in output
     assert "resumed    in epoch" in output
