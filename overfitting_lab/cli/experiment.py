@@ -74,6 +74,7 @@ class ExperimentCLI(LightningCLI):
         self._checked_flags = [*TRAINER_FLAGS] if trains else ["accelerator", *typed_flags(args or [])]
         self._trains = trains
         self._resumption: Resumption | None = None
+        self._search: Search | None = None
         self.logger: RunLogger | None = None
         super().__init__(
             ImageClassifier,
@@ -204,7 +205,12 @@ class ExperimentCLI(LightningCLI):
 
     def _leave(self, message: str) -> NoReturn:
         rank_zero_only(print)(message)
+        self._let_others_search()
         sys.exit(0)
+
+    def _let_others_search(self) -> None:
+        if self._search is not None:
+            self._search.lock.release()
 
     def _choose_precision(self) -> None:
         """Choose the precision unless it is given, and print what a resumed run changes."""
@@ -316,6 +322,7 @@ class ExperimentCLI(LightningCLI):
     def leave_together(self) -> None:
         """Wait for all processes and end their group, so that no process exits while another still waits for it."""
         leave_together(self.trainer.strategy)
+        self._let_others_search()
 
     @property
     def resume_from(self) -> str | None:

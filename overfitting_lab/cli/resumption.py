@@ -94,7 +94,7 @@ class Search:
     """Find the newest run with a recipe and data, and keep out other searches for the same.
 
     A second process with the same search waits here until the first one ends. So two commands that start at once train
-    one run. The operating system frees the lock of a process that is killed.
+    one run. The operating system frees the lock of a process that is killed. The lock's file stays.
     """
 
     def __init__(self, experiment: Path, recipe: Mapping[str, Any], fingerprint: str) -> None:
@@ -102,7 +102,7 @@ class Search:
         experiment.mkdir(parents=True, exist_ok=True)
         wanted = json.dumps([recipe, fingerprint], sort_keys=True, default=str)
         name = f".{hashlib.sha256(wanted.encode()).hexdigest()[:16]}.lock"
-        self._lock: BaseFileLock = wait_for(experiment / name, f"these settings in {experiment}")
+        self.lock: BaseFileLock = wait_for(experiment / name, f"these settings in {experiment}")
 
     def newest(self) -> Run | None:
         """Return the run, after any other process that trains it; ``None`` if there is none."""

@@ -173,6 +173,16 @@ def test_killed_at_a_certain_place(
     assert_same(tmp_path / FIRST, through(precision))
 
 
+def test_a_run_that_was_killed_is_found_by_its_settings(recipe: list[str], through: Any, tmp_path: Path) -> None:
+    command = [*recipe, *killer("step", STEPS + 3, tmp_path / "mark"), "--resume=auto"]
+    finish(start("fit", command, tmp_path), tmp_path, -signal.SIGKILL)
+    output = finish(start("fit", [*command, "--checkpoint_steps=3"], tmp_path), tmp_path)
+    assert "changed    checkpoint_steps: 2 -> 3" in output
+    assert "resumed    in epoch 2" in output
+    assert_same(tmp_path / FIRST, through())
+    assert not (tmp_path / FIRST).with_name("version_1").exists()
+
+
 @pytest.mark.parametrize(
     "more", [["--trainer.max_steps=8", "--trainer.max_epochs=-1"], ["--trainer.val_check_interval=2"]]
 )

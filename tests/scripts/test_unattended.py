@@ -9,7 +9,7 @@ from filelock import FileLock
 
 from tests.conftest import Flags, Script, summary_of
 from tests.processes import start
-from tests.scripts.test_resume import FIRST, RECIPE, TWO, assert_same, finish, finish_two, killer, start_two
+from tests.scripts.test_resume import FIRST, RECIPE, TWO, finish, finish_two, killer, start_two
 
 AUTO = "--resume=auto"
 
@@ -23,22 +23,6 @@ def runs(folder: Path) -> list[str]:
     return sorted(path.name for path in (folder / FIRST).parent.glob("version_*"))
 
 
-def test_a_run_that_was_killed_is_found_by_its_settings(recipe: list[str], tmp_path: Path) -> None:
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
-    (deadly := killer("step", 7, tmp_path / "mark")).append("--checkpoint_steps=2")
-    for folder in (killed, whole):
-        folder.mkdir()
-    finish(start("fit", [*recipe, *deadly], killed), killed, -signal.SIGKILL)
-    finish(start("fit", [*recipe, *deadly, "--seed_everything=1"], killed), killed)  # other settings: a new run
-    output = finish(start("fit", [*recipe, *deadly, "--checkpoint_steps=3"], killed), killed)
-    assert "resumed    in epoch 2 after step 6" in output
-    assert "changed    checkpoint_steps: 2 -> 3" in output
-    finish(start("fit", [*recipe, *deadly], whole), whole)
-    assert_same(killed / FIRST, whole / FIRST)
-    assert runs(killed) == ["version_0", "version_1"]
-    assert "resumed" not in (whole / "output.txt").read_text()
-
-
 def test_a_complete_run_is_told(run_script: Script, quick: Flags, tmp_path: Path) -> None:
     assert run_script("fit", "--config=overfit", *quick, AUTO).status == 0
     before = summary_of(tmp_path / FIRST)
@@ -46,6 +30,9 @@ def test_a_complete_run_is_told(run_script: Script, quick: Flags, tmp_path: Path
     assert again.status == 0, again.err
     assert again.out == f"{FIRST} is already complete: it has exactly these settings and data\n"
     assert (summary_of(tmp_path / FIRST), runs(tmp_path)) == (before, ["version_0"])
+    other = run_script("fit", "--config=overfit", *quick, AUTO, "--model.dropout=0.1", "--trainer.max_epochs=1")
+    assert other.status == 0, other.err
+    assert runs(tmp_path) == ["version_0", "version_1"]
 
 
 @pytest.mark.parametrize(
@@ -73,22 +60,17 @@ def test_two_that_start_at_once_train_one_run(recipe: list[str], tmp_path: Path)
 
 
 def test_two_processes_find_the_run_together(recipe: list[str], tmp_path: Path) -> None:
-    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
     signalled = killer("step", 7, tmp_path / "mark", "rank=1", f"number={int(signal.SIGUSR1)}")
-    for folder in (stopped, whole):
-        folder.mkdir()
-    for process in start_two([*recipe, *TWO, *signalled], stopped):
-        finish(process, stopped, 128 + signal.SIGUSR1)
-    assert summary_of(stopped / FIRST)["status"] == "interrupted"
-    held = FileLock(stopped / FIRST / ".lock")  # an earlier process, which is still ending
-    with held:
-        processes = start_two([*recipe, *TWO, *signalled], stopped)
-        while f"waiting for the process that trains {FIRST}" not in (stopped / "output.txt").read_text():
-            assert all(process.is_alive() for process in processes)
+    for process in start_two([*recipe, *TWO, *signalled], tmp_path):
+        finish(process, tmp_path, 128 + signal.SIGUSR1)
+    assert summary_of(tmp_path / FIRST)["status"] == "interrupted"
+    with FileLock(tmp_path / FIRST / ".lock"):  # as if the first process had not quite ended
+        processes = start_two([*recipe, *TWO, *signalled], tmp_path)
+        while f"waiting for the process that trains {FIRST}" not in (tmp_path / "output.txt").read_text():
+            assert all(process.is_alive() for process in processes), (tmp_path / "output.txt").read_text()
             time.sleep(0.1)
-    finish_two(processes, stopped)
-    finish_two(start_two([*recipe, *TWO, *signalled], whole), whole)
-    assert_same(stopped / FIRST, whole / FIRST)
-    finish_two(start_two([*recipe, *TWO, *signalled], whole), whole)
-    assert (runs(whole), runs(stopped)) == (["version_0"], ["version_0"])
-    assert (whole / "output.txt").read_text().count("is already complete") == 1
+    finish_two(processes, tmp_path)
+    assert (tmp_path / "output.txt").read_text().count("resumed    in epoch ") == 1
+    summary = summary_of(tmp_path / FIRST)
+    assert (summary["status"], summary["epochs"], summary["world_size"]) == ("finished", 2, 2)
+    assert runs(tmp_path) == ["version_0"]
