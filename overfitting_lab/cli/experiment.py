@@ -133,7 +133,7 @@ class ExperimentCLI(LightningCLI):
         self.config = self._resumption.config
 
     def before_instantiate_classes(self) -> None:
-        """Refuse wrong flags, find out about other processes, and exit if the run to resume is complete."""
+        """Refuse wrong flags, find out about other processes, and choose the precision. Exit if a run is complete."""
         complete = self._resumption is not None and self._resumption.is_complete
         if not complete:
             self._refuse_flags()
@@ -149,8 +149,14 @@ class ExperimentCLI(LightningCLI):
         except MisconfigurationException as error:
             self.parser.error(str(error), error)
         end_with_parent()
-        if complete:
-            self._leave(self._resumption.completeness)
+        if self._resumption is not None:
+            if complete:
+                self._leave(self._resumption.completeness)
+            self._print_changes(self._resumption)
+        kept = self._resumption is not None and "trainer.precision" not in self._resumption.changes
+        self._precision_reason = "as before" if kept else "as asked for"
+        if trainer.precision is None:
+            trainer.precision, self._precision_reason = default_precision(trainer.accelerator)
 
     def _refuse_flags(self) -> None:
         given = self.config.clone()
@@ -187,8 +193,10 @@ class ExperimentCLI(LightningCLI):
         run = Run(Path(folder))
         if run.finished:
             self._leave(f"{folder} is already complete: it has exactly these settings and data")
-        trainer.precision = trainer.precision or run.settings["trainer.precision"]
+        if self._precision_reason != "as asked for":
+            trainer.precision, self._precision_reason = run.settings["trainer.precision"], "as before"
         self._resumption = Resumption(run, self.config, run.settings, self._settings)
+        self._print_changes(self._resumption)
 
     def _newest_folder(self) -> str:
         self.datamodule.prepare_data()
@@ -212,16 +220,9 @@ class ExperimentCLI(LightningCLI):
         if self._search is not None:
             self._search.lock.release()
 
-    def _choose_precision(self) -> None:
-        """Choose the precision unless it is given, and print what a resumed run changes."""
-        trainer = self.config.trainer
-        changes = self._resumption.changes if self._resumption else None
-        for key, (before, after) in (changes or {}).items():
+    def _print_changes(self, resumption: Resumption) -> None:
+        for key, (before, after) in resumption.changes.items():
             rank_zero_only(print)(f"changed    {key}: {_short(before)} -> {_short(after)}")
-        kept = changes is not None and "trainer.precision" not in changes
-        self._precision_reason = "as before" if kept else "as asked for"
-        if trainer.precision is None:
-            trainer.precision, self._precision_reason = default_precision(trainer.accelerator)
 
     def _set_seed(self) -> None:
         """Seed everything; report a seed that torch refuses as a usage error."""
@@ -236,7 +237,6 @@ class ExperimentCLI(LightningCLI):
             self._given_logger = self.config.trainer.logger
             if self.config.resume == AUTO and self._keep:
                 self._resume_newest()
-            self._choose_precision()
             self._prepare_loggers()
             super().instantiate_classes()
             self.datamodule.share_of_batch(self.trainer.world_size)
