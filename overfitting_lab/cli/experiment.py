@@ -195,14 +195,18 @@ class ExperimentCLI(LightningCLI):
             self._leave(f"{folder} is already complete: it has exactly these settings and data")
         if self._precision_reason != "as asked for":
             trainer.precision, self._precision_reason = run.settings["trainer.precision"], "as before"
-        self._resumption = Resumption(run, self.config, run.settings, self._settings)
+        after = {
+            name: value for name, value in self._settings.items() if name in run.settings
+        }  # an older run has fewer
+        self._resumption = Resumption(run, self.config, run.settings, after)
         self._print_changes(self._resumption)
 
     def _newest_folder(self) -> str:
         self.datamodule.prepare_data()
         self.datamodule.setup("fit")
-        data = self.datamodule.description()
-        self._search = Search(self._root / self.config.experiment, recipe(self._settings, data), data["fingerprint"])
+        data, experiment = self.datamodule.description(), self._root / self.config.experiment
+        check_writable(experiment)
+        self._search = Search(experiment, recipe(self._settings, data), data["fingerprint"])
         run = self._search.newest()
         return str(run.folder) if run else ""
 
