@@ -198,7 +198,7 @@ class ExperimentCLI(LightningCLI):
         after = {
             name: value for name, value in self._settings.items() if name in run.settings
         }  # an older run has fewer
-        self._resumption = Resumption(run, self.config, run.settings, after)
+        self._resumption = Resumption(run, self.config, before, after)
         self._print_changes(self._resumption)
 
     def _newest_folder(self) -> str:
