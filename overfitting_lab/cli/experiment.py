@@ -195,9 +195,8 @@ class ExperimentCLI(LightningCLI):
             self._leave(f"{folder} is already complete: it has exactly these settings and data")
         if self._precision_reason != "as asked for":
             trainer.precision, self._precision_reason = run.settings["trainer.precision"], "as before"
-        after = {
-            name: value for name, value in self._settings.items() if name in run.settings
-        }  # an older run has fewer
+        before = run.settings  # an older run has fewer
+        after = {name: value for name, value in self._settings.items() if name in before}
         self._resumption = Resumption(run, self.config, before, after)
         self._print_changes(self._resumption)
 
