@@ -137,6 +137,7 @@ def main() -> int:
     if lacking := missing():
         print(f"SLURM cannot be started: no {lacking}. {__doc__}", file=sys.stderr)
         return 2
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that the cluster ends as well
     with cluster() as environment:
         return subprocess.run(sys.argv[1:], env=environment).returncode
 
