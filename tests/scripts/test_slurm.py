@@ -61,12 +61,12 @@ class Cluster:
         return set(shown)
 
     def finish(self, job: str, folder: Path) -> str:
-        """Wait for a job's end, and return what it printed. A requeued job need not wait for two minutes."""
+        """Wait for a job's end, and return what it printed. A requeued job starts at once, not after two minutes."""
         deadline = time.monotonic() + 240
         while not (states := self.states(job)) <= {*ENDED}:
             assert time.monotonic() < deadline, (states, self._output(folder))
             if states == {"PENDING"} and "BeginTime" in self.ask(f"squeue --noheader --jobs {job} --format %r"):
-                self.ask(f"scontrol update JobId={job} StartTime=now")
+                self.ask(f"scontrol update JobId={job} StartTime=now TimeLimit=60")
             time.sleep(0.5)
         assert states == {"COMPLETED"}, self._output(folder)
         return self._output(folder)
