@@ -1,0 +1,1 @@
+"""Double descent in regression on random features: the measurement, and its page."""
