@@ -108,6 +108,9 @@ class ExperimentCLI(LightningCLI):
         add("--check", action="store_true", help="examine the experiment for a few seconds without training")
         parser.link_arguments("data.image_size", "model.init_args.image_size")
         parser.link_arguments("data.num_classes", "model.init_args.num_classes", apply_on="instantiate")
+        lightning = parser.groups["trainer"]  # type: ignore[index]
+        lightning.title = "Lightning's Trainer"
+        parser._action_groups = sorted(parser._action_groups, key=lambda group: group is lightning)  # last in --help
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse the command line. Flags of a resumed run are put on top of its own configuration.
