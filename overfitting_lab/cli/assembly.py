@@ -16,6 +16,7 @@ from lightning.pytorch.callbacks import ModelSummary, ProgressBar
 
 from overfitting_lab.callbacks.averaging import AverageRequired
 from overfitting_lab.callbacks.checkpoints import AtomicCheckpointIO, BestCheckpoint
+from overfitting_lab.callbacks.clock import Clock
 from overfitting_lab.callbacks.console import Console, LayerTable, TerminalBar
 from overfitting_lab.callbacks.counts import TrainingCounts
 from overfitting_lab.callbacks.dashboard import Dashboard
@@ -51,6 +52,7 @@ class Assembly:
     logger: RunLogger | None  # None if no folder is kept
     may_continue: bool  # even if a callback stopped the run that is resumed
     precision_reason: str
+    begun: float  # when the command began, by time.perf_counter()
     complete: Callable[[], Namespace]  # the complete configuration, once the Trainer is built
     as_text: Callable[[], str]  # the same as YAML
 
@@ -77,6 +79,7 @@ class Assembly:
         table = self.trainer.enable_model_summary is not False and not self._has(ModelSummary)
         bar = self._terminal and not self._has(ProgressBar)
         return [
+            Clock(self.begun),  # before all whose work it measures
             StepLimit(),  # before all that read max_steps
             FittingData(),  # refuses, before RunSummary claims the run's folder
             LabelNoiseProbe(),
@@ -107,7 +110,9 @@ class Assembly:
         ]
         if self.trainer.enable_checkpointing is not False:  # last of all: they save what the others did in the step
             every = config.checkpoint_minutes, config.checkpoint_steps
-            recovery = Recovery(logger, config.seed_everything, *every, may_continue=self.may_continue)
+            recovery = Recovery(
+                logger, config.seed_everything, *every, keeps=config.keep, may_continue=self.may_continue
+            )
             writers += [TrainingCounts(), BestCheckpoint(logger), recovery]  # last.ckpt says what best.ckpt holds
         return writers
 

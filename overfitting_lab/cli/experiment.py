@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+import time
 import warnings
 from pathlib import Path
 from typing import Any, Literal
@@ -19,6 +20,7 @@ from lightning_modules import ImageClassifier
 from overfitting_lab.callbacks.ending import ObservedTrainer
 from overfitting_lab.callbacks.further_loggers import resume_loggers
 from overfitting_lab.callbacks.logger import RunLogger
+from overfitting_lab.callbacks.recovery import Keep
 from overfitting_lab.cli import trainer_callbacks
 from overfitting_lab.cli.assembly import Assembly, check_writable
 from overfitting_lab.cli.failures import REPORTED, is_defect
@@ -60,6 +62,7 @@ class ExperimentCLI(LightningCLI):
         keep: bool = True,
         trains: bool = True,
     ) -> None:
+        self._begun = time.perf_counter()
         silence_noise()
         # Lightning 2.6 calls torch's pytree in a way that torch 2.14 deprecates.
         warnings.filterwarnings("ignore", module="lightning.pytorch.utilities._pytree")
@@ -101,6 +104,8 @@ class ExperimentCLI(LightningCLI):
         add("--ckpt_path", type=str | None, help="checkpoint to start training from")
         add("--checkpoint_minutes", type=PositiveFloat, default=5.0, help="minutes between checkpoints within an epoch")
         add("--checkpoint_steps", type=PositiveInt | None, help="steps between checkpoints within an epoch")
+        keep = "weights: a finished run keeps no last.ckpt, which can train longer and is the largest file"
+        add("--keep", type=Keep, default="all", help=keep)
         add("--monitor", type=Monitor, default="val_acc", help="metric that chooses the best checkpoint")
         add("--compile", type=CompileMode | None, help="mode of torch.compile; off by default")
         advice = "advise: report what is wrong with the run; stop: also end a run that cannot succeed; off: no doctor"
@@ -245,6 +250,7 @@ class ExperimentCLI(LightningCLI):
             logger=self.logger,
             may_continue=self._resumption is None or self._resumption.changes_callbacks,
             precision_reason=self._precision_reason,
+            begun=self._begun,
             complete=self._complete,
             as_text=lambda: self.complete_config,
         )

@@ -163,8 +163,8 @@ def _tables(comparison: Comparison) -> dict[str, Table]:
               for place, name in enumerate(classes)),
         ],
         "cost": [
-            ["run", "time", "images/s in training", "network", "parameters", "device", "seed", "commit", "versions",
-             "data"],
+            ["run", "time", "start + training + validation + test", "images/s in training", "network", "parameters",
+             "device", "seed", "commit", "versions", "data"],
             *map(_cost, runs),
         ],
     }  # fmt: skip
@@ -238,7 +238,8 @@ def _cost(run: NamedRun) -> list[Any]:
     summary, data = run.summary, run.summary.data
     return [
         run.name,
-        timedelta(seconds=round(summary.seconds)),
+        _duration(summary.total_seconds),
+        summary.seconds_of and " + ".join(str(_duration(each or 0)) for each in vars(summary.seconds_of).values()),
         summary.train_images_per_second,
         summary.model.class_path.rpartition(".")[2],
         f"{summary.model.parameters:,}",
@@ -248,6 +249,10 @@ def _cost(run: NamedRun) -> list[Any]:
         ", ".join(f"{name} {summary.versions[name]}" for name in ("python", "torch", "lightning")),
         f"{data.name}, split {data.split}, {data.fingerprint[:16]}",
     ]
+
+
+def _duration(seconds: float) -> timedelta:
+    return timedelta(seconds=round(seconds))
 
 
 def _probability(p: float) -> str:

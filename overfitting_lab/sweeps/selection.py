@@ -132,6 +132,6 @@ def tested_against_validation(summary: Summary) -> str:
     images = summary.data.val_size
     accuracy = wilson(round(summary.best.val_acc * images), images)
     return (
-        f"accuracy {summary.test.acc:.1%} on {summary.test.images:,} test images; on the {images:,} validation images "
+        f"accuracy {summary.test.acc:.1%} on {summary.tested_on} test images; on the {images:,} validation images "
         f"that chose it {accuracy.value:.1%} (95 % Wilson interval {accuracy.low:.1%} to {accuracy.high:.1%})"
     )
