@@ -162,11 +162,11 @@ def _tables(comparison: Comparison) -> dict[str, Table]:
             *([name, *(None if each is None else f"{each[place]:.1%}" for each in shares)]
               for place, name in enumerate(classes)),
         ],
-        "cost": [
-            ["run", "time", "start + training + validation + test", "images/s in training", "network", "parameters",
-             "device", "seed", "commit", "versions", "data"],
+        "cost": _filled([
+            ["run", "time", "images/s in training", "network", "parameters", "device", "seed", "commit", "versions",
+             "data", "start + training + validation + test"],
             *map(_cost, runs),
-        ],
+        ]),
     }  # fmt: skip
 
 
@@ -239,7 +239,6 @@ def _cost(run: NamedRun) -> list[Any]:
     return [
         run.name,
         _duration(summary.total_seconds),
-        summary.seconds_of and " + ".join(str(_duration(each or 0)) for each in vars(summary.seconds_of).values()),
         summary.train_images_per_second,
         summary.model.class_path.rpartition(".")[2],
         f"{summary.model.parameters:,}",
@@ -248,6 +247,9 @@ def _cost(run: NamedRun) -> list[Any]:
         summary.git_commit[:7] + "-dirty" * summary.git_commit.endswith("-dirty"),
         ", ".join(f"{name} {summary.versions[name]}" for name in ("python", "torch", "lightning")),
         f"{data.name}, split {data.split}, {data.fingerprint[:16]}",
+        " + ".join(str(_duration(each or 0)) for each in vars(summary.seconds_of).values())
+        if summary.seconds_of
+        else "",
     ]
 
 

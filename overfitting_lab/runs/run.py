@@ -118,8 +118,8 @@ class Run:
             epochs = len(self.records) if self.status == "unknown" else self.summary.epochs
             if self.status == "finished" or epochs > 1:
                 raise RunError(
-                    f"{last} is gone, or was discarded (--keep weights), so the run cannot be resumed; begin a new "
-                    f"run with the same settings: --config {self.files.config}"
+                    f"{last} is gone; begin a new run with the same settings: --config {self.files.config} "
+                    "(--keep weights discards it)"
                 )
             return None
         try:

@@ -54,6 +54,7 @@ class TestSummary:
     calibration_error: float | None = None  # expected calibration error, 15 bins
     temperature: float | None = None  # minimizes the validation loss; missing if all answers were right, or none
     calibration_error_at_temperature: float | None = None
+    averaged: bool | None = None  # True if the network is an average of weights
 
 
 @dataclass(frozen=True)

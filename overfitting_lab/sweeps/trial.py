@@ -25,6 +25,8 @@ class Trial:
     calibration_error: float | None = None  # expected calibration error on the test images; trials of old runs lack it
     monitor: Monitor = "val_acc"  # validation metric that chose the checkpoint
 
+    averaged: bool | None = None  # True if the tested network is an average of weights
+
     @property
     def subset(self) -> int:
         """The set of training images, from 0."""
@@ -68,4 +70,5 @@ def result_of(run: Run, setting: Mapping[str, Any]) -> Trial:
         gap_instrument=summary.gap_instrument or "training",
         calibration_error=error,
         monitor=run.recipe["monitor"],
+        averaged=summary.test.averaged,
     )

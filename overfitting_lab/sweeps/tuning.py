@@ -19,7 +19,7 @@ from overfitting_lab.runs import Run, RunError, UsageError
 from overfitting_lab.runs.epochs import Monitor
 from overfitting_lab.runs.files import write_text
 from overfitting_lab.runs.recipe import LATER
-from overfitting_lab.sweeps.names import shown
+from overfitting_lab.sweeps.names import shown, trial_name
 from overfitting_lab.sweeps.pruning import PRUNED, pruner
 from overfitting_lab.sweeps.storage import open_storage, open_study, running_trial
 from overfitting_lab.sweeps.values import draw
@@ -211,7 +211,7 @@ class Tuning:
         """Train a trial, or resume it, and tell the study its result. Return ``False`` if it failed."""
         flags = self._flags(kind, trial)
         trial.set_user_attr("flags", flags)
-        name = f"{'trial' if kind == SEARCH else kind} {trial.number}"
+        name = trial_name(trial.number) if kind == SEARCH else f"{kind} {trial.number + 1}"
         log = self.folder / "logs" / f"{name.replace(' ', '-')}.txt"
         log.parent.mkdir(exist_ok=True)
         print(f"begun      {name}: {' '.join(flags)}", flush=True)
@@ -239,7 +239,7 @@ class Tuning:
 
     def _best(self) -> str:
         best = self.leader
-        return f"; best so far: trial {best.number}, {shown(best.value or 0, self.monitor)}" if best else ""
+        return f"; best so far: {trial_name(best.number)}, {shown(best.value or 0, self.monitor)}" if best else ""
 
     def _flags(self, kind: str, trial: optuna.Trial) -> list[str]:
         """Return the flags of a trial: values of the searched settings, and the seed of a confirmation."""

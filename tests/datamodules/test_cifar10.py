@@ -198,7 +198,8 @@ def test_the_seed_is_that_of_seed_everything_unless_told_otherwise(
             {"split": "overfit", "batch_size": 128, "test_size": 50},
             "1000 training and 500 validation images were asked for, but tiny has 180 images to train on; "
             "data.batch_size 128 is larger than the 120 training images; "
-            "50 test images were asked for, but tiny has 45; try --data.train_size 120 --data.val_size 60 --data.batch_size 120 --data.test_size 45$",
+            "50 test images were asked for, but tiny has 45; "
+            "try --data.train_size 120 --data.val_size 60 --data.batch_size 120 --data.test_size 45$",
         ),
     ],
 )

@@ -332,10 +332,14 @@ def test_factors_alone_on_several_sets_of_images(run_script: Script, small: Flag
 def test_configurations_of_one_name_are_not_confused(run_script: Script, small: Flags, fitted: list[list[str]]) -> None:
     """Each content of a configuration has trials of its own, with and without a suffix, in one experiment."""
 
+    pages = []
+
     def tested(factor: str) -> dict[str, float]:
         outcome = run_script("ablate", f"--factor={factor}", "--seeds=1", "--train_size=40", *small)
         assert outcome.status == 0, outcome.err
-        numbers = json.loads((FOLDER / "factorial-mine-40.json").read_text())
+        assert "\nchecking   2 cells\n" in outcome.out
+        pages.append(Path(outcome.out.split()[-1]))
+        numbers = json.loads(pages[-1].read_text())
         return {each["setting"]["mine"]: each["test_acc"] for each in numbers["trials"]}
 
     for folder, noise in (("one", 0.1), ("other", 0.9)):
@@ -353,6 +357,8 @@ def test_configurations_of_one_name_are_not_confused(run_script: Script, small: 
     Path("one/mine.yaml").write_text("# a comment\ndata: {label_noise: 0.5}\n")
     tested("one/mine.yaml")
     assert len(fitted) == 4
+    names = [f"factorial-mine-40{number}.json" for number in ("", "-2", "-3", "-3")]
+    assert pages == [FOLDER / name for name in names], "no page replaces another's"
 
 
 def test_a_whole_configuration_replaces_the_settings_that_it_has(
