@@ -28,6 +28,8 @@ from overfitting_lab.runs.files import unused
 
 TOP = 3
 DRAWN = 50  # images in the picture
+UNKNOWN = "How often this network is right is unknown: the run was not tested, or the file is of an earlier version."
+UNLIKE = "It always names one of its classes: on an image unlike the training images, a sure answer is no right answer."
 
 
 def main() -> None:
@@ -48,8 +50,13 @@ def main() -> None:
         for name, row in zip(names, best, strict=True):
             table.add_row(escape(name), *(f"{escape(label)} {probability:.1%}" for label, probability in row))
         rich.print(table)
+        trust = predictor.trust.sentence if predictor.trust else UNKNOWN
+        print(f"{trust}\n{UNLIKE}")
+        title = str(arguments.model) + (
+            f", right for {predictor.trust.acc:.1%} of its tests" if predictor.trust else ""
+        )
         pictures = images[:DRAWN].permute(0, 2, 3, 1).numpy()
-        save_figure(output, answers(pictures, names[:DRAWN], best[:DRAWN], title=str(arguments.model)))
+        save_figure(output, answers(pictures, names[:DRAWN], best[:DRAWN], title=title))
         part = f" (the first {DRAWN} of {len(names)})" if len(names) > DRAWN else ""
         print(f"drawn to {output}{part}")
 

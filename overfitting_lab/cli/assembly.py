@@ -36,6 +36,7 @@ from overfitting_lab.callbacks.step_limit import StepLimit
 from overfitting_lab.callbacks.summary import RunSummary
 from overfitting_lab.doctor.callback import Doctor
 from overfitting_lab.runs.provenance import git_commit, versions
+from overfitting_lab.runs.recipe import decides
 
 
 @dataclass(frozen=True)
@@ -100,13 +101,14 @@ class Assembly:
         config = self.config
         facts = {"experiment": config.experiment, "seed": config.seed_everything, "versions": versions()}
         facts["git_commit"] = git_commit()
+        decisive = {name: value for name, value in settings(config).items() if decides(name)}
         writers: list[Callback] = [
             FurtherLoggers(logger, lambda: settings(self.complete())),
             RunSummary(logger, self.as_text, facts, lambda: doctor.diagnosis if doctor else []),  # claims the folder
             ProfileFolder(logger),
             OtherCheckpoints(logger),
             ImageRecord(logger),
-            Dashboard(logger, settings(config), config.trainer.log_every_n_steps),
+            Dashboard(logger, decisive, config.trainer.log_every_n_steps),
         ]
         if self.trainer.enable_checkpointing is not False:  # last of all: they save what the others did in the step
             every = config.checkpoint_minutes, config.checkpoint_steps

@@ -19,7 +19,7 @@ from datamodules import CIFAR10DataModule
 from lightning_modules import AlexNet
 from overfitting_lab.runs import Run
 from overfitting_lab.runs.provenance import git_commit, versions
-from overfitting_lab.runs.recipe import flat
+from overfitting_lab.runs.recipe import decides, flat
 from tests.conftest import (
     ROOT,
     FinishedRun,
@@ -134,7 +134,9 @@ def test_tensorboard_has_both_curves_in_one_chart(finished_run: FinishedRun) -> 
     rows = Run(finished_run.folder).records
     for split in ("train", "val"):
         assert scalars_of(finished_run.folder / split) == {
-            f"curves/{tag}": [(row.epoch, pytest.approx(getattr(row, f"{split}_{metric}"), rel=1e-6)) for row in rows]
+            f"curves/{tag}": [
+                (row.epoch + 1, pytest.approx(getattr(row, f"{split}_{metric}"), rel=1e-6)) for row in rows
+            ]
             for tag, metric in (("loss", "loss"), ("accuracy", "acc"))
         }
 
@@ -153,7 +155,10 @@ def test_tensorboard_has_images_confusion_and_settings_with_results(
         key: value.string_value or value.number_value for key, value in started.session_start_info.hparams.items()
     }
     optimizer = {"model.optimizer": "torch.optim.Adam", "model.optimizer.lr": 1e-4}
-    assert settings.items() >= {**optimizer, "data.batch_size": 20, "data.root": str(image_folder)}.items()
+    data = {"data.augment": "none", "data.batch_size": 20}
+    data |= {"data.train_size": 100, "data.val_size": 50, "data.test_size": 45}
+    assert settings.items() >= {**optimizer, **data}.items()
+    assert all(name == "data.fingerprint" or decides(name) for name in settings), "what decides nothing hides the rest"
     assert settings.get("model.num_classes", 3) == 3
 
 
