@@ -80,9 +80,8 @@ def write_page(
     numbers = json.dumps({**facts, "trials": [asdict(trial) for trial in trials]}, indent=1) + "\n"
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(path.with_name(f".{path.name}.lock")):  # two workers may end at the same moment
-        names = chain([path.name], (f"{path.name}-{number}" for number in count(2)))
-        name = next(name for name in names if _is_free(path.with_name(f"{name}.json"), facts["study"]))
-        paths = [path.with_name(f"{name}.{ending}") for ending in ("md", "png", "json")]
+        path = _without_other_study(path, facts.get("study"))
+        paths = [path.with_name(f"{path.name}.{ending}") for ending in ("md", "png", "json")]
         write_text(paths[0], text)
         with attempt(paths[1].name):
             save_figure(paths[1], figure)
@@ -90,9 +89,13 @@ def write_page(
     return paths
 
 
-def _is_free(numbers: Path, study: str) -> bool:
-    """Tell if a page may be written beside these numbers: if they are missing, or of the same study."""
-    return not numbers.exists() or json.loads(numbers.read_text(encoding="utf-8")).get("study") == study
+def _without_other_study(path: Path, study: str | None) -> Path:
+    """Return the path, or the first of ``PATH-2``, ``PATH-3``, ... if the page there is of another study."""
+    for name in chain([path.name], (f"{path.name}-{number}" for number in count(2))):
+        numbers = path.with_name(f"{name}.json")
+        if not numbers.exists() or json.loads(numbers.read_text(encoding="utf-8")).get("study") == study:
+            break
+    return path.with_name(name)
 
 
 def _factorial(design: Design, groups: Groups, means: Means, figure: Figure) -> tuple[str, Content]:

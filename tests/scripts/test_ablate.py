@@ -1,5 +1,6 @@
 import json
 import os
+import re
 import signal
 import threading
 import time
@@ -11,6 +12,7 @@ from optuna.storages.journal import JournalFileBackend
 
 from overfitting_lab.runs import runs_of
 from overfitting_lab.sweeps.workers import GONE
+from tests.callbacks.test_clock import HOOKS, PAUSE, Slow
 from tests.conftest import Flags, Script
 from tests.processes import start
 
@@ -72,6 +74,16 @@ def test_more_seeds_are_added_to_what_is_there(run_script: Script, small: Flags,
         assert outcome.status == 0, outcome.err
         assert len(fitted) == made
     assert "| 40 | 2 |" in (FOLDER / "sizes.md").read_text()
+
+
+def test_the_time_of_a_trial_counts_start_and_test(run_script: Script, small: Flags, fitted: list[list[str]]) -> None:
+    slow = f"--trainer.callbacks={Slow.__module__}.Slow"
+    outcome = run_script("ablate", "--seeds=1", "--sizes", "40", "60", *small, slow)
+    assert outcome.status == 0, outcome.err
+    trials = json.loads((FOLDER / "sizes.json").read_text())["trials"]
+    assert all(trial["seconds"] >= len(HOOKS) * PAUSE for trial in trials)
+    (left,) = re.findall(r"1 of 2, about 0:00:(\d\d) left", outcome.out)
+    assert int(left) >= 1
 
 
 def test_a_run_that_was_there_keeps_its_checkpoints(run_script: Script, small: Flags, fitted: list[list[str]]) -> None:
