@@ -41,6 +41,7 @@ def main() -> None:
     arguments = parser.parse_args()
     with reported_errors(needs_screen=True):
         output = arguments.output or unused(Path("prediction.png"))
+        done = "replaced" if output.exists() else "drawn to"
         output.parent.mkdir(parents=True, exist_ok=True)
         predictor = load_predictor(arguments.model)
         images = CIFAR10DataModule.read(arguments.images)
@@ -58,7 +59,7 @@ def main() -> None:
         pictures = images[:DRAWN].permute(0, 2, 3, 1).numpy()
         save_figure(output, answers(pictures, names[:DRAWN], best[:DRAWN], title=title))
         part = f" (the first {DRAWN} of {len(names)})" if len(names) > DRAWN else ""
-        print(f"drawn to {output}{part}")
+        print(f"{done} {output}{part}")
 
 
 if __name__ == "__main__":

@@ -105,6 +105,8 @@ def test_answers_are_drawn(run_script: Script, finished_run: FinishedRun, image_
     assert sorted(path.name for path in tmp_path.iterdir()) == ["pink.png", "prediction.png"]
     again = run_script("predict", finished_run.folder, images[0])
     assert again.out.splitlines()[-1] == "drawn to prediction-2.png", "no picture is replaced"
+    again = run_script("predict", finished_run.folder, images[0], "--output=prediction.png")
+    assert again.out.splitlines()[-1] == "replaced prediction.png"
 
 
 def test_of_many_images_the_first_are_drawn(
