@@ -123,7 +123,12 @@ class Console(Callback):
 
 
 class TerminalBar(RichProgressBar):
-    """Lightning's progress bar without the version number, which Lightning would cut to four characters."""
+    """Lightning's progress bar, with epochs from 1, and without the version number, which it would cut short."""
+
+    def _get_train_description(self, current_epoch: int) -> str:
+        last = self.trainer.max_epochs or -1
+        description = f"Epoch {current_epoch + 1}" + (f"/{last}" if last > 0 else "")
+        return description.ljust(len(self.validation_description))
 
     def get_metrics(self, *args: Any) -> dict[str, int | str | float | dict[str, float]]:
         return {name: value for name, value in super().get_metrics(*args).items() if name != "v_num"}

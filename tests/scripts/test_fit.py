@@ -323,6 +323,8 @@ def test_other_optimizer_schedule_and_precision(run_script: Script, tiny: Flags,
     assert "precision: 32-true\n" in (tmp_path / RUN / "config.yaml").read_text()
     assert "precision  32-true (as asked for)" in outcome.out
     assert "it/s" in outcome.out
+    assert "Epoch 1/1 " in outcome.out
+    assert "Epoch 0" not in outcome.out
     assert "epoch   1/1" not in outcome.out, "a line an epoch beside the progress bar"
     (row,) = Run(tmp_path / RUN).records
     assert row.learning_rate == pytest.approx(1e-4 / 25e4), "the cycle's end, at the last step"
