@@ -20,7 +20,7 @@ from datamodules.images import SIZE, read_image
 from datamodules.mixing import epoch_mixtures, mix
 from datamodules.sampling import BatchLoader, epoch_draws
 from datamodules.sources import SOURCES, Images, Source, Synthetic
-from datamodules.split import split_images
+from datamodules.split import SizeError, Split, choose_test_images, split_images
 
 
 class CIFAR10DataModule(LightningDataModule):
@@ -38,6 +38,8 @@ class CIFAR10DataModule(LightningDataModule):
             augmentation; ``full``: a random tenth for validation, the rest for training, with flip and crop.
         train_size: number of training images instead of the split's.
         val_size: number of validation images instead of the split's.
+        test_size: number of test images instead of all, for short trials. They are drawn once, independently of the
+            seeds, so that the same number means the same images.
         subset: which of the disjoint sets of training and validation images, from 0. In the split ``overfit``, subset 1
             has the images that follow subset 0. In ``full``, it has the next images of the random order.
         augment: instead of the split's: ``none``; ``flip_crop``: horizontal flip and a random window of the image
@@ -80,7 +82,7 @@ class CIFAR10DataModule(LightningDataModule):
     train_indices: Tensor  # int64 [train_size], indices in the training set
     val_indices: Tensor  # int64 [val_size], indices in the training set
     probe_indices: Tensor  # int64 [min(val_size, train_size)], indices in the training set
-    test_indices: Tensor  # int64, indices in the test set
+    test_indices: Tensor  # int64 [test_size], indices in the test set, in ascending order
     fingerprint: str  # see Split
 
     def __init__(
@@ -91,6 +93,7 @@ class CIFAR10DataModule(LightningDataModule):
         split: Literal["overfit", "full"] = "full",
         train_size: int | None = None,
         val_size: int | None = None,
+        test_size: int | None = None,
         subset: int = 0,
         augment: Literal["none", "flip_crop", "trivial", "vgg", "notebook"] | None = None,
         cutout: int = 0,
@@ -124,12 +127,15 @@ class CIFAR10DataModule(LightningDataModule):
         self.probe_every = probe_every
         self._train_size = 1000 if overfit and train_size is None else train_size
         self._val_size = 500 if overfit and val_size is None else val_size
+        self._test_size = test_size
         self._stand_in = stand_in
         self._source: Source = SOURCES[source](Path(root))
         sizes = {"batch_size": batch_size, "image_size": image_size, "train_size": train_size, "val_size": val_size}
-        for name, size in sizes.items():
-            if size is not None and size < 1:
-                raise ValueError(f"data.{name} must be at least 1, not {size}")
+        small = {
+            name: size for name, size in (sizes | {"test_size": test_size}).items() if size is not None and size < 1
+        }
+        if small:
+            raise ValueError("; ".join(f"data.{name} must be at least 1, not {size}" for name, size in small.items()))
         for name, value in {"seed": self.seed, "split_seed": split_seed}.items():
             if not 0 <= value < 2**32:
                 raise ValueError(f"data.{name} must be at least 0 and below 2^32, not {value}")
@@ -150,8 +156,9 @@ class CIFAR10DataModule(LightningDataModule):
             raise ValueError(f"data.label_noise must be in [0, 1], not {label_noise}")
         if any(value <= 0 for value in std):
             raise ValueError(f"data.std must be three numbers above 0, not {list(std)}")
-        if self._train_size is not None:
-            self._check_batch_fits(self._train_size, ValueError)
+        if self._train_size is not None and batch_size > self._train_size:
+            message, fitting = self._batch_too_large(self._train_size)
+            raise ValueError(f"{message}; try --data.batch_size {fitting}")
         self.augmentation: Augmentation = AUGMENTATIONS[self.augment](image_size)
         if cutout:
             self.augmentation = Cutout(self.augmentation, cutout, mean)
@@ -185,12 +192,39 @@ class CIFAR10DataModule(LightningDataModule):
             )
         return self.batch_size // world_size
 
-    def _check_batch_fits(self, train_size: int, error: type[Exception]) -> None:
+    def _batch_too_large(self, train_size: int) -> tuple[str, int]:
+        """Return what is wrong with a batch that is larger than the training set, and a batch size that fits."""
+        message = f"data.batch_size {self.batch_size} is larger than the {train_size} training images"
+        return message, min(128, train_size)
+
+    def _split(self, images: Images) -> Split:
+        """Split the images.
+
+        Raises:
+            DataError: if sizes do not fit the images. One message names all of them, and sizes that fit.
+        """
+        wrong: list[str] = []
+        fitting: dict[str, int] = {}
+        sizes = self._train_size, self._val_size
+        split = None
+        try:
+            split = split_images(images, self.split, *sizes, self.split_seed, self.label_noise, self.subset)
+            train_size = len(split.train_indices)
+        except SizeError as error:
+            wrong.append(str(error))
+            fitting |= error.fitting
+            train_size = fitting["train_size"]
         if self.batch_size > train_size:
-            raise error(
-                f"data.batch_size {self.batch_size} is larger than the {train_size} training images; "
-                f"try --data.batch_size {min(128, train_size)}"
-            )
+            message, fitting["batch_size"] = self._batch_too_large(train_size)
+            wrong.append(message)
+        available = len(images.test_labels)
+        if self._test_size is not None and self._test_size > available:
+            wrong.append(f"{self._test_size} test images were asked for, but {images.name} has {available}")
+            fitting["test_size"] = available
+        if split is None or wrong:
+            remedy = " ".join(f"--data.{name} {size}" for name, size in fitting.items())
+            raise DataError(f"{'; '.join(wrong)}; try {remedy}")
+        return split
 
     def prepare_data(self) -> None:
         """Download, decode or draw the images, unless that was done.
@@ -223,13 +257,11 @@ class CIFAR10DataModule(LightningDataModule):
         # Decided once: CIFAR-10 that arrives while a run on the stand-in is under way must not replace it.
         self._source, self._stand_in = self.source, False
         images = self._source.load()
-        sizes = self._train_size, self._val_size
-        split = split_images(images, self.split, *sizes, self.split_seed, self.label_noise, self.subset)
-        self._check_batch_fits(len(split.train_indices), DataError)
+        split = self._split(images)
         self.images, self.true_labels = replace(images, train_labels=split.train_labels), images.train_labels
         self.train_indices, self.val_indices = split.train_indices, split.val_indices
         self.probe_indices = split.probe_indices
-        self.test_indices = torch.arange(len(images.test_labels))
+        self.test_indices = choose_test_images(len(images.test_labels), self._test_size)
         self.fingerprint = split.fingerprint
         self.augmentation.fit(self._source, images, self.train_indices)
         if self.trainer is not None and self.trainer.strategy.broadcast(self.fingerprint) != self.fingerprint:
@@ -250,6 +282,7 @@ class CIFAR10DataModule(LightningDataModule):
             "val_size": len(self.val_indices),
             "subset": self.subset,
             "test_size": len(self.test_indices),
+            "test_available": len(self.images.test_labels),
             "augment": self.augment,
             "cutout": self.cutout,
             "mixup": self.mixup,

@@ -13,6 +13,14 @@ from datamodules.sampling import epoch_order
 from datamodules.sources import Images
 
 
+class SizeError(DataError):
+    """The training set has too few images. ``fitting`` are sizes that it has enough images for."""
+
+    def __init__(self, message: str, fitting: dict[str, int]) -> None:
+        super().__init__(message)
+        self.fitting = fitting
+
+
 @dataclass(frozen=True)
 class Split:
     """Division of a data set's training images into training and validation."""
@@ -38,15 +46,20 @@ def split_images(
     Subset 1 has the images that follow those of subset 0, and so on.
 
     Raises:
-        DataError: if the split needs more images than there are.
+        SizeError: if the split needs more images than there are.
+        DataError: if a subset but the first does.
     """
     available = len(images.train_labels)
     val_size = round(available / 10) if val_size is None else val_size
     train_size = available - val_size if train_size is None else train_size
     if train_size < 1 or train_size + val_size > available:
-        raise DataError(
+        wanted = train_size + val_size
+        fitting = available * train_size // wanted if train_size > 0 else available - available // 10
+        fitting = min(max(1, fitting), available - 1)
+        raise SizeError(
             f"{train_size} training and {val_size} validation images were asked for, but {images.name} has "
-            f"{available} images to train on; set --data.train_size and --data.val_size"
+            f"{available} images to train on",
+            {"train_size": fitting, "val_size": available - fitting},
         )
     if (subset + 1) * (train_size + val_size) > available:
         raise DataError(
@@ -71,3 +84,12 @@ def split_images(
         digest.update(labels[train].numpy().tobytes())
     drawn = np.random.default_rng((seed, *b"probe")).permutation(train_size)[:val_size]
     return Split(train, val, train[torch.from_numpy(drawn)], labels, digest.hexdigest())
+
+
+def choose_test_images(available: int, size: int | None) -> Tensor:
+    """Return the indices of ``size`` test images in ascending order, int64 [size]; ``None`` chooses all.
+
+    They are a pure function of the two numbers.
+    """
+    drawn = np.random.default_rng((*b"test",)).permutation(available)[:size]
+    return torch.from_numpy(np.sort(drawn))

@@ -1,7 +1,7 @@
 """Export a trained network as one file for use elsewhere, with normalization inside; load and compare such files."""
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -27,12 +27,42 @@ ONNX = ("onnx", "onnxscript", "onnxruntime")
 ONNX_REMEDY = "pip install -e '.[onnx]'"
 
 
+class Trust(NamedTuple):
+    """The result of a run on its test images, as far as it is known: how far to trust the network."""
+
+    images: str  # how many were tested, and of which data
+    acc: float  # fraction of 1
+    confidence: float | None = None  # mean largest probability, in [0, 1]
+    calibration_error: float | None = None  # expected calibration error over 15 bins, in [0, 1]
+
+    @property
+    def sentence(self) -> str:
+        """The result in words."""
+        text = f"On {self.images}, this network was right for {self.acc:.1%}"
+        if self.confidence is not None:
+            text += f", and its first answer had a probability of {self.confidence:.1%} on average"
+        error = self.calibration_error
+        return f"{text}{'' if error is None else f' (calibration error {error:.3f})'}."
+
+
+def trust_of(run: Run, temperature: float = 1.0) -> Trust | None:
+    """Return the test result of a run, at a temperature; ``None`` if the run was not tested."""
+    test = run.summary.test
+    if test is None:
+        return None
+    images = f"{run.summary.tested_on} test images of {run.summary.data.name}"
+    if temperature == 1:
+        return Trust(images, test.acc, test.confidence, test.calibration_error)
+    return Trust(images, test.acc, None, test.calibration_error_at_temperature)
+
+
 class Predictor(NamedTuple):
     """A trained network, from a run or from an exported file."""
 
     classes: Sequence[str]  # names of the classes, in the order of the probabilities
     # maps uint8 images [N, 3, 32, 32], RGB in [0, 255], to probabilities, float32 [N, classes]
     network: Callable[[Tensor], Tensor]
+    trust: Trust | None = None  # None if it is unknown
 
     def probabilities(self, images: Tensor) -> Tensor:
         """Return the probabilities, float32 [N, classes], of any number of images, uint8 [N, 3, 32, 32]."""
@@ -103,7 +133,8 @@ def load_predictor(path: Path) -> Predictor:
     kind = path.suffix.removeprefix(".")
     if kind not in _READERS or path.is_dir():
         run = Run(path)
-        return _from_checkpoint(run.best_checkpoint, run.summary.data.classes)
+        predictor = _from_checkpoint(run.best_checkpoint, run.summary.data.classes)
+        return predictor._replace(trust=trust_of(run))
     if not path.is_file():
         raise ModelError(f"{path}: no such file; make it from a run: python scripts/export.py RUN")
     try:
@@ -118,17 +149,23 @@ def load_predictor(path: Path) -> Predictor:
 
 def _read_pth(path: Path) -> Predictor:
     content = load_checkpoint(path)
-    return _from_checkpoint(path, content["classes"], content.get("temperature", 1.0))
+    predictor = _from_checkpoint(path, content["classes"], content.get("temperature", 1.0))
+    return predictor._replace(trust=_read_trust(content.get("trust")))
+
+
+def _read_trust(text: str | None) -> Trust | None:
+    """Return what an exported file says of its test; files of earlier versions say nothing."""
+    return Trust(**json.loads(text)) if text else None
 
 
 def _read_pt2(path: Path) -> Predictor:
-    extra = {"classes": ""}
+    extra = {"classes": "", "trust": ""}
     with ZipFile(path) as archive:  # torch would load changed bytes as weights, and log other defects
         ours = any(name.endswith("/extra/classes") for name in archive.namelist())
         if not ours or archive.testzip() is not None:
             raise ValueError("foreign, or damaged")
     network = torch.export.load(path, extra_files=extra).module()
-    return Predictor(json.loads(extra["classes"]), network)
+    return Predictor(json.loads(extra["classes"]), network, _read_trust(extra["trust"]))
 
 
 def _read_onnx(path: Path) -> Predictor:
@@ -139,37 +176,41 @@ def _read_onnx(path: Path) -> Predictor:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()  # by default it uses all cores
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    classes = json.loads(session.get_modelmeta().custom_metadata_map["classes"])
-    return Predictor(classes, lambda images: torch.from_numpy(session.run(None, {"images": images.numpy()})[0]))
+    metadata = session.get_modelmeta().custom_metadata_map
+    return Predictor(
+        json.loads(metadata["classes"]),
+        lambda images: torch.from_numpy(session.run(None, {"images": images.numpy()})[0]),
+        _read_trust(metadata.get("trust")),
+    )
 
 
 _READERS = {"pth": _read_pth, "pt2": _read_pt2, "onnx": _read_onnx}
 
 
-def _write_pth(checkpoint: Path, classes: Sequence[str], temperature: float, path: Path) -> None:
+def _write_pth(checkpoint: Path, texts: Mapping[str, str], temperature: float, path: Path) -> None:
     """Write only what is needed to build the network again and to prepare its images."""
     model, data = _load(checkpoint)
     content = load_checkpoint(checkpoint)
     exported = {name: content[name] for name in ("hparams_name", "hyper_parameters", "pytorch-lightning_version")}
     settings = {name: getattr(data, name) for name in ("augment", "image_size", "mean", "std")}  # not the data's folder
-    exported |= {"datamodule_hyper_parameters": settings, "classes": list(classes), "state_dict": model.state_dict()}
-    exported["temperature"] = temperature
+    exported |= {"datamodule_hyper_parameters": settings, "state_dict": model.state_dict()}
+    exported |= {"classes": json.loads(texts["classes"]), "temperature": temperature, "trust": texts["trust"]}
     torch.save(exported, path)
 
 
-def _write_program(checkpoint: Path, classes: Sequence[str], temperature: float, path: Path) -> None:
+def _write_program(checkpoint: Path, texts: Mapping[str, str], temperature: float, path: Path) -> None:
     """Write the network as a program, which needs no code of this project."""
     network = Portable(*_load(checkpoint), temperature).eval()
     example = (torch.zeros(2, 3, SIZE, SIZE, dtype=torch.uint8),)  # with one image, the batch would have a fixed size
     if path.suffix == ".pt2":
         with torch.no_grad():
             exported = torch.export.export(network, example, dynamic_shapes=({0: torch.export.Dim("batch", min=1)},))
-        torch.export.save(exported, path, extra_files={"classes": json.dumps(list(classes))})
+        torch.export.save(exported, path, extra_files=dict(texts))
         return
     names: dict[str, Any] = {"input_names": ["images"], "output_names": ["probabilities"]}
     program = torch.onnx.export(network, example, dynamo=True, dynamic_shapes=({0: "batch"},), verbose=False, **names)
     assert program is not None
-    program.model.metadata_props["classes"] = json.dumps(list(classes))
+    program.model.metadata_props.update(texts)
     program.save(path, external_data=False)
 
 
@@ -209,6 +250,8 @@ def export(
     number = len(data.test_indices)
     places = torch.arange(min(IMAGES, number)) * number // min(IMAGES, number)
     images = data.images.test_images[places].permute(0, 3, 1, 2)
+    trust = trust_of(run, temperature)
+    texts = {"classes": json.dumps(classes), "trust": json.dumps(trust._asdict()) if trust else ""}
     reference = _from_checkpoint(checkpoint, classes, temperature).probabilities(images)
     for kind in formats or FORMATS:
         path = run.files.export / f"model.{kind}"
@@ -218,7 +261,7 @@ def export(
         with TemporaryDirectory(prefix=".export-", dir=run.folder) as scratch:
             new = Path(scratch) / path.name
             try:
-                _WRITERS[kind](checkpoint, classes, temperature, new)
+                _WRITERS[kind](checkpoint, texts, temperature, new)
             except RuntimeError as error:
                 reason = str(error.__cause__ or error).splitlines()[0]
                 others = " ".join(other for other in FORMATS if other != kind)

@@ -124,7 +124,7 @@ def main() -> None:
             announce(design, arguments)
             if study.work():
                 path = study.folder / page_name(design, size, named=bool(arguments.factor))
-                print("written", *write_page(design, study.results(), facts, path))
+                print("written", *write_page(design, study.results(), {"study": name, **facts}, path))
             return
         sizes = replace(SIZE, levels=tuple(sorted(set(arguments.sizes)) or SIZES))
         off = [f"--{factor.key}={factor.levels[0]}" for factor in REMEDIES]
@@ -132,6 +132,7 @@ def main() -> None:
         curve = ablation("sizes", points, Command(configs, [*experiment, *flags, *off], [sizes]), apart, arguments)
         announce(points, arguments)
         if curve.work():
+            facts = {"study": "sizes", **facts}
             paths = write_page(points, curve.results(), facts, curve.folder / "sizes", (design, study.results()))
             print("written", *paths)
 

@@ -1,9 +1,10 @@
 """python scripts/compare.py overfit.yaml lightning_logs/regularized/version_0.
 
 Compare runs: curves, gaps, test accuracies with tests of their differences, settings that differ, mistakes and cost.
-Write report.html, report.md and report.png. Instead of a run, name a configuration: it is trained unless it has a
-finished run. Flags after the names go to fit.py then, such as --data.source folder --data.root FOLDER.
---ensemble RUN RUN also reports the accuracy of these runs together, by the mean of their probabilities.
+Write report.html, report.md and report.png into a new folder in report/, or into --output. Instead of a run, name a
+configuration: it is trained unless it has a finished run. Flags after the names go to fit.py then, such as
+--data.source folder --data.root FOLDER. --ensemble RUN RUN also reports the accuracy of these runs together, by the
+mean of their probabilities.
 """
 
 import argparse
@@ -21,6 +22,7 @@ from overfitting_lab.cli.parser import available_configs, find_config
 from overfitting_lab.comparison.comparison import Comparison
 from overfitting_lab.comparison.report import write_report
 from overfitting_lab.runs import Run, RunError
+from overfitting_lab.runs.files import unused
 
 
 def run_named(name: str, flags: list[str]) -> Run:
@@ -37,7 +39,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", nargs="*", metavar="RUN", help="a run's folder, or a configuration")
     parser.add_argument("--ensemble", nargs="+", default=[], metavar="RUN", help="runs that also answer together")
-    parser.add_argument("--output", type=Path, default=Path("report"), help="folder of the report; default: report")
+    parser.add_argument("--output", type=Path, help="folder of the report; default: a new one in report/")
     arguments, flags = parser.parse_known_args()
     names = [*arguments.runs, *(name for name in arguments.ensemble if name not in arguments.runs)]
     if not names:
@@ -57,7 +59,9 @@ def main() -> None:
         comparison = Comparison(runs, [runs[names.index(name)] for name in arguments.ensemble])
         for sentence in comparison.conclusions():
             print(sentence)
-        print("written", *write_report(comparison, arguments.output))
+        folder = arguments.output or unused(Path("report") / comparison.folder_name)
+        done = "replaced" if (folder / "report.html").exists() else "written"
+        print(done, *write_report(comparison, folder))
 
 
 if __name__ == "__main__":

@@ -1,9 +1,10 @@
 """python scripts/predict.py lightning_logs/overfit/version_0 cat.jpg dog.png.
 
-Print the most probable classes of images by the run's best checkpoint, and save the images with these classes to
-prediction.png. Any format that Pillow reads will do. Images are cropped to a centred square and resized as in training.
-Instead of the run, name a file of scripts/export.py, such as lightning_logs/overfit/version_0/export/model.onnx. Use
-only files that you trust: a .pt2 can run code when it is loaded.
+Print the most probable classes of images by the run's best checkpoint, with the network's accuracy on test images, and
+draw the images with these classes to prediction.png, or prediction-2.png if that is there. Any format that Pillow reads
+will do. Images are cropped to a centred square and resized as in training. Instead of the run, name a file of
+scripts/export.py, such as lightning_logs/overfit/version_0/export/model.onnx. Use only files that you trust: a .pt2 can
+run code when it is loaded.
 """
 
 import argparse
@@ -23,9 +24,12 @@ from rich.table import Column, Table
 from datamodules import CIFAR10DataModule
 from overfitting_lab.export import load_predictor
 from overfitting_lab.runs.figures import answers, save_figure
+from overfitting_lab.runs.files import unused
 
 TOP = 3
 DRAWN = 50  # images in the picture
+UNKNOWN = "How often this network is right is unknown: the run was not tested, or the file is of an earlier version."
+UNLIKE = "It always names one of its classes: on an image unlike the training images, a sure answer is no right answer."
 
 
 def main() -> None:
@@ -33,10 +37,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", type=Path, help="the run's folder, or a .pth, .pt2 or .onnx of scripts/export.py")
     parser.add_argument("images", type=Path, nargs="+", help="image files")
-    parser.add_argument("--output", type=Path, default=Path("prediction.png"), help="PNG to draw; default: %(default)s")
+    parser.add_argument("--output", type=Path, help="PNG to draw; default: prediction.png, or the next free number")
     arguments = parser.parse_args()
     with reported_errors(needs_screen=True):
-        arguments.output.parent.mkdir(parents=True, exist_ok=True)
+        output = arguments.output or unused(Path("prediction.png"))
+        done = "replaced" if output.exists() else "drawn to"
+        output.parent.mkdir(parents=True, exist_ok=True)
         predictor = load_predictor(arguments.model)
         images = CIFAR10DataModule.read(arguments.images)
         best = predictor.best(images, TOP)
@@ -45,10 +51,15 @@ def main() -> None:
         for name, row in zip(names, best, strict=True):
             table.add_row(escape(name), *(f"{escape(label)} {probability:.1%}" for label, probability in row))
         rich.print(table)
+        trust = predictor.trust.sentence if predictor.trust else UNKNOWN
+        print(f"{trust}\n{UNLIKE}")
+        title = str(arguments.model) + (
+            f", right for {predictor.trust.acc:.1%} of its tests" if predictor.trust else ""
+        )
         pictures = images[:DRAWN].permute(0, 2, 3, 1).numpy()
-        save_figure(arguments.output, answers(pictures, names[:DRAWN], best[:DRAWN], title=str(arguments.model)))
+        save_figure(output, answers(pictures, names[:DRAWN], best[:DRAWN], title=title))
         part = f" (the first {DRAWN} of {len(names)})" if len(names) > DRAWN else ""
-        print(f"drawn to {arguments.output}{part}")
+        print(f"{done} {output}{part}")
 
 
 if __name__ == "__main__":

@@ -30,6 +30,7 @@ from overfitting_lab.cli.searches import Settings, read_searches, refuse_flags, 
 from overfitting_lab.cli.trials import small_config, train_trial
 from overfitting_lab.runs.provenance import command_line
 from overfitting_lab.runs.recipe import recipe
+from overfitting_lab.sweeps.names import trial_name
 from overfitting_lab.sweeps.selection import tested_against_validation
 from overfitting_lab.sweeps.tuning import Plan, Tuning
 from overfitting_lab.sweeps.winner import selection_of, test_winner, write_best, write_page
@@ -65,7 +66,7 @@ def conclude(tuning: Tuning, arguments: argparse.Namespace, fit: Sequence[str]) 
             [sys.executable, str(script), "--resume", str(run), *fit, *flags], output
         ),
     )
-    print(f"test       trial {tuning.winner.number}: {tested_against_validation(run.summary)}", flush=True)
+    print(f"test       {trial_name(tuning.winner.number)}: {tested_against_validation(run.summary)}", flush=True)
     if tuning.confirm(seeds):
         selection = selection_of(tuning, seeds)
         print(f"selection  {selection.sentence}")

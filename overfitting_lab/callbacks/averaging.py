@@ -102,6 +102,10 @@ class ValidatedAverage(Callback):
         assert self._averaging._average_model is not None
         return self._averaging._average_model
 
+    def is_tested(self, trainer: Trainer) -> bool:
+        """Tell if the network that is tested after training is the average."""
+        return self._keeps_average if recorder_of(trainer).best else bool(self._average.n_averaged)
+
     def state_dict(self) -> dict[str, Any]:
         return {"keeps_average": self._keeps_average}
 
@@ -158,6 +162,12 @@ class ValidatedAverage(Callback):
             kept = "the average" if self._keeps_average else "the trained network, before the average began"
             networks = f"{number} network{'s' * (number > 1)}"
             print(f"average    of {networks}; the best validation, of epoch {best.epoch + 1}, is of {kept}")
+
+
+def average_is_tested(trainer: Trainer) -> bool:
+    """Tell if the network that is tested after training is an average of weights."""
+    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    return any(each.is_tested(trainer) for each in callbacks if isinstance(each, ValidatedAverage))
 
 
 @contextmanager

@@ -1,8 +1,10 @@
 """The lines, the progress bar and the table that a terminal shows of a run."""
 
 import sys
+import time
 import warnings
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import rich
@@ -13,9 +15,13 @@ from lightning.pytorch.utilities.model_summary.model_summary import ModelSummary
 from rich.table import Table
 from rich.text import Text
 
+from overfitting_lab.callbacks.clock import clock_of
 from overfitting_lab.callbacks.ending import reason, untested
 from overfitting_lab.callbacks.epochs import recorder_of
 from overfitting_lab.callbacks.logger import RunLogger
+from overfitting_lab.runs.summary import part
+
+PAUSE = 10  # seconds between two lines about the test
 
 
 class Console(Callback):
@@ -30,6 +36,7 @@ class Console(Callback):
         self._lines = lines
         self._precision_reason = precision_reason
         self._result = ""
+        self._test_started = self._said = 0.0  # by time.monotonic()
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not trainer.is_global_zero:
@@ -65,6 +72,24 @@ class Console(Callback):
         if trainer.is_global_zero:
             print(f"ended      {reason(trainer)}", flush=True)
 
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Print that the test has begun."""
+        self._test_started = self._said = time.monotonic()
+        if trainer.is_global_zero and self._lines and any(trainer.num_test_batches):
+            network = Path(trainer.ckpt_path).name if trainer.ckpt_path else "the last weights"
+            print(f"testing    {network}", flush=True)
+
+    def on_test_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, *_: Any
+    ) -> None:
+        """Print how far the test is, every 10 seconds."""
+        now = time.monotonic()
+        if trainer.is_global_zero and self._lines and now - self._said >= PAUSE:
+            self._said = now
+            done, batches = batch_idx + 1, int(trainer.num_test_batches[0])
+            left = timedelta(seconds=round((now - self._test_started) * (batches - done) / done))
+            print(f"testing    {done:,} of {batches:,} batches, {left} left", flush=True)
+
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Prepare the line about the test."""
         images = int(pl_module.test_confusion.compute().sum())  # type: ignore[operator, union-attr]
@@ -75,7 +100,7 @@ class Console(Callback):
         weights = "" if trainer.ckpt_path else ", with the last weights: no validation chose the best ones"
         self._result = (
             f"accuracy {metrics['test_acc']:.2%}, loss {metrics['test_loss']:.4f} "
-            f"on {images:,} test images of {data['name']}{weights}"
+            f"on {part(images, data['test_available'])} test images of {data['name']}{weights}"
         )
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -83,6 +108,9 @@ class Console(Callback):
         if stage != "test" or not trainer.is_global_zero:
             return
         print(f"test       {self._result or f'not done: {untested(trainer)}'}")
+        if (times := clock_of(trainer).times) and times.training:
+            each = ", ".join(f"{name} {_duration(taken)}" for name, taken in vars(times).items() if taken is not None)
+            print(f"time       {_duration(times.total)}: {each}")
         if self._logger:
             kept = ", ".join(path.name for path in self._logger.files.results)
             print(f"kept       {self._logger.folder}: {kept}")
@@ -95,7 +123,12 @@ class Console(Callback):
 
 
 class TerminalBar(RichProgressBar):
-    """Lightning's progress bar without the version number, which Lightning would cut to four characters."""
+    """Lightning's progress bar, with epochs from 1, and without the version number, which it would cut short."""
+
+    def _get_train_description(self, current_epoch: int) -> str:
+        last = self.trainer.max_epochs or -1
+        description = f"Epoch {current_epoch + 1}" + (f"/{last}" if last > 0 else "")
+        return description.ljust(len(self.validation_description))
 
     def get_metrics(self, *args: Any) -> dict[str, int | str | float | dict[str, float]]:
         return {name: value for name, value in super().get_metrics(*args).items() if name != "v_num"}
@@ -136,9 +169,13 @@ def data_lines(data: dict[str, Any]) -> str:
     subset = f", subset {data['subset']}" if data["subset"] else ""
     return (warning if data["source"] == "synthetic" else "") + (
         f"data       {data['name']}, split {data['split']}{subset}: {data['train_size']:,} training, "
-        f"{data['val_size']:,} validation, {data['test_size']:,} test images; {training}\n"
+        f"{data['val_size']:,} validation, {part(data['test_size'], data['test_available'])} test images; {training}\n"
         f"           fingerprint {data['fingerprint'][:16]}"
     )
+
+
+def _duration(seconds: float) -> timedelta:
+    return timedelta(seconds=round(seconds))
 
 
 def _device(trainer: Trainer, pl_module: LightningModule) -> str:

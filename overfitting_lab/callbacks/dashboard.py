@@ -12,6 +12,7 @@ from overfitting_lab.runs.figures import confusion_matrix, plain_text
 from overfitting_lab.runs.notes import attempt
 
 IMAGES = 32
+DECIDED = ("augment", "train_size", "val_size", "test_size", "fingerprint")  # by the data, if they are not given
 
 
 class Dashboard(Callback):
@@ -19,8 +20,10 @@ class Dashboard(Callback):
 
     These are the loss and learning rate of single steps, a grid of training images as the network sees them, the
     confusion matrices of the last validation and of the test, and the final metrics beside the ``settings``, by flag,
-    and the data's fingerprint. The loss of single steps is the one that training minimizes, with label smoothing and
-    mixing. It has a point every ``step_interval`` steps; ``None`` is a tenth of an epoch.
+    with the values that the data decides, and the data's fingerprint. TensorBoard shows the first ones of these in
+    alphabetical order, so ``settings`` should be those that decide a result. The loss of single steps is the one that
+    training minimizes, with label smoothing and mixing. It has a point every ``step_interval`` steps; ``None`` is a
+    tenth of an epoch.
     """
 
     def __init__(self, logger: RunLogger, settings: dict[str, Any], step_interval: int | None = None) -> None:
@@ -61,11 +64,12 @@ class Dashboard(Callback):
         if trainer.is_global_zero:
             self._results |= {name: float(value) for name, value in trainer.callback_metrics.items()}
             results = {f"result/{name}": value for name, value in self._results.items()}
-            fingerprint = trainer.datamodule.description()["fingerprint"]  # type: ignore[attr-defined]
+            data = trainer.datamodule.description()  # type: ignore[attr-defined]
+            decided = {f"data.{name}": data[name] for name in DECIDED}
             with attempt(TENSORBOARD):
                 writer = self._logger.writer()
                 writer.flush()  # TensorBoard reads a folder's event files one after the other, and add_hparams adds one
-                writer.add_hparams({**self._settings, "data.fingerprint": fingerprint}, results, run_name=".")
+                writer.add_hparams({**self._settings, **decided}, results, run_name=".")
 
     def _draw_confusion(self, trainer: Trainer, split: str, confusion: Any) -> None:
         if not confusion.update_called:

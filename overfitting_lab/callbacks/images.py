@@ -71,7 +71,7 @@ class ImageRecord(Answers):
     - ``val_labels`` int16 [V], ``val_logits`` float32 [V, classes]: logarithms of the probabilities in the best
       validation, which are the logits up to a constant for each image.
 
-    Of the M test images, written after the test:
+    Of the M images that were tested, written after the test:
 
     - ``test_labels`` int16 [M], ``test_predictions`` int16 [M], ``test_probabilities`` float16 [M, classes], in the
       order of the test set;
@@ -213,13 +213,14 @@ class ImageRecord(Answers):
         predictions = probabilities.argmax(axis=1)
         confidence = np.where(predictions == labels, -1, probabilities.max(axis=1))
         shown = np.argsort(-confidence, kind="stable")[: min(SHOWN, int((confidence >= 0).sum()))]
-        images = trainer.datamodule.images.test_images  # type: ignore[attr-defined]
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        images = data.images.test_images
         self._arrays |= {
             "test_labels": labels.astype(np.int16),
             "test_predictions": predictions.astype(np.int16),
             "test_probabilities": probabilities.astype(np.float16),
             "test_shown": shown,
-            "test_pictures": images[shown].numpy(),
+            "test_pictures": images[data.test_indices[shown]].numpy(),
         }
         self._write()
 

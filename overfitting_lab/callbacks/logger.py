@@ -28,8 +28,8 @@ class RunLogger(Logger):
     """Claim ``<root>/<experiment>/version_N`` and write metrics there as TensorBoard events.
 
     Metrics named ``train_*``, ``val_*`` and ``probe_*`` go to sub-folders under one tag, so that TensorBoard draws
-    their curves in one chart over epochs. All other metrics go to the run's folder itself, at the optimizer step.
-    ``version`` is the name of the folder of a resumed run; ``None`` claims a new one.
+    their curves in one chart over epochs, which are counted from 1 there. All other metrics go to the run's folder
+    itself, at the optimizer step. ``version`` is the name of the folder of a resumed run; ``None`` claims a new one.
 
     The folder of a resumed run is closed until :meth:`open`: events wait, and no callback may change a file in it.
     """
@@ -147,7 +147,7 @@ class RunLogger(Logger):
             for name, value in metrics.items():
                 split, _, tag = name.rpartition("_") if name in PROBE else name.partition("_")
                 if split in CURVES:
-                    self.writer(split).add_scalar(f"curves/{TAGS.get(tag, tag)}", value, int(epoch or 0))
+                    self.writer(split).add_scalar(f"curves/{TAGS.get(tag, tag)}", value, int(epoch or 0) + 1)
                 else:
                     self.writer().add_scalar(name, value, step)
 

@@ -8,7 +8,7 @@ import signal
 import time
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from filelock import BaseFileLock, FileLock, Timeout
@@ -25,6 +25,7 @@ from overfitting_lab.runs.files import replace_file, resume_command
 
 CHECK_EVERY = 20  # steps between two checks of the loss, at which several processes also agree
 STOP_SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGHUP", "SIGUSR1") if hasattr(signal, name)]
+Keep = Literal["all", "weights"]
 PAUSE = 20  # times the duration of the last save must pass before the end of an epoch saves again
 
 
@@ -46,10 +47,13 @@ class Recovery(Checkpoint):
 
     ``last.ckpt`` is written at the end of an epoch, and within an epoch every so many minutes or steps. Short epochs
     are skipped, except the first and the last, so that saving takes at most a twentieth of the time. The checkpoint
-    before it is kept as ``previous.ckpt``. SIGTERM, Ctrl-C, SIGHUP and SIGUSR1 let the step end, save and
-    stop. With ``nohup``, SIGHUP does nothing. A second Ctrl-C stops at once. On an epoch's last step the epoch ends
-    first, because a state saved there would skip the validation. A validation that is scheduled within an epoch also
-    comes first, because a state saved before it would lose it.
+    before it is kept as ``previous.ckpt`` until training has come to its end. If the run ``keeps`` ``weights`` alone,
+    ``last.ckpt`` goes after the test, unless there is no ``best.ckpt``.
+
+    SIGTERM, Ctrl-C, SIGHUP and SIGUSR1 let the step end, save and stop. With ``nohup``, SIGHUP does nothing. A
+    second Ctrl-C stops at once. On an epoch's last step the epoch ends first, because a state saved there would
+    skip the validation. A validation that is scheduled within an epoch also comes first, because a state saved
+    before it would lose it.
 
     If training stops within an epoch, for any reason, the state is saved at that step and not at the end of the cut
     epoch. So a resumed run trains the rest of the epoch. A stop that is asked for between two steps waits for the end
@@ -72,12 +76,20 @@ class Recovery(Checkpoint):
     """
 
     def __init__(
-        self, logger: RunLogger, seed: int, minutes: float, steps: int | None, *, may_continue: bool = False
+        self,
+        logger: RunLogger,
+        seed: int,
+        minutes: float,
+        steps: int | None,
+        *,
+        keeps: Keep = "all",
+        may_continue: bool = False,
     ) -> None:
         self._logger = logger
         self._seed = seed
         self._seconds = 60 * minutes
         self._steps = steps
+        self._keeps = keeps
         self._may_continue = may_continue
         # The last save:
         self._saved_at = self._save_seconds = 0.0  # when, by time.monotonic(), and how long it took
@@ -127,6 +139,17 @@ class Recovery(Checkpoint):
             ignored = signal.getsignal(number) is signal.SIG_IGN  # nohup ignores SIGHUP, a script's & ignores SIGINT
             if not ignored or number == signal.SIGINT:
                 self._handlers[number] = signal.signal(number, self._on_signal)
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Discard the checkpoint before the last one, which only a run that is still training may need."""
+        if trainer.is_global_zero:
+            self._logger.files.previous.unlink(missing_ok=True)
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Discard the state of training if the run keeps weights alone."""
+        files = self._logger.files
+        if trainer.is_global_zero and self._keeps == "weights" and files.best.is_file():
+            files.last.unlink(missing_ok=True)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Do as at the end of a run; Lightning does not call ``teardown`` if it fails."""

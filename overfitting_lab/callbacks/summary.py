@@ -13,6 +13,8 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
+from overfitting_lab.callbacks.averaging import average_is_tested
+from overfitting_lab.callbacks.clock import clock_of
 from overfitting_lab.callbacks.ending import reason, untested
 from overfitting_lab.callbacks.epochs import plain, recorder_of
 from overfitting_lab.callbacks.images import SMALLEST, images_of
@@ -188,8 +190,9 @@ class RunSummary(Callback):
             if not self._logger.is_open:
                 self._logger.open()
                 write_text(self._logger.files.config, self._config())
-            test = TestSummary(checkpoint, loss, accuracy, images, **_confidence(trainer))
-            self._write(replace(self._summary, test=test, untested=None))
+            averaged = average_is_tested(trainer) or None
+            test = TestSummary(checkpoint, loss, accuracy, images, **_confidence(trainer), averaged=averaged)
+            self._write(replace(self._summary, test=test, untested=None, seconds_of=clock_of(trainer).times))
             self._logger.files.traceback.unlink(missing_ok=True)  # of an earlier failure
 
     def _draw(self, trainer: Trainer) -> None:
@@ -217,6 +220,7 @@ class RunSummary(Callback):
                 epochs=len(recorder.records),
                 global_step=trainer.global_step,
                 seconds=round(self._seconds_before + time.perf_counter() - self._started, 3),
+                seconds_of=clock_of(trainer).times,
                 train_images_per_second=recorder.images_per_second,
                 best=recorder.best_metrics,
                 last=last and last.metrics,

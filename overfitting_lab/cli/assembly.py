@@ -16,6 +16,7 @@ from lightning.pytorch.callbacks import ModelSummary, ProgressBar
 
 from overfitting_lab.callbacks.averaging import AverageRequired
 from overfitting_lab.callbacks.checkpoints import AtomicCheckpointIO, BestCheckpoint
+from overfitting_lab.callbacks.clock import Clock
 from overfitting_lab.callbacks.console import Console, LayerTable, TerminalBar
 from overfitting_lab.callbacks.counts import TrainingCounts
 from overfitting_lab.callbacks.dashboard import Dashboard
@@ -35,6 +36,7 @@ from overfitting_lab.callbacks.step_limit import StepLimit
 from overfitting_lab.callbacks.summary import RunSummary
 from overfitting_lab.doctor.callback import Doctor
 from overfitting_lab.runs.provenance import git_commit, versions
+from overfitting_lab.runs.recipe import decides
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,7 @@ class Assembly:
     logger: RunLogger | None  # None if no folder is kept
     may_continue: bool  # even if a callback stopped the run that is resumed
     precision_reason: str
+    begun: float  # when the command began, by time.perf_counter()
     complete: Callable[[], Namespace]  # the complete configuration, once the Trainer is built
     as_text: Callable[[], str]  # the same as YAML
 
@@ -77,6 +80,7 @@ class Assembly:
         table = self.trainer.enable_model_summary is not False and not self._has(ModelSummary)
         bar = self._terminal and not self._has(ProgressBar)
         return [
+            Clock(self.begun),  # before all whose work it measures
             StepLimit(),  # before all that read max_steps
             FittingData(),  # refuses, before RunSummary claims the run's folder
             LabelNoiseProbe(),
@@ -97,17 +101,20 @@ class Assembly:
         config = self.config
         facts = {"experiment": config.experiment, "seed": config.seed_everything, "versions": versions()}
         facts["git_commit"] = git_commit()
+        decisive = {name: value for name, value in settings(config).items() if decides(name)}
         writers: list[Callback] = [
             FurtherLoggers(logger, lambda: settings(self.complete())),
             RunSummary(logger, self.as_text, facts, lambda: doctor.diagnosis if doctor else []),  # claims the folder
             ProfileFolder(logger),
             OtherCheckpoints(logger),
             ImageRecord(logger),
-            Dashboard(logger, settings(config), config.trainer.log_every_n_steps),
+            Dashboard(logger, decisive, config.trainer.log_every_n_steps),
         ]
         if self.trainer.enable_checkpointing is not False:  # last of all: they save what the others did in the step
             every = config.checkpoint_minutes, config.checkpoint_steps
-            recovery = Recovery(logger, config.seed_everything, *every, may_continue=self.may_continue)
+            recovery = Recovery(
+                logger, config.seed_everything, *every, keeps=config.keep, may_continue=self.may_continue
+            )
             writers += [TrainingCounts(), BestCheckpoint(logger), recovery]  # last.ckpt says what best.ckpt holds
         return writers
 

@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+import time
 import warnings
 from pathlib import Path
 from typing import Any, Literal, NoReturn
@@ -20,6 +21,7 @@ from lightning_modules import ImageClassifier
 from overfitting_lab.callbacks.ending import ObservedTrainer
 from overfitting_lab.callbacks.further_loggers import resume_loggers
 from overfitting_lab.callbacks.logger import RunLogger
+from overfitting_lab.callbacks.recovery import Keep
 from overfitting_lab.cli import trainer_callbacks
 from overfitting_lab.cli.agreement import decided_by_first
 from overfitting_lab.cli.assembly import Assembly, check_writable
@@ -64,6 +66,7 @@ class ExperimentCLI(LightningCLI):
         keep: bool = True,
         trains: bool = True,
     ) -> None:
+        self._begun = time.perf_counter()
         silence_noise()
         # Lightning 2.6 calls torch's pytree in a way that torch 2.14 deprecates.
         warnings.filterwarnings("ignore", module="lightning.pytorch.utilities._pytree")
@@ -107,6 +110,8 @@ class ExperimentCLI(LightningCLI):
         add("--ckpt_path", type=str | None, help="checkpoint to start training from")
         add("--checkpoint_minutes", type=PositiveFloat, default=5.0, help="minutes between checkpoints within an epoch")
         add("--checkpoint_steps", type=PositiveInt | None, help="steps between checkpoints within an epoch")
+        keep = "weights: a finished run keeps no last.ckpt, which can train longer and is the largest file"
+        add("--keep", type=Keep, default="all", help=keep)
         add("--monitor", type=Monitor, default="val_acc", help="metric that chooses the best checkpoint")
         add("--compile", type=CompileMode | None, help="mode of torch.compile; off by default")
         advice = "advise: report what is wrong with the run; stop: also end a run that cannot succeed; off: no doctor"
@@ -114,6 +119,9 @@ class ExperimentCLI(LightningCLI):
         add("--check", action="store_true", help="examine the experiment for a few seconds without training")
         parser.link_arguments("data.image_size", "model.init_args.image_size")
         parser.link_arguments("data.num_classes", "model.init_args.num_classes", apply_on="instantiate")
+        lightning = parser.groups["trainer"]  # type: ignore[index]
+        lightning.title = "Lightning's Trainer"
+        parser._action_groups = sorted(parser._action_groups, key=lambda group: group is lightning)  # last in --help
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse the command line. Flags of a resumed run are put on top of its own configuration.
@@ -290,6 +298,7 @@ class ExperimentCLI(LightningCLI):
             logger=self.logger,
             may_continue=self._resumption is None or self._resumption.changes_callbacks,
             precision_reason=self._precision_reason,
+            begun=self._begun,
             complete=self._complete,
             as_text=lambda: self.complete_config,
         )

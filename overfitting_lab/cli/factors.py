@@ -2,7 +2,8 @@
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,11 @@ from overfitting_lab.cli.parser import available_configs, find_config, setting_n
 from overfitting_lab.cli.processes import say
 from overfitting_lab.runs import UsageError
 from overfitting_lab.runs.recipe import decides, read_settings, recipe
-from overfitting_lab.sweeps.designs import Design, one_at_a_time
+from overfitting_lab.sweeps.designs import Cell, Design, one_at_a_time
 from overfitting_lab.sweeps.factors import OFF, ON, SEED, SUBSET, Command, Factor
 
 OWN = {SEED.key: "--seeds", SUBSET.key: "--subsets"}  # settings that the script varies by flags of its own
+PAUSE = 10  # seconds between two lines about the check
 DIGITS = 12  # of the digest of a configuration
 
 
@@ -139,7 +141,7 @@ def _typed(factors: Sequence[Factor], configs: Sequence[str], flags: Sequence[st
                 f"--factor {factor.key} is no setting of this experiment; see python scripts/fit.py --help"
             )
         found[factor.name] = [_value(factor, factor.levels[0], planned[0])]
-    for cell in others:
+    for cell in _reported(others, "levels"):
         factor = next(each for each in factors if design.changed(cell) == (each.name,))
         level = cell[factor.name]
         settings, made = planned_trial(command, {**cell, **last}, _flag(factor, level))
@@ -171,12 +173,23 @@ def check_cells(design: Design, command: Command, subsets: int) -> None:
     """
     last = last_subset(subsets)
     found: dict[str, str] = {}  # cells by their recipe
-    for cell in design.cells:
+    for cell in _reported(design.cells, "cells"):
         changed = [factor for factor in design.factors if factor.name in design.changed(cell)]
         what = " ".join(_flag(each, cell[each.name]) for each in changed) or "the first levels"
         made = json.dumps(planned_trial(command, {**cell, **last}, what)[1], sort_keys=True)
         if found.setdefault(made, what) != what:
             raise UsageError(f"{what} trains the same as {found[made]}: leave one of the factors out")
+
+
+def _reported(cells: Sequence[Cell], what: str) -> Iterator[Cell]:
+    """Yield cells, whose checks may take seconds each, and print how many are checked, at most every 10 seconds."""
+    print(f"checking   {len(cells)} {what}", flush=True)
+    said = time.monotonic()
+    for done, cell in enumerate(cells):
+        if time.monotonic() - said >= PAUSE:
+            said = time.monotonic()
+            print(f"           {done} of {len(cells)} are checked", flush=True)
+        yield cell
 
 
 def _flag(factor: Factor, level: Any) -> str:

@@ -88,12 +88,14 @@ def keep_trace(error: BaseException, logger: RunLogger | None) -> str:
             pass
         else:
             return f"\nthe whole trace is in {file}"
-    return "" if isinstance(error, OSError) else "\nJSONARGPARSE_DEBUG=1 in front of the command shows the whole trace"
+    return (
+        "" if isinstance(error, OSError) else "\nJSONARGPARSE_DEBUG=true in front of the command shows the whole trace"
+    )
 
 
 def wants_trace() -> bool:
     """Return True if the user asked for traces on the screen, with jsonargparse's own variable."""
-    return "JSONARGPARSE_DEBUG" in os.environ
+    return os.environ.get("JSONARGPARSE_DEBUG", "").lower() not in ("", "false")
 
 
 def _places(error: BaseException) -> Iterator[Place]:

@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 import yaml
 from lightning.pytorch.cli import LightningArgumentParser
 
+from overfitting_lab.cli.failures import wants_trace
 from overfitting_lab.cli.loggers import explained, missing_package, without_logger
 from overfitting_lab.cli.trainer_callbacks import refusal
 from overfitting_lab.runs.recipe import read_config
@@ -130,7 +131,7 @@ class ExperimentParser(LightningArgumentParser):
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Print what is wrong and what may have been meant, and exit with status 2."""
-        if "JSONARGPARSE_DEBUG" in os.environ and ex is not None:
+        if wants_trace() and ex is not None:
             raise ex
         text = clear(message)
         named = CALLBACK.findall(message) if "trainer.callbacks" in message else []

@@ -1,6 +1,7 @@
 """Differences between runs, and the conclusions that their numbers allow."""
 
 import math
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -24,6 +25,8 @@ from overfitting_lab.runs import Run, RunError
 from overfitting_lab.runs.epochs import last_gap, over_fits_since
 
 SEED = "seed_everything"
+NAMED = 3  # groups in the name of a report's folder
+LONGEST = 80  # characters in this name
 PAIRS = 10  # with more pairs than this, sentences describe only the pairs of the best setting
 
 
@@ -140,6 +143,13 @@ class Comparison:
         ]
         return [Pair(*pair, p=float(np.minimum(1, len(found) * pair[-1].p))) for pair in found]
 
+    @property
+    def folder_name(self) -> str:
+        """A name for the report's folder, such as ``overfit-dropout_0.5``."""
+        names = [re.sub(r"[^\w.]+", "_", group.name).strip("_") for group in self.groups]
+        more = [f"{len(names) - NAMED}_more"] if len(names) > NAMED else []
+        return "-".join([*names[:NAMED], *more])[:LONGEST]
+
     def conclusions(self) -> Iterator[str]:
         """Yield the conclusions as sentences."""
         for group in self.groups:
@@ -162,7 +172,8 @@ class Comparison:
             yield "Settings with one seed are not tested against settings with several: run them with as many seeds."
         for each in self.ensembles:
             yield each.sentence
-        seconds = {run.name: run.summary.seconds for run in self.runs}
+        whole = all(run.summary.seconds_of for run in self.runs)
+        seconds = {run.name: run.summary.total_seconds if whole else run.summary.seconds for run in self.runs}
         slow, fast = max(seconds, key=seconds.__getitem__), min(seconds, key=seconds.__getitem__)
         if seconds[slow] > 1.2 * seconds[fast]:
             machines = {(run.summary.device, run.summary.precision, run.summary.world_size) for run in self.runs}

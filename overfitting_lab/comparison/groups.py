@@ -40,8 +40,9 @@ class NamedRun:
 
     @property
     def tested(self) -> str:
-        """The test accuracy in per cent with its interval, and a note if the weights are not the best ones."""
+        """The test accuracy in per cent with its interval, and a note about averaged weights, and if not the best."""
         note = "" if self.test.checkpoint == "best" else f", {self.test.checkpoint} weights"
+        note += ", averaged weights" * bool(self.test.averaged)
         return self.accuracy.in_percent() + note
 
     @cached_property

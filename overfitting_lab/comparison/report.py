@@ -162,11 +162,11 @@ def _tables(comparison: Comparison) -> dict[str, Table]:
             *([name, *(None if each is None else f"{each[place]:.1%}" for each in shares)]
               for place, name in enumerate(classes)),
         ],
-        "cost": [
+        "cost": _filled([
             ["run", "time", "images/s in training", "network", "parameters", "device", "seed", "commit", "versions",
-             "data"],
+             "data", "start + training + validation + test"],
             *map(_cost, runs),
-        ],
+        ]),
     }  # fmt: skip
 
 
@@ -238,7 +238,7 @@ def _cost(run: NamedRun) -> list[Any]:
     summary, data = run.summary, run.summary.data
     return [
         run.name,
-        timedelta(seconds=round(summary.seconds)),
+        _duration(summary.total_seconds),
         summary.train_images_per_second,
         summary.model.class_path.rpartition(".")[2],
         f"{summary.model.parameters:,}",
@@ -247,7 +247,14 @@ def _cost(run: NamedRun) -> list[Any]:
         summary.git_commit[:7] + "-dirty" * summary.git_commit.endswith("-dirty"),
         ", ".join(f"{name} {summary.versions[name]}" for name in ("python", "torch", "lightning")),
         f"{data.name}, split {data.split}, {data.fingerprint[:16]}",
+        " + ".join(str(_duration(each or 0)) for each in vars(summary.seconds_of).values())
+        if summary.seconds_of
+        else "",
     ]
+
+
+def _duration(seconds: float) -> timedelta:
+    return timedelta(seconds=round(seconds))
 
 
 def _probability(p: float) -> str:

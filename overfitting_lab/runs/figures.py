@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from overfitting_lab.runs.epochs import EpochMetrics, has_probe
 from overfitting_lab.runs.files import replace_file
 
-# Colour-blind readers can distinguish them (Okabe & Ito 2008).
+# Colour-blind readers can distinguish them (Okabe & Ito 2008). Here and in reports, training images are dashed.
 TRAINING, PROBE, VALIDATION = "#0072B2", "#56B4E9", "#D55E00"
 NOISE = {  # of the probe's images, by metric: label and colour
     "probe_clean_acc": ("images with their true label", "#009E73"),
@@ -74,7 +74,10 @@ def usual_losses(epochs: Sequence[EpochMetrics]) -> list[float]:
 
 
 def curves(epochs: Sequence[EpochMetrics], title: str) -> Figure:
-    """Draw loss and accuracy of a run over its epochs: training, probe and validation in the same axes."""
+    """Draw loss and accuracy of a run over its epochs, the first at 1: training, probe and validation in the same axes.
+
+    Training and probe are dashed, validation is solid.
+    """
     noisy = any(each.probe_clean_acc is not None for each in epochs)
     figure = Figure(figsize=(16.5 if noisy else 11, 4.2), layout="constrained")
     figure.suptitle(_shown(title, 100))
@@ -83,9 +86,10 @@ def curves(epochs: Sequence[EpochMetrics], title: str) -> Figure:
         draw_noise(noise, epochs)
     validated = any(each.val_loss is not None for each in epochs)
     for axes, metric in ((loss, "loss"), (accuracy, "acc")):
-        draw_metric(axes, epochs, f"train_{metric}", color=TRAINING, label="training", **POINTS)
+        draw_metric(axes, epochs, f"train_{metric}", color=TRAINING, linestyle="--", label="training", **POINTS)
         if has_probe(epochs):
-            draw_metric(axes, epochs, f"probe_{metric}", color=PROBE, label="training images, evaluated", **POINTS)
+            evaluated = {"color": PROBE, "linestyle": "--", "label": "training images, evaluated"}
+            draw_metric(axes, epochs, f"probe_{metric}", **evaluated, **POINTS)
         if validated:
             draw_metric(axes, epochs, f"val_{metric}", color=VALIDATION, label="validation", **POINTS)
     loss.set(ylabel="cross-entropy (nats)", ylim=(0, None))

@@ -3,6 +3,7 @@
 import os
 import shlex
 from collections.abc import Callable
+from itertools import chain, count
 from pathlib import Path
 
 from filelock import BaseFileLock, FileLock, Timeout
@@ -88,6 +89,12 @@ def replace_file(path: Path, write: Callable[[Path], object]) -> None:
                 os.close(folder)
     finally:
         new.unlink(missing_ok=True)
+
+
+def unused(path: Path) -> Path:
+    """Return the path, or the first of ``NAME-2``, ``NAME-3``, ... if something has this name."""
+    others = (path.with_name(f"{path.stem}-{number}{path.suffix}") for number in count(2))
+    return next(each for each in chain([path], others) if not each.exists())
 
 
 def write_text(path: Path, text: str) -> None:

@@ -12,8 +12,8 @@ from overfitting_lab.runs.files import RunError
 # Every setting of fit.py is in one of these two. The settings of a class, such as model.dropout, follow the class.
 DECISIVE = (
     "seed_everything", "monitor", "model", "data.source", "data.split", "data.train_size", "data.val_size",
-    "data.subset", "data.augment", "data.cutout", "data.mixup", "data.cutmix", "data.label_noise", "data.batch_size",
-    "data.image_size", "data.mean", "data.std", "data.seed", "data.split_seed",
+    "data.test_size", "data.subset", "data.augment", "data.cutout", "data.mixup", "data.cutmix", "data.label_noise",
+    "data.batch_size", "data.image_size", "data.mean", "data.std", "data.seed", "data.split_seed",
     "trainer.accumulate_grad_batches", "trainer.callbacks", "trainer.check_val_every_n_epoch",
     "trainer.enable_checkpointing", "trainer.fast_dev_run", "trainer.gradient_clip_algorithm",
     "trainer.gradient_clip_val", "trainer.limit_test_batches", "trainer.limit_train_batches",
@@ -24,7 +24,7 @@ DECISIVE = (
 # These say where and on what a run is made, how often it is saved, and what is shown of it: up to rounding, the result
 # is the same.
 CIRCUMSTANTIAL = (
-    "config", "experiment", "resume", "ckpt_path", "checkpoint_minutes", "checkpoint_steps", "compile",
+    "config", "experiment", "resume", "ckpt_path", "checkpoint_minutes", "checkpoint_steps", "keep", "compile",
     "doctor", "check", "data.probe_every", "data.root", "data.stand_in", "trainer.accelerator",
     "trainer.barebones", "trainer.benchmark", "trainer.default_root_dir", "trainer.detect_anomaly",
     "trainer.deterministic",
@@ -37,9 +37,9 @@ CIRCUMSTANTIAL = (
 
 # Settings that configurations of earlier versions lack, and the values that those versions trained with.
 LATER = {
-    "monitor": "val_acc", "data.subset": 0, "data.cutout": 0, "data.mixup": 0.0, "data.cutmix": 0.0,
-    "data.label_noise": 0.0, "model.label_smoothing": 0.0, "model.batch_norm": False, "model.width": 1.0,
-    "model.decay_biases": True,
+    "monitor": "val_acc", "data.test_size": None, "data.subset": 0, "data.cutout": 0, "data.mixup": 0.0,
+    "data.cutmix": 0.0, "data.label_noise": 0.0, "model.label_smoothing": 0.0, "model.batch_norm": False,
+    "model.width": 1.0, "model.decay_biases": True,
 }  # fmt: skip
 
 # Import paths in configurations of earlier versions, and what they are now.

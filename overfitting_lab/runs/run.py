@@ -117,7 +117,10 @@ class Run:
                 return checked_checkpoint(previous, with_state=True)
             epochs = len(self.records) if self.status == "unknown" else self.summary.epochs
             if self.status == "finished" or epochs > 1:
-                raise RunError(f"{last} is gone; begin a new run with the same settings: --config {self.files.config}")
+                raise RunError(
+                    f"{last} is gone; begin a new run with the same settings: --config {self.files.config} "
+                    "(--keep weights discards it)"
+                )
             return None
         try:
             return checked_checkpoint(last, with_state=True)

@@ -31,6 +31,7 @@ class DataSummary:
     cutmix: float = 0.0  # alpha; 0: off
     label_noise: float = 0.0  # fraction of the training labels that were drawn at random
     subset: int = 0  # which of the disjoint sets of training and validation images
+    test_available: int | None = None  # images in the test set, of which test_size are used; old runs lack it
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,22 @@ class TestSummary:
     calibration_error: float | None = None  # expected calibration error, 15 bins
     temperature: float | None = None  # minimizes the validation loss; missing if all answers were right, or none
     calibration_error_at_temperature: float | None = None
+    averaged: bool | None = None  # True if the network is an average of weights
+
+
+@dataclass(frozen=True)
+class Times:
+    """The time of each part of a run in seconds, over all resumes."""
+
+    start: float  # from the command line to the first step, without the time to import Python's packages
+    training: float
+    validation: float  # with the probe
+    test: float | None = None
+
+    @property
+    def total(self) -> float:
+        """The time of all parts."""
+        return self.start + self.training + self.validation + (self.test or 0.0)
 
 
 @dataclass(frozen=True)
@@ -69,7 +86,8 @@ class Summary:
     git_commit: str  # with -dirty if files differed from it; empty outside a checkout
     epochs: int = 0  # that have ended
     global_step: int = 0
-    seconds: float = 0.0  # of training, over all resumes
+    seconds: float = 0.0  # of training with validation, over all resumes
+    seconds_of: Times | None = None  # of all parts, each alone; old runs lack it
     train_images_per_second: float | None = None
     best: BestMetrics | None = None  # the validation that chose best.ckpt
     last: EpochMetrics | None = None  # the last epoch with a validation
@@ -83,6 +101,16 @@ class Summary:
     reason: str | None = None  # why training ended, or why the run failed or was interrupted
     untested: str | None = None  # why a run that was trained to its end has no test
     notes: list[str] = field(default_factory=list)  # what failed beside training: a figure, a logger, the screen
+
+    @property
+    def total_seconds(self) -> float:
+        """The time of the whole run. For an old run it is the time of training with validation."""
+        return self.seconds_of.total if self.seconds_of else self.seconds
+
+    @property
+    def tested_on(self) -> str:
+        """The number of tested images, such as ``1,000 of 10,000`` if images of the test set were left out."""
+        return "0" if self.test is None else part(self.test.images, self.data.test_available)
 
     def to_json(self) -> str:
         """Return the content of ``summary.json``. NaN and infinity, which JSON lacks, become ``null``."""
@@ -104,8 +132,14 @@ class Summary:
 
 
 _NESTED: dict[str, type[Any]] = {
-    "data": DataSummary, "model": ModelSummary, "best": BestMetrics, "last": EpochMetrics, "test": TestSummary
+    "data": DataSummary, "model": ModelSummary, "best": BestMetrics, "last": EpochMetrics, "test": TestSummary,
+    "seconds_of": Times,
 }  # fmt: skip
+
+
+def part(number: int, whole: int | None) -> str:
+    """Return a number as text, such as ``1,000 of 10,000`` if it is less than the whole."""
+    return f"{number:,}" if whole in (None, number) else f"{number:,} of {whole:,}"
 
 
 def _present(thing: Any) -> dict[str, Any]:

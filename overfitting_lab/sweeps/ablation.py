@@ -178,7 +178,8 @@ class Ablation:
             path.unlink(missing_ok=True)  # most of a run's size
         trial.set_user_attr("result", asdict(result))
         if run.folder not in before:
-            trial.set_user_attr("overhead", time.monotonic() - begun - result.seconds)  # of the start and the test
+            training = run.summary.seconds  # with validation; the rest is the start and the test
+            trial.set_user_attr("took", {"training": training, "rest": time.monotonic() - begun - training})
         print(
             f"done       {name}: test accuracy {result.test_acc:.1%}, gap {100 * result.gap:.1f} points, "
             f"{timedelta(seconds=round(result.seconds))}; {self._progress(trial.number)}",
@@ -196,12 +197,12 @@ class Ablation:
         running = self._trials(TrialState.RUNNING)
         done = self._trials(TrialState.COMPLETE) + [trial for trial in running if trial.number == number]
         progress = f"{len(done)} of {len(self._settings)}"
-        trained = [trial for trial in done if "overhead" in trial.user_attrs]
+        trained = [(trial.user_attrs["took"], _length(_setting(trial))) for trial in done if "took" in trial.user_attrs]
         if not trained:
             return progress
-        usual = median(trial.user_attrs["result"]["seconds"] / _length(_setting(trial)) for trial in trained)
+        usual = median(took["training"] / length for took, length in trained)
         left = usual * (sum(map(_length, self._settings)) - sum(_length(_setting(trial)) for trial in done))
-        left += median(trial.user_attrs["overhead"] for trial in trained) * (len(self._settings) - len(done))
+        left += median(took["rest"] for took, _ in trained) * (len(self._settings) - len(done))
         workers = max(1, len(running))
         time_left = timedelta(seconds=round(left / workers))
         return f"{progress}, about {time_left} left with {workers} worker{'s' * (workers > 1)}"

@@ -45,6 +45,11 @@ def level_name(level: Any) -> str:
     return f"{level:,}" if isinstance(level, int) and not isinstance(level, bool) else str(level)
 
 
+def trial_name(number: int) -> str:
+    """Return the name of a trial for people, who count from 1; Optuna counts from 0."""
+    return f"trial {number + 1}"
+
+
 def shown(value: float, monitor: Monitor) -> str:
     """Return a validation value as text: an accuracy in per cent, a loss in nats."""
     return f"{value:.1%}" if monitor == "val_acc" else f"{value:.4f}"

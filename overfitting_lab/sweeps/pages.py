@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from itertools import zip_longest
+from itertools import chain, count, zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -42,9 +42,9 @@ def write_page(
     Args:
         design: its cells all have trials.
         trials: of the design.
-        facts: ``command``, and ``train_size``, the number of training images; ``None`` if it varies. A learning curve
-            has the number of the ``remedied`` trials.
-        path: of the files, without an ending.
+        facts: ``study``, the study's name, ``command``, and ``train_size``, the number of training images; ``None`` if
+            it varies. A learning curve has the number of the ``remedied`` trials.
+        path: of the files, without an ending. If it is of another study, ``PATH-2`` is written, and so on.
         remedied: beside a learning curve, a design of remedies and its trials. The page tells their worth in images.
 
     Raises:
@@ -78,14 +78,24 @@ def write_page(
         more["worth"] = _worth(design, means["test_acc"], remedied, facts["train_size"], figure)
     text = render(Path(__file__).with_name("templates") / template, {**content, **more})
     numbers = json.dumps({**facts, "trials": [asdict(trial) for trial in trials]}, indent=1) + "\n"
-    paths = [path.with_name(f"{path.name}.{ending}") for ending in ("md", "png", "json")]
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(path.with_name(f".{path.name}.lock")):  # two workers may end at the same moment
+        path = _without_other_study(path, facts.get("study"))
+        paths = [path.with_name(f"{path.name}.{ending}") for ending in ("md", "png", "json")]
         write_text(paths[0], text)
         with attempt(paths[1].name):
             save_figure(paths[1], figure)
         write_text(paths[2], numbers)
     return paths
+
+
+def _without_other_study(path: Path, study: str | None) -> Path:
+    """Return the path, or the first of ``PATH-2``, ``PATH-3``, ... if the page there is of another study."""
+    for name in chain([path.name], (f"{path.name}-{number}" for number in count(2))):
+        numbers = path.with_name(f"{name}.json")
+        if not numbers.exists() or json.loads(numbers.read_text(encoding="utf-8")).get("study") == study:
+            break
+    return path.with_name(name)
 
 
 def _factorial(design: Design, groups: Groups, means: Means, figure: Figure) -> tuple[str, Content]:
@@ -227,19 +237,29 @@ def _unadjusted(comparisons: int) -> Content:
 
 
 def _chosen(design: Design, groups: Groups) -> str:
-    """Return a sentence about the checkpoints that were tested. It names the cells whose loss chose the checkpoint."""
+    """Return sentences about the networks that were tested. They name the cells that differ from the others."""
     by_loss = [group[0].monitor == "val_loss" for group in groups]
     value = "lowest validation loss" if all(by_loss) else "highest validation accuracy"
     sentence = f"The test accuracy is from the checkpoint with the {value}"
-    if all(by_loss) or not any(by_loss):
-        return f"{sentence}."
+    if any(by_loss) and not all(by_loss):
+        sentence += f", but with the lowest validation loss in the cells with: {_cells(design, by_loss)}"
+    averaged = [any(trial.averaged for trial in group) for group in groups]
+    if all(averaged):
+        sentence += ". The tested network is an average of weights"
+    elif any(averaged):
+        sentence += f". The tested network is an average of weights in the cells with: {_cells(design, averaged)}"
+    return f"{sentence}."
+
+
+def _cells(design: Design, chosen: Sequence[bool]) -> str:
+    """Return names for the chosen cells: the levels that they alone have, or the cells one by one."""
     names = [
         f"{factor_name(factor.name)} {level_name(level)}"
         for factor in design.factors
         for level in factor.levels
-        if [cell.get(factor.name) == level for cell in design.cells] == by_loss
-    ] or [cell_name(design, cell) or "none" for cell, loss in zip(design.cells, by_loss, strict=True) if loss]
-    return f"{sentence}, but with the lowest validation loss in the cells with: {'; '.join(names)}."
+        if [cell.get(factor.name) == level for cell in design.cells] == list(chosen)
+    ] or [cell_name(design, cell) or "none" for cell, wanted in zip(design.cells, chosen, strict=True) if wanted]
+    return "; ".join(names)
 
 
 def _origin(trials: Sequence[Trial]) -> str:

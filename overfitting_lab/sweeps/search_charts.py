@@ -13,6 +13,7 @@ from optuna.trial import FrozenTrial
 
 from overfitting_lab.comparison.charts import RUNS, label_axes
 from overfitting_lab.runs.epochs import Monitor
+from overfitting_lab.sweeps.names import trial_name
 
 COLUMNS = 3  # settings side by side, at most
 MARGIN = 0.05  # beside a range, as a part of it
@@ -22,7 +23,7 @@ WINNER, OTHER, BEST = RUNS[1], RUNS[0], "black"
 def history(trials: Sequence[FrozenTrial], winner: int, monitor: Monitor) -> Figure:
     """Draw the values of complete trials over their numbers, and the best value so far."""
     figure, axes = _figure()
-    numbers = [trial.number for trial in trials]
+    numbers = [trial.number + 1 for trial in trials]
     values = _values(trials, monitor)
     so_far = np.maximum.accumulate(values) if monitor == "val_acc" else np.minimum.accumulate(values)
     axes.step(numbers, so_far, where="post", color=BEST, linewidth=1, label="best so far")
@@ -68,7 +69,7 @@ def epochs(trials: Sequence[FrozenTrial], winner: int, monitor: Monitor) -> Figu
             [_scale(monitor) * value for _, value in points],
             marker="o",
             markersize=3,
-            label=f"winner, trial {winner}" if kind == "winner" else f"{kind} trials",
+            label=f"winner, {trial_name(winner)}" if kind == "winner" else f"{kind} trials",
             **_line(kind),
         )
     label_axes(axes, _label(monitor))
@@ -99,7 +100,7 @@ def _draw_points(
 ) -> None:
     """Draw the values of trials as points, the winner's in its own colour."""
     values = _values(trials, monitor)
-    for is_winner, colour, label in ((False, OTHER, "trials"), (True, WINNER, f"winner, trial {winner}")):
+    for is_winner, colour, label in ((False, OTHER, "trials"), (True, WINNER, f"winner, {trial_name(winner)}")):
         chosen = [index for index, trial in enumerate(trials) if (trial.number == winner) == is_winner]
         if chosen:
             axes.plot([places[index] for index in chosen], values[chosen], "o", color=colour, label=label)

@@ -8,7 +8,7 @@ import numpy as np
 from overfitting_lab.comparison.statistics import Estimate, student, wilson
 from overfitting_lab.runs.epochs import Monitor
 from overfitting_lab.runs.summary import Summary
-from overfitting_lab.sweeps.names import shown
+from overfitting_lab.sweeps.names import shown, trial_name
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class Selection:
     """
 
     monitor: Monitor
-    number: int  # of the winning trial
+    number: int  # of the winning trial, from 0
     value: float  # its validation value, by which it was chosen
     trials: int  # from which it was chosen
     winner: Sequence[float]  # values of the winner's settings with other seeds
@@ -86,7 +86,7 @@ class Selection:
     @property
     def _chosen(self) -> str:
         among = f"the best of {self.trials} trials" if self.trials > 1 else "the only trial"
-        chosen = f"trial {self.number} is {among} with {self.monitor} {self._shown(self.value)}"
+        chosen = f"{trial_name(self.number)} is {among} with {self.monitor} {self._shown(self.value)}"
         tie = f", which {self.tied} trials share; it was taken because its number is the lowest of them"
         return f"{chosen}{tie if self.tied > 1 else ''}"
 
@@ -132,6 +132,6 @@ def tested_against_validation(summary: Summary) -> str:
     images = summary.data.val_size
     accuracy = wilson(round(summary.best.val_acc * images), images)
     return (
-        f"accuracy {summary.test.acc:.1%} on {summary.test.images:,} test images; on the {images:,} validation images "
+        f"accuracy {summary.test.acc:.1%} on {summary.tested_on} test images; on the {images:,} validation images "
         f"that chose it {accuracy.value:.1%} (95 % Wilson interval {accuracy.low:.1%} to {accuracy.high:.1%})"
     )

@@ -18,12 +18,14 @@ class Trial:
     train_acc: float  # training accuracy of the last epoch, with dropout and augmentation on
     val_acc: float  # validation accuracy of the last epoch
     gap: float  # generalization gap, a fraction of 1
-    seconds: float  # duration of the run
+    seconds: float  # duration of the run with start, validation and test; of old runs, of training with validation
     epochs: int  # number of epochs
     origin: Mapping[str, Any]  # data, device, versions and commit of the run
     gap_instrument: str = "training"  # accuracy on training images in the gap: probe or training
     calibration_error: float | None = None  # expected calibration error on the test images; trials of old runs lack it
     monitor: Monitor = "val_acc"  # validation metric that chose the checkpoint
+
+    averaged: bool | None = None  # True if the tested network is an average of weights
 
     @property
     def subset(self) -> int:
@@ -47,7 +49,8 @@ def result_of(run: Run, setting: Mapping[str, Any]) -> Trial:
             f"{run.folder} ran without validation, but an ablation needs it: remove --trainer.limit_val_batches"
         )
     origin = {
-        "data": f"{summary.data.name} ({(summary.data.identity or 'unknown')[:12]})",
+        "data": f"{summary.data.name} ({(summary.data.identity or 'unknown')[:12]})"
+        + f", tested on {summary.tested_on} images" * (" of " in summary.tested_on),
         "device": f"{summary.world_size} x {summary.device}",
         "precision": summary.precision,
         **{name: summary.versions[name] for name in ("python", "torch", "lightning")},
@@ -61,10 +64,11 @@ def result_of(run: Run, setting: Mapping[str, Any]) -> Trial:
         train_acc=last.train_acc,
         val_acc=last.val_acc,
         gap=gap,
-        seconds=summary.seconds,
+        seconds=summary.total_seconds,
         epochs=summary.epochs,
         origin=origin,
         gap_instrument=summary.gap_instrument or "training",
         calibration_error=error,
         monitor=run.recipe["monitor"],
+        averaged=summary.test.averaged,
     )

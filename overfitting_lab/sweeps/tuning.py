@@ -18,7 +18,8 @@ from optuna.trial import FrozenTrial, TrialState
 from overfitting_lab.runs import Run, RunError, UsageError
 from overfitting_lab.runs.epochs import Monitor
 from overfitting_lab.runs.files import write_text
-from overfitting_lab.sweeps.names import shown
+from overfitting_lab.runs.recipe import LATER
+from overfitting_lab.sweeps.names import shown, trial_name
 from overfitting_lab.sweeps.pruning import PRUNED, pruner
 from overfitting_lab.sweeps.storage import open_storage, open_study, running_trial
 from overfitting_lab.sweeps.values import draw
@@ -51,7 +52,7 @@ class Result:
     state: TrialState  # complete or pruned
     value: float | None  # best validation value; None if pruned
     reason: str  # why it was pruned
-    time: timedelta  # of training
+    time: timedelta  # of start, training and validation
 
 
 def study_of(storage: BaseStorage, folder: Path, kind: str, monitor: Monitor, epochs: int | None) -> optuna.Study:
@@ -109,8 +110,9 @@ class Tuning:
         begun = self.search.user_attrs.get("plan")
         if begun is None:
             self.search.set_user_attr("plan", plain)
-        elif begun != plain:
-            differ = sorted(key for key in begun.keys() | plain.keys() if begun.get(key) != plain.get(key))
+            return
+        begun = {key: value for key, value in LATER.items() if key in plain} | begun
+        if differ := sorted(key for key in begun.keys() | plain.keys() if begun.get(key) != plain.get(key)):
             raise UsageError(
                 f"the search in {self.folder} was begun with other settings ({', '.join(differ)}); give these again, "
                 "or keep this search apart: --experiment NAME"
@@ -209,7 +211,7 @@ class Tuning:
         """Train a trial, or resume it, and tell the study its result. Return ``False`` if it failed."""
         flags = self._flags(kind, trial)
         trial.set_user_attr("flags", flags)
-        name = f"{'trial' if kind == SEARCH else kind} {trial.number}"
+        name = trial_name(trial.number) if kind == SEARCH else f"{kind} {trial.number + 1}"
         log = self.folder / "logs" / f"{name.replace(' ', '-')}.txt"
         log.parent.mkdir(exist_ok=True)
         print(f"begun      {name}: {' '.join(flags)}", flush=True)
@@ -237,7 +239,7 @@ class Tuning:
 
     def _best(self) -> str:
         best = self.leader
-        return f"; best so far: trial {best.number}, {shown(best.value or 0, self.monitor)}" if best else ""
+        return f"; best so far: {trial_name(best.number)}, {shown(best.value or 0, self.monitor)}" if best else ""
 
     def _flags(self, kind: str, trial: optuna.Trial) -> list[str]:
         """Return the flags of a trial: values of the searched settings, and the seed of a confirmation."""
@@ -255,7 +257,7 @@ class Tuning:
         run = self.run_of(kind, number)
         if run is None:
             return None
-        summary, time = run.summary, timedelta(seconds=round(run.summary.seconds))
+        summary, time = run.summary, timedelta(seconds=round(run.summary.total_seconds))
         if hopeless := self._facts(kind, number).get("hopeless"):
             return Result(TrialState.PRUNED, None, hopeless, time)
         if summary.status != "finished":

@@ -17,7 +17,7 @@ from overfitting_lab.runs.figures import save_figure
 from overfitting_lab.runs.files import write_text
 from overfitting_lab.runs.notes import attempt
 from overfitting_lab.sweeps import search_charts
-from overfitting_lab.sweeps.names import shown
+from overfitting_lab.sweeps.names import shown, trial_name
 from overfitting_lab.sweeps.selection import Selection, tested_against_validation
 from overfitting_lab.sweeps.tuning import SEARCH, Tuning
 
@@ -48,7 +48,7 @@ def run_of_winner(tuning: Tuning) -> Run:
     run = tuning.run_of(SEARCH, tuning.winner.number)
     if run is None:
         raise RunError(
-            f"the run of trial {tuning.winner.number} is gone from {tuning.folder}, so that the winner cannot be "
+            f"the run of {trial_name(tuning.winner.number)} is gone from {tuning.folder}, so that the winner cannot be "
             "tested; search anew: --experiment NAME"
         )
     return run
@@ -137,7 +137,12 @@ def _row(tuning: Tuning, trial: FrozenTrial, searched: Sequence[str]) -> list[st
     run = tuning.run_of(SEARCH, trial.number)
     given = dict(flag.removeprefix("--").split("=", 1) for flag in trial.user_attrs["flags"])
     epoch = run.summary.best.epoch + 1 if run and run.summary.best else ""
-    return [str(trial.number), *(given[key] for key in searched), shown(trial.value or 0, tuning.monitor), str(epoch)]
+    return [
+        str(trial.number + 1),
+        *(given[key] for key in searched),
+        shown(trial.value or 0, tuning.monitor),
+        str(epoch),
+    ]
 
 
 def _importances_missing(tuning: Tuning) -> str:

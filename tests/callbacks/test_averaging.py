@@ -97,6 +97,8 @@ def test_what_is_kept_is_the_mean_that_was_validated(run_script: Script, fit: li
     ]
 
     run = Run(tmp_path / FIRST)
+    assert run.summary.test is not None
+    assert run.summary.test.averaged
     data = data_of(run)
     order = data.train_indices[epoch_order(100, 0, 3)]
     network = Normalized(3, 8)

@@ -44,7 +44,7 @@ def test_the_probe_is_evaluated_as_validation_is(run_script: Script, quick: Flag
     assert (summary["generalization_gap"], summary["gap_instrument"]) == (last.gap, "probe")
     curves = scalars_of(run.folder / "probe")
     assert curves["curves/accuracy"] == [
-        (record.epoch, pytest.approx(record.probe_acc)) for record in run.records if record.probe_acc is not None
+        (record.epoch + 1, pytest.approx(record.probe_acc)) for record in run.records if record.probe_acc is not None
     ]
     lines = [line for line in outcome.out.splitlines() if line.startswith("epoch ")]
     assert ["probe loss" in line for line in lines] == [True, False, True, True]

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from overfitting_lab.cli.parser import CONFIGS, clear, find_config
-from tests.conftest import Parse
+from tests.conftest import Parse, Script
 
 
 @pytest.fixture(autouse=True)
@@ -41,10 +41,22 @@ def test_later_configurations_and_flags_win(tmp_path: Path, parse: Parse) -> Non
     assert (config.data.batch_size, config.trainer.max_epochs, config.data.split) == (9, 3, "overfit")
 
 
-def test_debug_variable_keeps_the_exception(monkeypatch: pytest.MonkeyPatch, parse: Parse) -> None:
-    monkeypatch.setenv("JSONARGPARSE_DEBUG", "true")
-    with pytest.raises(Exception, match="many"):
+@pytest.mark.parametrize(("value", "raised", "match"), [("true", Exception, "many"), ("false", SystemExit, "2")])
+def test_debug_variable_keeps_the_exception(
+    value: str, raised: type[BaseException], match: str, monkeypatch: pytest.MonkeyPatch, parse: Parse
+) -> None:
+    monkeypatch.setenv("JSONARGPARSE_DEBUG", value)
+    with pytest.raises(raised, match=match):
         parse("-c", "overfit", "--data.batch_size=many")
+
+
+def test_help_begins_with_the_settings_of_the_project(run_script: Script) -> None:
+    outcome = run_script("fit", "--help")
+    places = [
+        outcome.out.index(f"\n  --{name}") for name in ("experiment", "model ", "data.root", "trainer.max_epochs")
+    ]
+    assert places == sorted(places)
+    assert "\nLightning's Trainer:\n" in outcome.out
 
 
 @pytest.mark.parametrize(

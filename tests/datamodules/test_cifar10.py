@@ -103,6 +103,18 @@ def test_overfit_takes_the_first_images_and_the_next_for_validation_1000_and_500
         module(split="overfit")
 
 
+def test_fewer_test_images_are_the_same_for_every_seed_and_part_of_more(module: Any) -> None:
+    few, more = (
+        module(test_size=9),
+        module(test_size=30, seed=1, split_seed=1, split="overfit", train_size=50, val_size=9),
+    )
+    chosen = few.test_indices.tolist()
+    assert chosen == sorted(set(chosen))
+    assert len(chosen) == 9
+    assert set(chosen) < set(more.test_indices.tolist())
+    assert few.description().items() >= {"test_size": 9, "test_available": len(CLASSES) * TEST}.items()
+
+
 def test_full_takes_a_random_tenth_for_validation_and_the_rest_for_training(module: Any) -> None:
     data = module()
     assert len(data.val_indices) == AVAILABLE // 10
@@ -174,9 +186,21 @@ def test_the_seed_is_that_of_seed_everything_unless_told_otherwise(
     ("settings", "message"),
     [
         ({"train_size": 181, "val_size": 1}, "181 training and 1 validation images were asked for"),
-        ({"train_size": 100, "val_size": 81}, "tiny has 180 images to train on; set --data.train_size and"),
+        (
+            {"train_size": 100, "val_size": 81},
+            "tiny has 180 images to train on; try --data.train_size 99 --data.val_size 81$",
+        ),
         ({"train_size": 170}, "170 training and 18 validation"),
         ({"val_size": 180}, "0 training and 180 validation"),
+        ({"val_size": 200}, "try --data.train_size 162 --data.val_size 18$"),
+        ({"test_size": 46}, "46 test images were asked for, but tiny has 45; try --data.test_size 45$"),
+        (
+            {"split": "overfit", "batch_size": 128, "test_size": 50},
+            "1000 training and 500 validation images were asked for, but tiny has 180 images to train on; "
+            "data.batch_size 128 is larger than the 120 training images; "
+            "50 test images were asked for, but tiny has 45; "
+            "try --data.train_size 120 --data.val_size 60 --data.batch_size 120 --data.test_size 45$",
+        ),
     ],
 )
 def test_more_images_than_there_are_is_refused(settings: dict[str, int], message: str, module: Any) -> None:
@@ -197,6 +221,10 @@ def test_more_images_than_there_are_is_refused(settings: dict[str, int], message
         ({"cutout": 17, "image_size": 16}, "at most data.image_size, 16, not 17"),
         ({"val_size": -1}, "data.val_size must be at least 1, not -1"),
         ({"std": (0.2, 0.0, 0.2)}, r"data.std must be three numbers above 0, not \[0.2, 0.0, 0.2\]"),
+        (
+            {"val_size": 0, "test_size": 0},
+            "val_size must be at least 1, not 0; data.test_size must be at least 1, not 0",
+        ),
         ({"train_size": 50, "batch_size": 51}, "51 is larger than the 50 training images; try --data.batch_size 50"),
         ({"split": "overfit", "batch_size": 1001}, "1001 is larger than the 1000 .* try --data.batch_size 128"),
     ],

@@ -39,6 +39,8 @@ def test_curves_are_drawn_in_the_same_axes() -> None:
     assert accuracy.get_ylim() == (0, 100)
     assert loss.get_ylim()[0] == 0
     for axes in figure.axes:
+        styles = {str(line.get_label()): line.get_linestyle() for line in axes.get_lines()}
+        assert styles == {"training": "--", "validation": "-"}, "as in a report"
         legend = axes.get_legend()
         assert legend is not None
         assert [text.get_text() for text in legend.get_texts()] == ["training", "validation"]

@@ -1,5 +1,6 @@
 import json
 import os
+import re
 import signal
 import threading
 import time
@@ -11,6 +12,7 @@ from optuna.storages.journal import JournalFileBackend
 
 from overfitting_lab.runs import runs_of
 from overfitting_lab.sweeps.workers import GONE
+from tests.callbacks.test_clock import HOOKS, PAUSE, Slow
 from tests.conftest import Flags, Script
 from tests.processes import start
 
@@ -72,6 +74,16 @@ def test_more_seeds_are_added_to_what_is_there(run_script: Script, small: Flags,
         assert outcome.status == 0, outcome.err
         assert len(fitted) == made
     assert "| 40 | 2 |" in (FOLDER / "sizes.md").read_text()
+
+
+def test_the_time_of_a_trial_counts_start_and_test(run_script: Script, small: Flags, fitted: list[list[str]]) -> None:
+    slow = f"--trainer.callbacks={Slow.__module__}.Slow"
+    outcome = run_script("ablate", "--seeds=1", "--sizes", "40", "60", *small, slow)
+    assert outcome.status == 0, outcome.err
+    trials = json.loads((FOLDER / "sizes.json").read_text())["trials"]
+    assert all(trial["seconds"] >= len(HOOKS) * PAUSE for trial in trials)
+    (left,) = re.findall(r"1 of 2, about 0:00:(\d\d) left", outcome.out)
+    assert int(left) >= 1
 
 
 def test_a_run_that_was_there_keeps_its_checkpoints(run_script: Script, small: Flags, fitted: list[list[str]]) -> None:
@@ -332,10 +344,14 @@ def test_factors_alone_on_several_sets_of_images(run_script: Script, small: Flag
 def test_configurations_of_one_name_are_not_confused(run_script: Script, small: Flags, fitted: list[list[str]]) -> None:
     """Each content of a configuration has trials of its own, with and without a suffix, in one experiment."""
 
+    pages = []
+
     def tested(factor: str) -> dict[str, float]:
         outcome = run_script("ablate", f"--factor={factor}", "--seeds=1", "--train_size=40", *small)
         assert outcome.status == 0, outcome.err
-        numbers = json.loads((FOLDER / "factorial-mine-40.json").read_text())
+        assert "\nchecking   2 cells\n" in outcome.out
+        pages.append(Path(outcome.out.split()[-1]))
+        numbers = json.loads(pages[-1].read_text())
         return {each["setting"]["mine"]: each["test_acc"] for each in numbers["trials"]}
 
     for folder, noise in (("one", 0.1), ("other", 0.9)):
@@ -353,6 +369,8 @@ def test_configurations_of_one_name_are_not_confused(run_script: Script, small: 
     Path("one/mine.yaml").write_text("# a comment\ndata: {label_noise: 0.5}\n")
     tested("one/mine.yaml")
     assert len(fitted) == 4
+    names = [f"factorial-mine-40{number}.json" for number in ("", "-2", "-3", "-3")]
+    assert pages == [FOLDER / name for name in names], "no page replaces another's"
 
 
 def test_a_whole_configuration_replaces_the_settings_that_it_has(

@@ -22,10 +22,11 @@ def test_configurations_are_trained_once_and_compared(
     assert outcome.status == 0, outcome.err
     assert [command[:2] for command in fitted] == [["--config", "overfit"], ["--config", "random_labels.yaml"]]
     assert "Not ranked: the training labels differ (0% and 100% drawn at random)" in outcome.out
-    assert "written report/report.html report/report.md report/report.png" in outcome.out
+    report = Path("report/overfit-random_labels/report")
+    assert f"written {report}.html {report}.md {report}.png" in outcome.out
     for ending in ("html", "md", "png"):
-        assert (tmp_path / "report" / f"report.{ending}").stat().st_size > 1000
-    text = (tmp_path / "report" / "report.md").read_text()
+        assert (tmp_path / f"{report}.{ending}").stat().st_size > 1000
+    text = (tmp_path / f"{report}.md").read_text()
     assert "| data.label_noise | 0.0 | 1.0 |" in text
 
     again = run_script("compare", "overfit", LOGS / "random_labels/version_0", *quick, "--output", "other")
@@ -118,9 +119,11 @@ def test_a_run_that_fails_ends_it(run_script: Script, monkeypatch: pytest.Monkey
     assert "ended with exit status -9, and no finished run" in outcome.err
 
 
-def test_a_report_replaces_the_one_before(run_script: Script, tmp_path: Path) -> None:
-    for name in ("a", "b"):
-        folder = make_run(tmp_path / name / "version_0", np.ones(30, dtype=bool))
-        assert run_script("compare", folder).status == 0
-    assert "# b\n" in (tmp_path / "report/report.md").read_text()
-    assert len(list((tmp_path / "report").iterdir())) == 3
+def test_no_report_is_replaced_silently(run_script: Script, tmp_path: Path) -> None:
+    runs = {name: make_run(tmp_path / name / "version_0", np.ones(30, dtype=bool)) for name in ("a", "b c")}
+    for name in (*runs, "a"):
+        assert run_script("compare", runs[name]).status == 0
+    assert sorted(path.name for path in (tmp_path / "report").iterdir()) == ["a", "a-2", "b_c"]
+    assert "# b c\n" in (tmp_path / "report/b_c/report.md").read_text()
+    for word in ("written", "replaced"):
+        assert f"{word} mine/report.html" in run_script("compare", runs["a"], "--output=mine").out

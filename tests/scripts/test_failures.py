@@ -113,7 +113,7 @@ def test_a_failure_is_one_message(failure: Failure, run_script: Script, tiny: Fl
 def test_a_failure_before_the_run_leaves_no_folder(hook: str, run_script: Script, quick: Flags, tmp_path: Path) -> None:
     outcome = run_script("fit", "--config=overfit", *quick, *callback("Failing", f"hook={hook}").split())
     check_one_message(outcome, 1)
-    assert "JSONARGPARSE_DEBUG=1" in outcome.err
+    assert "JSONARGPARSE_DEBUG=true" in outcome.err
     assert not (tmp_path / RUN).exists()
 
 

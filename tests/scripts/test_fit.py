@@ -19,7 +19,7 @@ from datamodules import CIFAR10DataModule
 from lightning_modules import AlexNet
 from overfitting_lab.runs import Run
 from overfitting_lab.runs.provenance import git_commit, versions
-from overfitting_lab.runs.recipe import flat
+from overfitting_lab.runs.recipe import decides, flat
 from tests.conftest import (
     ROOT,
     FinishedRun,
@@ -49,7 +49,6 @@ def test_folder_holds_what_is_documented_and_nothing_else(finished_run: Finished
         "images.npz",
         "checkpoints/best.ckpt",
         "checkpoints/last.ckpt",
-        "checkpoints/previous.ckpt",
         "events.out.tfevents",
         "train/events.out.tfevents",
         "val/events.out.tfevents",
@@ -64,7 +63,8 @@ def test_summary_has_exactly_the_documented_keys(finished_run: FinishedRun, imag
     sure = {"confidence", "calibration_error"}  # no temperature is the best: every validation image is right
     assert summary.keys() == {
         *("experiment", "status", "diagnosis", "seed", "versions", "git_commit", "data", "model", "optimizer"),
-        *("device", "precision", "world_size", "epochs", "global_step", "seconds", "train_images_per_second"),
+        *("device", "precision", "world_size", "epochs", "global_step", "seconds", "seconds_of"),
+        "train_images_per_second",
         *("best", "last", "generalization_gap", "gap_instrument", "test", "reason", "notes"),
     }
     data = {key: value for key, value in summary["data"].items() if key not in ("fingerprint", "identity")}
@@ -76,6 +76,7 @@ def test_summary_has_exactly_the_documented_keys(finished_run: FinishedRun, imag
         "val_size": 50,
         "subset": 0,
         "test_size": 45,
+        "test_available": 45,
         "augment": "none",
         "cutout": 0,
         "mixup": 0.0,
@@ -100,6 +101,8 @@ def test_summary_has_exactly_the_documented_keys(finished_run: FinishedRun, imag
     assert found.keys() == {"code", "severity", "what", "evidence", "remedy", "layers", "epoch", "step"}
     assert summary["versions"] == versions()
     assert summary["git_commit"].removesuffix("-dirty") == git_commit().removesuffix("-dirty")
+    assert summary["seconds_of"].keys() == {"start", "training", "validation", "test"}
+    assert min(summary["seconds_of"].values()) > 0
     assert summary["seconds"] > 0
     assert 0 < summary["train_images_per_second"] < 1e5
 
@@ -131,7 +134,9 @@ def test_tensorboard_has_both_curves_in_one_chart(finished_run: FinishedRun) -> 
     rows = Run(finished_run.folder).records
     for split in ("train", "val"):
         assert scalars_of(finished_run.folder / split) == {
-            f"curves/{tag}": [(row.epoch, pytest.approx(getattr(row, f"{split}_{metric}"), rel=1e-6)) for row in rows]
+            f"curves/{tag}": [
+                (row.epoch + 1, pytest.approx(getattr(row, f"{split}_{metric}"), rel=1e-6)) for row in rows
+            ]
             for tag, metric in (("loss", "loss"), ("accuracy", "acc"))
         }
 
@@ -150,7 +155,10 @@ def test_tensorboard_has_images_confusion_and_settings_with_results(
         key: value.string_value or value.number_value for key, value in started.session_start_info.hparams.items()
     }
     optimizer = {"model.optimizer": "torch.optim.Adam", "model.optimizer.lr": 1e-4}
-    assert settings.items() >= {**optimizer, "data.batch_size": 20, "data.root": str(image_folder)}.items()
+    data = {"data.augment": "none", "data.batch_size": 20}
+    data |= {"data.train_size": 100, "data.val_size": 50, "data.test_size": 45}
+    assert settings.items() >= {**optimizer, **data}.items()
+    assert all(name == "data.fingerprint" or decides(name) for name in settings), "what decides nothing hides the rest"
     assert settings.get("model.num_classes", 3) == 3
 
 
@@ -315,6 +323,8 @@ def test_other_optimizer_schedule_and_precision(run_script: Script, tiny: Flags,
     assert "precision: 32-true\n" in (tmp_path / RUN / "config.yaml").read_text()
     assert "precision  32-true (as asked for)" in outcome.out
     assert "it/s" in outcome.out
+    assert "Epoch 1/1 " in outcome.out
+    assert "Epoch 0" not in outcome.out
     assert "epoch   1/1" not in outcome.out, "a line an epoch beside the progress bar"
     (row,) = Run(tmp_path / RUN).records
     assert row.learning_rate == pytest.approx(1e-4 / 25e4), "the cycle's end, at the last step"
@@ -476,3 +486,33 @@ def test_the_network_is_compiled_on_request(
     assert modes == ["reduce-overhead"]
     assert len(steps) > 10
     assert "0.weight" in weights_of(tmp_path / RUN)
+
+
+def test_a_short_trial_may_test_fewer_images(run_script: Script, quick: Flags, tmp_path: Path) -> None:
+    outcome = run_script("fit", "--config=overfit", *quick, "--data.test_size=20")
+    assert outcome.status == 0, outcome.err
+    (line,) = re.findall("^test .*$", outcome.out, re.MULTILINE)
+    assert " on 20 of 45 test images of tiny" in line
+    assert "50 validation, 20 of 45 test images" in outcome.out
+    summary, images = summary_of(tmp_path / RUN), Run(tmp_path / RUN).images
+    assert (summary["test"]["images"], summary["data"]["test_size"], summary["data"]["test_available"]) == (20, 20, 45)
+    assert len(set(images["test_labels"].tolist())) == 3, "not the first ones, which are of one class"
+    brightness = images["test_pictures"].mean(axis=(1, 2, 3))  # by which the fixture's classes differ
+    shown = images["test_labels"][images["test_shown"]]
+    assert len(shown)
+    assert [round((each - 64) / 60) for each in brightness] == shown.tolist()
+    page = run_script("compare", tmp_path / RUN)
+    assert page.status == 0, page.err
+    assert "20 of 45" in (tmp_path / "report/overfit/report.md").read_text()
+    assert "20 of 45 test images" in run_script("test", tmp_path / RUN).out
+
+
+def test_a_run_may_keep_weights_alone(run_script: Script, quick: Flags, tmp_path: Path) -> None:
+    outcome = run_script("fit", "--config=overfit", *quick, "--keep=weights")
+    assert outcome.status == 0, outcome.err
+    assert [path.name for path in (tmp_path / RUN / "checkpoints").iterdir()] == ["best.ckpt"]
+    assert (tmp_path / RUN / "weights.pth").is_file()
+    assert run_script("test", tmp_path / RUN).status == 0
+    resumed = run_script("fit", "--resume", RUN, "--trainer.max_epochs=4")
+    assert resumed.status == 1
+    assert "(--keep weights discards it)" in resumed.err

@@ -81,7 +81,7 @@ def test_loggers_and_figures_that_fail(
     outcome = run_script("compare", RUN)
     assert outcome.status == 0, outcome.err
     assert "report.png: RuntimeError: no font at all" in outcome.err
-    assert "written report/report.html report/report.md\n" in outcome.out
+    assert "written report/overfit/report.html report/overfit/report.md\n" in outcome.out
 
 
 def test_names_that_are_no_formula(run_script: Script, quick: Flags, tmp_path: Path) -> None:

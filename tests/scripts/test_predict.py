@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from lightning_modules import AlexNet
+from overfitting_lab.runs import Run
 from tests.conftest import CLASSES, FinishedRun, Script
 from tests.scripts.test_errors import check_one_message
 
@@ -25,6 +26,13 @@ def test_names_classes_with_their_probabilities_in_the_order_of_the_images(
     outcome = run_script("predict", finished_run.folder, *names)
     assert (outcome.status, outcome.err) == (0, "")
     assert outcome.out.splitlines()[-1] == "drawn to prediction.png"
+    test = Run(finished_run.folder).summary.test
+    assert test is not None
+    assert (
+        f"On 45 test images of tiny, this network was right for {test.acc:.1%}, and its first answer had" in outcome.out
+    )
+    assert f"(calibration error {test.calibration_error:.3f})" in outcome.out
+    assert "on an image unlike the training images, a sure answer is no right answer" in outcome.out
 
     network = AlexNet(num_classes=3, hidden_features=16, dropout=0).network
     network.load_state_dict(torch.load(finished_run.folder / "weights.pth", weights_only=True))
@@ -69,6 +77,7 @@ def test_an_exported_file_gives_the_runs_answer(
     assert (of_run.status, of_run.err, of_file.status, of_file.err) == (0, "", 0, "")
     assert len(table(of_run.out)) == 2
     assert table(of_file.out) == table(of_run.out)
+    assert of_file.out.splitlines()[-3:-1] == of_run.out.splitlines()[-3:-1], "how far to trust the network"
     assert of_file.out.splitlines()[-1] == "drawn to other/answer.png"
     pictures = [np.asarray(Image.open(path).convert("RGB")) for path in ("prediction.png", "other/answer.png")]
     below_the_title = slice(70, None)
@@ -94,6 +103,10 @@ def test_answers_are_drawn(run_script: Script, finished_run: FinishedRun, image_
     assert bars.any()
     assert np.nonzero(bars)[1].min() > columns.max(), "the bars stand beside the pictures"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["pink.png", "prediction.png"]
+    again = run_script("predict", finished_run.folder, images[0])
+    assert again.out.splitlines()[-1] == "drawn to prediction-2.png", "no picture is replaced"
+    again = run_script("predict", finished_run.folder, images[0], "--output=prediction.png")
+    assert again.out.splitlines()[-1] == "replaced prediction.png"
 
 
 def test_of_many_images_the_first_are_drawn(

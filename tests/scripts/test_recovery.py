@@ -13,6 +13,7 @@ from overfitting_lab.callbacks import recovery
 from overfitting_lab.runs import Run, RunFiles
 from overfitting_lab.runs.epochs import best_epoch
 from tests.conftest import FinishedRun, Flags, Script, execute, timeless
+from tests.scripts.test_failures import callback
 
 FIRST = "lightning_logs/overfit/version_0"
 
@@ -186,6 +187,7 @@ def test_resuming_refuses_other_data_and_other_networks(
 
 def test_a_damaged_checkpoint_is_named_and_the_one_before_offered(run_script: Script, finished: Path) -> None:
     last = finished / "checkpoints" / "last.ckpt"
+    shutil.copy(last, last.with_name("previous.ckpt"))  # which a run that was killed leaves
     last.write_bytes(last.read_bytes()[:10_000])
     outcome = run_script("fit", "--resume", FIRST, "--trainer.max_epochs=3")
     previous = f"{FIRST}/checkpoints/previous.ckpt"
@@ -313,7 +315,8 @@ def test_short_epochs_do_not_all_leave_a_checkpoint(
     pause: float, previous: int, run_script: Script, quick: Flags, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(recovery, "PAUSE", pause)
-    assert run_script("fit", "--config=overfit", *quick, "--trainer.max_epochs=4").status == 0
+    fails = callback("Failing", "hook=on_fit_end").split()  # before the checkpoint before the last is discarded
+    assert run_script("fit", "--config=overfit", *quick, "--trainer.max_epochs=4", *fails).status == 1
     folder = tmp_path / FIRST / "checkpoints"
     epochs = [torch.load(folder / f"{name}.ckpt", weights_only=True)["epoch"] for name in ("previous", "last")]
     assert epochs == [previous, 3]

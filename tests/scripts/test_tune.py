@@ -66,7 +66,7 @@ def test_the_winner_alone_is_tested_and_its_configuration_replays_it(
     assert all(type(trial.params["model.hidden_features"]) is int for trial in search().get_trials())
     assert "test       trial " in outcome.out
     (sentence,) = (line for line in outcome.out.splitlines() if line.startswith("selection"))
-    assert f"trial {best.number} is the best of 3 trials" in sentence
+    assert f"trial {best.number + 1} is the best of 3 trials" in sentence
     assert "With 1 other seed its settings reach " in sentence
     assert "Other seeds did not choose it" in (FOLDER / "tuning.md").read_text()
     text = (FOLDER / "tuning.md").read_text()
@@ -105,7 +105,7 @@ def test_equal_trials_are_counted_and_without_other_seeds_the_page_speaks_of_non
     assert outcome.status == 0, outcome.err
     assert "search     model.optimizer.betas: [0.9,0.999], [0.9,0.9990]\n" in outcome.out
     text = (FOLDER / "tuning.md").read_text()
-    assert "trial 0 is the best of 2 trials with val_acc " in text
+    assert "trial 1 is the best of 2 trials with val_acc " in text
     assert ", which 2 trials share; it was taken because its number is the lowest of them; no run with" in text
     assert "Other seeds" not in text
     assert "% (95 % Wilson interval " in text
@@ -153,7 +153,7 @@ def test_a_trial_below_the_median_is_pruned(run_script: Script, small: Flags, fi
             )
         )
     outcome = run_script("tune", f"--search={LR}", "--trials=6", *small, "--trainer.max_epochs=3")
-    assert "pruned     trial 5: after epoch 2 its best val_acc, " in outcome.out, outcome.err
+    assert "pruned     trial 6: after epoch 2 its best val_acc, " in outcome.out, outcome.err
     assert search().get_trials()[5].state == TrialState.PRUNED
     (run,) = runs_of(FOLDER)
     assert len(run.records) == 2
@@ -162,12 +162,12 @@ def test_a_trial_below_the_median_is_pruned(run_script: Script, small: Flags, fi
     assert run.summary.test is None
     assert not [*run.folder.rglob("*.ckpt")]
     assert outcome.status == 1
-    assert "the run of trial 0 is gone" in outcome.err
+    assert "the run of trial 1 is gone" in outcome.err
 
 
 def test_a_trial_that_diverges_is_a_bad_one(run_script: Script, small: Flags, fitted: list[list[str]]) -> None:
     outcome = run_script("tune", "--search=model.optimizer.lr=1e30,1e35", "--trials=1", *small)
-    assert "pruned     trial 0: the loss is NaN or infinite" in outcome.out
+    assert "pruned     trial 1: the loss is NaN or infinite" in outcome.out
     assert trials() == [(0, "PRUNED")]
     assert outcome.status == 1
     assert "no trial trained to its end, so there is no winner" in outcome.err
@@ -182,17 +182,17 @@ def test_a_trial_that_fails_is_resumed_by_the_next_command_with_its_callbacks_on
     command = [*overlays, f"--search={LR}", "--trials=1", "--confirm=0", *small, *stops]
     first = run_script("tune", *command)
     assert first.status == 1
-    assert "failed     trial 0: exit status 143; its output is in lightning_logs/tuning/logs/trial-0.txt" in first.out
+    assert "failed     trial 1: exit status 143; its output is in lightning_logs/tuning/logs/trial-1.txt" in first.out
     assert "1 run failed; start this again to resume, or give fewer --trials or --confirm" in first.err
     assert not (FOLDER / "best.yaml").exists()
     second = run_script("tune", *command)
     assert second.status == 0, second.err
     assert trials() == [(0, "COMPLETE")]
-    assert "resumed    in epoch 2 after step 7" in (FOLDER / "logs/trial-0.txt").read_text()
+    assert "resumed    in epoch 2 after step 7" in (FOLDER / "logs/trial-1.txt").read_text()
     assert len(runs_of(FOLDER)) == 1
     text = (FOLDER / "tuning.md").read_text()
     assert "\n1 trial trained to the end and 0 were pruned" in text
-    assert "trial 0 is the only trial with val_" in text
+    assert "trial 1 is the only trial with val_" in text
     assert "value is a noisy one. All these" in text
     assert "no run with another seed tells how much of that is selection" in second.out
 
@@ -231,7 +231,7 @@ def test_of_two_workers_one_is_killed_and_each_trial_is_made_once(
     assert trials() == [(0, "COMPLETE"), (1, "COMPLETE")]
     made = runs_of(FOLDER)
     assert [len(run.records) for run in made] == [2, 2]
-    assert "resumed    in epoch 2 after step 7" in (FOLDER / "logs/trial-0.txt").read_text()
+    assert "resumed    in epoch 2 after step 7" in (FOLDER / "logs/trial-1.txt").read_text()
     assert sum(run.summary.test is not None for run in made) == 1
 
 

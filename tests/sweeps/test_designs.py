@@ -16,7 +16,7 @@ from overfitting_lab.sweeps.names import page_name
 from overfitting_lab.sweeps.pages import write_page
 from overfitting_lab.sweeps.trial import Trial
 
-FACTS = {"train_size": 1000, "command": "python scripts/ablate.py"}
+FACTS = {"study": "of tests", "train_size": 1000, "command": "python scripts/ablate.py"}
 Truth = Callable[[Any], float]
 
 
@@ -164,6 +164,14 @@ def test_the_page_tells_which_checkpoint_was_tested(
         for each in trials(design, lambda cell: 0.4)
     ]
     assert words in write_page(design, made, FACTS, tmp_path / "page")[0].read_text()
+
+
+def test_the_page_tells_which_networks_are_averages(tmp_path: Path) -> None:
+    swa = Factor("swa", "averaging/swa", ("off", "on"), frozenset({"swa"}))
+    design = design_of([*two_level(1), swa], alone=False, full=False)
+    made = [replace(each, averaged=each.setting["swa"] == "on" or None) for each in trials(design, lambda cell: 0.4)]
+    page = write_page(design, made, FACTS, tmp_path / "page")[0].read_text()
+    assert "accuracy. The tested network is an average of weights in the cells with: swa on." in page
 
 
 def test_a_factor_of_its_own_has_no_others(tmp_path: Path) -> None:

@@ -43,14 +43,14 @@ def legend(figure: Figure) -> list[str]:
 def test_the_axes_of_one_trial_count_in_whole_numbers() -> None:
     history = search_charts.history([trial(0, 0.5)], 0, "val_acc")
     assert ticks(history) == ["0"]
-    assert legend(history) == ["best so far", "winner, trial 0"]
+    assert legend(history) == ["best so far", "winner, trial 1"]
 
 
 def test_epochs_count_from_1_and_each_kind_of_line_is_named_once() -> None:
     trials = [trial(0, 0.5), trial(1, 0.75), trial(2, 0.5), trial(3, None)]
     figure = search_charts.epochs(trials, 1, "val_acc")
     assert ticks(figure) == ["1", "2"]
-    assert legend(figure) == ["complete trials", "pruned trials", "winner, trial 1"]
+    assert legend(figure) == ["complete trials", "pruned trials", "winner, trial 2"]
     assert np.array(figure.axes[0].lines[0].get_xydata()).tolist() == [[1, 25], [2, 50]]
 
 

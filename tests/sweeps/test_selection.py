@@ -11,7 +11,7 @@ def test_selection_is_what_other_seeds_do_not_confirm() -> None:
     assert found.difference.value == pytest.approx(0.04)
     assert found.part.value == pytest.approx(0.02)
     assert found.sentence == (
-        "trial 7 is the best of 40 trials with val_acc 54.0%. With 2 other seeds its settings reach 52.0% (n = 2, 95 % "
+        "trial 8 is the best of 40 trials with val_acc 54.0%. With 2 other seeds its settings reach 52.0% (n = 2, 95 % "
         "Student interval 39.3% to 64.7%), and the configuration's own values reach 48.0% (n = 2 with equal values: no "
         "interval). Winner minus configuration: +4.0 points (95 % Welch interval -8.7 to +16.7): the winner is not "
         "shown to be better than the configuration, because the interval of the difference includes 0. Estimate of the "
@@ -50,7 +50,7 @@ def test_the_verdict_is_about_the_configuration(winner: list[float], baseline: l
 def test_tied_trials_are_counted() -> None:
     found = Selection("val_acc", 2, 0.5, 40, [], [], tied=3).sentence
     assert "which 3 trials share; it was taken because its number is the lowest of them" in found
-    assert "trial 0 is the only trial with" in Selection("val_acc", 0, 0.5, 1, [], []).sentence
+    assert "trial 1 is the only trial with" in Selection("val_acc", 0, 0.5, 1, [], []).sentence
 
 
 def test_the_interval_of_an_accuracy_stays_between_0_and_1() -> None:
