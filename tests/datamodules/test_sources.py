@@ -124,7 +124,7 @@ def change(root: Path) -> None:
         (lambda root: lay(root, "train/cat/0.png"), [0, 1, 2, 3], [0, 1, 0, 1]),
         (lambda root: (root / "train/dog/3.png").unlink(), [1, 2], [1, 0]),
         (lambda root: (root / "train/dog/3.png").rename(root / "train/cat/3.png"), [1, 2, 3], [1, 0, 0]),
-        (lambda root: (root / "train/ant").mkdir(), [1, 2, 3], [2, 1, 2]),
+        (lambda root: lay(root, "train/ant/5.png"), [1, 2, 3, 5], [2, 1, 2, 0]),
     ],
     ids=["change", "add", "remove", "relabel", "add class"],
 )
