@@ -6,8 +6,10 @@ import warnings
 import zlib
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext, suppress
 from functools import cache
 from pathlib import Path
+from threading import Lock
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -135,19 +137,26 @@ def refuse(unreadable: Sequence[UnreadableError], root: Path | None = None) -> N
 
     Raises:
         UnreadableError: about one file.
-        DataError: about several files. It names the first ten, how many there are, and their folder ``root`` once.
+        DataError: about several files. It names the first ten, and how many there are. A folder ``root`` in which they
+            lie is named once.
     """
     if len(unreadable) == 1:
         raise unreadable[0]
     if not unreadable:
         return
-    names: dict[str, list[str]] = {}
-    for error in unreadable[:NAMED]:
-        names.setdefault(error.reason, []).append(str(error.path.relative_to(root) if root else error.path))
-    listed = "; ".join(f"{', '.join(paths)} ({reason})" for reason, paths in names.items())
-    more = f"; and {len(unreadable) - NAMED} more" if len(unreadable) > NAMED else ""
-    where = f" in {root}" if root else ""
-    raise DataError(f"{len(unreadable)} files{where} cannot be read: {listed}{more}. Remove or replace them")
+    if root is None:
+        try:
+            root = Path(os.path.commonpath([error.path.parent for error in unreadable]))
+        except ValueError:  # some are absolute, some are not
+            root = Path()
+    named = [error.path for error in unreadable[:NAMED]]
+    listed = ", ".join(str(path.relative_to(root) if root in path.parents else path) for path in named)
+    more = f" and {len(unreadable) - NAMED} more" if len(unreadable) > NAMED else ""
+    where = f" in {root}" if root != Path() else ""
+    raise DataError(
+        f"{len(unreadable)} files{where} cannot be read as images: {listed}{more}; "
+        f"the first: {unreadable[0].reason}. Remove or replace them"
+    )
 
 
 def _read(path: Path) -> tuple[NDArray[np.uint8], bool]:
@@ -180,7 +189,8 @@ def _decode(source: Path | io.BytesIO) -> tuple[NDArray[np.uint8], bool]:
     with Image.open(source, formats=_formats()) as file:
         if Image.MAX_IMAGE_PIXELS and file.width * file.height > Image.MAX_IMAGE_PIXELS:
             raise Image.DecompressionBombError(f"{file.width}x{file.height} pixels")
-        file.load()
+        with _SILENCE if file.format == "TIFF" else nullcontext():
+            file.load()
         image = _of_8_bits(file)
         if (turn := _turn(file)) is not None:
             image = image.transpose(turn)
@@ -194,6 +204,36 @@ def _decode(source: Path | io.BytesIO) -> tuple[NDArray[np.uint8], bool]:
     if image.size != (SIZE, SIZE):
         image = ImageOps.fit(image, (SIZE, SIZE), Image.Resampling.BICUBIC)
     return np.asarray(image), transparent
+
+
+class _Silence:
+    """Keep off the screen what libtiff writes to standard error about a damaged file. Threads may share it."""
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._threads = 0
+        self._standard_error: int | None = None  # where it went before
+
+    def __enter__(self) -> None:
+        with self._lock:
+            self._threads += 1
+            if self._threads == 1:
+                with suppress(OSError):  # standard error may be closed
+                    self._standard_error = os.dup(2)
+                    nowhere = os.open(os.devnull, os.O_WRONLY)
+                    os.dup2(nowhere, 2)
+                    os.close(nowhere)
+
+    def __exit__(self, *error: object) -> None:
+        with self._lock:
+            self._threads -= 1
+            if not self._threads and self._standard_error is not None:
+                os.dup2(self._standard_error, 2)
+                os.close(self._standard_error)
+                self._standard_error = None
+
+
+_SILENCE = _Silence()
 
 
 @cache

@@ -21,6 +21,7 @@ from rich.markup import escape
 from rich.table import Column, Table
 
 from datamodules import CIFAR10DataModule
+from overfitting_lab.cli.patterns import expand_patterns
 from overfitting_lab.export import load_predictor
 from overfitting_lab.runs.figures import answers, save_figure
 
@@ -35,6 +36,7 @@ def main() -> None:
     parser.add_argument("images", type=Path, nargs="+", help="image files")
     parser.add_argument("--output", type=Path, default=Path("prediction.png"), help="PNG to draw; default: %(default)s")
     arguments = parser.parse_args()
+    arguments.images = expand_patterns(arguments.images)
     with reported_errors(needs_screen=True):
         arguments.output.parent.mkdir(parents=True, exist_ok=True)
         predictor = load_predictor(arguments.model)

@@ -129,7 +129,7 @@ class Source(ABC):
     def _stored(self) -> dict[str, Any]:
         """Describe the prepared arrays in plain values; nothing if they are missing or damaged."""
         try:
-            stored: dict[str, Any] = json.loads((self.cache / "meta.json").read_text())
+            stored: dict[str, Any] = json.loads((self.cache / "meta.json").read_text(encoding="utf-8"))
             return stored if stored.get("bytes") == self._sizes(self.cache) else {}
         except (FileNotFoundError, NotADirectoryError, json.JSONDecodeError):
             return {}
@@ -165,7 +165,7 @@ class Source(ABC):
                 **self.account(),
             }
             stored = {"version": version, "identity": digest.hexdigest(), "bytes": self._sizes(new), "read": read}
-            (new / "meta.json").write_text(json.dumps(stored))
+            (new / "meta.json").write_text(json.dumps(stored), encoding="utf-8")
             shutil.rmtree(self.cache, ignore_errors=True)
             new.rename(self.cache)
         finally:

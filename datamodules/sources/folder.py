@@ -2,7 +2,6 @@
 
 import hashlib
 import os
-import re
 from collections import Counter
 from contextlib import suppress
 from functools import cached_property, partial
@@ -24,6 +23,7 @@ from datamodules.sources.layout import (
     holds_images,
     listed,
     loose_files,
+    natural,
 )
 
 
@@ -78,7 +78,7 @@ class Folder(Source):
         """See the base class."""
         root = self.root.resolve()
         beside = root.with_name(f".{root.name}.prepared")
-        elsewhere = Path("data/prepared") / f"{root.name}-{hashlib.sha256(str(root).encode()).hexdigest()[:8]}"
+        elsewhere = Path("data/prepared") / f"{root.name}-{hashlib.sha256(os.fsencode(root)).hexdigest()[:8]}"
         return beside if beside.exists() or os.access(root.parent, os.W_OK) else elsewhere
 
     def version(self) -> str:
@@ -152,18 +152,13 @@ class Folder(Source):
         found = [(file, name) for name in known for path in folders.get(name, []) for file in files(path, left_out)]
         if not found:
             raise self._missing(split, "holds no images")
-        return sorted(found, key=lambda pair: (_natural(pair[0].name), pair[0].path))
+        return sorted(found, key=lambda pair: (natural(pair[0].name), pair[0].path))
 
     def _missing(self, split: str, fault: str) -> DataError:
         folder = self.root / split
         loose = sum(named_as_image(path.name) for path in loose_files(folder))
         hint = f"{loose} images lie in {folder} itself, outside of any class" if loose else advice(self.root)
         return DataError(f"{folder} {fault}; a folder source needs train/<class>/* and test/<class>/*; {hint}")
-
-
-def _natural(name: str) -> list[str | int]:
-    """Return a sort key that puts 2.png before 10.png."""
-    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name)]
 
 
 def _kind(path: Path) -> str:

@@ -1,6 +1,7 @@
 """What lies in a folder of images, and what to say if the images lie elsewhere."""
 
 import os
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
@@ -51,21 +52,29 @@ def is_class(entry: File) -> bool:
     return entry.is_dir() and not entry.name.startswith(".") and entry.name.lower() not in _LEFT_BY_SYSTEMS
 
 
-def folder_names(folder: Path) -> set[str]:
-    """Return the names, in their normal form, of the folders in a folder, hidden ones excepted."""
-    return {
-        normalize("NFC", entry.name) for entry in entries(folder) if entry.is_dir() and not entry.name.startswith(".")
-    }
+def natural(name: str) -> list[str | int]:
+    """Return a sort key that puts 2.png before 10.png."""
+    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name)]
 
 
-def class_folders(split: Path) -> dict[str, list[Path]]:
-    """Return the folders that lie in ``train`` or ``test``, by the normal form of their names.
+def class_name(folder: str) -> str:
+    """Return the normal form of a folder's name.
 
     One name can have two forms. Macs write an accent as a character of its own, other systems do not.
     """
+    return normalize("NFC", folder)
+
+
+def folder_names(folder: Path) -> set[str]:
+    """Return the names, in their normal form, of the folders in a folder, hidden ones excepted."""
+    return {class_name(entry.name) for entry in entries(folder) if entry.is_dir() and not entry.name.startswith(".")}
+
+
+def class_folders(split: Path) -> dict[str, list[Path]]:
+    """Return the folders that may be classes in ``train`` or ``test``, by the normal form of their names."""
     folders: dict[str, list[Path]] = {}
     for entry in filter(is_class, entries(split)):
-        folders.setdefault(normalize("NFC", entry.name), []).append(Path(entry.path))
+        folders.setdefault(class_name(entry.name), []).append(Path(entry.path))
     return folders
 
 
