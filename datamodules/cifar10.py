@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from lightning.pytorch import LightningDataModule
 from lightning.pytorch.trainer.states import TrainerFn
@@ -16,7 +15,7 @@ from torch import Tensor
 from datamodules.augmentation import AUGMENTATIONS, Augmentation, Cutout
 from datamodules.batch import Batch, to_network
 from datamodules.errors import DataError, UnreachableError
-from datamodules.images import SIZE, read_image
+from datamodules.images import SIZE, read_images, refuse
 from datamodules.mixing import epoch_mixtures, mix
 from datamodules.sampling import BatchLoader, epoch_draws
 from datamodules.sources import SOURCES, Images, Source, Synthetic
@@ -388,9 +387,13 @@ class CIFAR10DataModule(LightningDataModule):
 
     @staticmethod
     def read(paths: Sequence[Path]) -> Tensor:
-        """Read image files as uint8 [N, 3, 32, 32].
+        """Read image files as uint8 [N, 3, 32, 32], and print how many were laid on white because they are transparent.
 
         Raises:
-            DataError: if one cannot be read.
+            DataError: if some cannot be read.
         """
-        return torch.from_numpy(np.stack([read_image(path) for path in paths])).permute(0, 3, 1, 2)
+        read = read_images(paths)
+        refuse(read.unreadable)
+        if read.transparent:
+            print(f"{read.transparent} of {len(paths)} images are transparent in part: they are laid on white")
+        return torch.from_numpy(read.images).permute(0, 3, 1, 2)

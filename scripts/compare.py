@@ -19,6 +19,7 @@ except KeyboardInterrupt:
 
 from overfitting_lab.cli.finished import finished_run
 from overfitting_lab.cli.parser import available_configs, find_config
+from overfitting_lab.cli.patterns import expand_patterns
 from overfitting_lab.comparison.comparison import Comparison
 from overfitting_lab.comparison.report import write_report
 from overfitting_lab.runs import Run, RunError
@@ -41,6 +42,7 @@ def main() -> None:
     parser.add_argument("--ensemble", nargs="+", default=[], metavar="RUN", help="runs that also answer together")
     parser.add_argument("--output", type=Path, help="folder of the report; default: a new one in report/")
     arguments, flags = parser.parse_known_args()
+    arguments.runs, arguments.ensemble = expand_patterns(arguments.runs), expand_patterns(arguments.ensemble)
     names = [*arguments.runs, *(name for name in arguments.ensemble if name not in arguments.runs)]
     if not names:
         parser.error("name the runs to compare, such as lightning_logs/overfit/version_0")

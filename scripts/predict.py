@@ -22,6 +22,7 @@ from rich.markup import escape
 from rich.table import Column, Table
 
 from datamodules import CIFAR10DataModule
+from overfitting_lab.cli.patterns import expand_patterns
 from overfitting_lab.export import load_predictor
 from overfitting_lab.runs.figures import answers, save_figure
 from overfitting_lab.runs.files import unused
@@ -39,6 +40,7 @@ def main() -> None:
     parser.add_argument("images", type=Path, nargs="+", help="image files")
     parser.add_argument("--output", type=Path, help="PNG to draw; default: prediction.png, or the next free number")
     arguments = parser.parse_args()
+    arguments.images = expand_patterns(arguments.images)
     with reported_errors(needs_screen=True):
         output = arguments.output or unused(Path("prediction.png"))
         done = "replaced" if output.exists() else "drawn to"

@@ -19,6 +19,7 @@ except KeyboardInterrupt:
 
 from overfitting_lab.callbacks.images import Answers
 from overfitting_lab.callbacks.mirrored import MirroredTest
+from overfitting_lab.cli.patterns import expand_patterns
 from overfitting_lab.comparison.ensemble import ensemble
 from overfitting_lab.runs import Run, RunError
 from overfitting_lab.runs.checkpoints import checked_checkpoint
@@ -31,6 +32,7 @@ def main() -> None:
     parser.add_argument("--ckpt_path", type=Path, help="a checkpoint other than the run's best")
     parser.add_argument("--tta", choices=["flip"], help="flip: average the outputs for an image and its mirror image")
     arguments, overrides = parser.parse_known_args()
+    arguments.runs = expand_patterns(arguments.runs)
     if arguments.ckpt_path and len(arguments.runs) > 1:
         parser.error("--ckpt_path names a checkpoint of one run: name only one run")
     with reported_errors(needs_screen=True):

@@ -18,6 +18,7 @@ import torch
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # type: ignore[import-untyped]
 
+from datamodules.sources import Folder
 from overfitting_lab.cli import ExperimentCLI
 from overfitting_lab.runs import Run
 from overfitting_lab.runs.epochs import EpochRecord
@@ -70,8 +71,14 @@ def parse(monkeypatch: pytest.MonkeyPatch) -> Parse:
 
 @pytest.fixture(scope="session")
 def image_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """180 training and 45 test images of three classes that differ in brightness, named by their index."""
-    return write_images(tmp_path_factory.mktemp("data") / "tiny", len(CLASSES) * TRAIN, len(CLASSES) * TEST)
+    """180 training and 45 test images of three classes that differ in brightness, named by their index.
+
+    They are decoded here, so that no test sees more on its screen because it is the first.
+    """
+    root = write_images(tmp_path_factory.mktemp("data") / "tiny", len(CLASSES) * TRAIN, len(CLASSES) * TEST)
+    with redirect_stdout(io.StringIO()):
+        Folder(root).prepare()
+    return root
 
 
 def write_images(root: Path, train: int, test: int) -> Path:

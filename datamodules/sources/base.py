@@ -70,6 +70,10 @@ class Source(ABC):
     def make(self, split: Literal["train", "test"]) -> Labelled:
         """Read or draw the images of a split. The training images come first."""
 
+    def account(self) -> dict[str, Any]:
+        """Return in plain values what else :meth:`make` found, for the file beside the arrays."""
+        return {}
+
     def present(self) -> bool:
         """Return whether the data needs no download."""
         return True
@@ -123,11 +127,11 @@ class Source(ABC):
         return computed
 
     def _stored(self) -> dict[str, Any]:
-        """Return version, identity and sizes of the prepared arrays; nothing if they are missing or damaged."""
+        """Describe the prepared arrays in plain values; nothing if they are missing or damaged."""
         try:
-            stored: dict[str, Any] = json.loads((self.cache / "meta.json").read_text())
+            stored: dict[str, Any] = json.loads((self.cache / "meta.json").read_text(encoding="utf-8"))
             return stored if stored.get("bytes") == self._sizes(self.cache) else {}
-        except (FileNotFoundError, json.JSONDecodeError):
+        except (FileNotFoundError, NotADirectoryError, json.JSONDecodeError):
             return {}
 
     def _sizes(self, folder: Path) -> dict[str, int]:
@@ -153,8 +157,15 @@ class Source(ABC):
                 digest.update(repr((name, array.shape)).encode())
                 digest.update(np.ascontiguousarray(array).data)
                 np.save(new / f"{name}.npy", array, allow_pickle=False)
-            stored = {"version": version, "identity": digest.hexdigest(), "bytes": self._sizes(new)}
-            (new / "meta.json").write_text(json.dumps(stored))
+            pixels = [arrays[f"{split}_images"] for split in ("train", "test")]
+            read = {
+                "images": {"train": len(pixels[0]), "test": len(pixels[1])},
+                "classes": len(self.classes),
+                "values": [min(int(part.min()) for part in pixels), max(int(part.max()) for part in pixels)],
+                **self.account(),
+            }
+            stored = {"version": version, "identity": digest.hexdigest(), "bytes": self._sizes(new), "read": read}
+            (new / "meta.json").write_text(json.dumps(stored), encoding="utf-8")
             shutil.rmtree(self.cache, ignore_errors=True)
             new.rename(self.cache)
         finally:

@@ -213,7 +213,12 @@ def examine(datamodule: Any, pl_module: LightningModule) -> tuple[progress.Facts
     images, train, val = datamodule.images, datamodule.train_indices, datamodule.val_indices
     labels, classes = images.train_labels[train], len(images.classes)
     copies = data_rules.duplicates(images.train_images, train, val)
-    found = [*data_rules.duplicate_images(copies, len(val)), *data_rules.class_imbalance(labels, images.classes)]
+    found = [
+        *data_rules.images_show_nothing(images.train_images, train),
+        *data_rules.duplicate_images(copies, len(val)),
+    ]
+    missing = list(data_rules.class_without_images(labels, images.classes))
+    found += missing or data_rules.class_imbalance(labels, images.classes)
     network = _network(pl_module)
     dropout = any(isinstance(module, nn.modules.dropout._DropoutNd) and module.p > 0 for module in network.modules())
     remedies = {

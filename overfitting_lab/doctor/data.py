@@ -14,6 +14,9 @@ LEAK = 0.01  # share of the validation images
 IMBALANCE = 3  # ratio of the largest class to the smallest
 FEW = 200  # with fewer images, an accuracy shows nothing
 PROBED = 5000  # the linear probe uses at most so many images
+SAME = 3  # levels of 255: images that differ by no more in any pixel show the same
+BLACK = 16  # of 255: an image without a value as high as this looks black
+MANY = 0.01  # share of the training images
 
 
 def duplicates(images: Tensor, train: Tensor, val: Tensor) -> int:
@@ -88,3 +91,80 @@ def class_imbalance(labels: Tensor, names: tuple[str, ...]) -> Iterator[Diagnosi
         "balance the folders; --data.split full draws images from all of them, --data.split overfit uses the first; "
         "read the confusion matrix (tensorboard --logdir lightning_logs) before the accuracy",
     )
+
+
+def images_show_nothing(images: Tensor, train: Tensor) -> Iterator[Diagnosis]:
+    """Report training images that are all alike, nearly black, or of one colour.
+
+    ``images`` are uint8 [N, height, width, 3], ``train`` indices, int64.
+    """
+    if len(train) > 1 and _alike(images, train):
+        yield Diagnosis(
+            "images_alike",
+            Severity.FATAL,
+            "all training images show the same, so that there is nothing to learn from them",
+            f"no pixel differs by more than {SAME} of 255 levels between any two of {len(train):,} images",
+            "look at the images: a failed download or conversion leaves such images",
+        )
+    middle = images[
+        train, images.shape[1] // 2
+    ]  # a row of each image, because most images show by it what they are not
+    dark = train[middle.flatten(1).amax(1) < BLACK]
+    plain = train[(middle == middle[:, :1]).flatten(1).all(1)]
+    black = sum(int((images[part].flatten(1).amax(1) < BLACK).sum()) for part in torch.split(dark, PROBED))
+    alone = sum(_of_one_colour(images[part]) for part in torch.split(plain, PROBED))
+    for code, number, what, remedy in (
+        (
+            "images_black",
+            black,
+            f"are nearly black: no value reaches {BLACK} of 255",
+            "look at them: files of 16 bits look black if their values use 12 bits or fewer; multiply the values, or "
+            "convert the files to 8 bits",
+        ),
+        (
+            "images_of_one_colour",
+            alone,
+            "are of one colour, and not black",
+            "look at them, and remove what a failed download or conversion left",
+        ),
+    ):
+        if number:
+            yield Diagnosis(
+                code,
+                Severity.WARNING if number > MANY * len(train) else Severity.NOTE,
+                f"training images {what}",
+                f"{number:,} of {len(train):,} training images ({number / len(train):.1%})",
+                remedy,
+            )
+
+
+def class_without_images(labels: Tensor, names: tuple[str, ...]) -> Iterator[Diagnosis]:
+    """Report classes without a training image, if other classes have some. ``labels`` are the training images'."""
+    counts = torch.bincount(labels, minlength=len(names)).tolist()
+    missing = [name for name, count in zip(names, counts, strict=True) if not count]
+    if not missing or len(missing) >= len(names) - 1:
+        return
+    yield Diagnosis(
+        "class_without_images",
+        Severity.WARNING,
+        "some classes have no training images, so the network never learns them",
+        f"none of {len(labels):,} training images is of {', '.join(missing[:10])}" + ", ..." * (len(missing) > 10),
+        "add images to the folders of these classes, or remove the folders; --data.split full draws images from all "
+        "classes, --data.split overfit uses the first",
+    )
+
+
+def _alike(images: Tensor, train: Tensor) -> bool:
+    low = high = images[train[0]].short()
+    for part in torch.split(train, 1000):
+        chunk = images[part]
+        low, high = torch.minimum(low, chunk.amin(0).short()), torch.maximum(high, chunk.amax(0).short())
+        if int((high - low).max()) > SAME:
+            return False
+    return True
+
+
+def _of_one_colour(images: Tensor) -> int:
+    """Count the images of one colour that are not black."""
+    one = (images == images[:, :1, :1]).flatten(1).all(1)
+    return int((one & (images.flatten(1).amax(1) >= BLACK)).sum())

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from datamodules.errors import DataError
-from datamodules.images import normalize, read_image, resize, scale
+from datamodules.images import normalize, read_image, read_images, refuse, resize, scale
 
 RED, GREEN, BLUE = (255, 0, 0), (0, 255, 0), (0, 0, 255)
 FORMATS = ("png", "jpg", "gif", "webp", "bmp")
@@ -27,12 +27,12 @@ def picture(height: int = 32, width: int = 32) -> NDArray[np.uint8]:
     return pixels.astype(np.uint8)
 
 
+def chunk(kind: bytes, body: bytes) -> bytes:
+    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+
 def png_of_size(width: int, height: int) -> bytes:
     """A file of a few bytes that says it is a huge picture."""
-
-    def chunk(kind: bytes, body: bytes) -> bytes:
-        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
-
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
 
@@ -249,3 +249,221 @@ def test_normalize_subtracts_the_mean_and_divides_by_the_standard_deviation_of_e
     normalized = normalize(images, torch.tensor(mean), torch.tensor(std))
     for channel in range(3):
         assert torch.allclose(normalized[:, channel], (images[:, channel] - mean[channel]) / std[channel])
+
+
+# What the eye sees
+
+ORIENTATION = struct.pack("<HHII", 0x0112, 3, 1, 6)  # to be turned clockwise by a quarter
+
+
+def halves(mode: str = "RGB") -> Image.Image:
+    """Red above blue."""
+    pixels = np.full((32, 32, 3), RED, dtype=np.uint8)
+    pixels[16:] = BLUE
+    return Image.fromarray(pixels).convert(mode)
+
+
+def exif(*fields: bytes, rest: bytes = b"") -> bytes:
+    return b"Exif\0\0II*\0\x08\0\0\0" + struct.pack("<H", len(fields)) + b"".join(fields) + bytes(4) + rest
+
+
+def seen(path: Path) -> tuple[NDArray[np.uint8], int]:
+    """The pixels of a file, and how many images were laid on white, whatever Pillow warns of."""
+    read = read_images([path])
+    refuse(read.unreadable)
+    return read.images[0], read.transparent
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_every_orientation_is_undone(orientation: int, tmp_path: Path) -> None:
+    undo: Any = {
+        1: lambda pixels: pixels,
+        2: np.fliplr,
+        3: lambda pixels: np.rot90(pixels, 2),
+        4: np.flipud,
+        5: lambda pixels: pixels.transpose(1, 0, 2),
+        6: lambda pixels: np.rot90(pixels, -1),
+        7: lambda pixels: np.rot90(pixels, 2).transpose(1, 0, 2),
+        8: np.rot90,
+    }
+    tags = Image.Exif()
+    tags[0x0112] = orientation
+    for name in ("stored.png", "stored.tif"):
+        Image.fromarray(picture()).save(tmp_path / name, exif=tags)
+        np.testing.assert_array_equal(read_image(tmp_path / name), undo[orientation](picture()))
+    deep = picture()[:, :, 0].astype(np.uint16) * 257
+    Image.fromarray(deep).save(tmp_path / "deep.png", exif=tags)
+    expected = np.stack([picture()[:, :, 0]] * 3, axis=-1)
+    np.testing.assert_array_equal(read_image(tmp_path / "deep.png"), undo[orientation](expected))
+
+
+BROKEN_EXIF = {
+    "resolution -1/0": exif(ORIENTATION, struct.pack("<HHII", 0x011A, 10, 1, 38), rest=struct.pack("<ii", -1, 0)),
+    "text beyond the end": exif(ORIENTATION, struct.pack("<HHII", 0x010F, 2, 4000, 5000)),
+    "position beyond the end": exif(ORIENTATION, struct.pack("<HHII", 0x8825, 4, 1, 9999)),
+    "orientation of 4 bytes": exif(struct.pack("<HHII", 0x0112, 4, 1, 6)),
+}
+
+
+@pytest.mark.parametrize("fault", BROKEN_EXIF)
+def test_broken_metadata_is_ignored_and_the_orientation_counts(fault: str, tmp_path: Path) -> None:
+    halves().save(tmp_path / "photo.jpg", quality=95, exif=BROKEN_EXIF[fault])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        image = seen(tmp_path / "photo.jpg")[0].astype(int)
+    assert np.abs(image[:, 20:] - RED).max() < 30
+    assert np.abs(image[:, :12] - BLUE).max() < 30
+
+
+@pytest.mark.parametrize("content", [b"Exif\0\0" + b"\xff" * 40, exif(struct.pack("<HHII", 0x0112, 3, 1, 99))])
+def test_an_orientation_without_meaning_is_none(content: bytes, tmp_path: Path) -> None:
+    halves().save(tmp_path / "photo.jpg", quality=95, exif=content)
+    assert np.abs(seen(tmp_path / "photo.jpg")[0][:12].astype(int) - RED).max() < 30
+
+
+BROKEN_CHUNKS = {
+    "long text": chunk(b"zTXt", b"x\0\0" + zlib.compress(bytes(3 << 20))),
+    "long profile": chunk(b"iCCP", b"x\0\0" + zlib.compress(bytes(3 << 20))),
+    "profile that is none": chunk(b"iCCP", b"x\0\0garbage"),
+    "wrong checksum": chunk(b"tEXt", b"a\0b")[:-1] + b"\0",
+    "cut resolution": chunk(b"pHYs", b"ab"),
+}
+
+
+@pytest.mark.parametrize("fault", BROKEN_CHUNKS)
+def test_what_a_png_says_beside_its_pixels_may_be_broken(fault: str, tmp_path: Path) -> None:
+    path = tmp_path / "picture.png"
+    halves().save(path, transparency=BLUE)
+    content = path.read_bytes()
+    path.write_bytes(content[:33] + chunk(b"eXIf", exif(ORIENTATION)[6:]) + BROKEN_CHUNKS[fault] + content[33:])
+    image, transparent = seen(path)
+    assert (image[:, 16:] == RED).all()
+    assert (image[:, :16] == 255).all()
+    assert transparent == 1
+
+
+def transparent_files() -> dict[str, tuple[Image.Image, dict[str, Any]]]:
+    """Images that are red, black or dark below, and transparent above."""
+    alpha = Image.new("L", (32, 32), 0)
+    alpha.paste(255, (0, 16, 32, 32))
+    clear = {}
+    for mode in ("RGB", "L"):
+        clear[mode] = halves(mode)
+        clear[mode].putalpha(alpha)
+    palette = halves().quantize(2)
+    above: Any = palette.getpixel((0, 0))
+    deep = np.full((32, 32), 257, dtype=np.uint16)
+    deep[:16] = 5
+    some = bytearray(b"\xff\xff")
+    some[above] = 0
+    return {
+        "rgba.png": (clear["RGB"], {}),
+        "la.png": (clear["L"], {}),
+        "rgba.webp": (clear["RGB"], {"lossless": True}),
+        "rgba.tif": (clear["RGB"], {}),
+        "rgba.tga": (clear["RGB"], {}),
+        "rgba.ico": (clear["RGB"], {"sizes": [(32, 32)]}),
+        "rgb colour.png": (halves(), {"transparency": RED}),
+        "grey value.png": (halves("L"), {"transparency": halves("L").getpixel((0, 0))}),
+        "palette index.png": (palette, {"transparency": above}),
+        "palette values.png": (palette, {"transparency": bytes(some)}),
+        "palette index.gif": (palette, {"transparency": above}),
+        "16 bits.png": (Image.fromarray(deep), {"transparency": 5}),
+        "1 bit.png": (halves("L").point(lambda value: 255 * (value < 50), mode="1"), {"transparency": 0}),
+    }
+
+
+@pytest.mark.parametrize("name", transparent_files())
+def test_what_is_transparent_is_white(name: str, tmp_path: Path) -> None:
+    image, options = transparent_files()[name]
+    image.save(tmp_path / name, **options)
+    pixels, transparent = seen(tmp_path / name)
+    assert (pixels[:16] == 255).all()
+    below = {"RGB": BLUE, "P": BLUE, "RGBA": BLUE, "1": (255, 255, 255), "I;16": (1, 1, 1)}
+    assert (pixels[16:] == below.get(image.mode, (29, 29, 29))).all()
+    assert transparent == 1
+
+
+def test_half_of_a_colour_is_mixed_with_white_and_an_opaque_image_is_not_transparent(tmp_path: Path) -> None:
+    Image.new("RGBA", (32, 32), (0, 0, 0, 128)).save(tmp_path / "veil.png")
+    pixels, transparent = seen(tmp_path / "veil.png")
+    assert (pixels == 127).all()
+    assert transparent == 1
+    halves("RGBA").save(tmp_path / "opaque.png")
+    assert seen(tmp_path / "opaque.png")[1] == 0
+
+
+def tiff(values: bytes, bits: int, photometric: int) -> bytes:
+    """A grey image of 32x32 pixels without compression."""
+    fields = {256: 32, 257: 32, 258: bits, 259: 1, 262: photometric, 273: 0, 277: 1, 278: 32, 279: len(values)}
+    fields[273] = 8 + 2 + 12 * len(fields) + 4
+    table = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in fields.items())
+    return b"II*\0\x08\0\0\0" + struct.pack("<H", len(fields)) + table + bytes(4) + values
+
+
+def packed(values: NDArray[np.int64]) -> bytes:
+    """12 bits a value."""
+    pairs = values.reshape(-1, 2)
+    return b"".join(int(first << 12 | second).to_bytes(3, "big") for first, second in pairs)
+
+
+RAMP = np.arange(1024).reshape(32, 32)
+DEEP = {
+    "16 bits.pgm": (b"P5 32 32 65535\n" + (RAMP * 64).astype(">u2").tobytes(), RAMP * 64 / 257),
+    "12 bits.pgm": (b"P5 32 32 4095\n" + (RAMP * 4).astype(">u2").tobytes(), RAMP * 4 * 255 / 4095),
+    "16 bits.tif": (tiff((RAMP * 64).astype("<u2").tobytes(), 16, 1), RAMP * 64 / 257),
+    "16 bits, 0 is white.tif": (tiff((RAMP * 64).astype("<u2").tobytes(), 16, 0), 255 - RAMP * 64 / 257),
+    "12 bits.tif": (tiff(packed(RAMP * 4), 12, 1), RAMP * 4 * 255 / 4095),
+}
+
+
+@pytest.mark.parametrize("name", DEEP)
+def test_more_than_8_bits_keep_their_brightness(name: str, tmp_path: Path) -> None:
+    content, expected = DEEP[name]
+    (tmp_path / name).write_bytes(content)
+    assert np.abs(read_image(tmp_path / name).astype(int) - expected[:, :, None]).max() <= 1
+
+
+@pytest.mark.parametrize(("name", "mode"), [("print.jpg", "CMYK"), ("print.tif", "CMYK"), ("video.tif", "YCbCr")])
+def test_colours_of_other_kinds_are_seen(name: str, mode: str, tmp_path: Path) -> None:
+    halves(mode).save(tmp_path / name, quality=95)
+    image = read_image(tmp_path / name).astype(int)
+    assert np.abs(image[:12] - RED).max() < 12
+    assert np.abs(image[20:] - BLUE).max() < 12
+
+
+@pytest.mark.parametrize("name", ["moving.png", "moving.webp", "pages.tif", "two.mpo"])
+def test_the_first_frame_is_seen(name: str, tmp_path: Path) -> None:
+    halves().save(tmp_path / name, save_all=True, append_images=[Image.new("RGB", (32, 32), GREEN)], quality=95)
+    assert np.abs(read_image(tmp_path / name)[:12].astype(int) - RED).max() < 30
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"", "the file is empty"),
+        (b"<!DOCTYPE html><title>Not found</title>", r"it begins with b'<!DOCTYPE html"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "a pointer of Git LFS: git lfs pull"),
+        (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(99), "the format is heic, which Pillow does not read"),
+    ],
+)
+def test_the_message_says_what_the_file_is_instead(content: bytes, reason: str, tmp_path: Path) -> None:
+    (tmp_path / "photo.jpg").write_bytes(content)
+    with pytest.raises(DataError, match=rf"photo\.jpg: cannot be read as an image \({reason}"):
+        read_image(tmp_path / "photo.jpg")
+
+
+def test_the_first_ten_of_many_unreadable_files_are_named(tmp_path: Path) -> None:
+    halves().save(tmp_path / "sound.png")
+    paths = [tmp_path / f"{number}.png" for number in range(12)]
+    for path in paths:
+        path.write_bytes(b"")
+    read = read_images([paths[0], tmp_path / "sound.png", *paths[1:]])
+    assert read.indices == [1]
+    with pytest.raises(DataError) as caught:
+        refuse(read.unreadable, tmp_path)
+    named = ", ".join(path.name for path in paths[:10])
+    assert str(caught.value) == (
+        f"12 files in {tmp_path} cannot be read as images: {named} and 2 more; the first: the file is empty. "
+        "Remove or replace them"
+    )

@@ -1,4 +1,6 @@
+import gzip
 import io
+import json
 import os
 import pickle
 import shutil
@@ -16,6 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from datamodules import CIFAR10DataModule
 from datamodules.errors import DataError, UnreachableError
 from datamodules.sources import CIFAR10, Folder, Images, Synthetic, synthetic
 from tests.datamodules.conftest import FullDisk, md5
@@ -124,7 +127,7 @@ def change(root: Path) -> None:
         (lambda root: lay(root, "train/cat/0.png"), [0, 1, 2, 3], [0, 1, 0, 1]),
         (lambda root: (root / "train/dog/3.png").unlink(), [1, 2], [1, 0]),
         (lambda root: (root / "train/dog/3.png").rename(root / "train/cat/3.png"), [1, 2, 3], [1, 0, 0]),
-        (lambda root: (root / "train/ant").mkdir(), [1, 2, 3], [2, 1, 2]),
+        (lambda root: lay(root, "train/ant/5.png"), [1, 2, 3, 5], [2, 1, 2, 0]),
     ],
     ids=["change", "add", "remove", "relabel", "add class"],
 )
@@ -196,6 +199,161 @@ def test_arrays_that_cannot_be_kept_are_a_data_error(root: Path, full_disk: Full
     with full_disk(1000), pytest.raises(DataError, match=r"cannot keep .*\.animals\.prepared: .*; make the folder"):
         Folder(root).prepare()
     assert {path.name for path in root.parent.iterdir()} <= {"animals", ".animals.prepared.lock"}
+
+
+# What lies among images
+
+
+def account(root: Path) -> Any:
+    return json.loads((Folder(root).cache / "meta.json").read_text())["read"]
+
+
+JUNK = (
+    *("train/dog/Thumbs.db", "train/dog/desktop.ini", "train/cat/labels.csv", "test/cat/Icon\r", "test/notes.txt"),
+    *("train/cat/film.mp4", "train/cat/measured.h5", "train/cat/1.png:Zone.Identifier", "train/tables/all.csv"),
+)
+
+
+def test_what_is_no_image_and_no_class_is_left_out_and_said_once(
+    root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in JUNK:
+        (root / name).parent.mkdir(exist_ok=True)
+        (root / name).write_bytes(b"\x89HDF\r\n\x1a\n" if name.endswith("h5") else b"no image")
+    for name in ("train/New folder", "test/New folder", "train/dog/empty", "val", "__MACOSX", "train/dog/x.png"):
+        (root / name).mkdir()
+    for system in ("train/@eaDir", "train/dog/@eaDir"):  # thumbnails of a NAS
+        lay(root, f"{system}/1.png/7.png")
+    lay(root, "train/8.png")
+    (root / "train/dog/.DS_Store").touch()
+    images = prepared(root)
+    assert images.classes == ("cat", "dog")
+    assert colours(images.train_images) == [1, 2, 3]
+    assert colours(images.test_images) == [4]
+    lines = [line.strip() for line in capsys.readouterr().out.splitlines()]
+    assert lines == [
+        "read       animals: 3 training and 1 test images of 2 classes, 0 unreadable, values from 0 to 4",
+        "not read: 1 images in train or test, but outside of any class",
+        "left out, as they are no images: 1 .csv, 1 .db, 1 .h5, 1 .identifier, 1 .ini, 1 .mp4, 1 .txt, 1 @eaDir, "
+        "1 Icon\\r, 1 hidden",
+        "no classes, as no images are there: @eaDir, New folder, tables",
+        "not read: val beside train and test",
+    ]
+    assert account(root) == {
+        "images": {"train": 3, "test": 1},
+        "classes": 2,
+        "values": [0, 4],
+        "unreadable": 0,
+        "transparent": 0,
+        "deeper": 0,
+        "outside": 1,
+        "left_out": dict.fromkeys((".db", ".ini", ".csv", "Icon\r", ".txt", ".mp4", ".h5", ".identifier"), 1)
+        | {"hidden": 1, "@eaDir": 1},
+        "folders_without_images": ["@eaDir", "New folder", "tables"],
+        "folders_not_read": ["val"],
+    }
+    prepared(root)
+    assert capsys.readouterr().out == ""
+
+
+def test_images_in_deeper_folders_are_found_and_a_link_to_a_folder_above_ends(
+    root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lay(root, "train/dog/more/5.png", "train/dog/more/still/6.png", "test/cat/images/7.png")
+    (root / "train/dog/more/up").symlink_to(root / "train/dog")
+    lay(root.parent, "elsewhere/8.png")
+    (root / "train/cow").symlink_to(root.parent / "elsewhere")
+    images = prepared(root)
+    assert images.classes == ("cat", "cow", "dog")
+    assert colours(images.train_images) == [1, 2, 3, 5, 6, 8]
+    assert images.train_labels.tolist() == [2, 0, 2, 2, 2, 1]
+    assert colours(images.test_images) == [4, 7]
+    assert "3 images lie in folders within the folder of their class" in capsys.readouterr().out
+
+
+def test_content_tells_an_image_whatever_its_name(root: Path) -> None:
+    for number, name in enumerate(("train/dog/photo.txt", "train/ant/photo", "test/ant/download.aspx"), start=5):
+        lay(root, f"{number}.png")
+        (root / name).parent.mkdir(exist_ok=True)
+        (root / f"{number}.png").rename(root / name)
+    images = prepared(root)
+    assert images.classes == ("ant", "cat", "dog")
+    assert sorted(colours(images.train_images)) == [1, 2, 3, 5, 6]
+
+
+def test_a_name_has_one_form_whatever_the_system_wrote(root: Path) -> None:
+    (root / "train/cat").rename(root / "train/caf\u00e9")
+    (root / "test/cat").rename(root / "test/cafe\u0301")
+    lay(root, "train/cafe\u0301/9.png")
+    images = prepared(root)
+    assert images.classes == ("caf\u00e9", "dog")
+    assert images.train_labels.tolist() == [1, 0, 1, 0]
+    assert images.test_labels.tolist() == [0]
+
+
+def test_a_class_that_only_the_test_has_images_of_is_a_class(root: Path) -> None:
+    (root / "train/cat/2.png").unlink()
+    images = prepared(root)
+    assert images.classes == ("cat", "dog")
+    assert images.train_labels.tolist() == [1, 1]
+
+
+def test_all_unreadable_files_are_named_at_once(root: Path) -> None:
+    for number in range(11):
+        (root / f"train/dog/{number + 20}.png").write_bytes(b"")
+    (root / "test/cat/5.jpg").symlink_to("/nowhere/5.jpg")
+    with pytest.raises(DataError) as caught:
+        Folder(root).prepare()
+    named = ", ".join(f"train/dog/{number + 20}.png" for number in range(10))
+    assert str(caught.value) == (
+        f"12 files in {root} cannot be read as images: {named} and 2 more; the first: the file is empty. "
+        "Remove or replace them"
+    )
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+def test_what_is_no_file_is_not_opened(root: Path) -> None:
+    os.mkfifo(root / "train/dog/5.png")
+    prepared(root)
+    assert account(root)["left_out"] == {"neither file nor folder": 1}
+
+
+def move(root: Path, *moves: tuple[str, str]) -> Path:
+    for source, target in moves:
+        (root / target).parent.mkdir(parents=True, exist_ok=True)
+        (root / source).rename(root / target)
+    return root
+
+
+ELSEWHERE: dict[str, tuple[Callable[[Path], object], str, str]] = {  # what was done, the root typed, the message
+    "above": (lambda root: None, "..", r"there is.*|did you mean --data\.root .*animals\?"),
+    "far above": (lambda root: move(root.parent, ("animals", "a/b/animals")), "../a", r"--data\.root .*a/b/animals\?"),
+    "train": (lambda root: None, "train", r"did you mean --data\.root .*animals\?"),
+    "class": (lambda root: None, "train/cat", r"did you mean --data\.root .*animals\?"),
+    "other name": (lambda root: move(root, ("test", "valid")), "", "has the folder valid: rename it to test"),
+    "capital": (lambda root: move(root, ("train", "Train")), "", "has the folder Train: rename it to train"),
+    "no split": (lambda root: move(root, ("train/cat", "cat"), ("train/dog", "dog"), ("train", "x"), ("test", "y")), "",
+                 "holds the folders of images cat, dog, y: move a part of each to train/<class>"),
+    "twice": (lambda root: move(root, ("train", "x"), ("x", "train/train")), "",
+              "has one class, train: .*; if the classes are the folders in it, move them up: cat, dog"),
+    "flat": (lambda root: move(root, ("test/cat/4.png", "test/4.png")), "", "1 images lie in .*test itself, outside"),
+    "archives": (lambda root: (shutil.rmtree(root), lay(root, "1.png").joinpath("train.zip").touch()), "",
+                 r"animals holds 1\.png, train\.zip"),
+    "file": (lambda root: None, "train/cat/2.png", "2.png is a file"),
+    "empty": (lambda root: (shutil.rmtree(root), root.mkdir()), "", "animals is empty"),
+    "spelled": (lambda root: move(root, ("test/cat", "test/Cat")), "",
+                "classes that train has not: Cat; train has cat: rename one of the two"),
+    "CIFAR-10": (lambda root: (shutil.rmtree(root), (root / "cifar-10-batches-py").mkdir(parents=True)), "",
+                 r"did you mean --data\.source cifar10 --data\.root .*animals\?"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", ELSEWHERE)
+def test_images_that_lie_elsewhere_are_asked_for(case: str, root: Path) -> None:
+    alter, typed, message = ELSEWHERE[case]
+    alter(root)
+    with pytest.raises(DataError, match=message):
+        Folder(Path(os.path.normpath(root / typed))).prepare()
 
 
 # What is computed from the arrays
@@ -498,6 +656,60 @@ def test_cifar10_that_is_nowhere_is_unreachable(tmp_path: Path) -> None:
     with pytest.raises(UnreachableError, match=r"No mirror delivers the file"):
         source.prepare()
     assert not source.present()
+
+
+def test_an_archive_that_a_tool_decompressed_is_read(genuine: bytes, contents: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / "cifar-10-python.tar").write_bytes(gzip.decompress(genuine))
+    source = CIFAR10(tmp_path)
+    assert source.present()
+    source.prepare()
+    np.testing.assert_array_equal(source.load().test_images, expected_pixels(contents, "test_batch"))
+
+
+def test_a_wrong_archive_that_a_tool_decompressed_is_not_unpickled(contents: dict[str, Any], tmp_path: Path) -> None:
+    trace = tmp_path / "trace"
+    wrong = archive(dict.fromkeys(contents, Bomb(trace)))
+    (tmp_path / "cifar-10-python.tar").write_bytes(gzip.decompress(wrong))
+    with pytest.raises(DataError, match=r"incomplete or damaged; delete it and .*cifar-10-python\.tar; the next"):
+        CIFAR10(tmp_path).prepare()
+    assert not trace.exists()
+
+
+NEAR = {  # what lies where, the root typed, the question
+    "below": ("a/cifar-10-batches-py/data_batch_1", "", "did you mean --data.root {}/a?"),
+    "far below": ("a/b/cifar-10-python.tar.gz", "", "did you mean --data.root {}/a/b?"),
+    "within": ("a/cifar-10-batches-py/data_batch_1", "a/cifar-10-batches-py", "did you mean --data.root {}/a?"),
+    "beside": ("cifar-10-batches-py/data_batch_1", "data", "did you mean --data.root {}?"),
+    "the archive itself": ("cifar-10-python.tar.gz", "cifar-10-python.tar.gz", "did you mean --data.root {}?"),
+    "by the archive's name": (
+        *("cifar-10-python/cifar-10-batches-py/data_batch_1", ""),
+        "did you mean --data.root {}/cifar-10-python?",
+    ),
+    "twice": (
+        *("cifar-10-batches-py/cifar-10-batches-py/data_batch_1", ""),
+        "did you mean --data.root {}/cifar-10-batches-py?",
+    ),
+    "renamed": ("batches/data_batch_1", "", "rename {}/batches to cifar-10-batches-py, and say --data.root {}"),
+    "a second download": ("cifar-10-python (1).tar.gz", "", "{}/cifar-10-python (1).tar.gz is not read: rename it"),
+    "for C": ("cifar-10-batches-bin/data_batch_1.bin", "", "{}/cifar-10-batches-bin is not read"),
+    "a folder": ("train/cat/1.png", "", "did you mean --data.source folder --data.root {}?"),
+}
+
+
+@pytest.mark.parametrize("case", NEAR)
+def test_cifar10_that_lies_elsewhere_is_asked_for_before_any_drawn_images(case: str, tmp_path: Path) -> None:
+    file, typed, question = NEAR[case]
+    root = tmp_path / "with space"
+    lay(root, "test/cat/1.png") if case == "a folder" else root.mkdir()
+    (root / file).parent.mkdir(parents=True, exist_ok=True)
+    (root / file).touch()
+    data = CIFAR10DataModule(root=root / typed, stand_in=True)
+    with pytest.raises(DataError) as caught:
+        data.prepare_data()
+    quoted = question.replace("--data.root {}", "--data.root '{}").replace("?", "'?")
+    quoted = quoted if quoted.endswith("?") or "--data.root" not in quoted else quoted + "'"
+    assert f"CIFAR-10 is not in {root / typed}" in str(caught.value)
+    assert quoted.replace("{}", str(root)) in str(caught.value)
 
 
 def test_labels_out_of_range_are_refused(

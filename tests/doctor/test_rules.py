@@ -302,3 +302,60 @@ def test_a_schedule_of_steps_that_goes_by_epochs(optimizer: Optimizer) -> None:
 )
 def test_a_network_that_is_surer_than_it_is_right(sure: float, images: int, found: list[str]) -> None:
     assert codes(confidence.over_confident(sure, 0.5, 0.2, images)) == found
+
+
+def pictures(number: int = 300) -> torch.Tensor:
+    return torch.randint(0, 256, (number, 32, 32, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+
+
+def severities(diagnoses: Any) -> list[tuple[str, str]]:
+    return [(diagnosis.code, diagnosis.severity.value) for diagnosis in diagnoses]
+
+
+def test_images_that_show_nothing_are_reported() -> None:
+    train = torch.arange(1, 301)
+    sound = pictures(302)
+    assert severities(data.images_show_nothing(sound, train)) == []
+
+    few = sound.clone()
+    few[5] = 15  # black
+    few[7] = torch.tensor([200, 30, 0], dtype=torch.uint8)
+    few[0] = few[301] = 0  # not for training
+    assert severities(data.images_show_nothing(few, train)) == [
+        ("images_black", "note"),
+        ("images_of_one_colour", "note"),
+    ]
+    assert [found.evidence[:8] for found in data.images_show_nothing(few, train)] == ["1 of 300", "1 of 300"]
+    few[7, 31, 31, 2] = 1
+    few[5, 0, 0, 0] = 16
+    assert severities(data.images_show_nothing(few, train)) == []
+
+    twelve_of_16_bits = sound // 16
+    (found,) = data.images_show_nothing(twelve_of_16_bits, train)
+    assert (found.code, found.severity) == ("images_black", Severity.WARNING)
+    assert "16 bits" in found.remedy
+    ten_of_16_bits = sound // 64
+    assert severities(data.images_show_nothing(ten_of_16_bits, train)) == [
+        ("images_alike", "fatal"),
+        ("images_black", "warning"),
+    ]
+
+    same = sound[:1].repeat(302, 1, 1, 1)
+    assert severities(data.images_show_nothing(same, train)) == [("images_alike", "fatal")]
+    same[300, 9, 9, 0] ^= 128
+    assert severities(data.images_show_nothing(same, train)) == []
+    assert severities(data.images_show_nothing(same, train[:1])) == []
+    colours_by_class = (torch.arange(302) % 3 * 80).to(torch.uint8).view(-1, 1, 1, 1).expand(-1, 32, 32, 3)
+    assert severities(data.images_show_nothing(colours_by_class, train)) == [
+        ("images_black", "warning"),
+        ("images_of_one_colour", "warning"),
+    ]
+
+
+def test_a_class_without_training_images_is_reported() -> None:
+    labels = torch.tensor([0, 2] * 50)
+    assert severities(data.class_without_images(labels, ("a", "b", "c", "d"))) == [("class_without_images", "warning")]
+    (found,) = data.class_without_images(labels, ("a", "b", "c", "d"))
+    assert "none of 100 training images is of b, d" in found.evidence
+    assert severities(data.class_without_images(torch.tensor([0, 1, 2]), ("a", "b", "c"))) == []
+    assert severities(data.class_without_images(torch.tensor([0, 0]), ("a", "b"))) == [], "another rule's"

@@ -176,3 +176,30 @@ def test_onnx_without_the_extra_names_it(
     )
     check_one_message(outcome, 1)
     assert "pip install -e '.[onnx]'" in outcome.err
+
+
+def test_a_pattern_that_no_shell_expands_names_files_and_transparent_images_are_laid_on_white(
+    run_script: Script, finished_run: FinishedRun, tmp_path: Path
+) -> None:
+    for number in (10, 2):
+        Image.new("RGBA", (32, 32), (0, 0, 0, 0)).save(tmp_path / f"{number}.png")
+    Image.new("RGB", (32, 32), "white").save(tmp_path / "[a].png")
+    outcome = run_script("predict", finished_run.folder, "*.png", "[a].png", tmp_path / "1?.png")
+    assert (outcome.status, outcome.err) == (0, "")
+    rows = [line.split("│")[1:-1] for line in table(outcome.out)]
+    assert [Path(row[0].strip()).name for row in rows] == ["2.png", "10.png", "[a].png", "[a].png", "10.png"]
+    assert all(row[1:] == rows[0][1:] for row in rows), "what is transparent is white"
+    assert "3 of 5 images are transparent in part: they are laid on white" in outcome.out
+    outcome = run_script("predict", finished_run.folder, "*.jpg", "2.png")
+    check_one_message(outcome, 1)
+    assert "*.jpg: no such file" in outcome.err
+
+
+def test_all_files_that_are_no_images_are_named_at_once(
+    run_script: Script, finished_run: FinishedRun, tmp_path: Path
+) -> None:
+    for name in ("one.png", "two.txt"):
+        (tmp_path / name).write_text("no image")
+    outcome = run_script("predict", finished_run.folder, "one.png", "two.txt")
+    check_one_message(outcome, 1)
+    assert "2 files cannot be read as images: one.png, two.txt; the first: it begins with b'no image'" in outcome.err
