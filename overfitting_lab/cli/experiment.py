@@ -198,7 +198,7 @@ class ExperimentCLI(LightningCLI):
                 self.model.network.compile(mode=self.config.compile)
             if self._trains:
                 trainer_callbacks.check_device(self.trainer)
-                check_monitors(self.trainer, self.model)
+                check_monitors(self.trainer, self.model, self._given_callbacks)
             else:
                 self.model.configure_optimizers()
             if self.logger is not None and self.resume_from is None:
@@ -232,7 +232,8 @@ class ExperimentCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Return a Trainer with the project's callbacks beside the configured ones."""
         config = self.config_init.trainer
-        given = trainer_callbacks.complete(trainer_callbacks.configured(config), config, keep=self._keep)
+        self._given_callbacks = trainer_callbacks.configured(config)
+        given = trainer_callbacks.complete(self._given_callbacks, config, keep=self._keep)
         if config.logger is not False:
             self.logger = self._run_logger(config.logger or [])
         run = Assembly(

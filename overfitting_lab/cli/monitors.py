@@ -1,7 +1,7 @@
 """Metrics that callbacks and schedules monitor: each must be logged, and ``mode`` must be the right direction."""
 
 import difflib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -24,8 +24,10 @@ class Monitor(NamedTuple):
     by: Any  # the callback or schedule
 
 
-def check_monitors(trainer: Trainer, model: LightningModule) -> None:
+def check_monitors(trainer: Trainer, model: LightningModule, given: Sequence[Callback]) -> None:
     """Refuse a monitor that cannot work, before the first step.
+
+    ``given`` are the configured callbacks. Without a run's folder, the Trainer lacks some of them.
 
     A network or callback from outside this project may log more than the known metrics. With such a class, an unknown
     name is not refused here. The callback or schedule that monitors it reports it after the first validation.
@@ -33,7 +35,8 @@ def check_monitors(trainer: Trainer, model: LightningModule) -> None:
     Raises:
         ValueError: if nothing logs the metric when it is needed, or if the direction is wrong.
     """
-    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    callbacks: list[Callback] = [*trainer.callbacks]  # type: ignore[attr-defined]
+    callbacks += [callback for callback in given if callback not in callbacks]
     all_known = all(type(each).__module__.partition(".")[0] in OURS for each in (model, *callbacks))
     for monitor in _monitors(callbacks, model):
         if all_known and not _is_logged(monitor, callbacks):
