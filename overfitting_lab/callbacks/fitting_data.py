@@ -1,26 +1,19 @@
 """The length of a run, and the limits, intervals and schedules that do not fit it. Only the data can judge them."""
 
-from typing import Any, NamedTuple
+from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 import overfitting_lab.doctor.schedule as schedule_rules
 from datamodules import CIFAR10DataModule
+from lightning_modules import ImageClassifier
+from lightning_modules.schedules import Length
 
 NO_VALIDATION = "to turn validation off, give --trainer.limit_val_batches 0"
 
 
 class LimitError(Exception):
     """A limit or an interval of the Trainer does not fit the data. The message names the flag and the remedy."""
-
-
-class Length(NamedTuple):
-    """Length of a run without an early stop."""
-
-    batches: int  # of an epoch
-    steps: int  # of an epoch
-    total: int  # steps of all epochs; 0 if nothing limits them
-    epochs: int  # that are begun; 0 if nothing limits them
 
 
 class FittingData(Callback):
@@ -30,7 +23,7 @@ class FittingData(Callback):
         if stage == "fit":
             data = trainer.datamodule  # type: ignore[attr-defined]
             check_limits(trainer, data)
-            check_schedule(pl_module, run_length(trainer, data))
+            fit_schedule(trainer, pl_module, data)  # type: ignore[arg-type]
 
 
 def run_length(trainer: Trainer, data: CIFAR10DataModule) -> Length:
@@ -64,12 +57,13 @@ def check_limits(trainer: Trainer, data: CIFAR10DataModule) -> None:
         raise LimitError("\n".join(found))
 
 
-def check_schedule(model: LightningModule, length: Length) -> None:
-    """Check that the learning-rate schedule can be stepped until the run's end.
+def fit_schedule(trainer: Trainer, model: ImageClassifier, data: CIFAR10DataModule) -> None:
+    """Give the learning-rate schedule the length of a run on data that is set up, and check that it lasts so long.
 
     Raises:
         LimitError: if torch would stop the run with an error.
     """
+    model.run_length = length = run_length(trainer, data)
     made: Any = model.configure_optimizers()
     schedule = made.get("lr_scheduler") if isinstance(made, dict) else None
     if schedule is None or (most := schedule_rules.capacity(schedule["scheduler"])) is None:
@@ -79,7 +73,8 @@ def check_schedule(model: LightningModule, length: Length) -> None:
     if there > most:
         raise LimitError(
             f"--model.lr_scheduler {type(schedule['scheduler']).__name__}: has {most:,} {interval}s, but the run has "
-            f"{there:,}, and torch stops a run with an error there; leave --model.lr_scheduler.total_steps out"
+            f"{there:,}, and torch stops a run with an error there; a new run computes the number if "
+            "--model.lr_scheduler.total_steps is left out"
         )
 
 

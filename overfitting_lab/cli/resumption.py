@@ -33,8 +33,8 @@ class Resumption:
     def __init__(self, parser: ArgumentParser, folder: Path, flags: list[str]) -> None:
         self.run = Run(folder)
         own = ["--config", str(self.run.files.config)]
-        given: Namespace = parser.parse_args(own)
-        self.config: Namespace = parser.parse_args([*own, *flags])
+        self.config: Namespace = parser.parse_args([*own, *flags])  # first: a configuration among the flags may have
+        given: Namespace = parser.parse_args(own)  # the run's network beside it
         self.config.trainer.callbacks = _without_repeated(given.trainer.callbacks, self.config.trainer.callbacks)
         before, after = (vars(config.as_flat()) for config in (given, self.config))
         self.changes: dict[str, tuple[Any, Any]] = {

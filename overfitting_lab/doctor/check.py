@@ -19,9 +19,10 @@ from torch.optim import Optimizer
 
 from datamodules import Batch, CIFAR10DataModule
 from lightning_modules import ImageClassifier
+from lightning_modules.schedules import Length
 from overfitting_lab import STARTED
 from overfitting_lab.callbacks.console import data_lines
-from overfitting_lab.callbacks.fitting_data import Length, limited, run_length, validations
+from overfitting_lab.callbacks.fitting_data import limited, run_length, validations
 from overfitting_lab.callbacks.recovery import checkpoint_bytes
 from overfitting_lab.doctor import Severity, activations
 from overfitting_lab.doctor.callback import IMAGES, HopelessError, examine

@@ -229,8 +229,9 @@ def _unadjusted(comparisons: int) -> Content:
 def _chosen(design: Design, groups: Groups) -> str:
     """Return a sentence about the checkpoints that were tested. It names the cells whose loss chose the checkpoint."""
     by_loss = [group[0].monitor == "val_loss" for group in groups]
-    value = "lowest validation loss" if all(by_loss) else "highest validation accuracy"
-    sentence = f"The test accuracy is from the checkpoint with the {value}"
+    values = {"val_loss": "lowest validation loss", "val_acc": "highest validation accuracy"}
+    monitor = "val_acc" if any(by_loss) and not all(by_loss) else groups[0][0].monitor
+    sentence = f"The test accuracy is from the checkpoint with the {values.get(monitor, f'best {monitor}')}"
     if all(by_loss) or not any(by_loss):
         return f"{sentence}."
     names = [
