@@ -123,7 +123,7 @@ class RunSummary(Callback):
         if records or metrics.exists():
             self._logger.discard_events_after(self._first_step, records)
         own = trainer.lightning_module.own_metrics
-        replace_file(metrics, lambda path: write_records(path, records, own=own))
+        replace_file(metrics, lambda path: write_records(path, records, own=own))  # type: ignore[arg-type]
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Bring the summary up to date."""

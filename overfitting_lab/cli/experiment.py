@@ -275,7 +275,9 @@ class ExperimentCLI(LightningCLI):
         if config.model.init_args.get("init_from") is not None:
             config.model.init_args.init_from = str(Path(config.model.init_args.init_from).resolve())
         if self.model.computed_schedule:
-            config.model.init_args.lr_scheduler.init_args.update(Namespace(self.model.computed_schedule))
+            schedule = config.model.init_args.lr_scheduler.init_args
+            for name, value in self.model.computed_schedule.items():
+                schedule[name] = value
         config.ckpt_path = None
         return config
 

@@ -14,7 +14,7 @@ EXAMPLE = (ROOT / "docs" / "howto.md").read_text(encoding="utf-8").partition("\n
 
 
 def block(language: str) -> str:
-    return re.findall(rf"^```{language}\n(.*?)^```", EXAMPLE, re.MULTILINE | re.DOTALL)[0]
+    return str(re.findall(rf"^```{language}\n(.*?)^```", EXAMPLE, re.MULTILINE | re.DOTALL)[0])
 
 
 @pytest.fixture

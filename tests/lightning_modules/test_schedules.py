@@ -60,6 +60,13 @@ def test_a_run_without_an_end_decides_nothing(run_script: Script, tiny: Flags) -
     assert not RUN.exists()
 
 
+def test_steps_that_vary_decide_nothing(run_script: Script, tiny: Flags) -> None:
+    varied = ("--trainer.callbacks+=GradientAccumulationScheduler", "--trainer.callbacks.scheduling={0: 1, 1: 2}")
+    outcome = run_script("fit", "--config=overfit", *tiny, f"{TORCH}.OneCycleLR", *varied)
+    check_one_message(outcome, 2)
+    assert "GradientAccumulationScheduler changes the number of steps" in outcome.err
+
+
 def test_an_overlay_of_one_cycle_is_stored(run_script: Script, quick: Flags, tmp_path: Path) -> None:
     flags = ("--config=vgg16_bn_32", "--config=schedule/one_cycle", *quick)
     flags += ("--model.optimizer.lr=0.01", "--model.optimizer.nesterov=true", "--experiment=overfit")
