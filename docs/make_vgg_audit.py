@@ -17,8 +17,9 @@ from overfitting_lab.runs.recipe import flat
 
 FOLDER = Path(__file__).resolve().parent
 EXPERIMENTS = ("vgg16_notebook", "vgg16", "vgg16_32")  # in the order of their columns
-DERIVED = {  # by the row's name: facts that no setting holds alone
+DERIVED = {  # by the row's name: facts that no setting holds alone, or that a default leaves open
     "head": lambda s: "{0}-{1}-{1}-10".format(512 * (s["data.image_size"] // 32) ** 2, s["model.hidden_features"]),
+    "the schedule steps every": lambda s: s["model.lr_scheduler_interval"] or "epoch",
     "iterations an epoch": lambda s: -(-45_000 // s["data.batch_size"]),
 }
 
@@ -56,7 +57,8 @@ def page() -> str:
         raise SystemExit(f"docs/vgg_audit.yaml has rows of settings that no configuration has: {', '.join(unknown)}")
     for row in audit["rows"]:
         flag = row.get("setting")
-        row["values"] = {name: c.get(flag) if flag else DERIVED[row["what"]](c) for name, c in columns.items()}
+        value = DERIVED.get(row["what"], lambda settings, flag=flag: settings.get(flag))
+        row["values"] = {name: value(column) for name, column in columns.items()}
     return render(FOLDER / "vgg_audit.jinja", audit)
 
 

@@ -10,6 +10,7 @@ from torch import nn
 from lightning_modules.classifier import ImageClassifier
 from lightning_modules.errors import check_arguments
 from lightning_modules.initialization import He, Initialization
+from lightning_modules.metrics import OwnMetrics
 from lightning_modules.width import scaled
 
 
@@ -40,10 +41,13 @@ class AlexNet(ImageClassifier):
         initialization: draws the weights.
         optimizer: from parameters to an optimizer.
         decay_biases: whether weight decay also shrinks biases, and the scales and shifts of batch normalization.
-        lr_scheduler: from the optimizer to a learning-rate schedule. ``None`` keeps the rate.
-        lr_scheduler_interval: whether the schedule steps every epoch or every optimizer step.
+        lr_scheduler: from the optimizer to a learning-rate schedule. ``None`` keeps the rate. The length of torch's
+            ``OneCycleLR``, ``CosineAnnealingLR`` and ``PolynomialLR`` may be left out: it is then the run's.
+        lr_scheduler_interval: whether the schedule steps every epoch or every optimizer step. By default every step if
+            its length is left out, else every epoch.
         label_smoothing: share of a label, in [0, 1), that is divided equally among all classes (Szegedy et al. 2016,
             sec. 7). It smooths the loss that training minimizes. All losses that are logged stay plain cross-entropies.
+        metrics: further metrics by name, such as ``f1``: see :class:`ImageClassifier`.
 
     Raises:
         ValueError: if an argument is out of its range.
@@ -61,8 +65,9 @@ class AlexNet(ImageClassifier):
         optimizer: OptimizerCallable = partial(torch.optim.Adam, lr=1e-4),
         decay_biases: bool = True,
         lr_scheduler: LRSchedulerCallable | None = None,
-        lr_scheduler_interval: Literal["epoch", "step"] = "epoch",
+        lr_scheduler_interval: Literal["epoch", "step"] | None = None,
         label_smoothing: float = 0.0,
+        metrics: OwnMetrics | None = None,
     ) -> None:
         check_arguments("AlexNet", 3, image_size, dropout, hidden_features, width)
         first, second, third, fourth, fifth = (scaled(channels, width) for channels in (64, 192, 384, 256, 256))
@@ -95,4 +100,5 @@ class AlexNet(ImageClassifier):
             lr_scheduler_interval,
             decay_biases,
             label_smoothing,
+            metrics,
         )

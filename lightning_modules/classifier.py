@@ -19,15 +19,20 @@ from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionM
 
 from datamodules.batch import Batch
 from lightning_modules.errors import ModelError
+from lightning_modules.metrics import OwnMetrics, built
+from lightning_modules.schedules import Length, class_and_arguments, lacks_length, left_out
 from lightning_modules.weight_decay import parameter_groups
 from overfitting_lab.runs.checkpoints import load_saved
-from overfitting_lab.runs.epochs import METRICS
+from overfitting_lab.runs.epochs import METRICS, names_of
+from overfitting_lab.runs.imports import why_not_imported
 
 T = TypeVar("T")
 
 
 class ImageClassifier(LightningModule, ABC):
     """A network that gives one logit per class, trained by softmax cross-entropy.
+
+    A subclass builds ``network`` and passes it on, with ``**training`` for all arguments that follow the image size.
 
     ``label_smoothing``, in [0, 1), is the share of a label that is divided equally among all classes (Szegedy et al.
     2016, sec. 7). Only the loss that training minimizes is smoothed.
@@ -47,26 +52,37 @@ class ImageClassifier(LightningModule, ABC):
     ``test_confusion`` count images [num_classes, num_classes], rows are the true classes. ``probed`` is True if the
     last validation evaluated the probe.
 
+    ``metrics`` are further metrics of torchmetrics by their names, each a function of the number of classes. They get
+    logits and labels, and are logged for every split beside ``loss`` and ``acc``: ``f1`` as ``train_f1``, ``val_f1``,
+    ``probe_f1`` and ``test_f1``. More of a metric is better, unless its name ends in ``loss`` or ``error``.
+
     With ``decay_biases=False``, the optimizer's weight decay leaves one-dimensional parameters alone.
+
+    A schedule of torch may lack its length, and a ``OneCycleLR`` its highest rate. ``run_length`` then decides them:
+    set it before :meth:`configure_optimizers`. ``computed_schedule`` holds the values. ``lr_scheduler_interval`` says
+    how often the schedule steps. By default that is every optimizer step if its length is computed, else every epoch.
     """
+
+    run_length: Length | None = None
 
     def __init__(
         self,
         network: nn.Module,
         num_classes: int,
         image_size: int,
-        optimizer: OptimizerCallable,
-        lr_scheduler: LRSchedulerCallable | None,
-        lr_scheduler_interval: Literal["epoch", "step"],
+        optimizer: OptimizerCallable = partial(torch.optim.Adam, lr=1e-4),
+        lr_scheduler: LRSchedulerCallable | None = None,
+        lr_scheduler_interval: Literal["epoch", "step"] | None = None,
         decay_biases: bool = True,
         label_smoothing: float = 0.0,
+        metrics: OwnMetrics | None = None,
     ) -> None:
         super().__init__()
         if not 0 <= label_smoothing < 1:
             raise ValueError(f"label_smoothing must be in [0, 1), not {label_smoothing}")
         # Callables do not survive a checkpoint that is loaded with weights_only=True, and the weights' origin is no
         # longer needed. The run's config.yaml has them all.
-        ignored = ["network", "initialization", "init_from", "optimizer", "lr_scheduler"]
+        ignored = ["network", "initialization", "init_from", "optimizer", "lr_scheduler", "metrics"]
         self.save_hyperparameters(ignore=ignored, logger=False)  # the loggers get all settings, from a callback
         self.network = network.to(memory_format=torch.channels_last)
         self.num_classes = num_classes
@@ -76,17 +92,29 @@ class ImageClassifier(LightningModule, ABC):
         self.decay_biases = decay_biases
         self._optimizer = _shared(optimizer)
         self._lr_scheduler = lr_scheduler and _shared(lr_scheduler)
-        self._lr_scheduler_interval = lr_scheduler_interval
+        self._schedule, self._schedule_arguments = class_and_arguments(lr_scheduler)
+        by_step = lacks_length(self._schedule, self._schedule_arguments)
+        self.lr_scheduler_interval = lr_scheduler_interval or ("step" if by_step else "epoch")
+        self.computed_schedule: dict[str, Any] = {}
 
         accuracy = MulticlassAccuracy(num_classes, average="micro", validate_args=False)
-        metrics = MetricCollection({"loss": MeanMetric(nan_strategy="disable"), "acc": accuracy})
-        self.train_metrics = metrics.clone(prefix="train_")
-        self.val_metrics = metrics.clone(prefix="val_")
-        self.probe_metrics = metrics.clone(prefix="probe_")
+        own = {name: built(name, make, num_classes) for name, make in (metrics or {}).items()}
+        self.own_metrics = tuple(own)
+        # Groups would share the states of two metrics that are equal by chance after the first batch.
+        every = {"loss": MeanMetric(nan_strategy="disable"), "acc": accuracy, **own}
+        collection = MetricCollection(every, compute_groups=False)  # type: ignore[arg-type]
+        self.train_metrics = collection.clone(prefix="train_")
+        self.val_metrics = collection.clone(prefix="val_")
+        self.probe_metrics = collection.clone(prefix="probe_")
         self.probed = False
-        self.test_metrics = metrics.clone(prefix="test_")
+        self.test_metrics = collection.clone(prefix="test_")
         self.val_confusion = MulticlassConfusionMatrix(num_classes, validate_args=False)
         self.test_confusion = MulticlassConfusionMatrix(num_classes, validate_args=False)
+
+    @property
+    def monitored(self) -> tuple[str, ...]:
+        """Names of the metrics that something may monitor in training."""
+        return (*METRICS, *(name for name in names_of(self.own_metrics) if not name.startswith("probe_")))
 
     def pretrained(self) -> dict[str, Tensor]:
         """Return weights to begin training with instead of random ones, by their names in ``network``: here, none.
@@ -114,7 +142,7 @@ class ImageClassifier(LightningModule, ABC):
         logits = self(batch.images)
         losses = F.cross_entropy(logits.float(), batch.labels, reduction="none")
         if len(batch.labels):  # with fewer images than processes, some get none
-            metrics.update(value=losses.detach(), preds=logits.detach(), target=batch.labels)
+            metrics.update(value=losses.detach(), preds=logits.detach().float(), target=batch.labels)
         return losses, logits
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
@@ -191,9 +219,11 @@ class ImageClassifier(LightningModule, ABC):
         """Return the network of a checkpoint that a run wrote, of whatever class, on the CPU and in evaluation mode.
 
         Raises:
-            ModelError: if the checkpoint names no image classifier.
+            ModelError: if the checkpoint names no image classifier, or one that cannot be imported.
         """
         class_path = load_saved(path).get("hyper_parameters", {}).get("_class_path")
+        if isinstance(class_path, str) and "." in class_path and (reason := why_not_imported(class_path)):
+            raise ModelError(f"{path} is of the network {class_path}, which cannot be imported: {reason}")
         kind = locate(str(class_path))
         if not (isinstance(kind, type) and issubclass(kind, ImageClassifier)):
             raise ModelError(f"{path} names no image classifier, but {class_path!r}")
@@ -241,8 +271,8 @@ class ImageClassifier(LightningModule, ABC):
         """Return the optimizer and, if one is set, the learning-rate schedule.
 
         Raises:
-            ModelError: if a plateau schedule monitors a metric that no epoch logs, or if the optimizer has no weight
-                decay from which to leave out the biases.
+            ModelError: if a plateau schedule monitors a metric that no epoch logs, if a schedule needs the length of a
+                run without an end, or if the optimizer has no weight decay from which to leave out the biases.
         """
         optimizer = self._optimizer(self.parameters())
         if not self.decay_biases:
@@ -255,17 +285,27 @@ class ImageClassifier(LightningModule, ABC):
             optimizer = self._optimizer(parameter_groups(self.parameters()))
         if self._lr_scheduler is None:
             return optimizer
-        scheduler = self._lr_scheduler(optimizer)
+        interval, length = self.lr_scheduler_interval, self.run_length or self._length_of_trainer()
+        schedule, given = self._schedule, self._schedule_arguments
+        self.computed_schedule = left_out(schedule, given, length, interval, optimizer)
+        scheduler = self._lr_scheduler(optimizer, **self.computed_schedule)
         if not isinstance(scheduler, ReduceLROnPlateau):
-            interval = self._lr_scheduler_interval
             return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": interval}}
         ours = type(self).__module__.partition(".")[0] == __name__.partition(".")[0]  # a user's own class may log more
-        if ours and scheduler.monitor not in METRICS:
+        if ours and scheduler.monitor not in self.monitored:
             raise ModelError(
                 f"the learning-rate schedule monitors {scheduler.monitor!r}, which no epoch logs; "
-                f"set its monitor to one of {', '.join(METRICS)}"
+                f"set its monitor to one of {', '.join(self.monitored)}"
             )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "monitor": scheduler.monitor}}
+
+    def _length_of_trainer(self) -> Length:
+        """Return the length of the attached Trainer's run. Without a Trainer, any length builds the schedule."""
+        if self._trainer is None:
+            return Length(1, 1, 1000, 1000)
+        epochs, total = max(self.trainer.max_epochs or 0, 0), self.trainer.estimated_stepping_batches
+        total = 0 if total == float("inf") else int(total)
+        return Length(int(self.trainer.num_training_batches), total // max(epochs, 1), total, epochs)
 
 
 def _shared(factory: Callable[..., T]) -> Callable[..., T]:
@@ -275,7 +315,7 @@ def _shared(factory: Callable[..., T]) -> Callable[..., T]:
     started other processes.
     """
 
-    def call(*args: Any) -> T:
-        return factory(*args)
+    def call(*args: Any, **settings: Any) -> T:
+        return factory(*args, **settings)
 
     return call

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from lightning_modules.classifier import ImageClassifier
 from lightning_modules.errors import ModelError, check_arguments
 from lightning_modules.initialization import He, Initialization, SmallOutput
+from lightning_modules.metrics import OwnMetrics
 from lightning_modules.width import scaled
 from overfitting_lab.runs.checkpoints import load_saved
 from overfitting_lab.runs.files import RunError, RunFiles
@@ -99,10 +100,13 @@ class VGG(ImageClassifier):
             this depth. The default keeps the variance of the activations and starts near ln(num_classes).
         optimizer: from parameters to an optimizer.
         decay_biases: whether weight decay also shrinks biases, and the scales and shifts of batch normalization.
-        lr_scheduler: from the optimizer to a learning-rate schedule. ``None`` keeps the rate.
-        lr_scheduler_interval: whether the schedule steps every epoch or every optimizer step.
+        lr_scheduler: from the optimizer to a learning-rate schedule. ``None`` keeps the rate. The length of torch's
+            ``OneCycleLR``, ``CosineAnnealingLR`` and ``PolynomialLR`` may be left out: it is then the run's.
+        lr_scheduler_interval: whether the schedule steps every epoch or every optimizer step. By default every step if
+            its length is left out, else every epoch.
         label_smoothing: share of a label, in [0, 1), that is divided equally among all classes (Szegedy et al. 2016,
             sec. 7). It smooths the loss that training minimizes. All losses that are logged stay plain cross-entropies.
+        metrics: further metrics by name, such as ``f1``: see :class:`ImageClassifier`.
 
     Raises:
         ValueError: if an argument is out of its range.
@@ -123,8 +127,9 @@ class VGG(ImageClassifier):
         optimizer: OptimizerCallable = partial(torch.optim.SGD, lr=0.01, momentum=0.9, weight_decay=5e-4),
         decay_biases: bool = True,
         lr_scheduler: LRSchedulerCallable | None = None,
-        lr_scheduler_interval: Literal["epoch", "step"] = "epoch",
+        lr_scheduler_interval: Literal["epoch", "step"] | None = None,
         label_smoothing: float = 0.0,
+        metrics: OwnMetrics | None = None,
     ) -> None:
         check_arguments("VGG", 5, image_size, dropout, hidden_features, width)
         if init_from is not None and configuration == "A":
@@ -143,6 +148,7 @@ class VGG(ImageClassifier):
             lr_scheduler_interval,
             decay_biases,
             label_smoothing,
+            metrics,
         )
         self._batch_norm, self._softmax, self._init_from, self._layers = batch_norm, softmax, init_from, layers
 

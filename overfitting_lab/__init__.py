@@ -1,6 +1,9 @@
 """Experiments that show what over-fitting is, and what regularization and data augmentation buy."""
 
 import os
+import time
+
+STARTED = time.perf_counter()  # before the imports of a command, which take seconds
 
 for _name in ("RANK", "LOCAL_RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK"):
     if not os.environ.get(_name, "0").isdecimal():  # no launcher set it, and Lightning's import would fail

@@ -1,4 +1,4 @@
-"""Callbacks that plant faults in a run."""
+"""Callbacks and a schedule that plant faults in a run."""
 
 import os
 import signal
@@ -8,6 +8,8 @@ from typing import Any, Literal
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 
 Place = Literal["step", "validation", "saving"]
 
@@ -205,3 +207,15 @@ class Hang(Callback):
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         while trainer.global_rank == 1 and trainer.global_step == self.step:
             time.sleep(1)
+
+
+class Breaking(LRScheduler):
+    """A schedule whose second step fails."""
+
+    def __init__(self, optimizer: Optimizer) -> None:
+        super().__init__(optimizer)
+
+    def get_lr(self) -> list[float | torch.Tensor]:
+        if self.last_epoch > 1:
+            raise KeyError("no such rate")
+        return [group["lr"] for group in self.optimizer.param_groups]

@@ -57,11 +57,11 @@ class Console(Callback):
         record = recorder_of(trainer).records[-1]
         last = trainer.max_epochs or -1
         line = f"epoch {record.epoch + 1:>3}" + (f"/{last}" if last > 0 else "")
-        line += f"  training loss {record.train_loss:.4f} accuracy {record.train_acc:6.1%}"
+        line += f"  training loss {record.train_loss:.4f} accuracy {record.train_acc:6.1%}{own(record.own, 'train_')}"
         if record.val_acc is not None:
-            line += f"  validation loss {record.val_loss:.4f} accuracy {record.val_acc:6.1%}"
+            line += f"  validation loss {record.val_loss:.4f} accuracy {record.val_acc:6.1%}{own(record.own, 'val_')}"
         if record.probe_acc is not None:
-            line += f"  probe loss {record.probe_loss:.4f} accuracy {record.probe_acc:6.1%}"
+            line += f"  probe loss {record.probe_loss:.4f} accuracy {record.probe_acc:6.1%}{own(record.own, 'probe_')}"
         line += f"  {record.seconds:.1f} s"
         if last > 0:
             line += f", {timedelta(seconds=round(record.seconds * (last - record.epoch - 1)))} left"
@@ -97,9 +97,10 @@ class Console(Callback):
             return
         data = trainer.datamodule.description()  # type: ignore[attr-defined]
         metrics = trainer.callback_metrics
+        further = own({f"test_{name}": float(metrics[f"test_{name}"]) for name in pl_module.own_metrics}, ", test_")  # type: ignore[union-attr]
         weights = "" if trainer.ckpt_path else ", with the last weights: no validation chose the best ones"
         self._result = (
-            f"accuracy {metrics['test_acc']:.2%}, loss {metrics['test_loss']:.4f} "
+            f"accuracy {metrics['test_acc']:.2%}, loss {metrics['test_loss']:.4f}{further} "
             f"on {part(images, data['test_available'])} test images of {data['name']}{weights}"
         )
 
@@ -154,6 +155,14 @@ class LayerTable(Callback):
                 number = f"{parameters:,}" if parameters else ""
                 table.add_row(Text(name.removeprefix("network.")), Text(kind), size, number)  # no markup
         rich.print(table)
+
+
+def own(metrics: dict[str, float], before: str) -> str:
+    """Return the own metrics of a split, such as `` f1 0.4123``. ``before`` ends in the split's prefix, as ``val_``."""
+    between, _, split = before.rpartition(" ")
+    return "".join(
+        f"{between} {name.removeprefix(split)} {value:.4f}" for name, value in metrics.items() if name.startswith(split)
+    )
 
 
 def data_lines(data: dict[str, Any]) -> str:

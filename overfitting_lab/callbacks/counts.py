@@ -8,7 +8,8 @@ from torch import Tensor
 
 from overfitting_lab.callbacks.progress import is_of_epochs_end
 
-Counts = dict[str, dict[str, Tensor]]  # of each metric, of one process
+State = dict[str, Tensor | list[Tensor]]
+Counts = dict[str, State]  # of each metric, of one process
 
 
 class TrainingCounts(Callback):
@@ -22,7 +23,7 @@ class TrainingCounts(Callback):
         if is_of_epochs_end(checkpoint):
             return
         metrics = pl_module.train_metrics.items(keep_base=True)  # type: ignore[operator, union-attr]
-        mine = {name: {key: value.cpu() for key, value in metric.metric_state.items()} for name, metric in metrics}
+        mine = {name: _moved(metric.metric_state, torch.device("cpu")) for name, metric in metrics}
         counted = [mine] * trainer.world_size
         if trainer.world_size > 1:
             torch.distributed.all_gather_object(counted, mine)
@@ -40,5 +41,13 @@ class TrainingCounts(Callback):
             mine = [self._loaded[trainer.global_rank]]
         for name, metric in pl_module.train_metrics.items(keep_base=True):  # type: ignore[operator, union-attr]
             for counts in mine:
-                for key, value in counts[name].items():
-                    setattr(metric, key, getattr(metric, key) + value.to(metric.device))
+                if name in counts:  # else the resumed run has a metric more
+                    metric.merge_state(_moved(counts[name], metric.device))
+
+
+def _moved(state: State, device: torch.device) -> State:
+    """Return a metric's state on a device: tensors, and lists of tensors."""
+    return {
+        key: [each.to(device) for each in value] if isinstance(value, list) else value.to(device)
+        for key, value in state.items()
+    }

@@ -10,7 +10,17 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from overfitting_lab.callbacks.progress import ends_epoch, stops, validation_is_scheduled
-from overfitting_lab.runs.epochs import METRICS, PROBE, BestMetrics, EpochRecord, Monitor, Validation, best_epoch
+from overfitting_lab.runs.epochs import (
+    METRICS,
+    PROBE,
+    BestMetrics,
+    EpochRecord,
+    Monitor,
+    Validation,
+    best_epoch,
+    names_of,
+    value_of,
+)
 from overfitting_lab.runs.files import RunError
 
 
@@ -49,7 +59,8 @@ class EpochRecorder(Callback):
             return None
         of_epoch = [record for record in self.records if record.epoch == self.best.epoch]
         measured = {name: getattr(record, name) for record in of_epoch for name in ("train_loss", "train_acc")}
-        return BestMetrics(**vars(self.best), **measured)
+        own = {name: value for record in of_epoch for name, value in record.own.items() if name.startswith("train_")}
+        return BestMetrics(**{**vars(self.best), "own": own | self.best.own}, **measured)
 
     def state_dict(self) -> dict[str, Any]:
         return {
@@ -95,8 +106,8 @@ class EpochRecorder(Callback):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Restore the metrics of the last validation, which callbacks of a resumed run may monitor."""
         if self._validation is not None:
-            for name in ("val_loss", "val_acc"):
-                trainer.callback_metrics[name] = torch.tensor(getattr(self._validation, name))
+            for name in ("val_loss", "val_acc", *self._validation.own):
+                trainer.callback_metrics[name] = torch.tensor(value_of(self._validation, name))
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock, with the time before an interruption."""
@@ -123,14 +134,16 @@ class EpochRecorder(Callback):
         self._validation_seconds += time.perf_counter() - self._validation_started
         if trainer.sanity_checking:
             return
-        loss, accuracy = (plain(trainer.callback_metrics[name]) for name in ("val_loss", "val_acc"))
-        validation = Validation(trainer.current_epoch, loss, accuracy, trainer.global_step)
+        logged, own = trainer.callback_metrics, names_of(pl_module.own_metrics)  # type: ignore[arg-type]
+        loss, accuracy = (plain(logged[name]) for name in ("val_loss", "val_acc"))
+        mine = {name: plain(logged[name]) for name in own if name.startswith("val_")}
+        validation = Validation(trainer.current_epoch, loss, accuracy, trainer.global_step, mine)
         scheduled = validation_is_scheduled(trainer) or not stops(trainer)
         if scheduled or not (self._validated or ends_epoch(trainer)):
             self._validation, self._validated = validation, True
             if pl_module.probed:
-                logged = trainer.callback_metrics
-                self._probe = {name: plain(logged[name]) for name in PROBE if name in logged}
+                probed = (*PROBE, *(name for name in own if name.startswith("probe_")))
+                self._probe = {name: plain(logged[name]) for name in probed if name in logged}
         self.is_best = self.best is None or (scheduled and validation.is_better_than(self.best, self._monitor))
         if self.is_best:
             self.best, self._best_is_scheduled = validation, scheduled
@@ -144,7 +157,12 @@ class EpochRecorder(Callback):
         metrics: dict[str, Any] = {
             name: (validation if name.startswith("val_") else logged).get(name) for name in METRICS
         }
-        metrics |= self._probe
+        metrics |= {name: value for name, value in self._probe.items() if name in PROBE}
+        # Of validation and probe, `logged` may have the values of an earlier epoch.
+        measured = {name: value for name, value in logged.items() if name.startswith("train_")}
+        measured |= validation.get("own", {}) | self._probe
+        own = names_of(pl_module.own_metrics)  # type: ignore[arg-type]
+        metrics["own"] = {name: measured[name] for name in own if name in measured}
         self._validated, self._probe = False, {}
         metrics |= {"learning_rate": self.learning_rate, "seconds": round(seconds, 3)}
         self.records.append(EpochRecord(epoch=trainer.current_epoch, step=trainer.global_step, **metrics))

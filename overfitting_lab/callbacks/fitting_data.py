@@ -1,10 +1,14 @@
-"""Limits and intervals of the Trainer that only the data can judge."""
+"""The length of a run, and the limits, intervals and schedules that do not fit it. Only the data can judge them."""
 
-from typing import NamedTuple
+from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import GradientAccumulationScheduler
 
+import overfitting_lab.doctor.schedule as schedule_rules
 from datamodules import CIFAR10DataModule
+from lightning_modules import ImageClassifier
+from lightning_modules.schedules import Length
 
 NO_VALIDATION = "to turn validation off, give --trainer.limit_val_batches 0"
 
@@ -13,26 +17,19 @@ class LimitError(Exception):
     """A limit or an interval of the Trainer does not fit the data. The message names the flag and the remedy."""
 
 
-class Length(NamedTuple):
-    """Length of a run without an early stop."""
-
-    batches: int  # of an epoch
-    steps: int  # of an epoch
-    total: int  # steps of all epochs; 0 if nothing limits them
-    epochs: int  # that are begun; 0 if nothing limits them
-
-
 class FittingData(Callback):
     """Refuse limits and intervals that do not fit the data, before the run claims its folder."""
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage == "fit":
-            check_limits(trainer, trainer.datamodule)  # type: ignore[attr-defined]
+            data = trainer.datamodule  # type: ignore[attr-defined]
+            check_limits(trainer, data)
+            fit_schedule(trainer, pl_module, data)  # type: ignore[arg-type]
 
 
 def run_length(trainer: Trainer, data: CIFAR10DataModule) -> Length:
     """Return the length of a run on data that is set up."""
-    batches = _limited(len(data.train_dataloader()), trainer.limit_train_batches)
+    batches = limited(-(-len(data.train_indices) // data.batch_size), trainer.limit_train_batches)
     steps = -(-batches // trainer.accumulate_grad_batches)
     ends = (steps * (trainer.max_epochs or 0), trainer.max_steps)
     total = min((end for end in ends if end > 0), default=0)  # -1: no limit
@@ -51,7 +48,7 @@ def check_limits(trainer: Trainer, data: CIFAR10DataModule) -> None:
     loaders = {"train": data.train_dataloader(), "val": data.val_dataloader()[0], "test": data.test_dataloader()}
     for split, loader in loaders.items():
         limit = getattr(trainer, f"limit_{split}_batches")
-        if limit and not _limited(len(loader), limit):
+        if limit and not limited(len(loader), limit):
             least = f"give a number of batches, or a fraction of at least {1 / len(loader):.2g}"
             found.append(f"--trainer.limit_{split}_batches {limit}: leaves none of {len(loader)} batches; {least}")
     length = run_length(trainer, data)
@@ -59,6 +56,45 @@ def check_limits(trainer: Trainer, data: CIFAR10DataModule) -> None:
         found += _intervals(trainer, length)
     if found:
         raise LimitError("\n".join(found))
+
+
+def fit_schedule(trainer: Trainer, model: ImageClassifier, data: CIFAR10DataModule) -> None:
+    """Give the learning-rate schedule the length of a run on data that is set up, and check that it lasts so long.
+
+    Raises:
+        LimitError: if the number of steps is needed, but varies; or if torch would stop the run with an error.
+    """
+    model.run_length = length = run_length(trainer, data)
+    made: Any = model.configure_optimizers()
+    by_step = model.lr_scheduler_interval == "step" and model.computed_schedule.keys() - {"max_lr"}
+    if by_step and any(isinstance(each, GradientAccumulationScheduler) for each in trainer.callbacks):  # type: ignore[attr-defined]
+        raise LimitError(
+            "--model.lr_scheduler: GradientAccumulationScheduler changes the number of steps of an epoch; give the "
+            "schedule its length, or --model.lr_scheduler_interval epoch"
+        )
+    schedule = made.get("lr_scheduler") if isinstance(made, dict) else None
+    if schedule is None or (most := schedule_rules.capacity(schedule["scheduler"])) is None:
+        return
+    interval = schedule.get("interval", "epoch")
+    there = length.epochs if interval == "epoch" else length.total
+    if there > most:
+        raise LimitError(
+            f"--model.lr_scheduler {type(schedule['scheduler']).__name__}: has {most:,} {interval}s, but the run has "
+            f"{there:,}, and torch stops a run with an error there; a new run computes the number if "
+            "--model.lr_scheduler.total_steps is left out"
+        )
+
+
+def validations(trainer: Trainer, length: Length) -> int:
+    """Return the number of validations of a run; 1 an epoch if a clock decides it."""
+    if not trainer.limit_val_batches:
+        return 0
+    interval = getattr(trainer, "val_check_interval", 1.0)  # a duration has none
+    every = trainer.check_val_every_n_epoch
+    if every is None:
+        return length.epochs * length.batches // interval if isinstance(interval, int) else length.epochs
+    batches = interval if isinstance(interval, int) else max(1, int(length.batches * interval))
+    return length.epochs // every * (length.batches // batches)
 
 
 def _intervals(trainer: Trainer, length: Length) -> list[str]:
@@ -91,6 +127,6 @@ def _intervals(trainer: Trainer, length: Length) -> list[str]:
     return found
 
 
-def _limited(batches: int, limit: float) -> int:
+def limited(batches: int, limit: float) -> int:
     """Return the number of batches that the Trainer's limit, a number or a fraction, leaves."""
     return min(batches, limit) if isinstance(limit, int) else int(batches * limit)

@@ -4,7 +4,6 @@ import csv
 import io
 import json
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -121,8 +120,7 @@ def unwritten(records: Sequence[EpochRecord]) -> dict[int, dict[str, float]]:
     seconds = 0.0
     for record in reversed(records):
         if seconds < UNWRITTEN:
-            values = {name: value for name, value in asdict(record.metrics).items() if value is not None}
-            last = {record.step - 1: values} | last
+            last = {record.step - 1: record.measured} | last
         seconds += record.seconds
     return last
 

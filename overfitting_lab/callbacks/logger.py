@@ -4,7 +4,6 @@ import contextlib
 import re
 from argparse import Namespace
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -130,7 +129,7 @@ class RunLogger(Logger):
         """
         self._purge = {"": step + 1, **dict.fromkeys(CURVES, 0)}
         for record in records:
-            self.log_metrics({name: value for name, value in asdict(record.metrics).items() if value is not None})
+            self.log_metrics(record.measured)
 
     def flush(self) -> None:
         """Hand all events to the operating system."""

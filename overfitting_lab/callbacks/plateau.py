@@ -1,7 +1,6 @@
 """The schedule that reduces the learning rate on a plateau."""
 
 import sys
-from typing import cast
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -9,7 +8,7 @@ from lightning.pytorch.cli import ReduceLROnPlateau
 
 from lightning_modules.errors import ModelError
 from overfitting_lab.callbacks.epochs import recorder_of
-from overfitting_lab.runs.epochs import METRICS
+from overfitting_lab.runs.epochs import value_of
 
 
 class PlateauSchedule(Callback):
@@ -41,7 +40,8 @@ class PlateauSchedule(Callback):
         schedule = configured.get("lr_scheduler") if isinstance(configured, dict) else None
         if not (isinstance(schedule, dict) and isinstance(schedule["scheduler"], ReduceLROnPlateau)):
             raise MisconfigurationException(
-                "PlateauSchedule.reductions needs lightning.pytorch.cli.ReduceLROnPlateau as model.lr_scheduler"
+                "PlateauSchedule.reductions needs lightning.pytorch.cli.ReduceLROnPlateau as model.lr_scheduler; "
+                "with another schedule, leave the callback out: --trainer.callbacks null"
             )
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -77,8 +77,8 @@ class PlateauSchedule(Callback):
         Raises:
             ModelError: if nothing has logged it.
         """
-        if monitor in METRICS:
-            return cast(float | None, getattr(recorder_of(trainer).records[-1], monitor))
+        if monitor in trainer.lightning_module.monitored:  # type: ignore[operator]
+            return value_of(recorder_of(trainer).records[-1], monitor)
         if monitor not in trainer.callback_metrics:
             raise ModelError(
                 f"the learning-rate schedule monitors {monitor!r}, which the epoch has not logged; "

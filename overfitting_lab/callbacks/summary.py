@@ -124,7 +124,8 @@ class RunSummary(Callback):
         records, metrics = recorder_of(trainer).records, self._logger.files.metrics
         if records or metrics.exists():
             self._logger.discard_events_after(self._first_step, records)
-        replace_file(metrics, lambda path: write_records(path, records))
+        own = trainer.lightning_module.own_metrics
+        replace_file(metrics, lambda path: write_records(path, records, own=own))  # type: ignore[arg-type]
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Bring the summary up to date."""
@@ -133,7 +134,8 @@ class RunSummary(Callback):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.is_global_zero:
-            write_records(self._logger.files.metrics, recorder_of(trainer).records[-1:], mode="a")
+            records, own = recorder_of(trainer).records[-1:], pl_module.own_metrics
+            write_records(self._logger.files.metrics, records, mode="a", own=own)  # type: ignore[arg-type]
             self._update(trainer)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -191,7 +193,8 @@ class RunSummary(Callback):
                 self._logger.open()
                 write_text(self._logger.files.config, self._config())
             averaged = average_is_tested(trainer) or None
-            test = TestSummary(checkpoint, loss, accuracy, images, **_confidence(trainer), averaged=averaged)
+            own = {name: plain(trainer.callback_metrics[f"test_{name}"]) for name in pl_module.own_metrics}  # type: ignore[union-attr]
+            test = TestSummary(checkpoint, loss, accuracy, images, own=own, **_confidence(trainer), averaged=averaged)
             self._write(replace(self._summary, test=test, untested=None, seconds_of=clock_of(trainer).times))
             self._logger.files.traceback.unlink(missing_ok=True)  # of an earlier failure
 

@@ -39,7 +39,6 @@ from overfitting_lab.cli.trainer_flags import TRAINER_FLAGS, problems, typed_fla
 from overfitting_lab.doctor.callback import Advice
 from overfitting_lab.runs import Run
 from overfitting_lab.runs.checkpoints import checked_checkpoint
-from overfitting_lab.runs.epochs import Monitor
 from overfitting_lab.runs.notes import in_words
 from overfitting_lab.runs.recipe import flat, recipe
 
@@ -112,7 +111,8 @@ class ExperimentCLI(LightningCLI):
         add("--checkpoint_steps", type=PositiveInt | None, help="steps between checkpoints within an epoch")
         keep = "weights: a finished run keeps no last.ckpt, which can train longer and is the largest file"
         add("--keep", type=Keep, default="all", help=keep)
-        add("--monitor", type=Monitor, default="val_acc", help="metric that chooses the best checkpoint")
+        monitor = "validation metric that chooses the best checkpoint: val_acc, val_loss, or one of model.metrics"
+        add("--monitor", type=str, default="val_acc", help=monitor)
         add("--compile", type=CompileMode | None, help="mode of torch.compile; off by default")
         advice = "advise: report what is wrong with the run; stop: also end a run that cannot succeed; off: no doctor"
         add("--doctor", type=Advice, default="advise", help=advice)
@@ -255,7 +255,7 @@ class ExperimentCLI(LightningCLI):
                 self.model.network.compile(mode=self.config.compile)
             if self._trains:
                 trainer_callbacks.check_device(self.trainer)
-                check_monitors(self.trainer, self.model)
+                check_monitors(self.trainer, self.model, self._given_callbacks, self.config.monitor)
             else:
                 self.model.configure_optimizers()
             if self.logger is not None and self.resume_from is None:
@@ -287,8 +287,11 @@ class ExperimentCLI(LightningCLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Return a Trainer with the project's callbacks beside the configured ones."""
-        config = self.config_init.trainer
-        given = trainer_callbacks.complete(trainer_callbacks.configured(config), config, keep=self._keep)
+        config, network = self.config_init.trainer, self.config.model.init_args
+        if "lr_scheduler_interval" in network:
+            network.lr_scheduler_interval = self.model.lr_scheduler_interval
+        self._given_callbacks = trainer_callbacks.configured(config)
+        given = trainer_callbacks.complete(self._given_callbacks, config, keep=self._keep)
         if config.logger is not False:
             self.logger = self._run_logger(config.logger or [])
         run = Assembly(
@@ -320,7 +323,7 @@ class ExperimentCLI(LightningCLI):
         return replayable(self.parser, self._complete())
 
     def _complete(self) -> Namespace:
-        """Return the complete configuration, with the source that was used and absolute paths."""
+        """Return the complete configuration, with the source that was used, absolute paths and computed values."""
         config: Namespace = self.config.clone()
         config.trainer.logger = with_absolute_paths(self._given_logger)
         config.data.source = self.datamodule.source.KEY
@@ -328,6 +331,10 @@ class ExperimentCLI(LightningCLI):
         config.data.root = str(Path(config.data.root).resolve())
         if config.model.init_args.get("init_from") is not None:
             config.model.init_args.init_from = str(Path(config.model.init_args.init_from).resolve())
+        if self.model.computed_schedule:
+            schedule = config.model.init_args.lr_scheduler.init_args
+            for name, value in self.model.computed_schedule.items():
+                schedule[name] = value
         config.ckpt_path = config.resume = None
         return config
 

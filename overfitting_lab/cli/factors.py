@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from datamodules.errors import DataError
+from overfitting_lab.callbacks.fitting_data import LimitError
 from overfitting_lab.cli.finished import plan
 from overfitting_lab.cli.parser import available_configs, find_config, setting_name
 from overfitting_lab.cli.processes import say
@@ -216,8 +217,7 @@ def planned_trial(command: Command, setting: Mapping[str, Any], what: str) -> tu
     """
     try:
         _, settings, cli = plan(command.line(setting))
-        cli.datamodule.setup("fit")
-    except DataError as error:
+    except (DataError, LimitError) as error:
         raise UsageError(f"{what}: {error}") from error
     except SystemExit:  # the parser has said what is wrong
         say(f"in {what}")

@@ -9,22 +9,26 @@ from typing import IO, Any
 
 import yaml
 
+from overfitting_lab.callbacks.fitting_data import fit_schedule
 from overfitting_lab.cli.experiment import ExperimentCLI
 from overfitting_lab.runs import Run, RunError, runs_with
 from overfitting_lab.runs.recipe import flat, recipe
 
 
 def plan(arguments: Sequence[str]) -> tuple[Path, dict[str, Any], ExperimentCLI]:
-    """Return the folder of an experiment's runs, all settings by flag, and the experiment with its data on the disk.
+    """Return the folder of an experiment's runs, all settings by flag, and the experiment with its data set up.
 
     Args:
         arguments: a command line of ``fit.py``.
 
     Raises:
-        DataError: if the data cannot be had.
+        DataError: if the data cannot be had, or do not suffice.
+        LimitError: if the learning-rate schedule is shorter than the run.
     """
     cli = ExperimentCLI([*arguments], keep=False)
     cli.datamodule.prepare_data()
+    cli.datamodule.setup("fit")
+    fit_schedule(cli.trainer, cli.model, cli.datamodule)
     folder = Path(cli.config.trainer.default_root_dir or ".") / "lightning_logs" / cli.config.experiment
     return folder, flat(yaml.safe_load(cli.complete_config)), cli
 
@@ -43,7 +47,6 @@ def finished_run(arguments: Sequence[str], output: IO[str] | None = None) -> Run
         DataError: if the data cannot be had.
     """
     experiment, settings, cli = plan(arguments)
-    cli.datamodule.setup("fit")
     data = cli.datamodule.description()
     wanted = recipe(settings, data)
     del cli  # its network would take up memory while another process trains the same one

@@ -1,15 +1,16 @@
 """Metrics that callbacks and schedules monitor: each must be logged, and ``mode`` must be the right direction."""
 
 import difflib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import EarlyStopping, LearningRateMonitor, ModelCheckpoint
 from lightning.pytorch.cli import ReduceLROnPlateau
 
+from lightning_modules import ImageClassifier
 from lightning_modules.errors import ModelError
-from overfitting_lab.runs.epochs import METRICS
+from overfitting_lab.runs.epochs import METRICS, is_maximized
 
 OURS = ("lightning_modules", "overfitting_lab", "lightning")  # packages of which all logged names are known
 
@@ -24,8 +25,11 @@ class Monitor(NamedTuple):
     by: Any  # the callback or schedule
 
 
-def check_monitors(trainer: Trainer, model: LightningModule) -> None:
+def check_monitors(trainer: Trainer, model: ImageClassifier, given: Sequence[Callback], chooses_best: str) -> None:
     """Refuse a monitor that cannot work, before the first step.
+
+    ``given`` are the configured callbacks. Without a run's folder, the Trainer lacks some of them. ``chooses_best`` is
+    the metric that chooses the best checkpoint.
 
     A network or callback from outside this project may log more than the known metrics. With such a class, an unknown
     name is not refused here. The callback or schedule that monitors it reports it after the first validation.
@@ -33,23 +37,30 @@ def check_monitors(trainer: Trainer, model: LightningModule) -> None:
     Raises:
         ValueError: if nothing logs the metric when it is needed, or if the direction is wrong.
     """
-    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    callbacks: list[Callback] = [*trainer.callbacks]  # type: ignore[attr-defined]
+    callbacks += [callback for callback in given if callback not in callbacks]
     all_known = all(type(each).__module__.partition(".")[0] in OURS for each in (model, *callbacks))
+    choices = [name for name in model.monitored if name.startswith("val_")]
+    if chooses_best not in choices:
+        raise ValueError(
+            f"--monitor {chooses_best}: no validation measures it; give one of {', '.join(choices)}, or add a metric "
+            "by --model.metrics"
+        )
     for monitor in _monitors(callbacks, model):
-        if all_known and not _is_logged(monitor, callbacks):
-            near = difflib.get_close_matches(monitor.metric, METRICS, n=1)
+        if all_known and not _is_logged(monitor, callbacks, model.monitored):
+            near = difflib.get_close_matches(monitor.metric, model.monitored, n=1)
             raise ValueError(
                 f"{monitor.who} monitors {monitor.metric!r}, which nothing logs in training; "
-                f"logged are {', '.join(METRICS)}; say --{monitor.flag}.monitor={near[0] if near else 'NAME'}"
+                f"logged are {', '.join(model.monitored)}; say --{monitor.flag}.monitor={near[0] if near else 'NAME'}"
             )
-        _check_mode(monitor)
+        _check_mode(monitor, model.monitored)
         patience = getattr(monitor.by, "patience", None)
         if isinstance(patience, int) and patience < 0:
             raise ValueError(f"--{monitor.flag}.patience of {monitor.who} must be at least 0, not {patience}")
         _check_moment(monitor, trainer)
 
 
-def _monitors(callbacks: list[Callback], model: LightningModule) -> Iterator[Monitor]:
+def _monitors(callbacks: list[Callback], model: ImageClassifier) -> Iterator[Monitor]:
     for callback in callbacks:
         if isinstance(metric := getattr(callback, "monitor", None), str):
             mode = getattr(callback, "mode", None)
@@ -64,16 +75,17 @@ def _monitors(callbacks: list[Callback], model: LightningModule) -> Iterator[Mon
         yield Monitor("ReduceLROnPlateau", "model.lr_scheduler", scheduler.monitor, scheduler.mode, scheduler)
 
 
-def _is_logged(monitor: Monitor, callbacks: list[Callback]) -> bool:
+def _is_logged(monitor: Monitor, callbacks: list[Callback], logged: Sequence[str]) -> bool:
     counted = isinstance(monitor.by, ModelCheckpoint) and monitor.metric in ("epoch", "step")
     rates = any(isinstance(callback, LearningRateMonitor) for callback in callbacks)
-    return monitor.metric in METRICS or counted or (rates and monitor.metric.startswith("lr-"))
+    return monitor.metric in logged or counted or (rates and monitor.metric.startswith("lr-"))
 
 
-def _check_mode(monitor: Monitor) -> None:
-    if monitor.metric not in METRICS or monitor.mode not in ("min", "max"):
+def _check_mode(monitor: Monitor, logged: Sequence[str]) -> None:
+    if monitor.metric not in logged or monitor.mode not in ("min", "max"):
         return
-    kind, mode = ("an accuracy", "max") if monitor.metric.endswith("acc") else ("a loss", "min")
+    mode = "max" if is_maximized(monitor.metric) else "min"
+    kind = {True: "an accuracy", False: "a loss"}[mode == "max"] if monitor.metric in METRICS else "this metric"
     if monitor.mode != mode:
         raise ValueError(
             f"{monitor.who} monitors {monitor.metric} with mode={monitor.mode}, but {kind} is to be {mode}imized; "

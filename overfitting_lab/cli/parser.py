@@ -13,9 +13,11 @@ from typing import Any, NoReturn
 import yaml
 from lightning.pytorch.cli import LightningArgumentParser
 
+from lightning_modules.schedules import OPTIONAL
 from overfitting_lab.cli.failures import wants_trace
 from overfitting_lab.cli.loggers import explained, missing_package, without_logger
 from overfitting_lab.cli.trainer_callbacks import refusal
+from overfitting_lab.runs.imports import find_modules_beside, why_not_imported
 from overfitting_lab.runs.recipe import read_config
 
 PACKAGE = Path(__file__).resolve().parents[1]
@@ -114,11 +116,24 @@ class ExperimentParser(LightningArgumentParser):
         for path in filter(os.path.isfile, self._configs):
             if line := _line_that_contains_itself(Path(path)):
                 self.error(f"{path}, line {line}: a value contains itself: remove the *name below its own &name")
+        try:
+            for path in filter(os.path.isfile, self._configs):
+                find_modules_beside(Path(path), [Path(path).read_text(encoding="utf-8", errors="replace"), *found])
+        except ValueError as error:
+            self.error(str(error), error)
         self._refuse_lost_callbacks()
         if self.with_logger and (missing := missing_package(found)):  # without it, the logger's settings are unknown
             self.error(missing)
         ExperimentParser._callbacks = re.findall(r"^--trainer\.callbacks\+?[=\n](\S+)", "\n".join(found), re.MULTILINE)
         return super().parse_args([_content(each, with_logger=self.with_logger) for each in found], *rest, **settings)
+
+    def add_class_arguments(self, theclass: Any, *args: Any, skip: Any = None, **settings: Any) -> list[str]:
+        """Add the arguments of a class. A schedule's length may be left out."""
+        optional = OPTIONAL.get(theclass, {})
+        added: list[str] = super().add_class_arguments(theclass, *args, skip={*(skip or ()), *optional}, **settings)
+        for name, kind in optional.items():
+            self.add_argument(f"--{name}", type=kind, default=None, help="computed from the run if it is left out")
+        return added
 
     def _refuse_lost_callbacks(self) -> None:
         """Refuse a configuration whose list of callbacks would replace what an earlier one has appended."""
@@ -137,6 +152,8 @@ class ExperimentParser(LightningArgumentParser):
         named = CALLBACK.findall(message) if "trainer.callbacks" in message else []
         if reasons := [reason for name in (*named, *self._callbacks) if (reason := refusal(name))]:
             text = reasons[0]
+        elif unimportable := _unimportable(message):
+            text = unimportable
         if "arguments are required: model" in text:
             text = "name an experiment, as in --config overfit.yaml"
         if "name an experiment" in text or "File does not exist" in text:
@@ -166,7 +183,17 @@ NOISE = re.compile(
     "a dict with"
 )
 CALLBACK = re.compile(r"(?:class_path=['\"]|Given value: )([\w.]+)")
+CLASS = re.compile(r"(?:class_path[= ]['\"]|Given value: )([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)+)")
 NO_CLASS = "Expected a dot import path string: "
+
+
+def _unimportable(message: str) -> str | None:
+    """Return why a class that jsonargparse could not use cannot be imported; ``None`` if that is not the reason."""
+    if "given class_path" in message or "a callable class" in message:
+        for name in CLASS.findall(message):
+            if reason := why_not_imported(name):
+                return f"{name} cannot be imported: {reason}"
+    return None
 
 
 def clear(message: str) -> str:

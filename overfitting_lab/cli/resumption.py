@@ -50,8 +50,8 @@ class Resumption:
         """
         run = Run(folder)
         own = ["--config", str(run.files.config)]
-        given: Namespace = parser.parse_args(own)
-        config: Namespace = parser.parse_args([*own, *flags])
+        config: Namespace = parser.parse_args([*own, *flags])  # first: a configuration among the flags may have the
+        given: Namespace = parser.parse_args(own)  # run's network beside it
         config.trainer.callbacks = _without_repeated(given.trainer.callbacks, config.trainer.callbacks)
         return cls(run, config, vars(given.as_flat()), vars(config.as_flat()))
 

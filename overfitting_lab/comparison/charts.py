@@ -28,13 +28,17 @@ def style(place: int) -> dict[str, Any]:
 def draw_curves(axes: Axes, groups: Sequence[Group], metric: str) -> None:
     """Draw one metric over epochs: validation solid, training dashed, each group in its colour.
 
-    The metric is ``loss`` in nats, or ``acc`` in per cent. The training curve shows the probe. If a run of the group
-    has no probe, it shows the metric that was measured during training. A first training loss may lie above the axis.
+    The metric is ``loss`` in nats, ``acc`` in per cent, or one of the runs' own. The training curve shows the probe. If
+    a run of the group has no probe, it shows the metric that was measured during training. A first training loss may
+    lie above the axis.
     """
     for place, group in enumerate(groups):
         training = "probe" if group.instrument == "probe" else "train"
         _draw_metric(axes, group, f"{training}_{metric}", style(place) | {"linestyle": "--"})
         _draw_metric(axes, group, f"val_{metric}", style(place))
+    if metric not in ("loss", "acc"):
+        label_axes(axes, metric)
+        return
     # The first training loss comes from the initial weights and may lie far above the others, off the chart.
     runs = [run for group in groups for run in group.runs]
     highest = max((loss for run in runs for loss in usual_losses(run.run.records)), default=0)

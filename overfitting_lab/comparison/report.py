@@ -33,7 +33,7 @@ from overfitting_lab.comparison.charts import (
 from overfitting_lab.comparison.comparison import Comparison
 from overfitting_lab.comparison.groups import Group, NamedRun
 from overfitting_lab.comparison.statistics import mean_cell
-from overfitting_lab.runs.epochs import best_epoch
+from overfitting_lab.runs.epochs import best_epoch, own_of
 from overfitting_lab.runs.figures import save_figure, write_figure
 from overfitting_lab.runs.files import write_text
 from overfitting_lab.runs.notes import attempt
@@ -127,12 +127,14 @@ def _tables(comparison: Comparison) -> dict[str, Table]:
         classes = []
     instruments = {each.instrument for group in groups for each in _rows(group)}
     older = " (from training)" if instruments == {"training"} else ""
+    own = list(dict.fromkeys(name for run in runs for name in run.test.own))
     shares = [None if run.confusion is None else _shares(run.confusion).diagonal() for run in runs]
     return {
         "results": _filled([
-            ["run", "n", "test accuracy (95 % Wilson)", f"gap, points{older}", "calibration error", "probe accuracy",
-             "validation accuracy", "training accuracy", "training images", "epochs"],
-            *chain.from_iterable(_results(group, named=not older) for group in groups),
+            ["run", "n", "test accuracy (95 % Wilson)", *(f"test {name}" for name in own), f"gap, points{older}",
+             "calibration error", "probe accuracy", "validation accuracy", "training accuracy", "training images",
+             "epochs"],
+            *chain.from_iterable(_results(group, own, named=not older) for group in groups),
         ]),
         "calibration": _filled([
             ["run", "test accuracy", "mean confidence", "calibration error (15 bins)", "loss on the test images",
@@ -176,8 +178,11 @@ def _filled(table: Table) -> Table:
     return [[row[place] for place in kept] for row in table]
 
 
-def _results(group: Group, *, named: bool) -> Iterator[list[Any]]:
-    """Yield the mean of a group of several seeds, then each run. ``named`` marks gaps from training."""
+def _results(group: Group, own: Sequence[str], *, named: bool) -> Iterator[list[Any]]:
+    """Yield the mean of a group of several seeds, then each run.
+
+    ``own`` are the names of own metrics. ``named`` marks gaps from training.
+    """
     for each in _rows(group):
         runs, first = each.seeds, each.runs[0].summary
         last = [run.epochs[-1] for run in runs if run.epochs]
@@ -187,6 +192,7 @@ def _results(group: Group, *, named: bool) -> Iterator[list[Any]]:
             _row_name(each),
             len(runs),
             mean_cell(each.accuracies, unit="%") if each.several else runs[0].tested,
+            *(mean_cell([run.test.own.get(name) for run in runs], 1, 4) for name in own),
             f"{gap} (from training)" if gap and named and each.instrument == "training" else gap,
             mean_cell(each.calibration_errors, 1, 3),
             mean_cell(each.probe_accuracies, unit="%"),
@@ -224,7 +230,8 @@ def _row_name(group: Group) -> str:
 
 def _choice(run: NamedRun) -> list[Any]:
     """Return the epochs that each metric would choose, and what choosing by loss costs in accuracy."""
-    row: list[Any] = [run.name, "loss" if run.run.settings.get("monitor") == "val_loss" else "accuracy"]
+    monitor = str(run.run.settings.get("monitor", "val_acc"))
+    row: list[Any] = [run.name, {"val_acc": "accuracy", "val_loss": "loss"}.get(monitor, monitor)]
     accuracies = []
     for monitor in ("val_acc", "val_loss"):
         best = best_epoch(run.epochs, monitor)
@@ -308,13 +315,17 @@ def _picture(pixels: NDArray[np.uint8], caption: str, note: str) -> dict[str, st
 def _charts(groups: Sequence[Group]) -> Iterator[dict[str, str]]:
     """Draw charts as SVG in the page's own colours and type. The lines of a group have its class, such as ``run-0``."""
     runs = [run for group in groups for run in group.runs]
-    lines = "training images dashed, validation solid"
+    lines, own = (
+        "training images dashed, validation solid",
+        own_of(record for run in runs for record in run.run.records),
+    )
     learned = "training images that stay classified correctly; by definition it ends at the last epoch's accuracy"
     intervals = "; ".join(INTERVALS[several] for several in sorted({group.several for group in groups}))
     gaps = "; ".join(GAPS[instrument] for instrument in sorted({group.instrument for group in groups}))
     charts: list[tuple[str, str, Callable[..., None]]] = [
         ("Loss", f"{lines}; the first training loss may lie above the axis", partial(draw_curves, metric="loss")),
         ("Accuracy", lines, partial(draw_curves, metric="acc")),
+        *((name, lines, partial(draw_curves, metric=name)) for name in own),
         ("The gap", gaps, draw_gap),
         ("Test accuracy", f"with 95 % {intervals}", draw_accuracies),
         (

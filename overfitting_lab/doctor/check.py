@@ -4,29 +4,53 @@ import os
 import shutil
 import sys
 import time
+import warnings
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
-from statistics import median
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from lightning.pytorch import Trainer
+from lightning.pytorch.cli import ReduceLROnPlateau
+from torch import Tensor
 from torch.optim import Optimizer
 
 from datamodules import Batch, CIFAR10DataModule
 from lightning_modules import ImageClassifier
+from lightning_modules.schedules import Length
+from overfitting_lab import STARTED
 from overfitting_lab.callbacks.console import data_lines
-from overfitting_lab.callbacks.fitting_data import check_limits, run_length
+from overfitting_lab.callbacks.fitting_data import limited, run_length, validations
 from overfitting_lab.callbacks.recovery import checkpoint_bytes
 from overfitting_lab.doctor import Severity, activations
 from overfitting_lab.doctor.callback import IMAGES, HopelessError, examine
 from overfitting_lab.doctor.layers import measure_layers
 from overfitting_lab.doctor.schedule import length, schedule_cut_short
+from overfitting_lab.runs.notes import in_words
 
 SECONDS = 6  # about as long as the steps may take
 FEW = 8  # images that are probed if they are large
+LONGEST = 100_000  # steps of a schedule that are tried
+
+
+class Range(NamedTuple):
+    """The shortest and the longest of several measured times, in seconds."""
+
+    low: float
+    high: float
+
+    def __add__(self, other: "Range") -> "Range":  # type: ignore[override]
+        return Range(self.low + other.low, self.high + other.high)
+
+    def times(self, factor: float) -> "Range":
+        """Return the range of the time that a multiple of the work takes."""
+        return Range(self.low * factor, self.high * factor)
+
+    def __str__(self) -> str:
+        low, high = (timedelta(seconds=round(seconds)) for seconds in self)
+        return f"{low}" if low == high else f"{low} to {high}"
 
 
 def check(trainer: Trainer, model: ImageClassifier, data: CIFAR10DataModule) -> None:
@@ -42,7 +66,11 @@ def check(trainer: Trainer, model: ImageClassifier, data: CIFAR10DataModule) -> 
     data.trainer = trainer
     data.prepare_data()
     data.setup("fit")
-    check_limits(trainer, data)
+    # What the run's own callbacks refuse, the check refuses as well.
+    trainer.datamodule = data  # type: ignore[attr-defined]
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        if type(callback).__module__.startswith("overfitting_lab."):
+            callback.setup(trainer, model, "fit")
     print(data_lines(data.description()))
     model.network.load_state_dict(model.pretrained(), strict=False)
     trainer.precision_plugin.convert_module(model)
@@ -61,22 +89,27 @@ def check(trainer: Trainer, model: ImageClassifier, data: CIFAR10DataModule) -> 
 
     made: Any = model.configure_optimizers()
     optimizer, schedule = (made, None) if isinstance(made, Optimizer) else (made["optimizer"], made["lr_scheduler"])
-    _, steps, total, epochs = run_length(trainer, data)
-    print(f"steps      {steps:,} an epoch, {total:,} in {epochs} epochs")
+    problems = []
+    run = run_length(trainer, data)
+    in_all = f"{run.total:,} in {run.epochs} epochs" if run.total else "and no limit to their number"
+    print(f"steps      {run.steps:,} an epoch, {in_all}")
     if schedule is None:
         print("schedule   none: the learning rate stays")
     else:
         scheduler, interval = schedule["scheduler"], schedule.get("interval", "epoch")
-        needed, there = length(scheduler), epochs if interval == "epoch" else total
+        needed, there = length(scheduler), run.epochs if interval == "epoch" else run.total
         end = "has no end of its own" if needed is None else f"is at its end after {needed:,} {interval}s of {there:,}"
         print(f"schedule   {type(scheduler).__name__} {end}")
-        found += schedule_cut_short(scheduler, interval, epochs, total)
-    _print_costs(trainer, model, optimizer, batch, steps, total, len(data.val_indices))
+        if run.total:
+            found += schedule_cut_short(scheduler, interval, run.epochs, run.total)
+        if not isinstance(scheduler, ReduceLROnPlateau):
+            problems += _try_schedule(model, interval, there)
+    _print_costs(trainer, model, data, optimizer, batch, run)
     root = Path(trainer.default_root_dir)
     folder = next(path for path in (root, *root.resolve().parents) if path.is_dir())
     needed, free = checkpoint_bytes(model), shutil.disk_usage(folder).free
     print(f"disk       up to {needed / 1e9:.1f} GB for checkpoints; {free / 1e9:.1f} GB are free")
-    problems = [f"{folder} has too little room; --trainer.default_root_dir FOLDER"] * (free < needed)
+    problems += [f"{folder} has too little room; --trainer.default_root_dir FOLDER"] * (free < needed)
     for diagnosis in found:
         print(diagnosis)
     problems += [diagnosis.code for diagnosis in found if diagnosis.severity is Severity.FATAL]
@@ -86,8 +119,32 @@ def check(trainer: Trainer, model: ImageClassifier, data: CIFAR10DataModule) -> 
     print("check      " + ("nothing that would keep it from learning" if found else "nothing to report"), flush=True)
 
 
+def _try_schedule(model: ImageClassifier, interval: str, number: int) -> list[str]:
+    """Step a schedule as often as the run will, print its learning rates, and return what would stop the run."""
+    made: Any = model.configure_optimizers()
+    optimizer, scheduler = made["optimizer"], made["lr_scheduler"]["scheduler"]
+    rates = []
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Detected call of `lr_scheduler.step|To get the last learning rate")
+        for step in range(min(number, LONGEST)):
+            rates.append(float(optimizer.param_groups[0]["lr"]))
+            try:
+                scheduler.step()
+            except Exception as error:  # of torch, or of a user's own class
+                return [
+                    f"{type(scheduler).__name__} fails after {interval} {step + 1:,} of {number:,}: {in_words(error)}"
+                ]
+    if rates:
+        highest = rates.index(max(rates))
+        print(
+            f"           learning rate {rates[0]:.3g} at first, at most {rates[highest]:.3g} in {interval} "
+            f"{highest + 1:,}, at last {rates[-1]:.3g}"
+        )
+    return []
+
+
 def _print_costs(
-    trainer: Trainer, model: ImageClassifier, optimizer: Optimizer, batch: Batch, steps: int, total: int, val_size: int
+    trainer: Trainer, model: ImageClassifier, data: CIFAR10DataModule, optimizer: Optimizer, batch: Batch, run: Length
 ) -> None:
     def timed(work: Callable[[], object]) -> float:
         started = time.perf_counter()
@@ -96,6 +153,10 @@ def _print_costs(
             torch.accelerator.synchronize(model.device)
         return time.perf_counter() - started
 
+    def measured(work: Callable[[], object]) -> Range:
+        seconds = [timed(work) for _ in range(3)]
+        return Range(min(seconds), max(seconds))
+
     def passes(training: bool = True) -> None:
         with torch.set_grad_enabled(training), trainer.precision_plugin.forward_context():
             loss = F.cross_entropy(model(batch.images[:number]).float(), batch.labels[:number])
@@ -103,6 +164,7 @@ def _print_costs(
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
 
+    start = Range(*[time.perf_counter() - STARTED] * 2)
     images = len(batch.images)
     number = min(4, images)
     for work in (passes, optimizer.step):  # the first ones take memory
@@ -110,14 +172,20 @@ def _print_costs(
     while number < images and 6 * timed(passes) < SECONDS:
         number = min(2 * number, images)
     # The time of the passes grows with the images, the time of the weights' update does not.
-    seconds = median(timed(passes) for _ in range(3)) * images / number * trainer.accumulate_grad_batches
-    seconds += timed(optimizer.step)
-    epoch = steps * seconds + timed(lambda: passes(training=False)) * val_size / number
-    whole = timedelta(seconds=round(epoch * total / steps))
-    print(
-        f"time       {seconds:.3g} s a step, {epoch:.3g} s an epoch with validation, {whole} in all "
-        f"(3 steps of {number} of {images} images on {model.device.type.upper()})"
-    )
+    step = measured(passes).times(images / number * trainer.accumulate_grad_batches) + measured(optimizer.step)
+    image = measured(lambda: passes(training=False)).times(1 / number)
+    validation = image.times(_evaluated(data.val_indices, data.batch_size, trainer.limit_val_batches))
+    test = image.times(_evaluated(data.test_indices, data.batch_size, trainer.limit_test_batches))
+    probe = image.times(len(data.probe_indices) * -(-run.epochs // data.probe_every) if data.probe_every else 0)
+    steps = f"{step.low:.3g} to {step.high:.3g} s a step"
+    how = f"3 steps of {number} of {images} images on {model.device.type.upper()}"
+    if run.total:
+        training, validating = step.times(run.total), validation.times(validations(trainer, run)) + probe
+        print(f"time       {start + training + validating + test} in all: {steps} ({how})")
+        print(f"           start {start}, training {training}, validation {validating}, test {test}")
+    else:
+        epoch = step.times(run.steps) + validation
+        print(f"time       {epoch} an epoch with validation, start {start}, test {test}: {steps} ({how})")
     after = f"after steps of {number} of {images} images"
     if model.device.type == "cuda":
         taken, there = torch.cuda.max_memory_reserved(model.device), torch.cuda.mem_get_info(model.device)[1]
@@ -127,3 +195,9 @@ def _print_costs(
 
         taken = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
         print(f"memory     {taken / 1e9:.1f} GB {after}")
+
+
+def _evaluated(indices: Tensor, batch_size: int, limit: float) -> int:
+    """Return the number of images that the Trainer's limit leaves to evaluate."""
+    batches = limited(-(-len(indices) // batch_size), limit)
+    return min(len(indices), batches * batch_size)

@@ -32,7 +32,7 @@ def duplicates(images: Tensor, train: Tensor, val: Tensor) -> int:
 def chance(labels: Tensor, classes: int) -> float:
     """Return the loss in nats of naming each class as often as it occurs: ln(classes) if all are equally frequent."""
     shares = torch.bincount(labels, minlength=classes).double() / max(1, len(labels))
-    return float(-torch.special.xlogy(shares, shares).sum())
+    return max(0.0, float(-torch.special.xlogy(shares, shares).sum()))  # not -0.0 for a single class
 
 
 def labels_fit(images: Tensor, labels: Tensor, train: Tensor, val: Tensor, classes: int) -> bool | None:
@@ -75,8 +75,21 @@ def duplicate_images(number: int, val_size: int) -> Iterator[Diagnosis]:
 
 
 def class_imbalance(labels: Tensor, names: tuple[str, ...]) -> Iterator[Diagnosis]:
-    """Report training classes whose sizes differ by more than a random draw explains."""
+    """Report training images of a single class, or of classes whose sizes differ by more than a random draw explains.
+
+    ``labels`` are the training images', int64 [N] in [0, classes).
+    """
     counts = torch.bincount(labels, minlength=len(names))
+    if len(names) > 1 and (counts > 0).sum() == 1:
+        yield Diagnosis(
+            "single_class",
+            Severity.FATAL,
+            "all training images are of one class, so that there is nothing to tell apart",
+            f"{len(labels):,} of {names[int(counts.argmax())]}, none of the other {len(names) - 1}",
+            "--data.split full, which draws from all classes (--data.split overfit takes the first images in the order "
+            "of their file names, which may be sorted by class), or more images in the folders of the other classes",
+        )
+        return
     mean = len(labels) / len(names)
     far = float((counts - mean).abs().max()) > 4 * math.sqrt(mean)
     if not far or counts.max() < IMBALANCE * counts.min():

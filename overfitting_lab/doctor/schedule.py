@@ -1,4 +1,4 @@
-"""Rule about the learning-rate schedule: it ends within the run."""
+"""Rules about the learning-rate schedule: it ends with the run."""
 
 from collections.abc import Iterator
 
@@ -25,6 +25,20 @@ def length(scheduler: object) -> int | None:
         case schedules.SequentialLR():
             last = length(scheduler._schedulers[-1])
             return int(scheduler._milestones[-1]) + (1 if last is None else last)
+        case _:
+            return None
+
+
+def capacity(scheduler: object) -> int | None:
+    """Return the number of its own steps after which torch refuses to step a schedule; ``None`` if it never does."""
+    match scheduler:
+        case schedules.OneCycleLR():
+            return int(scheduler.total_steps)
+        case schedules.ChainedScheduler():
+            return min(filter(None, map(capacity, scheduler._schedulers)), default=None)
+        case schedules.SequentialLR():
+            last = capacity(scheduler._schedulers[-1])
+            return None if last is None else int(scheduler._milestones[-1]) + last
         case _:
             return None
 

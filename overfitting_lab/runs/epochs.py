@@ -5,12 +5,14 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 METRICS = ("train_loss", "train_acc", "val_loss", "val_acc")
 PROBE = ("probe_loss", "probe_acc", "probe_clean_acc", "probe_memorized_acc", "probe_true_acc")  # not of every epoch
 PATIENCE = 3  # validations in a row that must be worse than the best one
-Monitor = Literal["val_acc", "val_loss"]  # what chooses the best validation
+SPLITS = ("train", "val", "probe")  # of which each epoch logs metrics
+MINIMIZED = ("loss", "error")  # a metric is minimized if its name ends so
+Monitor = str  # the validation metric that chooses the best validation, such as val_acc
 WORSE = 1.1  # times the lowest validation loss
 
 
@@ -22,6 +24,8 @@ class EpochMetrics:
     own labels and without label smoothing. Validation metrics are ``None`` if the epoch had no validation. Probe
     metrics are measured on some of the training images, in the same way as validation metrics. They are ``None`` if the
     epoch did not evaluate the probe. The last three need label noise.
+
+    ``own`` holds the metrics that ``model.metrics`` adds, by names such as ``val_f1``.
     """
 
     epoch: int  # counted from 0
@@ -34,6 +38,17 @@ class EpochMetrics:
     probe_clean_acc: float | None = field(default=None, kw_only=True)  # of the images that have their true label
     probe_memorized_acc: float | None = field(default=None, kw_only=True)  # of the others, against the drawn label
     probe_true_acc: float | None = field(default=None, kw_only=True)  # of the others, against the true label
+    own: dict[str, float] = field(default_factory=dict, kw_only=True)
+
+    @property
+    def measured(self) -> dict[str, float]:
+        """All values by their names, with the epoch, without values that are ``None``."""
+        return {name: value for name, value in _row(self.metrics).items() if value is not None}
+
+    @property
+    def metrics(self) -> "EpochMetrics":
+        """The metrics alone."""
+        return EpochMetrics(**{each.name: getattr(self, each.name) for each in fields(EpochMetrics)})
 
     @property
     def gap(self) -> float | None:
@@ -65,6 +80,7 @@ class Validation:
     val_loss: float | None  # mean cross-entropy in nats; None if it was not finite
     val_acc: float  # fraction of 1
     step: int | None = None  # optimizer steps of the run before the validation; the summaries of old runs lack it
+    own: dict[str, float] = field(default_factory=dict)  # as in EpochMetrics
 
     def is_better_than(self, other: "Validation", monitor: Monitor) -> bool:
         """Tell if this validation replaces another one as the best. Of equals, the first stays the best."""
@@ -87,22 +103,36 @@ class EpochRecord(EpochMetrics):
     learning_rate: float  # of the epoch's last step
     seconds: float  # with validation
 
-    @property
-    def metrics(self) -> EpochMetrics:
-        """The metrics alone."""
-        return EpochMetrics(**{each.name: getattr(self, each.name) for each in fields(EpochMetrics)})
-
 
 COLUMNS = ("epoch", "step", *METRICS, "learning_rate", "seconds", *PROBE)
 
 
-def write_records(path: Path, records: Iterable[EpochRecord], mode: str = "w") -> None:
-    """Write records as CSV. A new file begins with the columns' names; ``mode="a"`` appends rows to a file."""
+def names_of(own: Iterable[str]) -> list[str]:
+    """Return the names by which epochs log own metrics: ``train_f1``, ``val_f1``, ``probe_f1`` for ``f1``."""
+    return [f"{split}_{name}" for name in own for split in SPLITS]
+
+
+def own_of(records: Iterable[EpochMetrics]) -> list[str]:
+    """Return the own metrics of records, such as ``f1``."""
+    return list(dict.fromkeys(name.partition("_")[2] for record in records for name in record.own))
+
+
+def write_records(path: Path, records: Iterable[EpochRecord], mode: str = "w", own: Iterable[str] = ()) -> None:
+    """Write records as CSV. A new file begins with the columns' names; ``mode="a"`` appends rows to a file.
+
+    ``own`` are the run's own metrics, such as ``f1``. Each has a column for each split.
+    """
     with path.open(mode, newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, COLUMNS)
+        writer = csv.DictWriter(file, (*COLUMNS, *names_of(own)), extrasaction="ignore")
         if mode == "w":
             writer.writeheader()
-        writer.writerows(map(asdict, records))
+        writer.writerows(map(_row, records))
+
+
+def _row(record: EpochMetrics) -> dict[str, Any]:
+    """Return a record's values by their names, own metrics beside the others."""
+    values: dict[str, Any] = asdict(record)
+    return {**values, **values.pop("own")}
 
 
 def read_records(path: Path) -> list[EpochRecord]:
@@ -119,9 +149,10 @@ def _record(row: dict[str, str]) -> EpochRecord:
             return float(row[field])
         return None if field in ("val_loss", "val_acc", *PROBE) else math.nan
 
-    values = {field.name: value(field.name) for field in fields(EpochRecord)}
+    values = {field.name: value(field.name) for field in fields(EpochRecord) if field.name != "own"}
     whole = {name: int(float(row.get(name) or 0)) for name in ("epoch", "step")}
-    return EpochRecord(**{**values, **whole})  # type: ignore[arg-type]
+    own = {name: float(text) for name, text in row.items() if name not in COLUMNS and name and text}
+    return EpochRecord(**{**values, **whole, "own": own})  # type: ignore[arg-type]
 
 
 def has_probe(records: Iterable[EpochMetrics]) -> bool:
@@ -140,12 +171,23 @@ def last_gap(records: Sequence[EpochMetrics], instrument: Instrument | None = No
     return None
 
 
+def is_maximized(metric: str) -> bool:
+    """Tell if more of a metric is better. Its name says so."""
+    return not metric.endswith(MINIMIZED)
+
+
+def value_of(measured: EpochMetrics | Validation, metric: str) -> float | None:
+    """Return the value of a metric by its name; ``None`` if it was not measured."""
+    value: float | None = measured.own.get(metric, getattr(measured, metric, None))
+    return value
+
+
 def score(measured: EpochMetrics | Validation, monitor: Monitor) -> float:
     """Return a number that is larger for the better validation; minus infinity without a finite value."""
-    value = getattr(measured, monitor)
+    value = value_of(measured, monitor)
     if value is None or not math.isfinite(value):
         return -math.inf
-    return float(value) if monitor == "val_acc" else -float(value)
+    return value if is_maximized(monitor) else -value
 
 
 def best_epoch(records: Iterable[EpochRecord], monitor: Monitor = "val_acc") -> EpochRecord | None:

@@ -12,7 +12,7 @@ from matplotlib.text import Text
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from overfitting_lab.runs.epochs import EpochMetrics, has_probe
+from overfitting_lab.runs.epochs import EpochMetrics, has_probe, own_of, value_of
 from overfitting_lab.runs.files import replace_file
 
 # Colour-blind readers can distinguish them (Okabe & Ito 2008). Here and in reports, training images are dashed.
@@ -52,11 +52,13 @@ def save_figure(path: Path, figure: Figure) -> None:
 def metric_curve(epochs: Sequence[EpochMetrics], metric: str) -> Curve:
     """Return one metric over the epochs that have it, the first epoch at 1.
 
-    The metric is an attribute of :class:`EpochMetrics`. A loss is in nats, an accuracy or a gap in per cent.
+    The metric is an attribute of :class:`EpochMetrics`, or one of its own metrics, such as ``val_f1``. A loss is in
+    nats, an accuracy or a gap in per cent, an own metric as it is.
     """
-    points = [(each.epoch + 1, value) for each in epochs if (value := getattr(each, metric)) is not None]
+    points = [(each.epoch + 1, value) for each in epochs if (value := value_of(each, metric)) is not None]
     x, y = np.array(points, dtype=float).reshape(-1, 2).T
-    return x, y if metric.endswith("loss") else 100 * y
+    plain = metric.endswith("loss") or any(metric in each.own for each in epochs)
+    return x, y if plain else 100 * y
 
 
 def draw_metric(axes: Axes, epochs: Sequence[EpochMetrics], metric: str, **style: Any) -> None:
@@ -74,24 +76,28 @@ def usual_losses(epochs: Sequence[EpochMetrics]) -> list[float]:
 
 
 def curves(epochs: Sequence[EpochMetrics], title: str) -> Figure:
-    """Draw loss and accuracy of a run over its epochs, the first at 1: training, probe and validation in the same axes.
+    """Draw loss, accuracy and own metrics of a run over its epochs, the first at 1.
 
-    Training and probe are dashed, validation is solid.
+    Training, probe and validation are in the same axes. Training and probe are dashed, validation is solid.
     """
-    noisy = any(each.probe_clean_acc is not None for each in epochs)
-    figure = Figure(figsize=(16.5 if noisy else 11, 4.2), layout="constrained")
+    noisy, own = any(each.probe_clean_acc is not None for each in epochs), own_of(epochs)
+    charts = 2 + noisy + len(own)
+    figure = Figure(figsize=(5.5 * charts, 4.2), layout="constrained")
     figure.suptitle(_shown(title, 100))
-    loss, accuracy, *others = figure.subplots(1, 3 if noisy else 2)
-    for noise in others:
-        draw_noise(noise, epochs)
+    loss, accuracy, *others = figure.subplots(1, charts)
+    if noisy:
+        draw_noise(others.pop(0), epochs)
     validated = any(each.val_loss is not None for each in epochs)
-    for axes, metric in ((loss, "loss"), (accuracy, "acc")):
+    for axes, metric in ((loss, "loss"), (accuracy, "acc"), *zip(others, own, strict=True)):
         draw_metric(axes, epochs, f"train_{metric}", color=TRAINING, linestyle="--", label="training", **POINTS)
         if has_probe(epochs):
             evaluated = {"color": PROBE, "linestyle": "--", "label": "training images, evaluated"}
             draw_metric(axes, epochs, f"probe_{metric}", **evaluated, **POINTS)
         if validated:
             draw_metric(axes, epochs, f"val_{metric}", color=VALIDATION, label="validation", **POINTS)
+    for axes, metric in zip(others, own, strict=True):
+        axes.set(ylabel=metric)
+        axes.legend(loc="best")
     loss.set(ylabel="cross-entropy (nats)", ylim=(0, None))
     loss.legend(loc="upper right")
     usual = usual_losses(epochs)

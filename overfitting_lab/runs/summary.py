@@ -54,6 +54,7 @@ class TestSummary:
     calibration_error: float | None = None  # expected calibration error, 15 bins
     temperature: float | None = None  # minimizes the validation loss; missing if all answers were right, or none
     calibration_error_at_temperature: float | None = None
+    own: dict[str, float] = field(default_factory=dict)  # metrics of model.metrics, by their names
     averaged: bool | None = None  # True if the network is an average of weights
 
 
@@ -143,12 +144,12 @@ def part(number: int, whole: int | None) -> str:
 
 
 def _present(thing: Any) -> dict[str, Any]:
-    """Return the fields of a dataclass, without optional fields that have no value."""
+    """Return the fields of a dataclass, without optional fields that have no value, and without empty dictionaries."""
     values = {each.name: (getattr(thing, each.name), each.default) for each in fields(thing)}
     return {
         name: _present(value) if is_dataclass(value) else value
         for name, (value, default) in values.items()
-        if value is not None or default is not None
+        if (value is not None or default is not None) and value != {}
     }
 
 

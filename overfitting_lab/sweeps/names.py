@@ -51,5 +51,10 @@ def trial_name(number: int) -> str:
 
 
 def shown(value: float, monitor: Monitor) -> str:
-    """Return a validation value as text: an accuracy in per cent, a loss in nats."""
+    """Return a validation value as text: an accuracy in per cent, another metric as it is."""
     return f"{value:.1%}" if monitor == "val_acc" else f"{value:.4f}"
+
+
+def unit_of(monitor: Monitor) -> str:
+    """Return the unit of a validation value that is no accuracy, after a space: a loss is in nats."""
+    return " nats" if monitor == "val_loss" else ""

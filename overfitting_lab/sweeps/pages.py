@@ -239,8 +239,9 @@ def _unadjusted(comparisons: int) -> Content:
 def _chosen(design: Design, groups: Groups) -> str:
     """Return sentences about the networks that were tested. They name the cells that differ from the others."""
     by_loss = [group[0].monitor == "val_loss" for group in groups]
-    value = "lowest validation loss" if all(by_loss) else "highest validation accuracy"
-    sentence = f"The test accuracy is from the checkpoint with the {value}"
+    values = {"val_loss": "lowest validation loss", "val_acc": "highest validation accuracy"}
+    monitor = "val_acc" if any(by_loss) and not all(by_loss) else groups[0][0].monitor
+    sentence = f"The test accuracy is from the checkpoint with the {values.get(monitor, f'best {monitor}')}"
     if any(by_loss) and not all(by_loss):
         sentence += f", but with the lowest validation loss in the cells with: {_cells(design, by_loss)}"
     averaged = [any(trial.averaged for trial in group) for group in groups]

@@ -8,7 +8,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from overfitting_lab.callbacks.epochs import recorder_of
 from overfitting_lab.callbacks.logger import RunLogger
-from overfitting_lab.runs.epochs import Monitor, best_epoch
+from overfitting_lab.runs.epochs import Monitor, best_epoch, value_of
 from overfitting_lab.runs.notes import attempt
 from overfitting_lab.sweeps.names import shown
 
@@ -67,11 +67,11 @@ class TrialReport(Callback):
             return ""
         if last.epoch not in self._reported:
             self._reported.add(last.epoch)
-            value = getattr(last, self._monitor)
+            value = value_of(last, self._monitor)
             self._trial.report(math.nan if value is None else value, last.epoch)
         if trainer.current_epoch + 1 == trainer.max_epochs or not self._trial.should_prune():
             return ""
-        best: Any = getattr(best_epoch(records, self._monitor), self._monitor)
+        best: Any = value_of(best_epoch(records, self._monitor) or last, self._monitor)
         return (
             f"{PRUNED}after epoch {last.epoch + 1} its best {self._monitor}, {shown(best, self._monitor)}, is worse "
             "than the median of the finished trials at that epoch"

@@ -12,7 +12,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.trial import FrozenTrial
 
 from overfitting_lab.comparison.charts import RUNS, label_axes
-from overfitting_lab.runs.epochs import Monitor
+from overfitting_lab.runs.epochs import Monitor, is_maximized
 from overfitting_lab.sweeps.names import trial_name
 
 COLUMNS = 3  # settings side by side, at most
@@ -25,7 +25,7 @@ def history(trials: Sequence[FrozenTrial], winner: int, monitor: Monitor) -> Fig
     figure, axes = _figure()
     numbers = [trial.number + 1 for trial in trials]
     values = _values(trials, monitor)
-    so_far = np.maximum.accumulate(values) if monitor == "val_acc" else np.minimum.accumulate(values)
+    so_far = np.maximum.accumulate(values) if is_maximized(monitor) else np.minimum.accumulate(values)
     axes.step(numbers, so_far, where="post", color=BEST, linewidth=1, label="best so far")
     _draw_points(axes, numbers, trials, winner, monitor)
     label_axes(axes, _label(monitor), "trial")
@@ -145,4 +145,4 @@ def _scale(monitor: Monitor) -> int:
 
 
 def _label(monitor: Monitor) -> str:
-    return "val_acc (%)" if monitor == "val_acc" else "val_loss (nats)"
+    return {"val_acc": "val_acc (%)", "val_loss": "val_loss (nats)"}.get(monitor, monitor)

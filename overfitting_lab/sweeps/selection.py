@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from overfitting_lab.comparison.statistics import Estimate, student, wilson
-from overfitting_lab.runs.epochs import Monitor
+from overfitting_lab.runs.epochs import Monitor, is_maximized
 from overfitting_lab.runs.summary import Summary
-from overfitting_lab.sweeps.names import shown, trial_name
+from overfitting_lab.sweeps.names import shown, trial_name, unit_of
 
 
 @dataclass(frozen=True)
@@ -51,14 +51,14 @@ class Selection:
     def part(self) -> Estimate:
         """The winner's value beyond the mean of other seeds, positive if it is better, with Student's interval."""
         found = _mean(self.winner)
-        if self.monitor == "val_acc":
+        if is_maximized(self.monitor):
             return Estimate(self.value - found.value, self.value - found.high, self.value - found.low)
         return Estimate(found.value - self.value, found.low - self.value, found.high - self.value)
 
     @property
     def verdict(self) -> str:
         """What the difference says about the winner."""
-        better = self.difference.value * (1 if self.monitor == "val_acc" else -1)
+        better = self.difference.value * (1 if is_maximized(self.monitor) else -1)
         if self.difference.beyond_noise:
             return f"the winner is {'better' if better > 0 else 'worse'} than the configuration"
         if better <= 0:
@@ -75,7 +75,7 @@ class Selection:
         """How the winner was chosen, what other seeds reach, the verdict, and the part of selection, on one line."""
         if not self.confirmed:
             return f"{self._chosen}; no run with another seed tells how much of that is selection (--confirm)"
-        lower = "" if self.monitor == "val_acc" else ", lower is better"
+        lower = "" if is_maximized(self.monitor) else ", lower is better"
         return (
             f"{self._chosen}. With {_seeds(len(self.winner))} its settings reach {self.interval(self.winner)}, and the "
             f"configuration's own values reach {self.interval(self.baseline)}. Winner minus configuration: "
@@ -96,7 +96,8 @@ class Selection:
         if not estimate.known:
             equal = " with equal values" if len(values) > 1 else ""
             return f"{self._shown(estimate.value)} (n = {len(values)}{equal}: no interval)"
-        least, most = (0.0, 1.0) if self.monitor == "val_acc" else (0.0, np.inf)
+        bounds = {"val_acc": (0.0, 1.0), "val_loss": (0.0, np.inf)}
+        least, most = bounds.get(self.monitor, (-np.inf, np.inf))
         ends = f"{self._shown(max(estimate.low, least))} to {self._shown(min(estimate.high, most))}"
         return f"{self._shown(estimate.value)} (n = {len(values)}, 95 % Student interval {ends})"
 
@@ -104,10 +105,10 @@ class Selection:
         return shown(value, self.monitor)
 
     def _difference(self, estimate: Estimate, method: str) -> str:
-        scale, digits, unit = (100, 1, "points") if self.monitor == "val_acc" else (1, 4, "nats")
+        scale, digits, unit = (100, 1, " points") if self.monitor == "val_acc" else (1, 4, unit_of(self.monitor))
         value, low, high = (f"{scale * each:+.{digits}f}" for each in (estimate.value, estimate.low, estimate.high))
         interval = f"95 % {method} interval {low} to {high}" if estimate.known else "no interval"
-        return f"{value} {unit} ({interval})"
+        return f"{value}{unit} ({interval})"
 
 
 def _mean(values: Sequence[float]) -> Estimate:

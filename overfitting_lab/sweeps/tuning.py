@@ -16,7 +16,7 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from overfitting_lab.runs import Run, RunError, UsageError
-from overfitting_lab.runs.epochs import Monitor
+from overfitting_lab.runs.epochs import Monitor, is_maximized, value_of
 from overfitting_lab.runs.files import write_text
 from overfitting_lab.runs.recipe import LATER
 from overfitting_lab.sweeps.names import shown, trial_name
@@ -65,7 +65,7 @@ def study_of(storage: BaseStorage, folder: Path, kind: str, monitor: Monitor, ep
         monitor: the validation metric to optimize.
         epochs: the epochs of a trial; ``None`` if their number is unknown.
     """
-    direction = StudyDirection.MAXIMIZE if monitor == "val_acc" else StudyDirection.MINIMIZE
+    direction = StudyDirection.MAXIMIZE if is_maximized(monitor) else StudyDirection.MINIMIZE
     return open_study(storage, folder, kind, direction, pruner(epochs) if kind == SEARCH else None)
 
 
@@ -264,7 +264,7 @@ class Tuning:
             return None
         if summary.test is None and summary.untested != UNTESTED:
             write_text(run.files.summary, replace(summary, untested=UNTESTED).to_json())
-        value = getattr(summary.best, self.monitor) if summary.best else None
+        value = value_of(summary.best, self.monitor) if summary.best else None
         if (summary.reason or "").startswith(PRUNED):
             return Result(TrialState.PRUNED, None, (summary.reason or "").removeprefix(PRUNED), time)
         if value is None:
@@ -286,7 +286,7 @@ class Tuning:
 
     def complete(self) -> list[FrozenTrial]:
         """Return the trials of the search that trained to their end, the best first, of equals the first."""
-        sign = -1 if self.monitor == "val_acc" else 1
+        sign = -1 if is_maximized(self.monitor) else 1
         trials = self.search.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
         return sorted(trials, key=lambda trial: (sign * (trial.value or 0), trial.number))
 

@@ -12,6 +12,7 @@ from overfitting_lab.doctor import callback as doctor
 from overfitting_lab.runs import Run
 from overfitting_lab.runs.epochs import over_fits_since
 from tests.conftest import Flags, Outcome, Script, events_of, summary_of, timeless, weights_of, write_images
+from tests.scripts.test_errors import check_one_message
 
 RUN = Path("lightning_logs/unnamed/version_0")
 FAULT = "--trainer.callbacks=tests.faults."
@@ -128,6 +129,40 @@ def test_a_schedule_of_steps_in_a_run_of_steps(run_script: Script, tiny: Flags) 
     assert "StepLR needs 31 steps, the run has 8" in outcome.out
 
 
+ONE_CYCLE = ("--model.lr_scheduler=torch.optim.lr_scheduler.OneCycleLR", "--model.lr_scheduler.max_lr=0.01")
+
+
+@pytest.mark.parametrize("check", [(), ("--check",)])
+@pytest.mark.parametrize(("interval", "there"), [("step", 10), ("epoch", 2)])
+def test_a_schedule_that_torch_would_step_once_too_often(
+    interval: str, there: int, check: Flags, run_script: Script, quick: Flags, tmp_path: Path
+) -> None:
+    flags = (*ONE_CYCLE, f"--model.lr_scheduler_interval={interval}", f"--model.lr_scheduler.total_steps={there - 1}")
+    outcome = run_script("fit", "--config=overfit", *quick, *flags, *check)
+    check_one_message(outcome, 2)
+    assert f"OneCycleLR: has {there - 1} {interval}s, but the run has {there}," in outcome.err
+    assert list(tmp_path.glob("*/*/version_0")) == []
+
+
+def test_check_steps_the_schedule_as_often_as_the_run(run_script: Script, quick: Flags) -> None:
+    outcome = run_script("fit", "--config=overfit", *quick, "--check", "--model.lr_scheduler=tests.faults.Breaking")
+    assert outcome.status == 1
+    assert "error: this run cannot succeed: Breaking fails after epoch 2 of 2: KeyError: 'no such rate'" in outcome.err
+
+
+def test_training_images_of_a_single_class(run_script: Script, quick: Flags, tmp_path: Path) -> None:
+    root = write_images(tmp_path / "by_class", 120, 3)
+    for image in sorted(root.glob("train/*/*.png")):
+        image.rename(image.with_name(f"{image.parent.name}_{image.name}"))
+    flags = (*quick, f"--data.root={root}", "--data.train_size=30", "--data.val_size=20")
+    outcome = run_script("fit", "--config=overfit", *flags, "--check")
+    assert outcome.status == 1
+    assert "doctor     single_class (fatal, step 0)" in outcome.out
+    assert "30 of airplane, none of the other 2" in outcome.out
+    assert "chance level is 0.000" in outcome.out
+    assert "error: this run cannot succeed: single_class" in outcome.err
+
+
 def test_images_that_cannot_be_learned(fit: Fit) -> None:
     wrong = (f"{FAULT}WrongLabels", "--trainer.callbacks.share=0.5")
     small = ("--model.width=1", "--data.cutout=2")
@@ -237,12 +272,39 @@ def test_check_of_a_sound_experiment(run_script: Script, bright: Flags, tmp_path
         "chance level is 1.099",
         "steps      6 an epoch, 6 in 1 epochs",
         "schedule   none",
-        "s an epoch with validation",
+        " s a step (3 steps of ",
+        "           start 0:0",
+        ", training 0:0",
+        ", validation 0:0",
+        ", test 0:0",
         "memory     ",
         "GB for checkpoints",
         "check      nothing to report",
     ):
         assert words in outcome.out
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        ("--trainer.callbacks+=ModelCheckpoint --trainer.callbacks.monitor=val_accuracy", "say --trainer.callbacks"),
+        ("--trainer.callbacks+=overfitting_lab.callbacks.plateau.PlateauSchedule", "needs lightning.pytorch.cli.Red"),
+    ],
+)
+def test_check_refuses_what_the_run_would_refuse(flags: str, words: str, run_script: Script, tiny: Flags) -> None:
+    outcome = run_script("fit", "--config=overfit", *tiny, *flags.split(), "--check")
+    assert outcome.status != 0
+    assert words in outcome.err
+
+
+def test_check_foretells_no_time_below_zero(run_script: Script, quick: Flags) -> None:
+    for length in ("--trainer.max_epochs=3", "--trainer.max_epochs=-1"):
+        outcome = run_script("fit", "--config=overfit", *quick, length, "--check")
+        assert outcome.status == 0, outcome.err
+        (time,) = re.findall(r"^time .*\n(?: +start.*\n)?", outcome.out, re.MULTILINE)
+        assert "-" not in time
+        low, high = map(float, re.findall(r"(\S+) to (\S+) s a step", time)[0])
+        assert 0 < low <= high
 
 
 def test_check_of_one_that_cannot_succeed(run_script: Script, bright: Flags, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from torch.optim import lr_scheduler as schedules
 from overfitting_lab.doctor import Diagnosis, Severity, activations, confidence, data, gradients, progress
 from overfitting_lab.doctor.layers import measure_layers
 from overfitting_lab.doctor.progress import Facts
-from overfitting_lab.doctor.schedule import length, schedule_cut_short
+from overfitting_lab.doctor.schedule import capacity, length, schedule_cut_short
 from overfitting_lab.runs import Run
 from overfitting_lab.runs.epochs import EpochRecord
 
@@ -259,7 +259,7 @@ def test_duplicates_are_found_pixel_for_pixel() -> None:
 def test_a_few_images_of_a_class_are_a_matter_of_chance() -> None:
     assert codes(data.class_imbalance(torch.tensor([0] * 16 + [1] * 5), ("a", "b"))) == []
     assert codes(data.class_imbalance(torch.tensor([0] * 1600 + [1] * 500), ("a", "b"))) == ["class_imbalance"]
-    assert codes(data.class_imbalance(torch.tensor([0] * 160), ("a", "b"))) == ["class_imbalance"]
+    assert codes(data.class_imbalance(torch.tensor([0] * 160), ("a", "b"))) == ["single_class"]
 
 
 @pytest.fixture
@@ -286,6 +286,33 @@ def test_the_end_of_a_schedule(optimizer: Optimizer) -> None:
         assert codes(schedule_cut_short(schedule, "epoch", steps or 1, 1000)) == []
         if steps is not None:
             assert codes(schedule_cut_short(schedule, "epoch", steps - 1, 1000)) == ["schedule_cut_short"]
+
+
+def test_the_steps_that_a_schedule_allows(optimizer: Optimizer) -> None:
+    linear, cycle = schedules.LinearLR(optimizer, total_iters=5), schedules.OneCycleLR(optimizer, 0.1, total_steps=100)
+    for schedule, steps in (
+        (cycle, 100),
+        (schedules.SequentialLR(optimizer, [linear, cycle], [5]), 105),
+        (schedules.ChainedScheduler([linear, cycle], optimizer), 100),
+        (schedules.ChainedScheduler([linear], optimizer), None),
+        (schedules.CosineAnnealingLR(optimizer, 40), None),
+    ):
+        assert capacity(schedule) == steps, schedule
+    cycle = schedules.OneCycleLR(optimizer, 0.1, total_steps=100)  # SequentialLR has stepped the other one back
+    for _ in range(100):
+        optimizer.step()
+        cycle.step()
+    with pytest.raises(ValueError, match="Tried to step 101 times"):
+        cycle.step()
+
+
+def test_images_of_a_single_class() -> None:
+    labels, names = torch.ones(100, dtype=torch.int64), ("cat", "ship", "frog")
+    (found,) = data.class_imbalance(labels, names)
+    assert (found.code, found.severity) == ("single_class", Severity.FATAL)
+    assert "100 of ship, none of the other 2" in found.evidence
+    assert str(data.chance(labels, 3)) == "0.0"
+    assert codes(data.class_imbalance(0 * labels, ("ship",))) == []
 
 
 def test_a_schedule_of_steps_that_goes_by_epochs(optimizer: Optimizer) -> None:

@@ -1,0 +1,50 @@
+"""Metrics of a user's own, from torchmetrics or another package, by their class's import path."""
+
+import re
+from collections.abc import Callable
+
+import torch
+from torchmetrics import Metric
+
+from lightning_modules.errors import ModelError
+from overfitting_lab.runs.epochs import MINIMIZED, is_maximized
+
+OwnMetrics = dict[str, Callable[[int], Metric]]  # by name; each gets the number of classes
+TAKEN = ("loss", "acc", "clean_acc", "memorized_acc", "true_acc")  # names of the project's own metrics
+
+
+def built(name: str, make: Callable[[int], Metric], num_classes: int) -> Metric:
+    """Return a metric that works in a run: it was tried on a logit for each class and a label for each class.
+
+    Raises:
+        ModelError: if its name does not fit, or if it gives no single number of logits and labels.
+    """
+    flag = f"--model.metrics {name}"
+    if not re.fullmatch(r"[A-Za-z]\w*", name) or name in TAKEN:
+        raise ModelError(
+            f"{flag}: a metric's name begins with a letter, has letters, digits and _, and is not {', '.join(TAKEN)}"
+        )
+    try:
+        metric = make(num_classes)
+        metric.update(torch.eye(num_classes), torch.arange(num_classes))
+        metric.merge_state(metric.metric_state)  # as a run does that resumes within an epoch
+        value = metric.compute()
+        metric.reset()
+    except Exception as error:  # of any class
+        raise ModelError(
+            f"{flag} cannot be measured: {type(error).__name__}: {error}\n"
+            f"a metric here is a class of torchmetrics whose first argument is the number of classes, such as "
+            "torchmetrics.classification.MulticlassF1Score"
+        ) from error
+    if not (isinstance(value, torch.Tensor) and value.numel() == 1):
+        raise ModelError(
+            f"{flag} gives no single number; average it over the classes, as in --model.metrics.{name}.average macro"
+        )
+    if metric.higher_is_better is not None and metric.higher_is_better != is_maximized(name):
+        ending = f"end in {' or '.join(MINIMIZED)}" if is_maximized(name) else f"not end in {' or '.join(MINIMIZED)}"
+        better = "more" if metric.higher_is_better else "less"
+        raise ModelError(
+            f"{flag}: {better} of {type(metric).__name__} is better, so let its name {ending}, which is how schedules, "
+            "callbacks and --monitor know it"
+        )
+    return metric

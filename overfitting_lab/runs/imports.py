@@ -1,0 +1,50 @@
+"""Classes that a configuration or a checkpoint names by import path, and the modules beside a configuration."""
+
+import os
+import re
+import sys
+from collections.abc import Iterable
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+
+NAME = re.compile(r"(?<![\w./-])([A-Za-z_]\w*)\.[A-Za-z_]")  # of a top-level module, in a text
+
+
+def why_not_imported(class_path: str) -> str | None:
+    """Return why Python cannot import a class, and what to do, in one line; ``None`` if it can."""
+    module, _, name = class_path.rpartition(".")
+    top = module.partition(".")[0]
+    try:
+        found = import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name == top:
+            return (
+                f"there is no module {top}: lay {top}.py beside the configuration that --config names, or put its "
+                "folder in front of the command: PYTHONPATH=FOLDER python ..."
+            )
+        return f"{module} needs {error.name}, which is not there: install it, or correct the name"
+    except Exception as error:  # of any code
+        return f"the module {module} fails: {type(error).__name__}: {error}"
+    return None if hasattr(found, name) else f"{module} ({getattr(found, '__file__', '')}) has no {name}"
+
+
+def find_modules_beside(config: Path, texts: Iterable[str]) -> None:
+    """Let Python import the modules beside a configuration that texts name, here and in processes that this one starts.
+
+    Modules that are installed come first.
+
+    Raises:
+        ValueError: if Python would import another module of the name.
+    """
+    folder = config.resolve().parent
+    for name in {match for text in texts for match in NAME.findall(text)}:
+        beside = next((path for path in (folder / f"{name}.py", folder / name / "__init__.py") if path.is_file()), None)
+        if beside is None:
+            continue
+        if str(folder) not in sys.path:
+            sys.path.append(str(folder))
+            os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (os.environ.get("PYTHONPATH"), str(folder))))
+        spec = find_spec(name)
+        if spec is not None and spec.origin is not None and Path(spec.origin).resolve() != beside:
+            raise ValueError(f"{config} names {name}, but Python imports it from {spec.origin}: rename {beside}")

@@ -1,0 +1,156 @@
+"""Metrics of torchmetrics in the configuration stand wherever loss and accuracy stand."""
+
+import csv
+import signal
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torchmetrics.classification import MulticlassAccuracy
+
+from datamodules import Batch
+from lightning_modules import ImageClassifier
+from overfitting_lab.runs import Run
+from tests.conftest import Flags, Script, events_of, scalars_of, summary_of, timeless
+from tests.scripts.test_errors import check_one_message
+
+RUN = Path("lightning_logs/overfit/version_0")
+METRICS = """
+model:
+  init_args:
+    metrics:
+      f1: {class_path: torchmetrics.classification.MulticlassF1Score, init_args: {average: macro}}
+      top2: {class_path: torchmetrics.classification.MulticlassAccuracy, init_args: {top_k: 2, average: micro}}
+      calibration_error: {class_path: torchmetrics.classification.MulticlassCalibrationError, init_args: {n_bins: 5}}
+"""
+CLASSIFICATION = "torchmetrics.classification"
+
+
+@pytest.fixture
+def fit(tiny: Flags, tmp_path: Path) -> list[str]:
+    (tmp_path / "metrics.yaml").write_text(METRICS)
+    return ["--config=overfit", "--config=metrics.yaml", *tiny]
+
+
+def macro_f1(labels: np.ndarray, predictions: np.ndarray) -> float:
+    scores = []
+    for each in range(3):
+        right = ((labels == each) & (predictions == each)).sum()
+        scores.append(2 * right / max(1, (labels == each).sum() + (predictions == each).sum()))
+    return float(np.mean(scores))
+
+
+def test_own_metrics_stand_where_accuracy_stands(run_script: Script, fit: list[str], tmp_path: Path) -> None:
+    plateau = (
+        "=lightning.pytorch.cli.ReduceLROnPlateau",
+        ".monitor=val_top2",
+        ".mode=max",
+        ".patience=0",
+        ".factor=0.5",
+    )
+    flags = ["--monitor=val_f1", "--trainer.max_epochs=3", *(f"--model.lr_scheduler{word}" for word in plateau)]
+    stop = ("+=EarlyStopping", ".monitor=val_calibration_error", ".patience=9")
+    flags += [f"--trainer.callbacks{word}" for word in stop]
+    outcome = run_script("fit", *fit, *flags)
+    assert outcome.status == 0, outcome.err
+    run = Run(tmp_path / RUN)
+    scores = [record.own["val_f1"] for record in run.records]
+    assert len(scores) == 3
+    assert run.summary.best
+    assert (run.summary.best.epoch, run.summary.best.own["val_f1"]) == (int(np.argmax(scores)), max(scores))
+    assert {"train_f1", "val_f1", "val_top2", "val_calibration_error"} <= run.summary.best.own.keys()
+    assert summary_of(run.folder)["best"]["own"]["val_f1"] == max(scores)
+
+    images = run.images
+    expected = macro_f1(images["test_labels"], images["test_predictions"])
+    assert run.summary.test
+    assert run.summary.test.own["f1"] == pytest.approx(expected, rel=1e-5)
+    line = next(line for line in outcome.out.splitlines() if line.startswith("test "))
+    assert f", f1 {expected:.4f}, top2 " in line
+    for record in run.records:
+        assert f" f1 {record.own['train_f1']:.4f} top2 {record.own['train_top2']:.4f}" in outcome.out
+        assert 0 <= record.own["val_f1"] <= 1
+        assert (record.val_acc or 0) <= record.own["val_top2"], "the right class is one of two"
+    rows = list(csv.DictReader((run.folder / "metrics.csv").read_text().splitlines()))
+    assert [float(row["val_f1"]) for row in rows] == scores
+    assert {"train_top2", "probe_f1"} <= rows[0].keys()
+    assert [y for _, y in scalars_of(run.folder / "val")["curves/f1"]] == pytest.approx(scores)
+    assert any("result/test_f1" in tag for tag in events_of(run.folder).Tags()["scalars"])
+    halved = [row.learning_rate for row in run.records]
+    top2 = [record.own["val_top2"] for record in run.records]
+    assert (halved[2] < halved[1]) == (top2[1] <= top2[0] or halved[1] < halved[0]), "the schedule follows val_top2"
+
+    outcome = run_script("compare", RUN, "--output", "page")
+    assert outcome.status == 0, outcome.err
+    assert "test f1" in (tmp_path / "page/report.md").read_text()
+
+
+def test_a_resumed_run_counts_own_metrics_as_well(run_script: Script, fit: list[str], tmp_path: Path) -> None:
+    fit.append("--config=schedule/one_cycle")
+    assert run_script("fit", *fit).status == 0
+    kill = ("place=step", "step=7", f"mark={tmp_path / 'mark'}", f"number={int(signal.SIGTERM)}")
+    killer = ["--trainer.callbacks+=tests.faults.KillOnce", *(f"--trainer.callbacks.{each}" for each in kill)]
+    assert run_script("fit", *fit, *killer, "--experiment=second").status == 143
+    second = Path("lightning_logs/second/version_0")
+    outcome = run_script("fit", "--resume", second)
+    assert outcome.status == 0, outcome.err
+    assert "changed" not in outcome.out
+    assert timeless(tmp_path / second) == timeless(tmp_path / RUN)
+    assert (second / "metrics.csv").read_text().partition("\n")[0].endswith("probe_calibration_error")
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        ({"acc": "MulticlassF1Score"}, "and is not loss, acc"),
+        ({"a b": "MulticlassF1Score"}, "a metric's name begins with a letter"),
+        ({"f1": "MulticlassConfusionMatrix"}, "f1 gives no single number; average it"),
+        ({"f1": "BinaryF1Score"}, "f1 cannot be measured"),
+        ({"calibration": "MulticlassCalibrationError"}, "less of MulticlassCalibrationError is better"),
+        ({"f1_loss": "MulticlassF1Score"}, "so let its name not end in loss or error"),
+        ({"f1": "NoSuchScore"}, "NoSuchScore"),
+    ],
+)
+def test_a_metric_that_does_not_work_is_refused(
+    flags: dict[str, str], words: str, run_script: Script, tiny: Flags
+) -> None:
+    ((name, kind),) = flags.items()
+    outcome = run_script("fit", "--config=overfit", *tiny, f'--model.metrics={{"{name}": "{CLASSIFICATION}.{kind}"}}')
+    assert outcome.status in (1, 2)
+    check_one_message(outcome, outcome.status)
+    assert words in outcome.err
+    assert not RUN.exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        ("--monitor=val_f2", "--monitor val_f2: no validation measures it; give one of val_loss, val_acc, val_f1"),
+        ("--monitor=train_f1", "give one of val_loss, val_acc"),
+        (
+            "--trainer.callbacks+=EarlyStopping --trainer.callbacks.monitor=val_f1",
+            "this metric is to be maximized; say --trainer.callbacks.mode=max",
+        ),
+    ],
+)
+def test_monitors_of_own_metrics_are_checked(flags: str, words: str, run_script: Script, fit: list[str]) -> None:
+    outcome = run_script("fit", *fit, *flags.split())
+    check_one_message(outcome, 2)
+    assert words in outcome.err
+
+
+def test_metrics_that_are_equal_at_first_stay_apart() -> None:
+    network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Identity())
+    top2 = partial(MulticlassAccuracy, top_k=2, average="micro")
+    model = ImageClassifier(network, 3, 1, partial(torch.optim.SGD, lr=1), None, "epoch", metrics={"top2": top2})
+    model.network.weight = torch.nn.Parameter(torch.ones(1))
+    right, second = (
+        torch.tensor([[3.0, 2.0, 1.0]]).reshape(1, 3, 1, 1),
+        torch.tensor([[2.0, 3.0, 1.0]]).reshape(1, 3, 1, 1),
+    )
+    for images in (right, second):
+        model.test_step(Batch(images, torch.tensor([0]), torch.tensor([0]), 1), 0)
+    measured = model.test_metrics.compute()
+    assert (float(measured["test_acc"]), float(measured["test_top2"])) == (0.5, 1.0)
