@@ -27,7 +27,7 @@ from overfitting_lab.runs.provenance import without_password
 Result = TypeVar("Result")
 
 PAUSE = 2  # seconds between two attempts
-LOCKED = 20  # seconds that an attempt waits for another process to finish its writing, in SQLite
+LOCKED = 10  # seconds that an attempt waits for another process to finish its writing, in SQLite
 # A server that is gone without a word: seconds until libpq notices, for a new connection and for an old one.
 LIBPQ = {"connect_timeout": 10, "keepalives_idle": 20, "keepalives_interval": 5, "keepalives_count": 3}
 # Parts of messages of a database that is there and will soon do what it is asked. Tables "already exist" if two

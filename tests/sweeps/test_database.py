@@ -1,9 +1,11 @@
+import json
 import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
+from random import Random
 from typing import IO, Any
 
 import optuna
@@ -19,6 +21,7 @@ from overfitting_lab.sweeps.storage import begin_trial, open_storage, open_study
 from overfitting_lab.sweeps.workers import GONE, is_gone
 from tests.conftest import Flags, Script
 from tests.postgres import PASSWORD, Server, reason_to_skip, served
+from tests.processes import kill_group, start_worker
 
 FOLDER = Path("lightning_logs/ablation")
 TWO_TRIALS = ("--seeds=1", "--sizes", "40", "60")
@@ -50,6 +53,66 @@ def small(tiny: Flags) -> Flags:
     """Return flags of a trial that takes less than a second."""
     flags = (flag for flag in tiny if "train_size" not in flag)
     return ("--model=tests.networks.Tiny", *flags, "--trainer.max_epochs=1", *TWO_TRIALS)
+
+
+EIGHT, KILLS = 8, 12
+
+
+@pytest.mark.long
+@pytest.mark.postgres
+def test_eight_workers_killed_at_random_and_a_server_restarted_amid_them(
+    run_script: Script, small: Flags, fitted: list[list[str]], server: Server, database: str, tmp_path: Path
+) -> None:
+    """Each setting is trained once, and the table is the one that a single worker makes without any fault."""
+    sizes = [*map(str, range(20, 100, 8))]
+    flags = [*small, "--seeds=2", "--sizes", *sizes, "--trainer.max_epochs=4", "--checkpoint_steps=2"]
+    shared = [*flags, f"--storage={database}", f"--trainer.default_root_dir={tmp_path}"]
+    random = Random(0)
+    folders = [tmp_path / f"worker {number}" for number in range(EIGHT)]
+    for folder in folders:
+        folder.mkdir()
+    workers = [start_worker("ablate", shared, folder) for folder in folders]
+    for kill in range(KILLS):
+        time.sleep(random.uniform(1, 4))
+        if kill == KILLS // 2:
+            server.stop()
+            time.sleep(5)
+            server.start()
+        number = random.randrange(EIGHT)
+        kill_group(workers[number])
+        workers[number] = start_worker("ablate", shared, folders[number])
+    for worker in workers:
+        worker.join()
+    said = "".join((folder / "output.txt").read_text() for folder in folders)
+    assert [worker.exitcode for worker in workers] == [0] * EIGHT, said
+    assert "Traceback" not in said
+    assert "storage    answers again" in said
+    last = run_script("ablate", *shared)
+    assert last.status == 0, last.err
+    assert fitted == []
+
+    together, alone = [tmp_path / name / FOLDER for name in ("", "alone")]
+    made = [run for run in runs_of(together) if run.status != "unknown"]
+    assert len(made) == len(
+        {tuple(run.settings[name] for name in ("data.train_size", "seed_everything")) for run in made}
+    )
+    study = optuna.load_study(study_name="ablation, sizes", storage=open_storage(together, database, ""))
+    complete = study.get_trials(states=(TrialState.COMPLETE,))
+    settings = [tuple(trial.user_attrs["setting"].items()) for trial in complete]
+    assert len(settings) == len(set(settings)) == len(made) == 2 * len(sizes)
+    killed = study.get_trials(states=(TrialState.FAIL,))
+    print(f"{len(complete)} trials; {len(killed)} more were begun by workers that were killed")
+
+    assert run_script("ablate", *flags, f"--trainer.default_root_dir={tmp_path / 'alone'}").status == 0
+    assert table(together) == table(alone)
+
+
+def table(folder: Path) -> Any:
+    """Return the results of a study's page, without times and places."""
+    trials = json.loads((folder / "sizes.json").read_text())["trials"]
+    return sorted(
+        str({name: fact for name, fact in each.items() if name not in ("seconds", "origin")}) for each in trials
+    )
 
 
 @pytest.fixture
@@ -191,7 +254,9 @@ def hold(path: Path, seconds: float) -> threading.Thread:
     return thread
 
 
+@pytest.mark.parametrize("seconds", [3, pytest.param(150, marks=pytest.mark.long)])
 def test_a_locked_sqlite_database_delays_a_result_and_a_start(
+    seconds: int,
     run_script: Script,
     small: Flags,
     fitted: list[list[str]],
@@ -199,16 +264,17 @@ def test_a_locked_sqlite_database_delays_a_result_and_a_start(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("overfitting_lab.sweeps.database.LOCKED", 0.1)
-    monkeypatch.setattr("overfitting_lab.sweeps.database.PAUSE", 0.5)
+    if seconds < 10:
+        monkeypatch.setattr("overfitting_lab.sweeps.database.LOCKED", 0.1)
+        monkeypatch.setattr("overfitting_lab.sweeps.database.PAUSE", 0.5)
     path = tmp_path / "trials.db"
-    after_training(lambda: hold(path, 3))
+    after_training(lambda: hold(path, seconds))
     outcome = run_script("ablate", *small, f"--storage=sqlite:///{path}")
     assert outcome.status == 0, outcome.err
     assert "waits up to 0:10:00 for the database: database is locked" in outcome.out
     assert outcome.out.count("done ") == len(fitted) == 2
 
-    hold(path, 3)
+    hold(path, seconds)
     again = run_script("ablate", *small, f"--storage=sqlite:///{path}")
     assert again.status == 0, again.err
     assert "for the database: database is locked" in again.out
