@@ -42,12 +42,12 @@ class Hosts:
     def __init__(self, names: Sequence[str], folder: Path) -> None:
         self._names = names
         self._folder = folder
-        self._processes: list[subprocess.Popen[str]] = []
+        self.started: list[subprocess.Popen[str]] = []
 
     def torchrun(self, *arguments: str) -> list[subprocess.Popen[str]]:
         """Start ``fit.py`` on both, with one process on each."""
         environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-        started = []
+        started: list[subprocess.Popen[str]] = []
         for rank, name in enumerate(self._names):
             torchrun = ["--nnodes=2", f"--node-rank={rank}", "--nproc-per-node=1"]
             place = [f"--master-addr={NETWORK}.1", "--master-port=29500"]
@@ -60,6 +60,7 @@ class Hosts:
                         on_host, cwd=self._folder, env=environment, stdout=output, stderr=output, text=True
                     )
                 )
+        self.started += started
         return started
 
     def output(self, host: int) -> Path:
@@ -80,5 +81,8 @@ def two_hosts(folder: Path) -> Iterator[Hosts]:
     with subprocess.Popen(["sh", "-c", BUILD, "sh", *names], text=True, **pipes) as built:
         assert built.stdout is not None
         assert built.stdout.readline() == "built\n"
-        yield Hosts(names, folder)
+        hosts = Hosts(names, folder)
+        yield hosts
         # The end of the block closes the pipe.
+    for program in hosts.started:
+        program.wait()
