@@ -138,13 +138,13 @@ class Ablation:
     def _settings_left(self, retried: set[int]) -> list[dict[str, Any]]:
         """Return the settings without a trial, and those of failed trials to retry, given by number.
 
-        Trials whose worker is gone are marked as failed, and their numbers are added to ``retried``.
+        Trials whose worker is gone are marked as failed, without a failure to show, and are left for any worker.
         """
         for trial in self._trials(TrialState.RUNNING):
             if is_gone(trial, self._storage):
                 self._tell(trial.number, TrialState.FAIL)
-                retried.add(trial.number)
-        trials = self._trials(TrialState.COMPLETE, TrialState.RUNNING, TrialState.FAIL)
+        trials = self._trials(TrialState.COMPLETE, TrialState.RUNNING)
+        trials += [trial for trial in self._trials(TrialState.FAIL) if "failure" in trial.user_attrs]
         begun = {_key(_setting(trial)) for trial in trials if trial.number not in retried}
         return [setting for setting in self._settings if _key(setting) not in begun]
 
@@ -169,7 +169,7 @@ class Ablation:
                 result = result_of(run, setting)
         except RunError as error:
             print(f"failed     {name}: {error}; its output is in {log}", flush=True)
-            self._tell(trial.number, TrialState.FAIL)
+            self._tell(trial.number, TrialState.FAIL, facts={"failure": str(error)})
             return
         except BaseException:
             release(trial)

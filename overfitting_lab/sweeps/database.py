@@ -9,16 +9,8 @@ from typing import Any, TypeVar
 
 from optuna.exceptions import StorageInternalError
 from optuna.storages import BaseStorage, RDBStorage, _CachedStorage
+from sqlalchemy import exc
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import (
-    ArgumentError,
-    DBAPIError,
-    InterfaceError,
-    NoSuchModuleError,
-    OperationalError,
-    SQLAlchemyError,
-    TimeoutError,
-)  # fmt: skip
 from sqlalchemy.pool import NullPool
 
 from overfitting_lab.runs import RunError
@@ -77,8 +69,8 @@ class PatientStorage(_CachedStorage):
             # Each operation has its own connection, so that none lasts until the server or a firewall closes it.
             pool = {} if in_memory else {"poolclass": NullPool}
             return RDBStorage(url, {"connect_args": settings, **pool})
-        except (ArgumentError, NoSuchModuleError, ValueError) as error:
-            reason = f"{error}; " if isinstance(error, NoSuchModuleError) else ""  # others may hold the password
+        except (exc.ArgumentError, exc.NoSuchModuleError, ValueError) as error:
+            reason = f"{error}; " if isinstance(error, exc.NoSuchModuleError) else ""  # others may hold the password
             example = "postgresql+psycopg://USER@HOST/DATABASE or sqlite:///FILE"
             raise StorageError(
                 f"{self._shown} cannot be used: {reason}give a URL for SQLAlchemy, such as {example}"
@@ -86,12 +78,16 @@ class PatientStorage(_CachedStorage):
         except ImportError as error:
             remedy = "install this driver (pip install 'psycopg[binary]' for PostgreSQL) or name another in the URL"
             raise StorageError(f"{self._shown} cannot be used: {error.__cause__ or error}; {remedy}") from error
+        except (exc.SQLAlchemyError, StorageInternalError):
+            raise
+        except Exception as error:  # such as tables of another version of Optuna: the message has the remedy
+            raise StorageError(f"{self._shown} cannot be used: {error}") from error
 
     def _patiently(self, operation: Callable[..., Result], *args: Any, **kwargs: Any) -> Result:
         while True:
             try:
                 result = operation(*args, **kwargs)
-            except (SQLAlchemyError, StorageInternalError) as error:
+            except (exc.SQLAlchemyError, StorageInternalError) as error:
                 cause = error.__cause__ if isinstance(error, StorageInternalError) else error
                 reason = _reason(cause)
                 if not _may_pass(cause, self._known):
@@ -145,13 +141,13 @@ def _may_pass(error: BaseException | None, known: bool) -> bool:
     """Tell if a later attempt may succeed. A database that is not ``known`` must at least say that it is busy."""
     if any(word in str(error) for word in BUSY):
         return True
-    lost = isinstance(error, DBAPIError) and error.connection_invalidated
-    return known and (lost or isinstance(error, OperationalError | InterfaceError | TimeoutError))
+    lost = isinstance(error, exc.DBAPIError) and error.connection_invalidated
+    return known and (lost or isinstance(error, exc.OperationalError | exc.InterfaceError | exc.TimeoutError))
 
 
 def _reason(error: BaseException | None) -> str:
     """Return the driver's message as one line."""
-    driver = error.orig if isinstance(error, DBAPIError) else error
+    driver = error.orig if isinstance(error, exc.DBAPIError) else error
     return " ".join(str(driver).split())[:LONGEST]
 
 
