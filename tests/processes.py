@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Sequence
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 ROOT = Path(__file__).parents[1]
 CONTEXT = multiprocessing.get_context("forkserver")
@@ -37,6 +37,30 @@ def _call(function: Callable[..., object], arguments: Sequence[Any], folder: Pat
     function(*arguments)
 
 
+def _work(name: str, arguments: list[str]) -> None:
+    """Run a script that starts others, and run these others in the same process."""
+    from overfitting_lab.cli import finished
+
+    def run(command: list[str], output: IO[str] | None) -> int:
+        own, status = sys.argv, 0
+        try:
+            with contextlib.redirect_stdout(output) if output else contextlib.nullcontext():
+                _run(Path(command[1]).stem, command[2:])
+        except SystemExit as end:
+            status = end.code if isinstance(end.code, int) else int(end.code is not None)
+        finally:
+            sys.argv = own
+        return status
+
+    finished.run_command = run
+    _run(name, arguments)
+
+
+def start_worker(name: str, arguments: list[str], folder: Path) -> BaseProcess:
+    """Start a worker of a study, which trains in its own process, without seconds of imports for each trial."""
+    return start_function(_work, (name, arguments), folder)
+
+
 def start(name: str, arguments: list[str], folder: Path, **environment: object) -> BaseProcess:
     """Start a script in ``folder``, where its output is added to ``output.txt``."""
     return start_function(_run, (name, arguments), folder, **environment)
@@ -48,7 +72,7 @@ def start_function(
     """Start a function of a module in ``folder``, where its output is added to ``output.txt``."""
     process = CONTEXT.Process(target=_call, args=(function, arguments, folder, environment), daemon=False)
     process.start()
-    atexit.register(_kill, process)  # after a failed test, Python would wait for its end
+    atexit.register(kill_group, process)  # after a failed test, Python would wait for its end
     return process
 
 
@@ -70,7 +94,8 @@ def run_python(folder: Path, *command: str) -> subprocess.CompletedProcess[str]:
     return subprocess.CompletedProcess(command, process.returncode, out, err)
 
 
-def _kill(process: BaseProcess) -> None:
+def kill_group(process: BaseProcess) -> None:
+    """Kill a process and what it started."""
     if process.pid is not None and process.is_alive():
         with contextlib.suppress(ProcessLookupError):  # it has no session of its own yet
             os.killpg(process.pid, signal.SIGKILL)

@@ -7,6 +7,7 @@ import re
 import shutil
 import signal
 import socket
+import struct
 import sys
 import tempfile
 import threading
@@ -28,6 +29,9 @@ from overfitting_lab.callbacks.logger import RunLogger
 from overfitting_lab.callbacks.summary import RunSummary
 from overfitting_lab.cli.launchers import FIRST_SPEAKS, PARENT, parent
 from overfitting_lab.runs.files import resume_command
+
+if sys.platform == "linux":
+    import fcntl
 
 PATIENCE = timedelta(seconds=45)  # longest time in which a process must answer the others
 SAVING_PATIENCE = timedelta(days=1)  # while the first process writes files, perhaps to a slow disk
@@ -97,6 +101,8 @@ class TogetherLauncher(_SubprocessScriptLauncher):
         with self.named_causes():
             if not torch.distributed.is_initialized():
                 check_meeting_point(self.cluster_environment, self.num_nodes)
+                if self.num_nodes > 1:
+                    choose_interface(self.cluster_environment.main_address)
             if not self.cluster_environment.creates_processes_externally:
                 self._start_others()  # this sets LOCAL_RANK, so that Lightning starts none itself
             result = super().launch(function, *args, **kwargs)
@@ -172,6 +178,11 @@ class TogetherLauncher(_SubprocessScriptLauncher):
         place = f"MASTER_ADDR:MASTER_PORT = {environment.main_address}:{environment.main_port}"
         if self.procs:
             return f"another process does not answer: it hangs, or is more than {self._patience} s behind"
+        if "connectFullMesh" in error:
+            return (
+                f"the processes met at {place}, but cannot reach each other. Set GLOO_SOCKET_IFNAME on each machine to "
+                "the network interface that leads to the others, and see that no firewall is between them"
+            )
         if met := re.search(r"(\d+)/(\d+) clients joined", error):
             came = f"only {met[1]} of {met[2]} processes reached {place} within {self._patience} s"
             return f"{came}. Did you start the others?"
@@ -286,6 +297,28 @@ def check_meeting_point(environment: ClusterEnvironment, num_nodes: int) -> None
             raise ProcessError(f"MASTER_ADDR={address} is not an address of this machine: unset it") from None
         if error.errno in (errno.EADDRINUSE, errno.EACCES):
             raise ProcessError(_refused(port, os.strerror(error.errno))) from None
+
+
+def choose_interface(address: str) -> None:
+    """Have gloo use the network interface that leads to the first process's address, unless the user chose one.
+
+    Gloo itself uses the interface to which this machine's name belongs. Debian gives its name to loopback, where no
+    other machine can reach it.
+    """
+    if sys.platform != "linux" or "GLOO_SOCKET_IFNAME" in os.environ:
+        return
+    with suppress(OSError):  # the name may be unknown
+        if not socket.gethostbyname(socket.gethostname()).startswith("127."):
+            return
+    with suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:  # a network without IPv4
+        probe.connect((address, 9))  # this sends nothing
+        own = socket.inet_aton(probe.getsockname()[0])
+        for _, name in socket.if_nameindex():
+            with suppress(OSError):  # it has no address
+                answer = fcntl.ioctl(probe, 0x8915, struct.pack("256s", name.encode()))  # SIOCGIFADDR
+                if answer[20:24] == own:
+                    os.environ["GLOO_SOCKET_IFNAME"] = name
+                    return
 
 
 def _refused(port: int, reason: str) -> str:

@@ -27,7 +27,7 @@ def train_trial(fit: Sequence[str], name: str, storage: str | None, report: Repo
     config = Settings([*fit], keep=False).config
     folder = Path(config.trainer.default_root_dir or ".") / "lightning_logs" / config.experiment
     kind, _, number = name.partition(":")
-    opened = open_storage(folder, storage, LOST)
+    opened = open_storage(folder, storage, LOST, of_trial=True)
     study = study_of(opened, folder, kind, config.monitor, config.trainer.max_epochs)
     trial = running_trial(opened, study, int(number))
     begun = folder / trial.user_attrs["run"] if "run" in trial.user_attrs else None

@@ -35,4 +35,5 @@ def command_line() -> str:
 
 def without_password(text: str) -> str:
     """Return a text in which the password of a URL is masked."""
-    return re.sub("(://[^:/@]+):[^@]+@", r"\1:PASSWORD@", text)
+    text = re.sub(r"(://[^:/@\s]*):[^@]+@", r"\1:PASSWORD@", text)
+    return re.sub(r"([?&]password)=[^&\s]+", r"\1=PASSWORD", text)

@@ -5,6 +5,7 @@ import shlex
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from datetime import timedelta
 from itertools import product
@@ -14,6 +15,7 @@ from statistics import median
 from typing import IO, Any
 
 import optuna
+from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
 
 from overfitting_lab.runs import Run, RunError, UsageError, runs_of
@@ -21,9 +23,9 @@ from overfitting_lab.runs.provenance import without_password
 from overfitting_lab.runs.recipe import LATER, RENAMED
 from overfitting_lab.sweeps.designs import Cell
 from overfitting_lab.sweeps.factors import SEED, SUBSET
-from overfitting_lab.sweeps.storage import open_storage, open_study
+from overfitting_lab.sweeps.storage import begin_trial, open_storage, open_study, running_trial
 from overfitting_lab.sweeps.trial import Trial, result_of
-from overfitting_lab.sweeps.workers import heartbeat, is_gone
+from overfitting_lab.sweeps.workers import heartbeat, is_gone, release
 
 LENGTHS = ("size", "train_size", "max_epochs")  # factors to which the duration of a trial is proportional
 LONGEST = 200  # characters in the name of a log
@@ -67,7 +69,8 @@ class Ablation:
             {**cell, **which, SEED.name: seed} for cell, which, seed in product(cells, sets, range(seeds))
         ]
         self._train = train
-        self._study = open_study(open_storage(folder, storage, "finished runs are found again"), folder, name)
+        self._storage = open_storage(folder, storage, "finished runs are found again")
+        self._study = open_study(self._storage, folder, name)
         self._check(fixed)
 
     def _check(self, fixed: Mapping[str, Any]) -> None:
@@ -97,8 +100,7 @@ class Ablation:
         retried = {trial.number for trial in self._trials(TrialState.FAIL)}
         try:
             while left := self._settings_left(retried):
-                self._study.enqueue_trial({}, user_attrs={"setting": left[0]})
-                self._study.optimize(self._objective, n_trials=1, catch=RunError)
+                self._make(begin_trial(self._storage, self._study, {"setting": left[0]}), left[0])
         except (KeyboardInterrupt, SystemExit):
             command = without_password(shlex.join(["python", *sys.argv]))
             print(f"stopped    resume with the same command: {command}", flush=True)
@@ -136,30 +138,24 @@ class Ablation:
     def _settings_left(self, retried: set[int]) -> list[dict[str, Any]]:
         """Return the settings without a trial, and those of failed trials to retry, given by number.
 
-        Trials whose worker is gone are marked as failed, and their numbers are added to ``retried``.
+        Trials whose worker is gone are marked as failed, without a failure to show, and are left for any worker.
         """
         for trial in self._trials(TrialState.RUNNING):
-            if is_gone(trial):
-                self._study.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)
-                retried.add(trial.number)
-        trials = self._trials(TrialState.COMPLETE, TrialState.RUNNING, TrialState.FAIL)
+            if is_gone(trial, self._storage):
+                self._tell(trial.number, TrialState.FAIL)
+        trials = self._trials(TrialState.COMPLETE, TrialState.RUNNING)
+        trials += [trial for trial in self._trials(TrialState.FAIL) if "failure" in trial.user_attrs]
         begun = {_key(_setting(trial)) for trial in trials if trial.number not in retried}
         return [setting for setting in self._settings if _key(setting) not in begun]
 
-    def _objective(self, trial: optuna.Trial) -> float:
-        """Find or train a trial's run and return its test accuracy.
-
-        Raises:
-            TrialPruned: if another trial has the setting.
-            RunError: if the run fails.
-        """
-        trials = self._study.get_trials(deepcopy=False)
-        setting = _setting(trials[trial.number])
-        for other in trials:
-            # Two workers may draw the same setting at the same moment. The earlier trial has it, or a finished one.
+    def _make(self, trial: optuna.Trial, setting: Mapping[str, Any]) -> None:
+        """Find or train a trial's run and tell the study its result, unless another trial has the setting."""
+        for other in self._study.get_trials(deepcopy=False):
+            # Two workers may choose the same setting at the same moment. The earlier trial has it, or a finished one.
             earlier = other.state == TrialState.RUNNING and other.number < trial.number
             if (earlier or other.state == TrialState.COMPLETE) and _key(_setting(other)) == _key(setting):
-                raise optuna.TrialPruned
+                self._tell(trial.number, TrialState.PRUNED)
+                return
         name = ", ".join(f"{key} {value}" for key, value in setting.items())
         stem = name.replace(", ", ",").replace(" ", "=").replace("/", "-")
         log = self.folder / "logs" / f"{stem if len(stem) <= LONGEST else f'{stem[:LONGEST]}-{trial.number}'}.txt"
@@ -167,35 +163,46 @@ class Ablation:
         before = {run.folder: run.finished for run in runs_of(self.folder)}
         begun = time.monotonic()
         print(f"begun      {name}", flush=True)
-        with log.open("a") as output, heartbeat(trial):
-            try:
+        try:
+            with log.open("a") as output, heartbeat(trial):
                 run = self._train(setting, output)
                 result = result_of(run, setting)
-            except RunError as error:
-                print(f"failed     {name}: {error}; its output is in {log}", flush=True)
-                raise
+        except RunError as error:
+            print(f"failed     {name}: {error}; its output is in {log}", flush=True)
+            self._tell(trial.number, TrialState.FAIL, facts={"failure": str(error)})
+            return
+        except BaseException:
+            release(trial)
+            raise
         for path in run.files.checkpoints.rglob("*.*") if not before.get(run.folder) else ():
             path.unlink(missing_ok=True)  # most of a run's size
-        trial.set_user_attr("result", asdict(result))
-        if run.folder not in before:
-            training = run.summary.seconds  # with validation; the rest is the start and the test
-            trial.set_user_attr("took", {"training": training, "rest": time.monotonic() - begun - training})
+        training = run.summary.seconds  # with validation; the rest is the start and the test
+        took = {"training": training, "rest": time.monotonic() - begun - training}
+        facts = {"result": asdict(result), **({"took": took} if run.folder not in before else {})}
+        self._tell(trial.number, TrialState.COMPLETE, result.test_acc, facts)
         print(
             f"done       {name}: test accuracy {result.test_acc:.1%}, gap {100 * result.gap:.1f} points, "
-            f"{timedelta(seconds=round(result.seconds))}; {self._progress(trial.number)}",
+            f"{timedelta(seconds=round(result.seconds))}; {self._progress()}",
             flush=True,
         )
-        return result.test_acc
 
-    def _progress(self, number: int) -> str:
-        """Return how many trials are done, including the given one, and the time left.
+    def _tell(
+        self, number: int, state: TrialState, value: float | None = None, facts: Mapping[str, Any] | None = None
+    ) -> None:
+        """Tell the study the end of a trial, unless it has ended. Another worker may have found this one gone."""
+        with suppress(UpdateFinishedTrialError):
+            for name, fact in (facts or {}).items():
+                running_trial(self._storage, self._study, number).set_user_attr(name, fact)
+            self._study.tell(number, value, state, skip_if_finished=True)
+
+    def _progress(self) -> str:
+        """Return how many trials are done, and the time left.
 
         The estimate assumes that the time to train grows with the number of images and of epochs, and that every run
         needs the same time for its start and its test. It is made of trials whose runs were trained from their start
         here. Without one, there is no estimate.
         """
-        running = self._trials(TrialState.RUNNING)
-        done = self._trials(TrialState.COMPLETE) + [trial for trial in running if trial.number == number]
+        done = self._trials(TrialState.COMPLETE)
         progress = f"{len(done)} of {len(self._settings)}"
         trained = [(trial.user_attrs["took"], _length(_setting(trial))) for trial in done if "took" in trial.user_attrs]
         if not trained:
@@ -203,7 +210,7 @@ class Ablation:
         usual = median(took["training"] / length for took, length in trained)
         left = usual * (sum(map(_length, self._settings)) - sum(_length(_setting(trial)) for trial in done))
         left += median(took["rest"] for took, _ in trained) * (len(self._settings) - len(done))
-        workers = max(1, len(running))
+        workers = 1 + len(self._trials(TrialState.RUNNING))
         time_left = timedelta(seconds=round(left / workers))
         return f"{progress}, about {time_left} left with {workers} worker{'s' * (workers > 1)}"
 

@@ -1,45 +1,51 @@
 """Studies of Optuna, in a database or a journal file that any number of workers share."""
 
+import uuid
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import optuna
 from filelock import FileLock
 from optuna.pruners import BasePruner, NopPruner
-from optuna.storages import BaseStorage, JournalStorage, RDBStorage
+from optuna.storages import BaseStorage, JournalStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.study import StudyDirection
+from optuna.trial import TrialState, create_trial
 
-from overfitting_lab.runs import RunError
-from overfitting_lab.runs.provenance import without_password
+from overfitting_lab.sweeps.database import PatientStorage, StorageError
+from overfitting_lab.sweeps.workers import this_worker
 
 GRACE = 30  # seconds after which the lock of a journal file counts as left behind by a dead worker
+PATIENCE = 600  # seconds in which a worker waits for a database that does not answer
+# The same within a trial. Training waits for it, and the other processes of a run must not lose their patience.
+TRIAL_PATIENCE = 20
 
 
-def open_storage(folder: Path, place: str | None, lost: str) -> BaseStorage:
+def open_storage(folder: Path, place: str | None, lost: str, *, of_trial: bool = False) -> BaseStorage:
     """Open a storage, or create it.
 
     Args:
         folder: holds the runs of the experiment.
         place: URL of a database, or path of a journal file; by default a journal file in ``folder``.
         lost: says in an error's message what happens if a damaged journal file is moved away.
+        of_trial: the process trains a trial for a worker that had opened the storage.
 
     Raises:
-        RunError: if it cannot be opened or read.
+        StorageError: if it cannot be opened or read.
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     folder.mkdir(parents=True, exist_ok=True)
     place = place or str(folder / "optuna.journal")
-    try:
-        with FileLock(folder / ".storage.lock"):  # if two workers start at once, one of them creates the tables
-            if "://" in place:
-                patient = {"connect_args": {"timeout": 60}} if place.startswith("sqlite") else None  # others write, too
-                return RDBStorage(place, engine_kwargs=patient)
+    with FileLock(folder / ".storage.lock"):  # if two workers start at once, one of them creates the tables
+        if "://" in place:
+            return PatientStorage(place, TRIAL_PATIENCE if of_trial else PATIENCE, known=of_trial)
+        try:
             # Optuna's other lock, a symbolic link, is never taken from a dead worker if the path is a relative one.
             return JournalStorage(JournalFileBackend(place, JournalFileOpenLock(place, GRACE)))
-    except Exception as error:  # of any driver
-        remedy = "give a URL for SQLAlchemy" if "://" in place else f"move it away: {lost}"
-        shown = without_password(place)
-        raise RunError(f"--storage {shown} cannot be used ({type(error).__name__}); {remedy}") from error
+        except Exception as error:  # of any content
+            reason = f"{type(error).__name__}: {error}"
+            raise StorageError(f"--storage {place} cannot be used ({reason}); move it away: {lost}") from error
 
 
 def open_study(
@@ -58,6 +64,17 @@ def open_study(
         direction=direction,
         load_if_exists=True,
     )
+
+
+def begin_trial(storage: BaseStorage, study: optuna.Study, facts: Mapping[str, Any]) -> optuna.Trial:
+    """Begin a trial that has the facts and this worker from its first moment on."""
+    claim = {"claim": uuid.uuid4().hex}
+    trial = create_trial(state=TrialState.RUNNING, user_attrs={**facts, **claim, "worker": this_worker()})
+    storage.create_new_trial(storage.get_study_id_from_name(study.study_name), trial)
+    begun = [each for each in study.get_trials(deepcopy=False) if claim.items() <= each.user_attrs.items()]
+    for twin in begun[1:]:  # the database's answer was lost, so the trial was begun again
+        study.tell(twin.number, state=TrialState.FAIL)
+    return running_trial(storage, study, begun[0].number)
 
 
 def running_trial(storage: BaseStorage, study: optuna.Study, number: int) -> optuna.Trial:

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
@@ -11,6 +11,7 @@ from typing import IO, Any
 import optuna
 from filelock import FileLock
 from optuna.distributions import BaseDistribution, distribution_to_json
+from optuna.exceptions import UpdateFinishedTrialError
 from optuna.storages import BaseStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
@@ -21,7 +22,7 @@ from overfitting_lab.runs.files import write_text
 from overfitting_lab.runs.recipe import LATER
 from overfitting_lab.sweeps.names import shown, trial_name
 from overfitting_lab.sweeps.pruning import PRUNED, pruner
-from overfitting_lab.sweeps.storage import open_storage, open_study, running_trial
+from overfitting_lab.sweeps.storage import begin_trial, open_storage, open_study, running_trial
 from overfitting_lab.sweeps.values import draw
 from overfitting_lab.sweeps.workers import heartbeat, is_gone, release
 
@@ -185,7 +186,9 @@ class Tuning:
 
     def _abandoned(self, kind: str) -> optuna.Trial | None:
         running = self._study(kind).get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-        left = (each.number for each in running if is_gone(each) and (kind, each.number) not in self._tried)
+        left = (
+            each.number for each in running if is_gone(each, self._storage) and (kind, each.number) not in self._tried
+        )
         return next((running_trial(self._storage, self._study(kind), number) for number in left), None)
 
     def _next(self, trials: int) -> optuna.Trial | None:
@@ -198,8 +201,7 @@ class Tuning:
         begun = [trial.user_attrs for trial in self.confirmation.get_trials(deepcopy=False)]
         for each in wanted:
             if not any(each.items() <= known.items() for known in begun):
-                self.confirmation.enqueue_trial({}, user_attrs=dict(each))
-                return self.confirmation.ask()
+                return begin_trial(self._storage, self.confirmation, each)
         return None
 
     def _count(self, wanted: Sequence[Mapping[str, Any]]) -> int:
@@ -225,10 +227,11 @@ class Tuning:
         if result is None:
             print(f"failed     {name}: exit status {status}; its output is in {log}", flush=True)
             return False
-        if result.reason:
-            trial.set_user_attr("why", result.reason)
         with self._lock:
-            self._study(kind).tell(trial.number, result.value, result.state)
+            with suppress(UpdateFinishedTrialError):  # another worker found this one gone, and told the same result
+                if result.reason:
+                    trial.set_user_attr("why", result.reason)
+                self._study(kind).tell(trial.number, result.value, result.state, skip_if_finished=True)
             self._discard_checkpoints()
         if result.value is None:
             print(f"pruned     {name}: {result.reason}, {result.time}", flush=True)

@@ -174,7 +174,8 @@ def test_a_worker_that_was_killed_while_it_wrote_holds_nobody_up(
     ("storage", "remedy"),
     [
         ("nothing://me:secret@here/db", "give a URL for SQLAlchemy"),
-        ("sqlite:///not/there/trials.db", "give a URL for SQLAlchemy"),
+        ("sqlite:///not/there/trials.db", "cannot be used: unable to open database file; check its path"),
+        ("torn.journal", "cannot be used (JSONDecodeError: "),
         ("torn.journal", "move it away: finished runs are found again"),
     ],
 )
