@@ -29,7 +29,7 @@ def plan(arguments: Sequence[str]) -> tuple[Path, dict[str, Any], ExperimentCLI]
     return folder, flat(yaml.safe_load(cli.complete_config)), cli
 
 
-def finished_run(arguments: Sequence[str], output: IO[str] | None = None) -> Run:
+def finished_run(arguments: Sequence[str], output: IO[str] | None = None, *, anywhere: bool = False) -> Run:
     """Return the newest finished run with the recipe of a command line, on the same data.
 
     If there is none, resume the newest interrupted run, after any other process that trains it, or train a new run.
@@ -37,6 +37,7 @@ def finished_run(arguments: Sequence[str], output: IO[str] | None = None) -> Run
     Args:
         arguments: a command line of ``fit.py``.
         output: receives what ``fit.py`` prints; by default the screen does.
+        anywhere: look for the run in the folders of all experiments, not only in the folder of its own.
 
     Raises:
         RunError: if ``fit.py`` fails.
@@ -49,7 +50,8 @@ def finished_run(arguments: Sequence[str], output: IO[str] | None = None) -> Run
     del cli  # its network would take up memory while another process trains the same one
 
     def matching() -> list[Run]:
-        runs = [run for run in runs_of(experiment) if run.status != "unknown"]
+        folders = experiments(experiment.parent) if anywhere else [experiment]
+        runs = [run for folder in folders for run in runs_of(folder) if run.status != "unknown"]
         same = [run for run in runs if run.summary.data.fingerprint == data["fingerprint"]]
         return [run for run in same if run.recipe == wanted]
 
@@ -72,6 +74,11 @@ def finished_run(arguments: Sequence[str], output: IO[str] | None = None) -> Run
     raise RunError(
         f"python scripts/fit.py {' '.join(command)} ended with exit status {status}, and no finished run{unfinished}"
     )
+
+
+def experiments(logs: Path) -> list[Path]:
+    """Return the folders of experiments in ``lightning_logs/``; none if there is no such folder."""
+    return sorted(path for path in logs.iterdir() if path.is_dir()) if logs.is_dir() else []
 
 
 def run_command(command: list[str], output: IO[str] | None) -> int:
