@@ -27,14 +27,14 @@ class Clock:
 
     A run's time is its number of images divided by the speed of the entry's own reference runs, or of the runs of the
     same network at the same size. The slowest and the fastest of them give the range. It is scaled by the speed of
-    AlexNet here, against the median of the reference runs of AlexNet, and widened by a factor of 2 at both ends.
+    AlexNet here, against the median of the reference runs of AlexNet, and widened at both ends.
     """
 
     def __init__(self, campaign: Campaign) -> None:
         self._runs = [run for entry in campaign.runs.values() for run in reference_runs(entry).values()]
         speeds = sorted(speed(run) for run in self._runs if _network(run.recipe) == ("lightning_modules.AlexNet", 32))
-        self.here = measured_speed()
-        self._scale = speeds[len(speeds) // 2] / self.here if speeds else 1.0
+        self.here = measured_speed() if speeds else None
+        self._scale = speeds[len(speeds) // 2] / self.here if self.here else 1.0
 
     def estimate(self, entry: Entry) -> Range | None:
         """Return the time of one run of an entry; ``None`` if no run tells anything about it."""
@@ -53,12 +53,11 @@ def described(found: Sequence[State], campaign: Campaign) -> Iterator[str]:
     clock = Clock(campaign) if any(state.missing for state in found) else None
     sums, unknown = (0.0, 0.0), 0
     for state in found:
-        entry, parts = state.entry, [f"{len(state.there)} of {len(state.there) + len(state.left)} seeds"]
-        parts += [f"seed {seed} {'finished' if run.finished else 'interrupted'} in {run.folder}"
-                  for seed, run in sorted(state.begun.items())]  # fmt: skip
+        entry, parts = state.entry, [f"there: {_seeds(state.there)}"]
+        parts += [f"seed {seed}: {run.status} in {run.folder}" for seed, run in sorted(state.begun.items())]
         if state.missing and clock:
             time_of_one, n = clock.estimate(entry), len(state.missing)
-            parts.append(f"missing: seed{'s' * (n > 1)} {', '.join(map(str, state.missing))}")
+            parts.append(f"missing: {_seeds(state.missing)}")
             if time_of_one is None:
                 unknown += n
                 parts[-1] += ", time unknown: no run of this network tells it"
@@ -69,14 +68,21 @@ def described(found: Sequence[State], campaign: Campaign) -> Iterator[str]:
         yield f"{entry.name:28} {'; '.join([*parts, *state.refused])}"
     size = f"{REFERENCE} has {reference_bytes() / 2**20:.1f} MiB"
     if not clock:
-        yield f"nothing is missing; {size}"
+        collected = "without --dry-run, the runs above are collected" if any(state.left for state in found) else size
+        yield f"nothing is missing; {collected}"
         return
     runs = sum(len(state.missing) for state in found)
-    yield f"missing    {runs} runs, {hours(sums[0])} to {hours(sums[1])} h here{f', and {unknown} of unknown time' * (unknown > 0)}; {size}"
-    yield (
-        f"estimate   by the speed of the reference runs, and of AlexNet here ({clock.here:.0f} images/s); half to twice, "
-        "because other work on a machine counts"
-    )
+    others = f", and {unknown} of unknown time" if unknown else ""
+    yield f"missing    {runs} runs, {hours(sums[0])} to {hours(sums[1])} h here with one worker{others}; {size}"
+    if clock.here:
+        yield (
+            f"estimate   from the times of the reference runs, and {clock.here:.0f} images/s of AlexNet in a short "
+            f"timing here; widened by a factor of {UNCERTAIN:.0f}, because other work slows a machine down"
+        )
+
+
+def _seeds(seeds: Sequence[int]) -> str:
+    return f"seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}" if seeds else "none"
 
 
 def speed(run: Run) -> float:

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import timedelta
 
 import numpy as np
 
@@ -123,8 +122,8 @@ class Measured:
 
 def hours(seconds: float) -> str:
     """Return a duration in hours and minutes, such as ``1:44``."""
-    hour, minute, _ = str(timedelta(seconds=60 * round(seconds / 60))).rsplit(":", 2)
-    return f"{hour}:{minute}"
+    minutes = round(seconds / 60)
+    return f"{minutes // 60}:{minutes % 60:02}"
 
 
 def alike(found: Sequence[Measured]) -> list[Measured]:

@@ -1,7 +1,7 @@
 """``docs/campaign.yaml``: the runs behind the published figures, and what is made of them."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
@@ -35,12 +35,6 @@ class Entry:
         """Return the arguments of ``fit.py`` for a seed; ``given`` are the flags for the images."""
         return [*self.flags.split(), *given, f"--experiment={self.name}", f"--{SEED.key}={seed}"]
 
-    @property
-    def command(self) -> str:
-        """The command that makes the run with the first seed."""
-        experiment = "" if f"--config {self.name}.yaml" in self.flags else f" --experiment {self.name}"
-        return f"python scripts/fit.py {self.flags}{experiment} --data.source folder --data.root FOLDER"
-
     @cached_property
     def recipe(self) -> dict[str, Any]:
         """The settings of the flags that decide the result, without those that the images decide.
@@ -67,11 +61,20 @@ class Study:
     """An ablation page that is made of several entries."""
 
     name: str  # path of the page in docs/, without an ending
-    command: str  # that trains the same runs as an ablation
     runs: list[str]  # names of entries; the first one has every factor at its first level
     factors: list[str]
     only_numbers: list[int] = field(default_factory=list)  # seeds without a run, whose results stay in the page's JSON
     worth: str | None = None  # beside a learning curve, the study of remedies whose worth in images the page tells
+
+    @property
+    def command(self) -> str:
+        """The command that makes the page."""
+        return f"python scripts/reproduce.py --only {self.short_name} --data.source folder --data.root FOLDER"
+
+    @property
+    def short_name(self) -> str:
+        """The name without its folder."""
+        return self.name.rpartition("/")[2]
 
     @property
     def varied(self) -> list[Factor]:
@@ -84,10 +87,11 @@ class Campaign:
     """The content of ``docs/campaign.yaml``."""
 
     runs: dict[str, Entry]
-    studies: dict[str, Study]
-    pictures: dict[str, str | list[str]]  # path: the entries in the picture of a report, or one whose curves are drawn
-    pages: list[str]  # paths of pages with blocks
-    typed: dict[str, str]  # figures that stand in the pages' prose, each with the reason why no run holds it
+    studies: dict[str, Study] = field(default_factory=dict)
+    # By path: the entries in the picture of a report, or the one whose curves are drawn.
+    pictures: dict[str, str | list[str]] = field(default_factory=dict)
+    pages: list[str] = field(default_factory=list)  # paths of pages with blocks
+    typed: dict[str, str] = field(default_factory=dict)  # figures in the pages' prose, and why no run holds them
 
     def chosen(self, names: Sequence[str] | None) -> list[Entry]:
         """Return the entries with these names, and the entries of the studies with these names; by default all.
@@ -99,7 +103,7 @@ class Campaign:
         return [entry for name, entry in self.runs.items() if name in wanted]
 
     def _runs_of(self, name: str) -> list[str]:
-        studies = {path.rpartition("/")[2]: study for path, study in self.studies.items()}
+        studies = {study.short_name: study for study in self.studies.values()}
         if name in studies:
             return studies[name].runs
         if name not in self.runs:
@@ -117,12 +121,9 @@ def read_plan(path: Path = PLAN) -> Campaign:
         raise UsageError(f"{path} is missing: start this script in the project's folder")
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
-        runs = {
-            name: _made(Entry, name, {"purpose": value.pop("for"), **value}) for name, value in content["runs"].items()
-        }
-        studies = {name: _made(Study, name, value) for name, value in (content.pop("studies", None) or {}).items()}
-        found = {each.name: content.pop(each.name, None) or each.type() for each in fields(Campaign)[2:]}
-        campaign = Campaign(runs, studies, **found)
+        runs = {name: _made(Entry, name, {**value, "purpose": value["for"]}) for name, value in content["runs"].items()}
+        studies = {name: _made(Study, name, value) for name, value in content.get("studies", {}).items()}
+        campaign = Campaign(**{**content, "runs": runs, "studies": studies})
         _check(campaign)
         return campaign
     except (yaml.YAMLError, AttributeError, KeyError, TypeError) as error:
@@ -131,7 +132,7 @@ def read_plan(path: Path = PLAN) -> Campaign:
 
 def _made(kind: type[T], name: str, values: Mapping[str, Any]) -> T:
     try:
-        return kind(name=name, **values)  # type: ignore[call-arg]
+        return kind(name=name, **{key: value for key, value in values.items() if key != "for"})
     except TypeError as error:
         raise UsageError(f"{PLAN}: {name}: {error}") from error
 
@@ -146,6 +147,8 @@ def _check(campaign: Campaign) -> None:
         if unknown := [name for name in names if name not in campaign.runs]:
             raise UsageError(f"{PLAN}: {what} names {', '.join(unknown)}, which is no run of the campaign")
     for name, study in campaign.studies.items():
+        if study.worth and study.worth not in campaign.studies:
+            raise UsageError(f"{PLAN}: {name} names {study.worth}, which is no study of the campaign")
         if unknown := [factor for factor in study.factors if factor not in FACTORS]:
             raise UsageError(f"{PLAN}: {name} has {', '.join(unknown)}; known factors: {', '.join(FACTORS)}")
     for name, entry in campaign.runs.items():

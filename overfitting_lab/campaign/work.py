@@ -15,6 +15,8 @@ from overfitting_lab.cli.parser import setting_name
 from overfitting_lab.runs import Run, RunError, RunFiles, UsageError, runs_of
 from overfitting_lab.runs.recipe import decides
 
+OWN = ("-c", "config", "experiment", "resume", "ckpt_path", "check", "trainer.logger", "trainer.default_root_dir")
+
 
 @dataclass(frozen=True)
 class State:
@@ -71,8 +73,10 @@ def check_flags(given: Sequence[str]) -> None:
     """
     for flag in given:
         name = setting_name(flag)
-        if flag.startswith("--") and name != "data.source" and (decides(name) or name in ("experiment", "resume")):
-            raise UsageError(f"--{name}: the campaign fixes what decides a result; only flags for the images are free")
+        if flag.startswith("-") and name != "data.source" and (decides(name) or name in OWN):
+            raise UsageError(
+                f"{flag.partition('=')[0]}: the campaign fixes this; only flags for the images and the device are free"
+            )
 
 
 def check_images(campaign: Campaign, given: Sequence[str]) -> None:

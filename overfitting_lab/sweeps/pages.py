@@ -40,12 +40,10 @@ class Page(NamedTuple):
     def write(self, path: Path) -> list[Path]:
         """Write the page: ``path``, which has no ending, with the endings ``.md``, ``.png`` and ``.json``."""
         paths = [path.with_name(f"{path.name}.{ending}") for ending in ("md", "png", "json")]
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(path.with_name(f".{path.name}.lock")):  # two workers may end at the same moment
-            write_text(paths[0], self.text)
-            with attempt(paths[1].name):
-                save_figure(paths[1], self.figure)
-            write_text(paths[2], self.numbers)
+        write_text(paths[0], self.text)
+        with attempt(paths[1].name):
+            save_figure(paths[1], self.figure)
+        write_text(paths[2], self.numbers)
         return paths
 
 
@@ -102,7 +100,10 @@ def write_page(
     remedied: tuple[Design, Sequence[Trial]] | None = None,
 ) -> list[Path]:
     """Write the page of a design. See :func:`page_of` and :meth:`Page.write`."""
-    return page_of(design, trials, facts, remedied).write(path)
+    page = page_of(design, trials, facts, remedied)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(path.with_name(f".{path.name}.lock")):  # two workers may end at the same moment
+        return page.write(path)
 
 
 def _factorial(design: Design, groups: Groups, means: Means, figure: Figure) -> tuple[str, Content]:
