@@ -49,7 +49,7 @@ def main() -> None:
             failed = work(found, flags)
         print("written", *(write_pages(campaign) or ["nothing: all pages are up to date"]))
         if failed:
-            raise RunError(f"{failed} runs failed; start this again to try them once more")
+            raise RunError(f"{failed} run{'s' * (failed > 1)} failed; start this again to try once more")
 
 
 if __name__ == "__main__":

@@ -3,21 +3,23 @@
 import hashlib
 import json
 import re
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
 from jinja2 import TemplateError
 from matplotlib.figure import Figure
 from PIL import Image
 
 from overfitting_lab.campaign.figures import Measured, NotMeasuredError, alike, difference
 from overfitting_lab.campaign.plan import Campaign, Study
-from overfitting_lab.campaign.reference import reference_runs
+from overfitting_lab.campaign.reference import LOGS, reference_runs
 from overfitting_lab.comparison.comparison import Comparison
 from overfitting_lab.comparison.report import overview, read_template
-from overfitting_lab.runs import UsageError
+from overfitting_lab.runs import Run, UsageError
 from overfitting_lab.runs.figures import curves, write_figure
 from overfitting_lab.runs.files import replace_file, write_text
 from overfitting_lab.sweeps.designs import Design, design_of
@@ -133,21 +135,34 @@ class Results:
             raise UsageError(f"{page}: every <!-- campaign: NAME --> needs one <!-- end -->")
         return BLOCK.sub(lambda match: f"{match[1]}{self.block(match[2])}{match[3]}", text)
 
-    def picture(self, path: str) -> tuple[str, Figure]:
-        """Return the digest of the runs in a picture, and the picture.
+    def pictured(self, path: str) -> list[Run]:
+        """Return the runs in a picture.
 
         Raises:
             NotMeasuredError: if an entry has no run.
         """
         names = self._campaign.pictures[path]
-        entries = [self.runs[name] for name in ([names] if isinstance(names, str) else names)]
-        found = [run for entry in entries for run in (entry.runs.values() if entry.runs else [entry.run])]
-        digest = hashlib.sha256(
-            b"".join(file.read_bytes() for run in found for file in (run.files.metrics, run.files.summary))
-        ).hexdigest()
         if isinstance(names, str):
-            return digest, curves(found[0].records, f"{names}, seed {found[0].summary.seed}")
-        return digest, overview(Comparison(found))
+            return [self.runs[names].run]
+        entries = [self.runs[name] for name in names]
+        return [run for entry in entries for run in (entry.runs.values() or [entry.run])]
+
+    def draw(self, path: str) -> Figure:
+        """Draw a picture: the curves of one run, or the picture of a report on several.
+
+        Raises:
+            NotMeasuredError: if an entry has no run.
+        """
+        runs, names = self.pictured(path), self._campaign.pictures[path]
+        if isinstance(names, str):
+            return curves(runs[0].records, f"{names}, seed {runs[0].summary.seed}")
+        return overview(Comparison(runs))
+
+
+def digest(runs: Sequence[Run]) -> str:
+    """Return a digest of what runs measured."""
+    files = [file for run in runs for file in (run.files.metrics, run.files.summary)]
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
 
 
 def numbers_of(study: Study) -> list[Trial]:
@@ -172,29 +187,32 @@ def write_pages(campaign: Campaign) -> list[Path]:
     Raises:
         UsageError: if a page or the template is wrong.
     """
-    results, written = Results(campaign), []
+    LOGS.mkdir(exist_ok=True)
+    with FileLock(LOGS / ".campaign.lock"):  # else a worker might write what another one has just brought up to date
+        return list(_written(campaign, Results(campaign)))
+
+
+def _written(campaign: Campaign, results: Results) -> Iterator[Path]:
     for name, study in campaign.studies.items():
         with suppress(NotMeasuredError):
             page = results.page(study)
             if _content(DOCS / f"{name}.md", DOCS / f"{name}.json") != [page.text, page.numbers]:
-                written += page.write(DOCS / name)
+                yield from page.write(DOCS / name)
     for name in campaign.pictures:
         with suppress(NotMeasuredError):
-            digest, figure = results.picture(name)
-            if drawn_from(Path(name)) != digest:
-                _save(Path(name), figure, digest)
-                written.append(Path(name))
+            if drawn_from(Path(name)) != (source := digest(results.pictured(name))):
+                _save(Path(name), results.draw(name), source)
+                yield Path(name)
     for name in campaign.pages:
         if (text := results.filled(name)) != Path(name).read_text(encoding="utf-8"):
             write_text(Path(name), text)
-            written.append(Path(name))
-    return written
+            yield Path(name)
 
 
 def _content(*paths: Path) -> list[str]:
     return [path.read_text(encoding="utf-8") if path.is_file() else "" for path in paths]
 
 
-def _save(path: Path, figure: Figure, digest: str) -> None:
-    settings = {"dpi": 120, "format": "png", "metadata": {SOURCE: digest}}
+def _save(path: Path, figure: Figure, source: str) -> None:
+    settings = {"dpi": 120, "format": "png", "metadata": {SOURCE: source}}
     replace_file(path, lambda new: write_figure(figure, new, **settings))

@@ -1,5 +1,6 @@
 """``docs/campaign.yaml``: the runs behind the published figures, and what is made of them."""
 
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -33,7 +34,7 @@ class Entry:
 
     def line(self, seed: int, given: Sequence[str] = ()) -> list[str]:
         """Return the arguments of ``fit.py`` for a seed; ``given`` are the flags for the images."""
-        return [*self.flags.split(), *given, f"--experiment={self.name}", f"--{SEED.key}={seed}"]
+        return [*shlex.split(self.flags), *given, f"--experiment={self.name}", f"--{SEED.key}={seed}"]
 
     @cached_property
     def recipe(self) -> dict[str, Any]:
@@ -153,5 +154,5 @@ def _check(campaign: Campaign) -> None:
             raise UsageError(f"{PLAN}: {name} has {', '.join(unknown)}; known factors: {', '.join(FACTORS)}")
     for name, entry in campaign.runs.items():
         own = {"--experiment", f"--{SEED.key}", "--resume", "--check"}
-        if given := sorted(own & {f"--{setting_name(flag)}" for flag in entry.flags.split()}):
+        if given := sorted(own & {f"--{setting_name(flag)}" for flag in shlex.split(entry.flags)}):
             raise UsageError(f"{PLAN}: {name} has {given[0]}, which the campaign sets itself")

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from filelock import FileLock, Timeout
 
+from datamodules.errors import DataError
 from overfitting_lab.campaign.plan import Campaign, Entry
 from overfitting_lab.campaign.reference import LARGEST, LOGS, collect, folder_of, reference_bytes, reference_runs
 from overfitting_lab.cli.experiment import ExperimentCLI
@@ -51,18 +52,13 @@ def _state(entry: Entry, seeds: int, local: Sequence[Run]) -> State:
                 if not entry.differences(run) and not (run.summary.seed in begun and not run.finished):
                     begun[run.summary.seed] = run
     left = [seed for seed in range(seeds) if seed not in there]
+    folders = [folder_of(entry, seed) for seed in left if RunFiles(folder_of(entry, seed)).config.is_file()]
+    others = {folder: ", ".join(entry.differences(Run(folder))) for folder in folders}
     refused = [
-        f"{folder_of(entry, seed)} has other settings: {', '.join(entry.differences(Run(folder_of(entry, seed))))}"
-        for seed in left
-        if RunFiles(folder_of(entry, seed)).config.is_file()
+        f"{folder} {f'has other settings: {keys}' if keys else 'is incomplete'}" for folder, keys in others.items()
     ]
-    return State(
-        entry,
-        [seed for seed in there if seed < seeds],
-        begun,
-        [seed for seed in left if seed not in begun],
-        refused,
-    )
+    missing = [seed for seed in left if seed not in begun]
+    return State(entry, [seed for seed in there if seed < seeds], begun, missing, refused)
 
 
 def check_flags(given: Sequence[str]) -> None:
@@ -119,14 +115,15 @@ def work(found: Sequence[State], given: Sequence[str]) -> int:
                     print(f"done       {name}: {folder_of(entry, seed)}", flush=True)
         except Timeout:
             others += 1
-        except RunError as error:
+        except (DataError, RunError) as error:
             print(f"failed     {name}: {error}", file=sys.stderr, flush=True)
             failed += 1
-        except (KeyboardInterrupt, SystemExit):
+        except KeyboardInterrupt:
             print("stopped    the same command resumes", flush=True)
             raise
     if others:
-        print(f"{others} runs are with other workers; start this again when they have finished", flush=True)
+        what = f"{others} runs are" if others > 1 else "1 run is"
+        print(f"{what} with other workers; start this again when they have finished", flush=True)
     return failed
 
 

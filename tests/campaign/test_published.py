@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from overfitting_lab.campaign.pages import BLOCK, Results, drawn_from
+from overfitting_lab.campaign.pages import BLOCK, Results, digest, drawn_from
 from overfitting_lab.campaign.plan import Campaign, read_plan
 from overfitting_lab.campaign.reference import LARGEST, REFERENCE, reference_bytes
 from overfitting_lab.runs import Run
@@ -44,7 +44,7 @@ def test_ablation_pages_have_the_figures_of_the_reference_runs(campaign: Campaig
 
 def test_pictures_are_of_the_reference_runs(campaign: Campaign, results: Results) -> None:
     for path in campaign.pictures:
-        assert drawn_from(Path(path)) == results.picture(path)[0], UPDATE.format(path)
+        assert drawn_from(Path(path)) == digest(results.pictured(path)), UPDATE.format(path)
 
 
 def test_no_figure_is_typed(campaign: Campaign) -> None:

@@ -123,8 +123,8 @@ def test_workers_share_the_runs_and_a_failed_one_does_not_stop_the_others(
         outcome = run_script("reproduce", f"--data.root={image_folder}")
     assert outcome.status == 1
     assert "failed     one, seed 0: " in outcome.err
-    assert "1 runs are with other workers; start this again when they have finished" in outcome.out
-    assert "2 runs failed; start this again to try them once more" in outcome.err
+    assert "1 run is with other workers; start this again when they have finished" in outcome.out
+    assert "2 runs failed; start this again to try once more" in outcome.err
     assert fitted == [], "the images were counted before any training"
 
 
