@@ -1,7 +1,7 @@
 """``docs/campaign.yaml``: the runs behind the published figures, and what is made of them."""
 
 import shlex
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -121,7 +121,7 @@ def read_plan(path: Path = PLAN) -> Campaign:
     if not path.is_file():
         raise UsageError(f"{path} is missing: start this script in the project's folder")
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
         runs = {name: _made(Entry, name, {**value, "purpose": value["for"]}) for name, value in content["runs"].items()}
         studies = {name: _made(Study, name, value) for name, value in content.get("studies", {}).items()}
         campaign = Campaign(**{**content, "runs": runs, "studies": studies})
@@ -131,7 +131,7 @@ def read_plan(path: Path = PLAN) -> Campaign:
         raise UsageError(f"{path} is wrong: {type(error).__name__}: {error}") from error
 
 
-def _made(kind: type[T], name: str, values: Mapping[str, Any]) -> T:
+def _made(kind: Callable[..., T], name: str, values: Mapping[str, Any]) -> T:
     try:
         return kind(name=name, **{key: value for key, value in values.items() if key != "for"})
     except TypeError as error:

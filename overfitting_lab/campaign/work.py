@@ -110,7 +110,7 @@ def work(found: Sequence[State], given: Sequence[str]) -> int:
         try:
             with FileLock(folder / f".campaign_{seed}.lock", timeout=0):
                 if seed not in reference_runs(entry):  # another worker may have made it since
-                    print(f"begun      {name}", flush=True)
+                    print(f"begun      {name}: {entry.purpose}", flush=True)
                     _make(entry, seed, given)
                     print(f"done       {name}: {folder_of(entry, seed)}", flush=True)
         except Timeout:
