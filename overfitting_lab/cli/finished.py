@@ -33,7 +33,7 @@ def plan(arguments: Sequence[str]) -> tuple[Path, dict[str, Any], ExperimentCLI]
     return folder, flat(yaml.safe_load(cli.complete_config)), cli
 
 
-def finished_run(arguments: Sequence[str], output: IO[str] | None = None) -> Run:
+def finished_run(arguments: Sequence[str], output: IO[str] | None = None, *, anywhere: bool = False) -> Run:
     """Return the newest finished run with the recipe of a command line, on the same data.
 
     If there is none, resume the newest interrupted run, after any other process that trains it, or train a new run.
@@ -41,6 +41,7 @@ def finished_run(arguments: Sequence[str], output: IO[str] | None = None) -> Run
     Args:
         arguments: a command line of ``fit.py``.
         output: receives what ``fit.py`` prints; by default the screen does.
+        anywhere: look for the run in the folders of all experiments, not only in the folder of its own.
 
     Raises:
         RunError: if ``fit.py`` fails.
@@ -52,7 +53,8 @@ def finished_run(arguments: Sequence[str], output: IO[str] | None = None) -> Run
     del cli  # its network would take up memory while another process trains the same one
 
     def matching() -> list[Run]:
-        return runs_with(experiment, wanted, data["fingerprint"])
+        folders = experiments(experiment.parent) if anywhere else [experiment]
+        return [run for folder in folders for run in runs_with(folder, wanted, data["fingerprint"])]
 
     def finished() -> Run | None:
         return next((run for run in matching() if run.finished), None)
@@ -73,6 +75,11 @@ def finished_run(arguments: Sequence[str], output: IO[str] | None = None) -> Run
     raise RunError(
         f"python scripts/fit.py {' '.join(command)} ended with exit status {status}, and no finished run{unfinished}"
     )
+
+
+def experiments(logs: Path) -> list[Path]:
+    """Return the folders of experiments in ``lightning_logs/``; none if there is no such folder."""
+    return sorted(path for path in logs.iterdir() if path.is_dir()) if logs.is_dir() else []
 
 
 def run_command(command: list[str], output: IO[str] | None) -> int:

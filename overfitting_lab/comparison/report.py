@@ -55,12 +55,12 @@ def write_report(comparison: Comparison, folder: Path) -> list[Path]:
     write_text(text, render(TEMPLATES / "report.md", content))
     written = [page, text]
     with attempt(picture.name):
-        save_figure(picture, _overview(comparison))
+        save_figure(picture, overview(comparison))
         written.append(picture)
     return written
 
 
-def _overview(comparison: Comparison) -> Figure:
+def overview(comparison: Comparison) -> Figure:
     """Draw loss, accuracy, gap and test accuracy of all runs in one figure."""
     groups = comparison.drawn
     low = max(3.6, 0.4 * len(groups))
@@ -81,7 +81,12 @@ def _overview(comparison: Comparison) -> Figure:
 
 
 def render(template: Path, content: Mapping[str, Any]) -> str:
-    """Return the text of a template filled with content. The filter ``cell`` prepares a value for a Markdown table."""
+    """Return the text of a template filled with content."""
+    return read_template(template).render(content)
+
+
+def read_template(template: Path) -> jinja2.Template:
+    """Read a template. The filter ``cell`` prepares a value for a Markdown table."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(template.parent),
         autoescape=template.suffix == ".html",
@@ -94,7 +99,7 @@ def render(template: Path, content: Mapping[str, Any]) -> str:
     environment.filters["cell"] = lambda value: (
         str("" if value is None else value).replace("|", "\\|").replace("\n", " ")
     )
-    return environment.get_template(template.name).render(content)
+    return environment.get_template(template.name)
 
 
 def _content(comparison: Comparison) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from itertools import chain, count, zip_longest
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from filelock import FileLock
@@ -30,21 +30,33 @@ Groups = Sequence[Sequence[Trial]]  # trials of each cell
 Means = Mapping[str, CellMeans]  # by response
 
 
-def write_page(
-    design: Design,
-    trials: Sequence[Trial],
-    facts: Facts,
-    path: Path,
-    remedied: tuple[Design, Sequence[Trial]] | None = None,
-) -> list[Path]:
-    """Write table, figure and numbers of a design: ``path`` with the endings ``.md``, ``.png`` and ``.json``.
+class Page(NamedTuple):
+    """The results of a design as text, figure and numbers."""
+
+    text: str  # Markdown
+    figure: Figure
+    numbers: str  # JSON
+
+    def write(self, path: Path) -> list[Path]:
+        """Write the page: ``path``, which has no ending, with the endings ``.md``, ``.png`` and ``.json``."""
+        paths = [path.with_name(f"{path.name}.{ending}") for ending in ("md", "png", "json")]
+        write_text(paths[0], self.text)
+        with attempt(paths[1].name):
+            save_figure(paths[1], self.figure)
+        write_text(paths[2], self.numbers)
+        return paths
+
+
+def page_of(
+    design: Design, trials: Sequence[Trial], facts: Facts, remedied: tuple[Design, Sequence[Trial]] | None = None
+) -> Page:
+    """Return the page of a design.
 
     Args:
         design: its cells all have trials.
         trials: of the design.
         facts: ``study``, the study's name, ``command``, and ``train_size``, the number of training images; ``None`` if
             it varies. A learning curve has the number of the ``remedied`` trials.
-        path: of the files, without an ending. If it is of another study, ``PATH-2`` is written, and so on.
         remedied: beside a learning curve, a design of remedies and its trials. The page tells their worth in images.
 
     Raises:
@@ -77,16 +89,24 @@ def write_page(
     if remedied is not None:
         more["worth"] = _worth(design, means["test_acc"], remedied, facts["train_size"], figure)
     text = render(Path(__file__).with_name("templates") / template, {**content, **more})
-    numbers = json.dumps({**facts, "trials": [asdict(trial) for trial in trials]}, indent=1) + "\n"
+    return Page(text, figure, json.dumps({**facts, "trials": [asdict(trial) for trial in trials]}, indent=1) + "\n")
+
+
+def write_page(
+    design: Design,
+    trials: Sequence[Trial],
+    facts: Facts,
+    path: Path,
+    remedied: tuple[Design, Sequence[Trial]] | None = None,
+) -> list[Path]:
+    """Write the page of a design. See :func:`page_of` and :meth:`Page.write`.
+
+    If the page at ``path`` is of another study, ``PATH-2`` is written, and so on.
+    """
+    page = page_of(design, trials, facts, remedied)
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(path.with_name(f".{path.name}.lock")):  # two workers may end at the same moment
-        path = _without_other_study(path, facts.get("study"))
-        paths = [path.with_name(f"{path.name}.{ending}") for ending in ("md", "png", "json")]
-        write_text(paths[0], text)
-        with attempt(paths[1].name):
-            save_figure(paths[1], figure)
-        write_text(paths[2], numbers)
-    return paths
+        return page.write(_without_other_study(path, facts.get("study")))
 
 
 def _without_other_study(path: Path, study: str | None) -> Path:

@@ -1,0 +1,119 @@
+"""The dry run: what is missing, and how long it would take on this machine."""
+
+import time
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch.nn.functional import cross_entropy
+
+from overfitting_lab.campaign.figures import hours
+from overfitting_lab.campaign.plan import Campaign, Entry
+from overfitting_lab.campaign.reference import REFERENCE, reference_bytes, reference_runs
+from overfitting_lab.campaign.work import State
+from overfitting_lab.cli.experiment import ExperimentCLI
+from overfitting_lab.runs import Run
+
+SIZES = {"overfit": 1000, "full": 45_000}  # training images of CIFAR-10 in a split
+TIMED = 4.0  # seconds of the timing, at least one step
+BATCH = 128
+UNCERTAIN = 2.0  # other work on a machine makes a run this much slower, or made the reference run
+
+
+Range = tuple[float, float]  # of seconds, from the least to the most
+
+
+class Clock:
+    """Estimate times from the reference runs and from a short timing of AlexNet here.
+
+    A run's time is its number of images divided by the speed of the entry's own reference runs, or of the runs of the
+    same network at the same size. The slowest and the fastest of them give the range. It is scaled by the speed of
+    AlexNet here, against the median of the reference runs of AlexNet, and widened at both ends.
+    """
+
+    def __init__(self, campaign: Campaign) -> None:
+        self._runs = [run for entry in campaign.runs.values() for run in reference_runs(entry).values()]
+        speeds = sorted(speed(run) for run in self._runs if _network(run.recipe) == ("lightning_modules.AlexNet", 32))
+        self.here = measured_speed() if speeds else None
+        self._scale = speeds[len(speeds) // 2] / self.here if self.here else 1.0
+
+    def estimate(self, entry: Entry) -> Range | None:
+        """Return the time of one run of an entry; ``None`` if no run tells anything about it."""
+        own = [*reference_runs(entry).values()]
+        like = own or [run for run in self._runs if _network(run.recipe) == _network(entry.recipe)]
+        if not like:
+            return None
+        size = own[0].summary.data.train_size if own else entry.recipe.get("data.train_size", None)
+        images = entry.recipe["trainer.max_epochs"] * (size or SIZES[entry.recipe["data.split"]])
+        speeds = [speed(run) for run in like]
+        return images / max(speeds) * self._scale / UNCERTAIN, images / min(speeds) * self._scale * UNCERTAIN
+
+
+def described(found: Sequence[State], campaign: Campaign) -> Iterator[str]:
+    """Yield a line for each entry and a sum: what is there, what is missing, and how long that would take here."""
+    clock = Clock(campaign) if any(state.missing for state in found) else None
+    sums, unknown = (0.0, 0.0), 0
+    for state in found:
+        entry, parts = state.entry, [f"there: {_seeds(state.there)}"]
+        parts += [f"seed {seed}: {run.status} in {run.folder}" for seed, run in sorted(state.begun.items())]
+        if state.missing and clock:
+            time_of_one, n = clock.estimate(entry), len(state.missing)
+            parts.append(f"missing: {_seeds(state.missing)}")
+            if time_of_one is None:
+                unknown += n
+                parts[-1] += ", time unknown: no run of this network tells it"
+            else:
+                low, high = (n * seconds for seconds in time_of_one)
+                sums = sums[0] + low, sums[1] + high
+                parts[-1] += f", {hours(low)} to {hours(high)} h"
+        yield f"{entry.name:28} {'; '.join([*parts, *state.refused])}"
+    size = f"{REFERENCE} has {reference_bytes() / 2**20:.1f} MiB"
+    if not clock:
+        collected = "without --dry-run, the runs above are collected" if any(state.left for state in found) else size
+        yield f"nothing is missing; {collected}"
+        return
+    runs = sum(len(state.missing) for state in found)
+    others = f", and {unknown} of unknown time" if unknown else ""
+    yield f"missing    {runs} runs, {hours(sums[0])} to {hours(sums[1])} h here with one worker{others}; {size}"
+    if clock.here:
+        yield (
+            f"estimate   from the times of the reference runs, and {clock.here:.0f} images/s of AlexNet in a short "
+            f"timing here; widened by a factor of {UNCERTAIN:.0f}, because other work slows a machine down"
+        )
+
+
+def _seeds(seeds: Sequence[int]) -> str:
+    return f"seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}" if seeds else "none"
+
+
+def speed(run: Run) -> float:
+    """Return the training images of a run per second of training, validation and all else."""
+    return run.summary.epochs * run.summary.data.train_size / run.summary.seconds
+
+
+def measured_speed() -> float:
+    """Return the images per second of a few training steps of AlexNet on this machine, with its usual precision."""
+    cli = ExperimentCLI(["--config=overfit", "--data.source=synthetic"], keep=False)
+    device = cli.trainer.strategy.root_device
+    network = cli.model.to(device).network
+    optimizer = torch.optim.Adam(network.parameters(), lr=1e-4, fused=True)
+    images, labels = torch.randn(BATCH, 3, 32, 32, device=device), torch.arange(BATCH, device=device) % 10
+    autocast = torch.autocast(device.type, torch.bfloat16, enabled=cli.trainer.precision == "bf16-mixed")
+
+    def step() -> None:
+        optimizer.zero_grad()
+        with autocast:
+            loss = cross_entropy(network(images), labels)
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        loss.item()  # waits for a GPU
+
+    step()
+    begun, steps = time.monotonic(), 0
+    while steps == 0 or time.monotonic() - begun < TIMED:
+        step()
+        steps += 1
+    return steps * BATCH / (time.monotonic() - begun)
+
+
+def _network(recipe: dict[str, object]) -> tuple[object, object]:
+    return recipe["model"], recipe["data.image_size"]

@@ -1,0 +1,148 @@
+"""The figures of an entry's runs, as text for the pages."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from overfitting_lab.campaign.plan import Entry
+from overfitting_lab.comparison.groups import NamedRun
+from overfitting_lab.comparison.statistics import Estimate, mean_cell, paired_difference, welch_difference, wilson
+from overfitting_lab.runs import Run
+from overfitting_lab.runs.epochs import EpochRecord
+from overfitting_lab.sweeps.factors import SEED
+from overfitting_lab.sweeps.trial import Trial, result_of
+
+METRICS = {"training": "train_acc", "validation": "val_acc", "test": "test_acc", "gap": "gap"}
+
+
+class NotMeasuredError(Exception):
+    """A page asks for a figure of an entry without runs. The message is the entry's name."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """The results of an entry. Accuracies and gaps are fractions of 1, and become text in per cent or points."""
+
+    entry: Entry
+    runs: Mapping[int, Run]  # reference runs by seed
+    only_numbers: Sequence[Trial] = ()  # results of other seeds, of which no run is left
+    gap_by: str | None = None  # instrument of the gap; by default the probe if all runs have one, else training
+
+    @property
+    def n(self) -> int:
+        """The number of seeds."""
+        return len(self.runs) + len(self.only_numbers)
+
+    @property
+    def trials(self) -> list[Trial]:
+        """The results by seed, with gaps of one instrument.
+
+        Raises:
+            NotMeasuredError: if there is none.
+        """
+        found = [*self.only_numbers, *(result_of(run, {SEED.name: seed}) for seed, run in self.runs.items())]
+        if not found:
+            raise NotMeasuredError(self.entry.name)
+        if self.instrument(found) == "training":
+            found = [replace(t, gap=t.train_acc - t.val_acc, gap_instrument="training") for t in found]
+        return sorted(found, key=lambda trial: int(trial.setting[SEED.name]))
+
+    def instrument(self, trials: Sequence[Trial] = ()) -> str:
+        """Return the accuracy on training images from which the gap is computed: ``probe`` or ``training``."""
+        if self.gap_by:
+            return self.gap_by
+        return "probe" if {trial.gap_instrument for trial in trials or self.trials} == {"probe"} else "training"
+
+    def values(self, metric: str) -> list[float]:
+        """Return the values of ``training``, ``validation``, ``test`` or ``gap`` by seed."""
+        return [getattr(trial, METRICS[metric]) for trial in self.trials]
+
+    def mean(self, metric: str) -> float:
+        """Return the mean over seeds."""
+        return float(np.mean(self.values(metric)))
+
+    def text(self, metric: str) -> str:
+        """Return the mean over seeds in hundredths, of several with the standard deviation: ``42.3 ± 0.6 %``."""
+        return mean_cell(self.values(metric), unit="" if metric == "gap" else " %")
+
+    @property
+    def seeds(self) -> str:
+        """The seeds, such as ``0 to 2``."""
+        seeds = [trial.setting[SEED.name] for trial in self.trials]
+        return f"{seeds[0]} to {seeds[-1]}" if len(seeds) > 1 else str(seeds[0])
+
+    @property
+    def run(self) -> Run:
+        """The reference run with the first seed.
+
+        Raises:
+            NotMeasuredError: if there is none.
+        """
+        if not self.runs:
+            raise NotMeasuredError(self.entry.name)
+        return next(iter(self.runs.values()))
+
+    @property
+    def records(self) -> list[EpochRecord]:
+        """The epochs of the run with the first seed."""
+        return self.run.records
+
+    @property
+    def best(self) -> EpochRecord:
+        """The epoch of the run with the first seed whose checkpoint was tested."""
+        best = self.run.summary.best
+        assert best is not None, "the pages quote runs with a validation"
+        return next(record for record in self.records if record.epoch == best.epoch)
+
+    @property
+    def tested(self) -> Estimate:
+        """The test accuracy of the run with the first seed, with Wilson's interval."""
+        test = self.run.summary.test
+        assert test is not None, "reference runs have finished"
+        return wilson(round(test.acc * test.images), test.images)
+
+    @property
+    def epochs(self) -> int:
+        """The number of epochs of the runs' settings."""
+        return int(self.entry.recipe["trainer.max_epochs"])
+
+    @property
+    def commits(self) -> str:
+        """The commits of the code that made the runs."""
+        return ", ".join(dict.fromkeys(str(trial.origin["commit"])[:7] for trial in self.trials))
+
+    @property
+    def time(self) -> str:
+        """The shortest and the longest time of a run, such as ``0:05 h``."""
+        seconds = [trial.seconds for trial in self.trials]
+        ends = dict.fromkeys(hours(each) for each in (min(seconds), max(seconds)))
+        return f"{' to '.join(ends)} h"
+
+
+def hours(seconds: float) -> str:
+    """Return a duration in hours and minutes, such as ``1:44``."""
+    minutes = round(seconds / 60)
+    return f"{minutes // 60}:{minutes % 60:02}"
+
+
+def alike(found: Sequence[Measured]) -> list[Measured]:
+    """Return results whose gaps have one instrument: the probe if all runs have one, otherwise training."""
+    instruments = {one.instrument() for one in found if one.n}
+    by = "probe" if instruments == {"probe"} else "training"
+    return [replace(one, gap_by=by) for one in found]
+
+
+def difference(first: Measured, second: Measured) -> Estimate:
+    """Return the first mean test accuracy minus the second.
+
+    The interval is Welch's if both have several seeds. With one seed each, it is about other test images. One seed
+    against several allows none.
+    """
+    value = Estimate(first.mean("test") - second.mean("test"))
+    if min(first.n, second.n) > 1:
+        return welch_difference(first.values("test"), second.values("test")).points
+    if max(first.n, second.n) > 1:
+        return value
+    mine, its = (NamedRun(each.entry.name, each.run).correct for each in (first, second))
+    return value if mine is None or its is None else paired_difference(mine, its).points

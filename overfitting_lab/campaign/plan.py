@@ -1,0 +1,158 @@
+"""``docs/campaign.yaml``: the runs behind the published figures, and what is made of them."""
+
+import shlex
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+
+from overfitting_lab.cli.parser import setting_name
+from overfitting_lab.cli.processes import say
+from overfitting_lab.cli.replay import replayable
+from overfitting_lab.cli.searches import Settings
+from overfitting_lab.runs import Run, UsageError
+from overfitting_lab.runs.recipe import flat, recipe
+from overfitting_lab.sweeps.factors import REMEDIES, SEED, SIZE, Factor
+
+PLAN = Path("docs", "campaign.yaml")
+FACTORS = {factor.name: factor for factor in (*REMEDIES, SIZE)}
+BY_DATA = ("data.augment", "data.train_size", "data.val_size")  # the split decides them if they are not given
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One setting behind a figure: a command line of ``fit.py`` and the number of its seeds, which count from 0."""
+
+    name: str  # folder of its runs in lightning_logs/ and in lightning_logs/reference/
+    purpose: str
+    flags: str  # of fit.py, without the flags for the images
+    seeds: int
+
+    def line(self, seed: int, given: Sequence[str] = ()) -> list[str]:
+        """Return the arguments of ``fit.py`` for a seed; ``given`` are the flags for the images."""
+        return [*shlex.split(self.flags), *given, f"--experiment={self.name}", f"--{SEED.key}={seed}"]
+
+    @cached_property
+    def recipe(self) -> dict[str, Any]:
+        """The settings of the flags that decide the result, without those that the images decide.
+
+        Raises:
+            SystemExit: if a flag is wrong.
+        """
+        try:
+            cli = Settings(self.line(0), keep=False)
+        except SystemExit:  # the parser has said what is wrong
+            say(f"in {PLAN}: {self.name}")
+            raise
+        return recipe(flat(yaml.safe_load(replayable(cli.parser, cli.config))))
+
+    def differences(self, run: Run) -> list[str]:
+        """Return the settings in which a run differs from this entry, besides its seed and its images."""
+        mine, its = self.recipe, run.recipe
+        free = {SEED.key, "data.source", *(name for name in BY_DATA if name not in mine)}
+        return sorted(key for key in (mine.keys() | its.keys()) - free if mine.get(key) != its.get(key))
+
+
+@dataclass(frozen=True)
+class Study:
+    """An ablation page that is made of several entries."""
+
+    name: str  # path of the page in docs/, without an ending
+    runs: list[str]  # names of entries; the first one has every factor at its first level
+    factors: list[str]
+    only_numbers: list[int] = field(default_factory=list)  # seeds without a run, whose results stay in the page's JSON
+    worth: str | None = None  # beside a learning curve, the study of remedies whose worth in images the page tells
+
+    @property
+    def command(self) -> str:
+        """The command that makes the page."""
+        return f"python scripts/reproduce.py --only {self.short_name} --data.source folder --data.root FOLDER"
+
+    @property
+    def short_name(self) -> str:
+        """The name without its folder."""
+        return self.name.rpartition("/")[2]
+
+    @property
+    def varied(self) -> list[Factor]:
+        """The factors."""
+        return [FACTORS[name] for name in self.factors]
+
+
+@dataclass(frozen=True)
+class Campaign:
+    """The content of ``docs/campaign.yaml``."""
+
+    runs: dict[str, Entry]
+    studies: dict[str, Study] = field(default_factory=dict)
+    # By path: the entries in the picture of a report, or the one whose curves are drawn.
+    pictures: dict[str, str | list[str]] = field(default_factory=dict)
+    pages: list[str] = field(default_factory=list)  # paths of pages with blocks
+    typed: dict[str, str] = field(default_factory=dict)  # figures in the pages' prose, and why no run holds them
+
+    def chosen(self, names: Sequence[str] | None) -> list[Entry]:
+        """Return the entries with these names, and the entries of the studies with these names; by default all.
+
+        Raises:
+            UsageError: if a name is unknown.
+        """
+        wanted = {run for name in names or self.runs for run in self._runs_of(name)}
+        return [entry for name, entry in self.runs.items() if name in wanted]
+
+    def _runs_of(self, name: str) -> list[str]:
+        studies = {study.short_name: study for study in self.studies.values()}
+        if name in studies:
+            return studies[name].runs
+        if name not in self.runs:
+            raise UsageError(f"--only {name}: {PLAN} has {', '.join([*self.runs, *studies])}")
+        return [name]
+
+
+def read_plan(path: Path = PLAN) -> Campaign:
+    """Read the campaign.
+
+    Raises:
+        UsageError: if the file is missing or wrong.
+    """
+    if not path.is_file():
+        raise UsageError(f"{path} is missing: start this script in the project's folder")
+    try:
+        content: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
+        runs = {name: _made(Entry, name, {**value, "purpose": value["for"]}) for name, value in content["runs"].items()}
+        studies = {name: _made(Study, name, value) for name, value in content.get("studies", {}).items()}
+        campaign = Campaign(**{**content, "runs": runs, "studies": studies})
+        _check(campaign)
+        return campaign
+    except (yaml.YAMLError, AttributeError, KeyError, TypeError) as error:
+        raise UsageError(f"{path} is wrong: {type(error).__name__}: {error}") from error
+
+
+def _made(kind: Callable[..., T], name: str, values: Mapping[str, Any]) -> T:
+    try:
+        return kind(name=name, **{key: value for key, value in values.items() if key != "for"})
+    except TypeError as error:
+        raise UsageError(f"{PLAN}: {name}: {error}") from error
+
+
+def _check(campaign: Campaign) -> None:
+    """Refuse names that nothing has."""
+    used: Iterable[tuple[str, Sequence[str]]] = [
+        *((name, study.runs) for name, study in campaign.studies.items()),
+        *((path, [runs] if isinstance(runs, str) else runs) for path, runs in campaign.pictures.items()),
+    ]
+    for what, names in used:
+        if unknown := [name for name in names if name not in campaign.runs]:
+            raise UsageError(f"{PLAN}: {what} names {', '.join(unknown)}, which is no run of the campaign")
+    for name, study in campaign.studies.items():
+        if study.worth and study.worth not in campaign.studies:
+            raise UsageError(f"{PLAN}: {name} names {study.worth}, which is no study of the campaign")
+        if unknown := [factor for factor in study.factors if factor not in FACTORS]:
+            raise UsageError(f"{PLAN}: {name} has {', '.join(unknown)}; known factors: {', '.join(FACTORS)}")
+    for name, entry in campaign.runs.items():
+        own = {"--experiment", f"--{SEED.key}", "--resume", "--check"}
+        if given := sorted(own & {f"--{setting_name(flag)}" for flag in shlex.split(entry.flags)}):
+            raise UsageError(f"{PLAN}: {name} has {given[0]}, which the campaign sets itself")

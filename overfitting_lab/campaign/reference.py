@@ -1,0 +1,77 @@
+"""``lightning_logs/reference/``: the small files of the campaign's runs."""
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import yaml
+
+from overfitting_lab.campaign.plan import Entry
+from overfitting_lab.cli.replay import Writer
+from overfitting_lab.runs import Run, RunFiles
+
+LOGS = Path("lightning_logs")
+REFERENCE = LOGS / "reference"
+LARGEST = 30 * 2**20  # bytes of the whole folder
+STANDS_FOR_ROOT = "FOLDER"
+
+
+def folder_of(entry: Entry, seed: int) -> Path:
+    """Return the folder of a reference run: the number of its version is its seed."""
+    return REFERENCE / entry.name / f"version_{seed}"
+
+
+def reference_runs(entry: Entry) -> dict[int, Run]:
+    """Return the finished reference runs of an entry by seed, as far as they were made with its settings."""
+    found = {}
+    for path in (REFERENCE / entry.name).glob("version_*"):
+        if RunFiles(path).config.is_file():
+            run = Run(path)
+            if run.finished and not entry.differences(run):
+                found[run.summary.seed] = run
+    return dict(sorted(found.items()))
+
+
+def collect(run: Run, folder: Path, *, whole: bool) -> None:
+    """Copy a run's small files, in place of an older copy. ``whole`` copies its curves and event files too.
+
+    The copy names no place of this machine: ``FOLDER`` stands for the folder of the images, and an event file that
+    names a place is left out. TensorBoard then lacks the table of settings.
+    """
+    root, here = str(run.settings["data.root"]), str(Path.cwd())
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent) as place:
+        files = RunFiles(Path(place, folder.name))
+        files.folder.mkdir()
+        files.config.write_text(_without_places(_config(run), root, here), encoding="utf-8")
+        files.summary.write_text(_without_places(run.files.summary.read_text("utf-8"), root, here), encoding="utf-8")
+        for path in (run.files.metrics, run.files.images, *(_shown(run) if whole else ())):
+            if path.is_file() and not any(name.encode() in path.read_bytes() for name in (root, here)):
+                copy = files.folder / path.relative_to(run.folder)
+                copy.parent.mkdir(exist_ok=True)
+                shutil.copy(path, copy)
+        if folder.exists():
+            shutil.rmtree(folder)
+        files.folder.rename(folder)
+
+
+def reference_bytes() -> int:
+    """Return the size of all reference runs."""
+    return sum(path.stat().st_size for path in REFERENCE.rglob("*") if path.is_file())
+
+
+def _shown(run: Run) -> Iterator[Path]:
+    yield run.files.curves
+    yield from sorted(run.folder.rglob("events.out.tfevents*"))
+
+
+def _config(run: Run) -> str:
+    config = yaml.safe_load(run.files.config.read_text("utf-8"))
+    config["data"]["root"] = STANDS_FOR_ROOT
+    config["trainer"].pop("default_root_dir", None)
+    return str(yaml.dump(config, Dumper=Writer, default_flow_style=False, sort_keys=False, allow_unicode=True))
+
+
+def _without_places(text: str, root: str, here: str) -> str:
+    return text.replace(root, STANDS_FOR_ROOT).replace(f"{here}/", "").replace(here, ".")

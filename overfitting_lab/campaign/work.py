@@ -1,0 +1,138 @@
+"""Find, resume or train the runs of the campaign. Any number of workers share them."""
+
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+
+from filelock import FileLock, Timeout
+
+from datamodules.errors import DataError
+from overfitting_lab.campaign.plan import Campaign, Entry
+from overfitting_lab.campaign.reference import LARGEST, LOGS, collect, folder_of, reference_bytes, reference_runs
+from overfitting_lab.cli.experiment import ExperimentCLI
+from overfitting_lab.cli.finished import experiments, finished_run
+from overfitting_lab.cli.parser import setting_name
+from overfitting_lab.runs import Run, RunError, RunFiles, UsageError, runs_of
+from overfitting_lab.runs.recipe import decides
+
+OWN = ("-c", "config", "experiment", "resume", "ckpt_path", "check", "trainer.logger", "trainer.default_root_dir")
+
+
+@dataclass(frozen=True)
+class State:
+    """The seeds of an entry: those with a reference run, those whose run is in ``lightning_logs/``, and the others."""
+
+    entry: Entry
+    there: list[int]
+    begun: dict[int, Run]  # finished or interrupted runs that are not collected yet
+    missing: list[int]
+    refused: list[str]  # reasons why a folder in reference/ does not count
+
+    @property
+    def left(self) -> list[int]:
+        """The seeds without a reference run."""
+        return sorted([*self.begun, *self.missing])
+
+
+def states(entries: Sequence[Entry], seeds: int | None) -> list[State]:
+    """Return the state of each entry, with its own number of seeds or another. Nothing is trained."""
+    local = [run for folder in experiments(LOGS) for run in runs_of(folder) if run.status != "unknown"]
+    return [_state(entry, seeds or entry.seeds, local) for entry in entries]
+
+
+def _state(entry: Entry, seeds: int, local: Sequence[Run]) -> State:
+    there = reference_runs(entry)
+    known = {run.summary.data.identity for run in there.values()} - {None}
+    begun: dict[int, Run] = {}
+    for run in local:
+        other = known and run.summary.data.identity not in known
+        if run.summary.seed in range(seeds) and run.summary.seed not in there and not other:
+            with suppress(RunError):  # a damaged run is no run of ours
+                if not entry.differences(run) and not (run.summary.seed in begun and not run.finished):
+                    begun[run.summary.seed] = run
+    left = [seed for seed in range(seeds) if seed not in there]
+    folders = [folder_of(entry, seed) for seed in left if RunFiles(folder_of(entry, seed)).config.is_file()]
+    others = {folder: ", ".join(entry.differences(Run(folder))) for folder in folders}
+    refused = [
+        f"{folder} {f'has other settings: {keys}' if keys else 'is incomplete'}" for folder, keys in others.items()
+    ]
+    missing = [seed for seed in left if seed not in begun]
+    return State(entry, [seed for seed in there if seed < seeds], begun, missing, refused)
+
+
+def check_flags(given: Sequence[str]) -> None:
+    """Refuse flags that would change what the campaign fixes.
+
+    Raises:
+        UsageError: if there is one.
+    """
+    for flag in given:
+        name = setting_name(flag)
+        if flag.startswith("-") and name != "data.source" and (decides(name) or name in OWN):
+            raise UsageError(
+                f"{flag.partition('=')[0]}: the campaign fixes this; only flags for the images and the device are free"
+            )
+
+
+def check_images(campaign: Campaign, given: Sequence[str]) -> None:
+    """Refuse images that are not those of the reference runs.
+
+    Raises:
+        UsageError: if they differ.
+        DataError: if the images cannot be had.
+    """
+    runs = [run for entry in campaign.runs.values() for run in reference_runs(entry).values()]
+    known = {run.summary.data.identity: run.summary.data.name for run in runs if run.summary.data.identity}
+    cli = ExperimentCLI(next(iter(campaign.runs.values())).line(0, given), keep=False)
+    cli.datamodule.prepare_data()
+    images = cli.datamodule.source.load()
+    if known and images.identity not in known:
+        raise UsageError(
+            f"these images ({images.name}) are not the images of the reference runs ({', '.join(known.values())}): "
+            f"give those (--data.source, --data.root), or move {LOGS}/reference away to begin a campaign of your own"
+        )
+
+
+def work(found: Sequence[State], given: Sequence[str]) -> int:
+    """Find, resume or train every run that is missing, and collect its files. Return how many runs failed.
+
+    A run that another worker has is left to it. Two lines are printed for each run.
+
+    Args:
+        found: what is missing.
+        given: flags of ``fit.py`` for the images.
+    """
+    failed, others = 0, 0
+    for entry, seed in ((state.entry, seed) for state in found for seed in state.left):
+        name, folder = f"{entry.name}, seed {seed}", LOGS / entry.name
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            with FileLock(folder / f".campaign_{seed}.lock", timeout=0):
+                if seed not in reference_runs(entry):  # another worker may have made it since
+                    print(f"begun      {name}: {entry.purpose}", flush=True)
+                    _make(entry, seed, given)
+                    print(f"done       {name}: {folder_of(entry, seed)}", flush=True)
+        except Timeout:
+            others += 1
+        except (DataError, RunError) as error:
+            print(f"failed     {name}: {error}", file=sys.stderr, flush=True)
+            failed += 1
+        except KeyboardInterrupt:
+            print("stopped    the same command resumes", flush=True)
+            raise
+    if others:
+        what = f"{others} runs are" if others > 1 else "1 run is"
+        print(f"{what} with other workers; start this again when they have finished", flush=True)
+    return failed
+
+
+def _make(entry: Entry, seed: int, given: Sequence[str]) -> None:
+    """Find or train a run, collect it, and discard the checkpoints if it was trained here."""
+    finished = {run.folder for each in experiments(LOGS) for run in runs_of(each) if run.finished}
+    run = finished_run(entry.line(seed, given), anywhere=True)
+    collect(run, folder_of(entry, seed), whole=seed == 0)
+    if (size := reference_bytes()) > LARGEST:
+        print(f"note       the reference runs have {size / 2**20:.0f} MiB, more than {LARGEST // 2**20}", flush=True)
+    for path in run.files.checkpoints.rglob("*.*") if run.folder not in finished else ():
+        path.unlink(missing_ok=True)  # most of a run's size

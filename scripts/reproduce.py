@@ -1,0 +1,56 @@
+"""python scripts/reproduce.py --data.source folder --data.root FOLDER.
+
+Make every run behind a published figure that is missing, and write the figures. docs/campaign.yaml lists the runs. A
+finished run in lightning_logs/ is found, an interrupted one is resumed, and a missing one is trained. Its small files
+are collected in lightning_logs/reference/. Then the blocks, tables and pictures of README.md and docs/ are written from
+the reference runs.
+
+--dry-run says what is missing and how long it would take here. Several processes share the runs, also on several
+machines that share the folder. If it is interrupted, run the same command again. Unknown flags go to fit.py: give the
+images that the reference runs have.
+"""
+
+import argparse
+
+try:
+    from overfitting_lab.cli import reported_errors
+except ModuleNotFoundError as error:
+    raise SystemExit(f"{error}; install the project first: pip install -e .") from None
+except KeyboardInterrupt:
+    raise SystemExit(130) from None
+
+from overfitting_lab.campaign.estimate import described
+from overfitting_lab.campaign.pages import write_pages
+from overfitting_lab.campaign.plan import read_plan
+from overfitting_lab.campaign.work import check_flags, check_images, states, work
+from overfitting_lab.cli.parser import positive
+from overfitting_lab.runs import RunError
+
+
+def main() -> None:
+    """Say what is missing, or make it and write the pages."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--only", nargs="+", metavar="NAME", help="runs or ablation pages of docs/campaign.yaml; default: all")
+    add("--seeds", type=positive, help="runs of each setting; default: as docs/campaign.yaml says")
+    add("--dry-run", action="store_true", help="say what is missing and how long it would take here; change nothing")
+    arguments, flags = parser.parse_known_args()
+    with reported_errors():
+        check_flags(flags)
+        campaign = read_plan()
+        found = states(campaign.chosen(arguments.only), arguments.seeds)
+        if arguments.dry_run:
+            for line in described(found, campaign):
+                print(line)
+            return
+        failed = 0
+        if any(state.left for state in found):
+            check_images(campaign, flags)
+            failed = work(found, flags)
+        print("written", *(write_pages(campaign) or ["nothing: all pages are up to date"]))
+        if failed:
+            raise RunError(f"{failed} run{'s' * (failed > 1)} failed; start this again to try once more")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,77 @@
+"""Every figure in the pages is what the reference runs say."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from overfitting_lab.campaign.pages import BLOCK, Results, digest, drawn_from
+from overfitting_lab.campaign.plan import Campaign, read_plan
+from overfitting_lab.campaign.reference import LARGEST, REFERENCE, reference_bytes
+from overfitting_lab.runs import Run
+from tests.conftest import ROOT
+
+FIGURE = re.compile(r"± ?\d|\d ?%|\d points?\b|\d\.\d")
+FOLDERS = sorted(path.relative_to(ROOT) for path in (ROOT / REFERENCE).glob("*/*"))
+UPDATE = "run: python scripts/reproduce.py --seeds 1"
+
+
+@pytest.fixture(scope="module")
+def campaign() -> Iterator[Campaign]:
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setenv("PL_GLOBAL_SEED", "0")  # parsing a command line sets it, and this restores it
+        monkeypatch.chdir(ROOT)
+        yield read_plan()
+
+
+@pytest.fixture(scope="module")
+def results(campaign: Campaign) -> Results:
+    return Results(campaign)
+
+
+def test_pages_have_the_figures_of_the_reference_runs(campaign: Campaign, results: Results) -> None:
+    for page in campaign.pages:
+        assert Path(page).read_text() == results.filled(page), UPDATE
+
+
+def test_ablation_pages_have_the_figures_of_the_reference_runs(campaign: Campaign, results: Results) -> None:
+    for name, study in campaign.studies.items():
+        page = results.page(study)
+        assert Path("docs", f"{name}.md").read_text() == page.text, UPDATE
+        assert Path("docs", f"{name}.json").read_text() == page.numbers, UPDATE
+
+
+def test_pictures_are_of_the_reference_runs(campaign: Campaign, results: Results) -> None:
+    for path in campaign.pictures:
+        assert drawn_from(Path(path)) == digest(results.pictured(path)), UPDATE
+
+
+def test_no_figure_is_typed(campaign: Campaign) -> None:
+    used = set()
+    for page in campaign.pages:
+        prose = BLOCK.sub("", Path(page).read_text())
+        prose = re.sub(r"^```.*?^```|`[^`\n]*`|\]\([^)]*\)", "", prose, flags=re.DOTALL | re.MULTILINE)
+        used |= {text for text in campaign.typed if text in prose}
+        for text in campaign.typed:
+            prose = prose.replace(text, "")
+        typed = [line for line in prose.splitlines() if FIGURE.search(line)]
+        assert typed == [], f"{page}: move the figure into a block, or say in campaign.yaml why no run holds it"
+    assert used == campaign.typed.keys(), "campaign.yaml explains figures that no page has"
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: f"{folder.parent.name}-{folder.name}")
+def test_a_reference_run_is_small_and_is_a_run_of_the_campaign(folder: Path, campaign: Campaign) -> None:
+    run = Run(folder)
+    assert run.finished
+    assert campaign.runs[folder.parent.name].differences(run) == []
+    assert folder.name == f"version_{run.summary.seed}"
+    assert run.settings["data.root"] == "FOLDER"
+    assert not [value for value in run.settings.values() if isinstance(value, str) and Path(value).is_absolute()]
+    files = {path.name.partition(".")[0] for path in folder.rglob("*") if path.is_file()}
+    allowed = {"config", "summary", "metrics", "images"} | ({"curves", "events"} if run.summary.seed == 0 else set())
+    assert files <= allowed
+
+
+def test_the_reference_runs_are_small_together(campaign: Campaign) -> None:
+    assert reference_bytes() <= LARGEST
