@@ -238,9 +238,13 @@ _SILENCE = _Silence()
 
 @cache
 def _formats(any_name: bool = False) -> list[str]:
-    """Return the formats that Pillow decodes; with ``any_name`` only those that the first bytes of a file tell."""
+    """Return the formats that Pillow decodes, the most frequent first and those that any bytes may be last.
+
+    With ``any_name``, leave the latter out.
+    """
     Image.init()
     known = [name for name in Image.ID if name not in _NOT_DECODED]
+    known.sort(key=lambda name: (name not in ("JPEG", "PNG"), not Image.OPEN[name][1], name))
     return [name for name in known if Image.OPEN[name][1]] if any_name else known
 
 

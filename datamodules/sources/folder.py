@@ -3,7 +3,6 @@
 import hashlib
 import os
 from collections import Counter
-from contextlib import suppress
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal, final
@@ -85,12 +84,15 @@ class Folder(Source):
         """Return a digest of the code that reads images, and of every file's name, size and time of change."""
         digest = hashlib.sha256(Path(images.__file__).read_bytes())
         digest.update(ascii((SIZE, self.classes)).encode())
+        start = len(str(self.root))
         for split in ("train", "test"):
             for file, _ in self._files(split):
-                digest.update(os.fsencode(file.path.removeprefix(str(self.root))))
-                with suppress(FileNotFoundError):  # a link to nothing
+                try:
                     stat = file.stat()
-                    digest.update(b"\0%d\0%d\n" % (stat.st_size, stat.st_mtime_ns))
+                    changed = stat.st_size, stat.st_mtime_ns
+                except FileNotFoundError:  # a link to nothing
+                    changed = 0, 0
+                digest.update(b"%b\0%d\0%d\n" % (os.fsencode(file.path[start:]), *changed))
         return digest.hexdigest()
 
     def prepare(self) -> None:

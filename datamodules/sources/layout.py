@@ -27,8 +27,8 @@ _OTHER_NAMES = {
 
 
 def listed(names: Iterable[str]) -> str:
-    """List the first ten names, and how many more there are."""
-    ordered = sorted(names)
+    """List the first ten names, and how many more there are. Characters that no screen shows are escaped."""
+    ordered = [name if name.isprintable() else ascii(name)[1:-1] for name in sorted(names)]
     return ", ".join(ordered[:NAMED]) + (f" and {len(ordered) - NAMED} more" if len(ordered) > NAMED else "")
 
 
@@ -91,13 +91,15 @@ def files(folder: Path, left_out: Counter[str] | None = None) -> Iterator[File]:
             continue
         seen.add((status.st_dev, status.st_ino))
         for entry in entries(path):
-            if is_class(entry):
-                folders.append(Path(entry.path))
-            elif entry.name.startswith("."):
+            if entry.name.startswith("."):
                 left_out["hidden"] += 1
+            elif entry.is_file():
+                yield entry
+            elif is_class(entry):
+                folders.append(Path(entry.path))
             elif entry.is_dir():
                 left_out[entry.name] += 1
-            elif entry.is_file() or entry.is_symlink():  # a link to nothing is an image that cannot be read
+            elif entry.is_symlink():  # to nothing: an image that cannot be read
                 yield entry
             else:
                 left_out["neither file nor folder"] += 1

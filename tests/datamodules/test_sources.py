@@ -325,6 +325,12 @@ def move(root: Path, *moves: tuple[str, str]) -> Path:
     return root
 
 
+def emptied(root: Path) -> Path:
+    shutil.rmtree(root)
+    root.mkdir()
+    return root
+
+
 ELSEWHERE: dict[str, tuple[Callable[[Path], object], str, str]] = {  # what was done, the root typed, the message
     "above": (lambda root: None, "..", r"there is.*|did you mean --data\.root .*animals\?"),
     "far above": (lambda root: move(root.parent, ("animals", "a/b/animals")), "../a", r"--data\.root .*a/b/animals\?"),
@@ -337,13 +343,13 @@ ELSEWHERE: dict[str, tuple[Callable[[Path], object], str, str]] = {  # what was 
     "twice": (lambda root: move(root, ("train", "x"), ("x", "train/train")), "",
               "has one class, train: .*; if the classes are the folders in it, move them up: cat, dog"),
     "flat": (lambda root: move(root, ("test/cat/4.png", "test/4.png")), "", "1 images lie in .*test itself, outside"),
-    "archives": (lambda root: (shutil.rmtree(root), lay(root, "1.png").joinpath("train.zip").touch()), "",
+    "archives": (lambda root: lay(emptied(root), "1.png", "2.png").joinpath("2.png").rename(root / "train.zip"), "",
                  r"animals holds 1\.png, train\.zip"),
     "file": (lambda root: None, "train/cat/2.png", "2.png is a file"),
-    "empty": (lambda root: (shutil.rmtree(root), root.mkdir()), "", "animals is empty"),
+    "empty": (lambda root: emptied(root), "", "animals is empty"),
     "spelled": (lambda root: move(root, ("test/cat", "test/Cat")), "",
                 "classes that train has not: Cat; train has cat: rename one of the two"),
-    "CIFAR-10": (lambda root: (shutil.rmtree(root), (root / "cifar-10-batches-py").mkdir(parents=True)), "",
+    "CIFAR-10": (lambda root: lay(emptied(root), "cifar-10-batches-py/1.png"), "",
                  r"did you mean --data\.source cifar10 --data\.root .*animals\?"),
 }  # fmt: skip
 

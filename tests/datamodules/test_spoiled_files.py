@@ -52,7 +52,7 @@ def sound(ending: str) -> bytes:
     rows, columns = np.mgrid[:30, :40]
     pixels = np.stack([rows * 8, columns * 6, (rows * columns) % 256], axis=-1).astype(np.uint8)
     picture = Image.fromarray(pixels)
-    image = Image.fromarray(pixels[:, :, 2].astype(np.uint16) * 257) if mode == "I;16" else picture.convert(mode)  # type: ignore[arg-type]
+    image = Image.fromarray(pixels[:, :, 2].astype(np.uint16) * 257) if mode == "I;16" else picture.convert(mode)
     if mode in ("RGBA", "LA"):
         image.putalpha(Image.fromarray(pixels[:, :, 0]))
     options = {"format": Image.registered_extensions()[f".{ending.split('.')[-1]}"], **options}

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 
 from overfitting_lab.doctor import callback as doctor
 from overfitting_lab.runs import Run
@@ -305,6 +306,21 @@ def test_check_foretells_no_time_below_zero(run_script: Script, quick: Flags) ->
         assert "-" not in time
         low, high = map(float, re.findall(r"(\S+) to (\S+) s a step", time)[0])
         assert 0 < low <= high
+
+
+def test_check_of_images_that_show_nothing(run_script: Script, quick: Flags, tmp_path: Path) -> None:
+    root = write_images(tmp_path / "alike", 60, 15)
+    for path in root.rglob("*.png"):
+        Image.new("RGB", (32, 32), (200, 30, 0)).save(path)
+    sizes = ("--data.train_size=40", "--data.val_size=20")
+    outcome = run_script("fit", "--config=overfit", *quick, f"--data.root={root}", *sizes, "--check")
+    assert outcome.status == 1
+    assert (
+        "read       alike: 60 training and 15 test images of 3 classes, 0 unreadable" in outcome.out
+    )
+    assert "doctor     images_alike (fatal, step 0): all training images show the same" in outcome.out
+    assert "doctor     images_of_one_colour (warning, step 0)" in outcome.out
+    assert "error: this run cannot succeed: images_alike" in outcome.err
 
 
 def test_check_of_one_that_cannot_succeed(run_script: Script, bright: Flags, tmp_path: Path) -> None:
