@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable
 
 import torch
-from torchmetrics import Metric
+from torchmetrics import Metric, MetricCollection
 
 from lightning_modules.errors import ModelError
 from overfitting_lab.runs.epochs import MINIMIZED, is_maximized
@@ -20,9 +20,10 @@ def built(name: str, make: Callable[[int], Metric], num_classes: int) -> Metric:
         ModelError: if its name does not fit, or if it gives no single number of logits and labels.
     """
     flag = f"--model.metrics {name}"
-    if not re.fullmatch(r"[A-Za-z]\w*", name) or name in TAKEN:
+    if not re.fullmatch(r"[A-Za-z]\w*", name) or name in TAKEN or hasattr(MetricCollection, name):
         raise ModelError(
-            f"{flag}: a metric's name begins with a letter, has letters, digits and _, and is not {', '.join(TAKEN)}"
+            f"{flag}: a metric's name begins with a letter, has letters, digits and _, and is not {', '.join(TAKEN)}, "
+            "update or another method of torchmetrics' MetricCollection"
         )
     try:
         metric = make(num_classes)
@@ -33,12 +34,12 @@ def built(name: str, make: Callable[[int], Metric], num_classes: int) -> Metric:
     except Exception as error:  # of any class
         raise ModelError(
             f"{flag} cannot be measured: {type(error).__name__}: {error}\n"
-            f"a metric here is a class of torchmetrics whose first argument is the number of classes, such as "
+            "a metric here is a class of torchmetrics whose first argument is the number of classes, such as "
             "torchmetrics.classification.MulticlassF1Score"
         ) from error
     if not (isinstance(value, torch.Tensor) and value.numel() == 1):
         raise ModelError(
-            f"{flag} gives no single number; average it over the classes, as in --model.metrics.{name}.average macro"
+            f"{flag} gives no single number; average it over the classes, often by init_args: {{average: macro}}"
         )
     if metric.higher_is_better is not None and metric.higher_is_better != is_maximized(name):
         ending = f"end in {' or '.join(MINIMIZED)}" if is_maximized(name) else f"not end in {' or '.join(MINIMIZED)}"

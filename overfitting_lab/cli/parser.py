@@ -183,16 +183,19 @@ NOISE = re.compile(
     "a dict with"
 )
 CALLBACK = re.compile(r"(?:class_path=['\"]|Given value: )([\w.]+)")
-CLASS = re.compile(r"(?:class_path[= ]['\"]|Given value: )([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)+)")
+IMPORTED = r"([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)+)"
+CLASS, GIVEN = re.compile(rf"class_path\W{{1,4}}{IMPORTED}"), re.compile(f"Given value: {IMPORTED}")
 NO_CLASS = "Expected a dot import path string: "
 
 
 def _unimportable(message: str) -> str | None:
     """Return why a class that jsonargparse could not use cannot be imported; ``None`` if that is not the reason."""
-    if "given class_path" in message or "a callable class" in message:
-        for name in CLASS.findall(message):
-            if reason := why_not_imported(name):
-                return f"{name} cannot be imported: {reason}"
+    names = CLASS.findall(message)
+    if "a callable class" in message:
+        names += GIVEN.findall(message)
+    for name in names:
+        if reason := why_not_imported(name):
+            return f"{name} cannot be imported: {reason}"
     return None
 
 

@@ -132,7 +132,8 @@ def write_records(path: Path, records: Iterable[EpochRecord], mode: str = "w", o
 def _row(record: EpochMetrics) -> dict[str, Any]:
     """Return a record's values by their names, own metrics beside the others."""
     values: dict[str, Any] = asdict(record)
-    return {**values, **values.pop("own")}
+    own = values.pop("own")
+    return {**values, **own}
 
 
 def read_records(path: Path) -> list[EpochRecord]:

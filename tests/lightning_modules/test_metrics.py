@@ -105,6 +105,7 @@ def test_a_resumed_run_counts_own_metrics_as_well(run_script: Script, fit: list[
     ("flags", "words"),
     [
         ({"acc": "MulticlassF1Score"}, "and is not loss, acc"),
+        ({"update": "MulticlassF1Score"}, "update or another method"),
         ({"a b": "MulticlassF1Score"}, "a metric's name begins with a letter"),
         ({"f1": "MulticlassConfusionMatrix"}, "f1 gives no single number; average it"),
         ({"f1": "BinaryF1Score"}, "f1 cannot be measured"),
