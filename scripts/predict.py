@@ -43,7 +43,7 @@ def main() -> None:
     arguments.images = expand_patterns(arguments.images)
     with reported_errors(needs_screen=True):
         output = arguments.output or unused(Path("prediction.png"))
-        done = "replaced" if output.exists() else "drawn to"
+        done = "replaced" if output.is_file() else "drawn to"
         output.parent.mkdir(parents=True, exist_ok=True)
         predictor = load_predictor(arguments.model)
         images = CIFAR10DataModule.read(arguments.images)

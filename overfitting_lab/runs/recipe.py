@@ -37,9 +37,9 @@ CIRCUMSTANTIAL = (
 
 # Settings that configurations of earlier versions lack, and the values that those versions trained with.
 LATER = {
-    "monitor": "val_acc", "data.test_size": None, "data.subset": 0, "data.cutout": 0, "data.mixup": 0.0,
-    "data.cutmix": 0.0, "data.label_noise": 0.0, "model.label_smoothing": 0.0, "model.batch_norm": False,
-    "model.width": 1.0, "model.decay_biases": True,
+    "monitor": "val_acc", "data.subset": 0, "data.cutout": 0, "data.mixup": 0.0, "data.cutmix": 0.0,
+    "data.label_noise": 0.0, "model.label_smoothing": 0.0, "model.batch_norm": False, "model.width": 1.0,
+    "model.decay_biases": True,
 }  # fmt: skip
 
 # Import paths in configurations of earlier versions, and what they are now.

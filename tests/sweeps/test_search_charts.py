@@ -42,7 +42,7 @@ def legend(figure: Figure) -> list[str]:
 
 def test_the_axes_of_one_trial_count_in_whole_numbers() -> None:
     history = search_charts.history([trial(0, 0.5)], 0, "val_acc")
-    assert ticks(history) == ["0"]
+    assert ticks(history) == ["1"]
     assert legend(history) == ["best so far", "winner, trial 1"]
 
 
