@@ -162,7 +162,8 @@ def after_training(fitted: list[list[str]], monkeypatch: pytest.MonkeyPatch) -> 
 def test_a_wrong_url_is_refused_at_once_with_the_drivers_reason(
     change: tuple[str, str], said: list[str], database: str, server: Server, tmp_path: Path
 ) -> None:
-    url = database.replace(*(part.replace("PORT", str(server.port)) for part in change))
+    before, after = (part.replace("PORT", str(server.port)) for part in change)
+    url = database.replace(before, after)
     assert url != database
     begun = time.monotonic()
     with pytest.raises(StorageError) as raised:
