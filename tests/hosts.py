@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from tests.processes import ROOT
 
@@ -77,7 +78,7 @@ class Hosts:
 def two_hosts(folder: Path) -> Iterator[Hosts]:
     """Have two hosts within a block, whose programs run in the folder."""
     names = [f"lab-{os.getpid()}-{number}" for number in range(2)]
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
     with subprocess.Popen(["sh", "-c", BUILD, "sh", *names], text=True, **pipes) as built:
         assert built.stdout is not None
         assert built.stdout.readline() == "built\n"

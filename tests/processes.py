@@ -97,5 +97,7 @@ def run_python(folder: Path, *command: str) -> subprocess.CompletedProcess[str]:
 def kill_group(process: BaseProcess) -> None:
     """Kill a process and what it started."""
     if process.pid is not None and process.is_alive():
-        with contextlib.suppress(ProcessLookupError):  # it has no session of its own yet
+        try:
             os.killpg(process.pid, signal.SIGKILL)
+        except ProcessLookupError:  # it has no session of its own yet
+            process.kill()

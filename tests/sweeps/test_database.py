@@ -56,6 +56,7 @@ def small(tiny: Flags) -> Flags:
 
 
 EIGHT, KILLS = 8, 12
+TIMEOUT = 240
 
 
 @pytest.mark.long
@@ -65,7 +66,7 @@ def test_eight_workers_killed_at_random_and_a_server_restarted_amid_them(
 ) -> None:
     """Each setting is trained once, and the table is the one that a single worker makes without any fault."""
     sizes = [*map(str, range(20, 100, 8))]
-    flags = [*small, "--seeds=2", "--sizes", *sizes, "--trainer.max_epochs=4", "--checkpoint_steps=2"]
+    flags = [*small, "--seeds=2", "--sizes", *sizes, "--trainer.max_epochs=10", "--checkpoint_steps=2"]
     shared = [*flags, f"--storage={database}", f"--trainer.default_root_dir={tmp_path}"]
     random = Random(0)
     folders = [tmp_path / f"worker {number}" for number in range(EIGHT)]
@@ -74,12 +75,18 @@ def test_eight_workers_killed_at_random_and_a_server_restarted_amid_them(
     workers = [start_worker("ablate", shared, folder) for folder in folders]
     for kill in range(KILLS):
         time.sleep(random.uniform(1, 4))
-        if kill == KILLS // 2:
+        if kill == KILLS // 3:
+            deadline = time.monotonic() + TIMEOUT
+            while not all(map(has_opened, folders)):
+                assert time.monotonic() < deadline  # a worker that begins without a server is refused
+                time.sleep(0.1)
             server.stop()
             time.sleep(5)
             server.start()
         number = random.randrange(EIGHT)
         kill_group(workers[number])
+        with (folders[number] / "output.txt").open("a") as output:
+            output.write("restarted\n")
         workers[number] = start_worker("ablate", shared, folders[number])
     for worker in workers:
         worker.join()
@@ -101,10 +108,17 @@ def test_eight_workers_killed_at_random_and_a_server_restarted_amid_them(
     settings = [tuple(trial.user_attrs["setting"].items()) for trial in complete]
     assert len(settings) == len(set(settings)) == len(made) == 2 * len(sizes)
     killed = study.get_trials(states=(TrialState.FAIL,))
+    assert killed, "every kill came between two trials"
     print(f"{len(complete)} trials; {len(killed)} more were begun by workers that were killed")
 
     assert run_script("ablate", *flags, f"--trainer.default_root_dir={tmp_path / 'alone'}").status == 0
     assert table(together) == table(alone)
+
+
+def has_opened(folder: Path) -> bool:
+    """Tell if the last worker that was started in a folder has opened the storage."""
+    output = folder / "output.txt"
+    return output.is_file() and "design  " in output.read_text().rpartition("restarted")[2]
 
 
 def table(folder: Path) -> Any:
@@ -148,7 +162,8 @@ def after_training(fitted: list[list[str]], monkeypatch: pytest.MonkeyPatch) -> 
 def test_a_wrong_url_is_refused_at_once_with_the_drivers_reason(
     change: tuple[str, str], said: list[str], database: str, server: Server, tmp_path: Path
 ) -> None:
-    url = database.replace(*(part.replace("PORT", str(server.port)) for part in change))
+    before, after = (part.replace("PORT", str(server.port)) for part in change)
+    url = database.replace(before, after)
     assert url != database
     begun = time.monotonic()
     with pytest.raises(StorageError) as raised:
