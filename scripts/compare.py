@@ -7,6 +7,7 @@ finished run. Flags after the names go to fit.py then, such as --data.source fol
 """
 
 import argparse
+from os.path import expanduser
 from pathlib import Path
 
 try:
@@ -21,6 +22,7 @@ from overfitting_lab.cli.parser import available_configs, find_config
 from overfitting_lab.comparison.comparison import Comparison
 from overfitting_lab.comparison.report import write_report
 from overfitting_lab.runs import Run, RunError
+from overfitting_lab.runs.files import user_path
 
 
 def run_named(name: str, flags: list[str]) -> Run:
@@ -35,9 +37,13 @@ def run_named(name: str, flags: list[str]) -> Run:
 def main() -> None:
     """Find or train the runs, and write the report."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("runs", nargs="*", metavar="RUN", help="a run's folder, or a configuration")
-    parser.add_argument("--ensemble", nargs="+", default=[], metavar="RUN", help="runs that also answer together")
-    parser.add_argument("--output", type=Path, default=Path("report"), help="folder of the report; default: report")
+    parser.add_argument("runs", nargs="*", type=expanduser, metavar="RUN", help="a run's folder, or a configuration")
+    parser.add_argument(
+        "--ensemble", nargs="+", type=expanduser, default=[], metavar="RUN", help="runs that also answer together"
+    )
+    parser.add_argument(
+        "--output", type=user_path, default=Path("report"), help="folder of the report; default: report"
+    )
     arguments, flags = parser.parse_known_args()
     names = [*arguments.runs, *(name for name in arguments.ensemble if name not in arguments.runs)]
     if not names:

@@ -23,6 +23,8 @@ from rich.table import Column, Table
 from datamodules import CIFAR10DataModule
 from overfitting_lab.export import load_predictor
 from overfitting_lab.runs.figures import answers, save_figure
+from overfitting_lab.runs.files import user_path
+from overfitting_lab.runs.text import readable
 
 TOP = 3
 DRAWN = 50  # images in the picture
@@ -31,22 +33,24 @@ DRAWN = 50  # images in the picture
 def main() -> None:
     """Predict, print a table and draw it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model", type=Path, help="the run's folder, or a .pth, .pt2 or .onnx of scripts/export.py")
-    parser.add_argument("images", type=Path, nargs="+", help="image files")
-    parser.add_argument("--output", type=Path, default=Path("prediction.png"), help="PNG to draw; default: %(default)s")
+    parser.add_argument("model", type=user_path, help="the run's folder, or a .pth, .pt2 or .onnx of scripts/export.py")
+    parser.add_argument("images", type=user_path, nargs="+", help="image files")
+    parser.add_argument(
+        "--output", type=user_path, default=Path("prediction.png"), help="PNG to draw; default: %(default)s"
+    )
     arguments = parser.parse_args()
     with reported_errors(needs_screen=True):
         arguments.output.parent.mkdir(parents=True, exist_ok=True)
         predictor = load_predictor(arguments.model)
         images = CIFAR10DataModule.read(arguments.images)
         best = predictor.best(images, TOP)
-        names = [str(path) for path in arguments.images]
+        names = [readable(path) for path in arguments.images]
         table = Table(Column("image", overflow="fold"), *(f"{rank}." for rank, _ in enumerate(best[0], start=1)))
         for name, row in zip(names, best, strict=True):
             table.add_row(escape(name), *(f"{escape(label)} {probability:.1%}" for label, probability in row))
         rich.print(table)
         pictures = images[:DRAWN].permute(0, 2, 3, 1).numpy()
-        save_figure(arguments.output, answers(pictures, names[:DRAWN], best[:DRAWN], title=str(arguments.model)))
+        save_figure(arguments.output, answers(pictures, names[:DRAWN], best[:DRAWN], title=readable(arguments.model)))
         part = f" (the first {DRAWN} of {len(names)})" if len(names) > DRAWN else ""
         print(f"drawn to {arguments.output}{part}")
 

@@ -125,7 +125,7 @@ class Source(ABC):
     def _stored(self) -> dict[str, Any]:
         """Return version, identity and sizes of the prepared arrays; nothing if they are missing or damaged."""
         try:
-            stored: dict[str, Any] = json.loads((self.cache / "meta.json").read_text())
+            stored: dict[str, Any] = json.loads((self.cache / "meta.json").read_text(encoding="utf-8"))
             return stored if stored.get("bytes") == self._sizes(self.cache) else {}
         except (FileNotFoundError, json.JSONDecodeError):
             return {}
@@ -154,7 +154,7 @@ class Source(ABC):
                 digest.update(np.ascontiguousarray(array).data)
                 np.save(new / f"{name}.npy", array, allow_pickle=False)
             stored = {"version": version, "identity": digest.hexdigest(), "bytes": self._sizes(new)}
-            (new / "meta.json").write_text(json.dumps(stored))
+            (new / "meta.json").write_text(json.dumps(stored), encoding="utf-8")
             shutil.rmtree(self.cache, ignore_errors=True)
             new.rename(self.cache)
         finally:

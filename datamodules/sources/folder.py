@@ -12,6 +12,7 @@ import numpy as np
 from datamodules.errors import DataError
 from datamodules.images import SIZE, read_image
 from datamodules.sources.base import Labelled, Source
+from overfitting_lab.runs.text import readable
 
 
 @final
@@ -28,7 +29,7 @@ class Folder(Source):
     @property
     def name(self) -> str:
         """Name of the folder."""
-        return self.root.resolve().name
+        return readable(self.root.resolve().name)
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -38,7 +39,7 @@ class Folder(Source):
             DataError: if there are fewer than two such folders.
         """
         train = self.root / "train"
-        classes = tuple(sorted(_folders(train))) if train.is_dir() else ()
+        classes = tuple(sorted(set(map(readable, _folders(train))))) if train.is_dir() else ()
         if not classes:
             raise self._missing(train, "holds no folder of images")
         if len(classes) == 1:
@@ -50,7 +51,7 @@ class Folder(Source):
         """See the base class."""
         root = self.root.resolve()
         beside = root.with_name(f".{root.name}.prepared")
-        elsewhere = Path("data/prepared") / f"{root.name}-{hashlib.sha256(str(root).encode()).hexdigest()[:8]}"
+        elsewhere = Path("data/prepared") / f"{root.name}-{hashlib.sha256(os.fsencode(root)).hexdigest()[:8]}"
         return beside if beside.exists() or os.access(root.parent, os.W_OK) else elsewhere
 
     def version(self) -> str:
@@ -59,7 +60,7 @@ class Folder(Source):
         for split in ("train", "test"):
             for file in self._files(split):
                 stat, name = file.stat(), file.path.removeprefix(str(self.root))
-                digest.update(f"{name}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode())
+                digest.update(os.fsencode(f"{name}\0{stat.st_size}\0{stat.st_mtime_ns}\n"))
         return digest.hexdigest()
 
     def make(self, split: Literal["train", "test"]) -> Labelled:
@@ -68,7 +69,7 @@ class Folder(Source):
         from rich.progress import track
 
         paths, classes = [Path(file.path) for file in self._files(split)], self.classes
-        labels = np.array([classes.index(path.parent.name) for path in paths], dtype=np.int64)
+        labels = np.array([classes.index(readable(path.parent.name)) for path in paths], dtype=np.int64)
         images = np.empty((len(paths), SIZE, SIZE, 3), dtype=np.uint8)
         description, console = f"decoding {self.name}/{split}", Console(stderr=True)
         with ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -88,7 +89,7 @@ class Folder(Source):
         if not folder.is_dir():
             raise self._missing(folder, "is missing")
         found = _folders(folder)
-        if unknown := set(found).difference(known):
+        if unknown := set(map(readable, found)).difference(known):
             raise DataError(f"{folder} has classes that train has not: {', '.join(sorted(unknown))}")
         entries = (entry for name in found for entry in os.scandir(folder / name))
         files = [entry for entry in entries if entry.is_file() and not entry.name.startswith(".")]

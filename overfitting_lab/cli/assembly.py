@@ -35,6 +35,7 @@ from overfitting_lab.callbacks.step_limit import StepLimit
 from overfitting_lab.callbacks.summary import RunSummary
 from overfitting_lab.doctor.callback import Doctor
 from overfitting_lab.runs.provenance import git_commit, versions
+from overfitting_lab.runs.text import escaped
 
 
 @dataclass(frozen=True)
@@ -125,7 +126,9 @@ def settings(config: Namespace) -> dict[str, Any]:
     """Return the settings that are plain values, by flag."""
     return {
         key.replace(".init_args", "").removesuffix(".class_path"): next(
-            kind(value)  # of a restricted type, such as PositiveFloat, which some loggers cannot write
+            escaped(value)
+            if kind is str
+            else kind(value)  # of a restricted type, such as PositiveFloat, which some loggers cannot write
             for kind in (bool, int, float, str)
             if isinstance(value, kind)
         )

@@ -35,6 +35,7 @@ from overfitting_lab.cli.trainer_flags import TRAINER_FLAGS, problems, typed_fla
 from overfitting_lab.doctor.callback import Advice
 from overfitting_lab.runs.checkpoints import checked_checkpoint
 from overfitting_lab.runs.epochs import Monitor
+from overfitting_lab.runs.files import user_path
 from overfitting_lab.runs.notes import in_words
 
 OF_USAGE = (ArgumentError, ModuleNotFoundError, ValueError)  # their messages are shown as they are
@@ -116,7 +117,7 @@ class ExperimentCLI(LightningCLI):
             RunError: if ``--resume`` names no run.
         """
         finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-        finder.add_argument("--resume", type=Path)
+        finder.add_argument("--resume", type=user_path)
         resumed, others = finder.parse_known_args(args)
         if resumed.resume is None:
             self.config = parser.parse_args(args)
@@ -132,8 +133,6 @@ class ExperimentCLI(LightningCLI):
         if not complete:
             self._refuse_flags()
         trainer = self.config.trainer
-        if trainer.default_root_dir is not None:
-            trainer.default_root_dir = str(Path(trainer.default_root_dir).expanduser())
         self._refuse_callbacks()
         if self.config.check:
             self._keep = False

@@ -22,6 +22,7 @@ from overfitting_lab.comparison.statistics import (
 )
 from overfitting_lab.runs import Run, RunError
 from overfitting_lab.runs.epochs import last_gap, over_fits_since
+from overfitting_lab.runs.text import readable
 
 SEED = "seed_everything"
 PAIRS = 10  # with more pairs than this, sentences describe only the pairs of the best setting
@@ -172,7 +173,7 @@ class Comparison:
 
 def _short_names(runs: Sequence[Run], *, seeds: bool = True) -> list[str]:
     """Name each run by its experiment, then by the settings that differ within the experiment, then by its folder."""
-    paths = [run.folder.resolve().parts for run in runs]
+    paths = [[*map(readable, run.folder.resolve().parts)] for run in runs]
     names = [path[-2] for path in paths]
     for experiment, count in Counter(names).items():
         places = [place for place, name in enumerate(names) if name == experiment]

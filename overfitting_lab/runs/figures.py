@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from overfitting_lab.runs.epochs import EpochMetrics, has_probe
 from overfitting_lab.runs.files import replace_file
+from overfitting_lab.runs.text import escaped
 
 # Colour-blind readers can distinguish them (Okabe & Ito 2008).
 TRAINING, PROBE, VALIDATION = "#0072B2", "#56B4E9", "#D55E00"
@@ -167,9 +168,6 @@ def answers(
 
 
 def _shown(text: str, length: int = 75) -> str:
-    """Return a path or a name in one line, without its beginning if it is too long for the figure.
-
-    Bytes of a file's name that are not text become escape sequences, which every font can show.
-    """
-    text = " ".join(text.encode(errors="backslashreplace").decode().split())
+    """Return a path or a name without its beginning if it is too long for the figure."""
+    text = escaped(text)
     return text if len(text) <= length else "…" + text[1 - length :]

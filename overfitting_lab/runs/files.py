@@ -7,6 +7,8 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from overfitting_lab.runs.text import ESCAPE
+
 
 class RunError(Exception):
     """A folder is no run, or lacks something. The message names the remedy."""
@@ -54,6 +56,11 @@ class RunFiles:
         lock.release()
 
 
+def user_path(text: str) -> Path:
+    """Return the path that a person names, with ``~`` expanded."""
+    return Path(os.path.expanduser(text))  # noqa: PTH111  # unlike Path.expanduser, it needs no home
+
+
 def resume_command(folder: Path) -> str:
     """Return the command that resumes a run, for a shell."""
     return f"python scripts/fit.py --resume {shlex.quote(str(folder))}"
@@ -86,5 +93,5 @@ def replace_file(path: Path, write: Callable[[Path], object]) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Replace a text file as a whole, in UTF-8."""
-    replace_file(path, lambda new: new.write_text(text, encoding="utf-8"))
+    """Replace a text file as a whole, in UTF-8. Bytes of a file's name that are not text become escape sequences."""
+    replace_file(path, lambda new: new.write_text(text, encoding="utf-8", errors=ESCAPE))

@@ -167,7 +167,7 @@ class Ablation:
         before = {run.folder: run.finished for run in runs_of(self.folder)}
         begun = time.monotonic()
         print(f"begun      {name}", flush=True)
-        with log.open("a") as output, heartbeat(trial):
+        with log.open("a", encoding="utf-8") as output, heartbeat(trial):
             try:
                 run = self._train(setting, output)
                 result = result_of(run, setting)
