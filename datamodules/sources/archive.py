@@ -30,8 +30,8 @@ class CIFAR10(Source):
 
     def __init__(self, root: Path) -> None:
         super().__init__(root)
-        self._archive = root / self.ARCHIVE
-        self._unpacked = root / "cifar-10-batches-py"
+        self._archive = self._writable(root / self.ARCHIVE)
+        self._unpacked = self._writable(root / "cifar-10-batches-py")
 
     def present(self) -> bool:
         """See the base class."""
@@ -54,7 +54,7 @@ class CIFAR10(Source):
             download(self.MIRRORS, self._archive, self.MD5)
             self._unpack()
         try:
-            original = torchvision.datasets.CIFAR10(self.root, train=split == "train", download=False)
+            original = torchvision.datasets.CIFAR10(self._unpacked.parent, train=split == "train", download=False)
         except RuntimeError as error:
             raise DataError(
                 f"{self._unpacked} is incomplete or damaged; delete it; the next run will unpack or download it again"
@@ -62,8 +62,9 @@ class CIFAR10(Source):
         return original.data, np.asarray(original.targets, dtype=np.int64)
 
     def _unpack(self) -> None:
-        """Unpack the verified archive beside its place, so that an interruption leaves no half of it there."""
-        with tempfile.TemporaryDirectory(dir=self.root) as folder:
+        """Unpack the verified archive beside the place of its files, so that an interruption leaves no half of it."""
+        self._unpacked.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=self._unpacked.parent) as folder:
             try:
                 with tarfile.open(self._archive) as tar:
                     # Python gained the filter in 3.10.12 and 3.11.4; 3.12 and 3.13 warn without one.

@@ -51,8 +51,7 @@ class Folder(Source):
         """See the base class."""
         root = self.root.resolve()
         beside = root.with_name(f".{root.name}.prepared")
-        elsewhere = Path("data/prepared") / f"{root.name}-{hashlib.sha256(os.fsencode(root)).hexdigest()[:8]}"
-        return beside if beside.exists() or os.access(root.parent, os.W_OK) else elsewhere
+        return beside if self._writable(beside) == beside else self._fallback
 
     def version(self) -> str:
         """Return a digest of every file's name, size and time of change."""

@@ -25,9 +25,11 @@ def checked_config(path: Path) -> str:
         root = yaml.compose(text, yaml.SafeLoader)
     except yaml.MarkedYAMLError as error:
         line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
-        raise ValueError(f"{path}{line}: {error.problem or error.context}") from error
+        raise ValueError(f"{path}{line}: {', '.join(filter(None, (error.context, error.problem)))}") from error
     except yaml.YAMLError as error:
         raise ValueError(f"{path}: {' '.join(str(error).split())}") from error
+    except RecursionError:
+        raise ValueError(f"{path}: its values are nested too deeply") from None
     except UnicodeDecodeError as error:
         number = error.object[: error.start].count(b"\n") + 1
         byte = error.object[error.start]

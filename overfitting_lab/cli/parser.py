@@ -25,7 +25,10 @@ from overfitting_lab.runs.recipe import read_config
 PACKAGE = Path(__file__).resolve().parents[1]
 CONFIGS = PACKAGE / "configs" if (PACKAGE / "configs").is_dir() else PACKAGE.parent / "configs"  # of a wheel, a clone
 
-NETWORK = {name for network in (AlexNet, VGG) for name in inspect.signature(network).parameters} - {"num_classes"}
+NETWORK = {name for network in (AlexNet, VGG) for name in inspect.signature(network).parameters} - {
+    "image_size",
+    "num_classes",
+}
 
 
 def available_configs() -> list[str]:
@@ -150,6 +153,8 @@ class ExperimentParser(LightningArgumentParser):
             text += f"\navailable configurations: {', '.join(available_configs())}"
         if 'key "trainer.logger"' in text or "required: save_dir" in text:
             text = explained(text)
+        if re.search(r"expected string or bytes-like object|<class 'str'>\. Got value: [-+.\d]", text):
+            text += "\nYAML reads this value as a number: put it in quotes"
         if "Problems parsing config" in text or "Unexpected config" in text:
             text += f"\nin {' or '.join(self._configs)}"
         if match := re.search(r"unrecognized arguments: (\S+)", text):

@@ -32,9 +32,10 @@ LEGIBLE = 4.0  # points; names that would be smaller are left out
 
 
 def plain_text(figure: Figure) -> Figure:
-    """Make a figure show every text as it is, with its dollar signs, and return the figure."""
+    """Make a figure show every text as it is, with its dollar signs and without LaTeX, and return the figure."""
     for text in figure.findobj(Text):
         text.set_parse_math(False)
+        text.set_usetex(False)
     return figure
 
 
