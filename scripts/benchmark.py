@@ -15,8 +15,9 @@ from typing import Any
 
 try:
     from benchmarks import data_path, end_to_end, scaling, start_up, steps
-except ModuleNotFoundError as error:
-    raise SystemExit(f"{error}; install the project first: pip install -e .") from None
+except ImportError as error:
+    remedy = "take other packages of this name off PYTHONPATH, or install the project first: pip install -e ."
+    raise SystemExit(f"{error}; {remedy}") from None
 except KeyboardInterrupt:
     raise SystemExit(130) from None
 

@@ -145,6 +145,11 @@ def check_writable(folder: Path) -> None:
     Raises:
         MisconfigurationException: if they cannot.
     """
+    if not str(folder).isprintable() and any("\ud800" <= each <= "\udfff" for each in str(folder)):
+        raise MisconfigurationException(
+            f"cannot write to {folder}: torch and TensorBoard need folders whose names are UTF-8; "
+            "rename it, or keep runs elsewhere with --trainer.default_root_dir FOLDER"
+        )
     try:
         folder.mkdir(parents=True, exist_ok=True)
         probe = folder / f".writable-{os.getpid()}"

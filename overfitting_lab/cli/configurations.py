@@ -8,6 +8,7 @@ import yaml
 from overfitting_lab.runs.recipe import read_config
 
 WORDS = ("yes", "no", "on", "off")  # YAML 1.1 reads them as true and false
+SWITCHES = ("check",)  # flags without a value; jsonargparse takes their value in a file as it is
 AS_TEXT = ("tag:yaml.org,2002:bool", "tag:yaml.org,2002:timestamp")
 
 
@@ -23,6 +24,7 @@ def checked_config(path: Path) -> str:
     try:
         text = read_config(path)
         root = yaml.compose(text, yaml.SafeLoader)
+        yaml.load(text, yaml.CSafeLoader)  # refuses tags that name code
     except yaml.MarkedYAMLError as error:
         line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
         raise ValueError(f"{path}{line}: {', '.join(filter(None, (error.context, error.problem)))}") from error
@@ -36,7 +38,8 @@ def checked_config(path: Path) -> str:
         raise ValueError(f"{path}, line {number}: byte {byte:#x} is not UTF-8: save the file as UTF-8") from error
     if not isinstance(root, yaml.MappingNode):
         raise ValueError(f"{path} holds no settings; it needs lines such as trainer: {{max_epochs: 3}}")
-    words = [node for node in _scalars(root, path, ()) if _is_word(node)]
+    switches = [value for key, value in root.value if key.value in SWITCHES]
+    words = [node for node in _scalars(root, path, ()) if _is_word(node) and node not in switches]
     for node in words:
         node.tag, node.style = "tag:yaml.org,2002:str", "'"
     return str(yaml.serialize(root, Dumper=yaml.SafeDumper, allow_unicode=True)) if words else text

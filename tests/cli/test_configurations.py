@@ -6,7 +6,7 @@ import pytest
 from overfitting_lab.cli.configurations import checked_config
 from tests.conftest import Parse, Script
 
-OFF = "doctor: off\nexperiment: no\ncheck: yes\n"
+OFF = "doctor: off\nexperiment: no\ncheck: no\n"
 
 
 @pytest.mark.parametrize(
@@ -22,6 +22,7 @@ OFF = "doctor: off\nexperiment: no\ncheck: yes\n"
         (b"a: &x\n  b: *x\n", ("line 1", "contains itself")),
         (b"a: \0\n", ("unacceptable character",)),
         (b"a: " + 5000 * b"[", ("too deeply",)),
+        (b"a:\n  b: !!python/object/apply:os.getcwd []\n", ("line 2", "python/object")),
         (b"- a\n", ("holds no settings",)),
         (b"", ("holds no settings",)),
     ],
@@ -49,7 +50,7 @@ def test_a_key_that_stands_twice_is_refused_before_any_work(name: str, run_scrip
 def test_words_stay_words_in_every_encoding(encoding: str, tmp_path: Path, parse: Parse) -> None:
     (tmp_path / "mine.yaml").write_text(f"{OFF}data:\r\n  root: 猫/é\n", encoding=encoding)
     config = parse("--config=overfit", f"--config={tmp_path / 'mine.yaml'}")
-    assert (config.doctor, config.experiment, config.check, config.data.root) == ("off", "no", True, "猫/é")
+    assert (config.doctor, config.experiment, config.check, config.data.root) == ("off", "no", False, "猫/é")
 
 
 @pytest.mark.parametrize("root", ["x: y", "null", "1e3", "[a]", "{b: c}", "a,b", "# c", "-", "é", "caf\udce9"])
@@ -70,17 +71,15 @@ def test_the_home_folder_is_expanded_in_every_path(
 ) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / "mine.yaml").write_text(
-        "data:\n  root: ~/images\ntrainer:\n  default_root_dir: ~\n  callbacks:\n"
+        "data:\n  root: ~/images\ntrainer:\n  default_root_dir: ~/runs\n  callbacks:\n"
         "  - class_path: ModelCheckpoint\n    init_args: {dirpath: ~/kept}\n",
         encoding="utf-8",
     )
     logger = ("--trainer.logger=CSVLogger", "--trainer.logger.save_dir=~/csv")
-    config = parse(
-        "--config=overfit", "--config=~/mine.yaml", *logger, "--ckpt_path=~/a.ckpt", "--trainer.default_root_dir=~"
-    )
+    config = parse("--config=overfit", "--config=~/mine.yaml", *logger, "--ckpt_path=~/a.ckpt")
     home = str(tmp_path)
     assert (config.data.root, config.ckpt_path) == (f"{home}/images", f"{home}/a.ckpt")
-    assert config.trainer.default_root_dir == home
+    assert config.trainer.default_root_dir == f"{home}/runs"
     assert config.trainer.logger.init_args.save_dir == f"{home}/csv"
     assert config.trainer.callbacks[0].init_args.dirpath == f"{home}/kept"
     assert os.path.expanduser("~") == home  # noqa: PTH111

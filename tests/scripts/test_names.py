@@ -30,7 +30,7 @@ def test_names_that_are_no_text_are_shown_in_every_figure_file_and_page(
         for before, after in zip(CLASSES, NAMES, strict=True):
             (data / split / before).rename(folder(data / split, after))
     flags = ("--config", "overfit", *quick, "--trainer.max_epochs=1", f"--data.root={data}")
-    root = folder(tmp_path, b"runs \xe9\n[b]")
+    root = folder(tmp_path, "runs é\n[b] $".encode())
     outcomes = [
         run_script("fit", *flags, f"--trainer.default_root_dir={root}", f"--seed_everything={n}") for n in (0, 1)
     ]
@@ -55,6 +55,10 @@ def test_names_that_are_no_text_are_shown_in_every_figure_file_and_page(
 
     outcome = run_script("fit", "--resume", runs[0], "--trainer.max_epochs=2")
     assert is_plain(outcome), outcome
+
+    outcome = run_script("fit", *flags, "--trainer.default_root_dir=runs \udce9")
+    assert outcome.status == 2
+    assert r"runs \xe9/lightning_logs/overfit: torch and TensorBoard need" in outcome.err
 
 
 def test_the_message_about_a_file_does_not_control_the_terminal(

@@ -4,7 +4,6 @@ import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -32,44 +31,41 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     sys.modules.pop("somebodys", None)
 
 
-def _named(settings: dict[str, Any], where: str) -> dict[str, Any]:
-    name = {"class_path": "somebodys.Net", "init_args": {}}
-    return (
-        settings
-        | {
-            "the class": {"_class_path": "somebodys.Net"},
-            "the builder": {"_instantiator": "somebodys.Net"},
-            "a part": {"initialization": name},
-            "a part's name": {"initialization": "somebodys.Net"},
-        }[where]
-    )
+PART = {"class_path": "somebodys.Net", "init_args": {}}
+BUILDER = "lightning.pytorch.cli.instantiate_module"
+PLACES = {  # of the name, among the settings that a checkpoint has of the network or of the data
+    "the network": ("hyper_parameters", {"_class_path": "somebodys.Net"}),
+    "the network's builder": ("hyper_parameters", {"_instantiator": "somebodys.Net"}),
+    "a part": ("hyper_parameters", {"initialization": PART}),
+    "the name of a part": ("hyper_parameters", {"initialization": "somebodys.Net"}),
+    "the data": ("datamodule_hyper_parameters", {"_instantiator": BUILDER, "_class_path": "somebodys.Net"}),
+    "a setting of the data": ("datamodule_hyper_parameters", {"_instantiator": BUILDER, "root": PART}),
+}
 
 
-@pytest.mark.parametrize("where", ["the class", "the builder", "a part", "a part's name"])
-@pytest.mark.parametrize("of", ["hyper_parameters", "datamodule_hyper_parameters"])
+@pytest.mark.parametrize("place", PLACES)
 def test_nothing_is_imported_because_a_file_names_it(
-    where: str,
-    of: str,
-    package: Path,
-    run_script: Script,
-    finished_run: FinishedRun,
-    image_folder: Path,
-    tmp_path: Path,
+    place: str, package: Path, run_script: Script, finished_run: FinishedRun, image_folder: Path, tmp_path: Path
 ) -> None:
     run = Path(shutil.copytree(finished_run.folder, tmp_path / "run"))
     best = run / "checkpoints" / "best.ckpt"
     content = torch.load(best, weights_only=True)
-    content[of] = _named(content[of], where)
+    kind, settings = PLACES[place]
+    content[kind] |= settings
     torch.save(content, best)
     torch.save(content | {"classes": ["a", "b", "c"]}, tmp_path / "model.pth")
     image = image_folder / "test" / "cat" / "00002.png"
-    for command in (("predict", run, image), ("predict", tmp_path / "model.pth", image), ("export", run)):
+    commands = [
+        ("predict", run, image),
+        ("predict", tmp_path / "model.pth", image),
+        ("export", run, "--formats", "pth"),
+    ]
+    for command in commands[: 3 if place == "the network" else 2]:
         outcome = run_script(*command)
         assert not package.exists(), command
+        assert outcome.status == 1
+        assert outcome.err.count("error:") == 1
         assert "Traceback" not in outcome.err
-        if of == "hyper_parameters" and where != "the builder":
-            assert outcome.status == 1
-            assert "somebodys.Net" in outcome.err
 
 
 def test_a_run_of_somebodys_network_is_used_by_its_folder(
