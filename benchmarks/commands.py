@@ -26,10 +26,12 @@ def run(arguments: list[str], folder: Path) -> tuple[float, int]:
     command = [sys.executable, "-m", __name__, sys.executable, *arguments]
     environment = {**os.environ, "PYTHONPATH": paths}
     output = folder / "output.txt"
-    with output.open("w") as file:
-        runner = subprocess.run(command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=file, text=True)
+    with output.open("w", encoding="utf-8") as file:
+        runner = subprocess.run(
+            command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=file, encoding="utf-8"
+        )
     if runner.returncode:
-        raise ChildProcessError(f"{' '.join(arguments)} failed:\n{output.read_text()[-2000:]}")
+        raise ChildProcessError(f"{' '.join(arguments)} failed:\n{output.read_text(encoding='utf-8')[-2000:]}")
     seconds, memory = json.loads(runner.stdout)
     return seconds, memory
 

@@ -70,7 +70,7 @@ def peak_memory(device: torch.device) -> int:
         return torch.cuda.max_memory_allocated(device)
     status = Path("/proc/self/status")
     if status.is_file():  # getrusage includes the memory of the parent when it started this process
-        (line,) = (line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+        (line,) = (line for line in status.read_text(encoding="utf-8").splitlines() if line.startswith("VmHWM"))
         return int(line.split()[1]) * 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
@@ -191,5 +191,5 @@ def running(contender: Contender, arguments: list[str], folder: Path) -> Iterato
 def _train(contender: Contender, arguments: list[str], folder: Path, connection: "Connection[Any, Any]") -> None:
     os.chdir(folder)
     torch.set_float32_matmul_precision(contender.float32_precision)
-    with Path("output.txt").open("w") as output, contextlib.redirect_stdout(output):
+    with Path("output.txt").open("w", encoding="utf-8") as output, contextlib.redirect_stdout(output):
         contender.train([*arguments, *contender.arguments], lambda device: Gate(connection, device))

@@ -34,7 +34,11 @@ def describe(device: torch.device) -> dict[str, Any]:
     cpu = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")
     if info.is_file():
-        names = [line.partition(":")[2].strip() for line in info.read_text().splitlines() if "model name" in line]
+        names = [
+            line.partition(":")[2].strip()
+            for line in info.read_text(encoding="utf-8").splitlines()
+            if "model name" in line
+        ]
         cpu = names[0] if names else cpu
     features = [name for name, there in torch.cpu.get_capabilities().items() if there is True and "bf16" in name]
     gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else None

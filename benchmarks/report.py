@@ -54,10 +54,12 @@ def write(part: str, results: dict[str, Any], facts: dict[str, Any], folder: Pat
     """
     folder.mkdir(parents=True, exist_ok=True)
     files = [folder / "benchmark.json", folder / "benchmark.md"]
-    known = json.loads(files[0].read_text(), object_hook=_spread) if files[0].is_file() else {}
+    known = json.loads(files[0].read_text(encoding="utf-8"), object_hook=_spread) if files[0].is_file() else {}
     known[part] = {**facts, "results": results}
-    files[0].write_text(json.dumps(known, indent=2, default=asdict) + "\n")
-    files[1].write_text(tables({name: entry["results"] for name, entry in known.items()}, origins=known))
+    files[0].write_text(json.dumps(known, indent=2, default=asdict) + "\n", encoding="utf-8")
+    files[1].write_text(
+        tables({name: entry["results"] for name, entry in known.items()}, origins=known), encoding="utf-8"
+    )
     if "steps" in known:
         files.append(folder / "benchmark.png")
         with attempt(files[-1].name):

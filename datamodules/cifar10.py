@@ -86,7 +86,7 @@ class CIFAR10DataModule(LightningDataModule):
 
     def __init__(
         self,
-        root: str | os.PathLike[str] = "data",
+        root: str = "data",
         source: Literal["cifar10", "folder", "synthetic"] = "cifar10",
         stand_in: bool = False,
         split: Literal["overfit", "full"] = "full",

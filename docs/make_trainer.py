@@ -17,4 +17,4 @@ def page() -> str:
 
 
 if __name__ == "__main__":
-    (FOLDER / "trainer.md").write_text(page())
+    (FOLDER / "trainer.md").write_text(page(), encoding="utf-8")

@@ -35,7 +35,7 @@ def settings(text: str) -> dict[str, Any]:
 
 def written(name: str) -> dict[str, Any]:
     """Return the settings that stand in a configuration's file."""
-    return settings((FOLDER.parent / "configs" / f"{name}.yaml").read_text())
+    return settings((FOLDER.parent / "configs" / f"{name}.yaml").read_text(encoding="utf-8"))
 
 
 def page() -> str:
@@ -44,7 +44,7 @@ def page() -> str:
     Raises:
         SystemExit: if a setting of the three files has no row, or a row is of no setting that there is.
     """
-    audit = yaml.safe_load((FOLDER / "vgg_audit.yaml").read_text())
+    audit = yaml.safe_load((FOLDER / "vgg_audit.yaml").read_text(encoding="utf-8"))
     columns = {}  # all settings of each configuration, defaults included
     for name in EXPERIMENTS:
         with redirect_stdout(io.StringIO()) as out, suppress(SystemExit):
@@ -63,4 +63,4 @@ def page() -> str:
 
 
 if __name__ == "__main__":
-    (FOLDER / "vgg_audit.md").write_text(page())
+    (FOLDER / "vgg_audit.md").write_text(page(), encoding="utf-8")

@@ -4,7 +4,6 @@ from abc import ABC
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from pydoc import locate
 from typing import Any, Literal, TypeVar, cast
 
 import torch
@@ -22,7 +21,7 @@ from lightning_modules.errors import ModelError
 from lightning_modules.metrics import OwnMetrics, built
 from lightning_modules.schedules import Length, class_and_arguments, lacks_length, left_out
 from lightning_modules.weight_decay import parameter_groups
-from overfitting_lab.runs.checkpoints import load_saved
+from overfitting_lab.runs.checkpoints import foreign_names, imported, load_saved
 from overfitting_lab.runs.epochs import METRICS, names_of
 from overfitting_lab.runs.imports import why_not_imported
 
@@ -215,16 +214,25 @@ class ImageClassifier(LightningModule, ABC):
         return logits.float().softmax(dim=1)
 
     @classmethod
-    def from_checkpoint(cls, path: Path) -> "ImageClassifier":
-        """Return the network of a checkpoint that a run wrote, of whatever class, on the CPU and in evaluation mode.
+    def from_checkpoint(cls, path: Path, trusted: str | None = None) -> "ImageClassifier":
+        """Return the network of a checkpoint that a run wrote, on the CPU and in evaluation mode.
+
+        Its class is one of this project, one that is imported already, or ``trusted``, the import path that the run's
+        configuration has. Nothing is imported because the checkpoint names it.
 
         Raises:
-            ModelError: if the checkpoint names no image classifier, or one that cannot be imported.
+            ModelError: if the checkpoint names no image classifier, or code that is not imported.
         """
-        class_path = load_saved(path).get("hyper_parameters", {}).get("_class_path")
-        if isinstance(class_path, str) and "." in class_path and (reason := why_not_imported(class_path)):
+        settings = load_saved(path).get("hyper_parameters", {})
+        class_path = str(settings.get("_class_path"))
+        if class_path == trusted and (reason := why_not_imported(class_path)):
             raise ModelError(f"{path} is of the network {class_path}, which cannot be imported: {reason}")
-        kind = locate(str(class_path))
+        if foreign := next(foreign_names(settings), None):
+            raise ModelError(
+                f"{path} names {foreign}, which is not code of this project; nothing is imported because a file names "
+                "it: give the folder of a run whose config.yaml names this network, or an exported model.onnx"
+            )
+        kind = imported(class_path)
         if not (isinstance(kind, type) and issubclass(kind, ImageClassifier)):
             raise ModelError(f"{path} names no image classifier, but {class_path!r}")
         return kind.load_from_checkpoint(path, map_location="cpu", weights_only=True).eval()

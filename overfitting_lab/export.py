@@ -107,14 +107,16 @@ def _at_temperature(probabilities: Tensor, temperature: float) -> Tensor:
     return (probabilities.clamp(min=smallest).log() / temperature).softmax(dim=1)
 
 
-def _load(checkpoint: Path) -> tuple[ImageClassifier, CIFAR10DataModule]:
+def _load(checkpoint: Path, trusted: str | None = None) -> tuple[ImageClassifier, CIFAR10DataModule]:
     """Return the network in float32 on the CPU, and the data module that it was trained with."""
     data = CIFAR10DataModule.load_from_checkpoint(checkpoint, weights_only=True)
-    return ImageClassifier.from_checkpoint(checkpoint), data
+    return ImageClassifier.from_checkpoint(checkpoint, trusted), data
 
 
-def _from_checkpoint(path: Path, classes: Sequence[str], temperature: float = 1.0) -> Predictor:
-    model, data = _load(path)
+def _from_checkpoint(
+    path: Path, classes: Sequence[str], temperature: float = 1.0, trusted: str | None = None
+) -> Predictor:
+    model, data = _load(path, trusted)
     return Predictor(
         classes, lambda images: _at_temperature(model.predict_step(data.network_input(images)), temperature)
     )
@@ -124,7 +126,7 @@ def load_predictor(path: Path) -> Predictor:
     """Load a run's best checkpoint, or a file that :func:`export` wrote.
 
     A file ends in ``.pth``, ``.pt2`` or ``.onnx``. A ``.pt2`` can run code when it is loaded, as torch says of the
-    format: load only files that you trust.
+    format: load only files that you trust. The network that a run's ``config.yaml`` names is imported.
 
     Raises:
         ModelError: if the file is damaged or foreign, or ONNX Runtime is missing.
@@ -133,7 +135,8 @@ def load_predictor(path: Path) -> Predictor:
     kind = path.suffix.removeprefix(".")
     if kind not in _READERS or path.is_dir():
         run = Run(path)
-        predictor = _from_checkpoint(run.best_checkpoint, run.summary.data.classes)
+        checkpoint, classes = run.best_checkpoint, run.summary.data.classes
+        predictor = _from_checkpoint(checkpoint, classes, trusted=run.settings.get("model"))
         return predictor._replace(trust=trust_of(run))
     if not path.is_file():
         raise ModelError(f"{path}: no such file; make it from a run: python scripts/export.py RUN")

@@ -15,8 +15,9 @@ from typing import Any
 
 try:
     from benchmarks import data_path, end_to_end, scaling, start_up, steps
-except ModuleNotFoundError as error:
-    raise SystemExit(f"{error}; install the project first: pip install -e .") from None
+except ImportError as error:
+    remedy = "take other packages of this name off PYTHONPATH, or install the project first: pip install -e ."
+    raise SystemExit(f"{error}; {remedy}") from None
 except KeyboardInterrupt:
     raise SystemExit(130) from None
 
@@ -24,6 +25,7 @@ from benchmarks.machine import describe
 from benchmarks.report import tables, write
 from overfitting_lab.cli import ExperimentCLI, reported_errors
 from overfitting_lab.cli.parser import positive
+from overfitting_lab.runs.files import user_path
 from overfitting_lab.runs.provenance import command_line, git_commit, versions
 
 ROUNDS = {"steps": 5, "data_path": 5, "start_up": 5, "scaling": 2, "end_to_end": 2}  # half an hour on two cores
@@ -34,7 +36,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--parts", nargs="+", choices=ROUNDS, default=[*ROUNDS], help="parts to measure; default: all")
     parser.add_argument("--rounds", type=positive, help=f"repetitions per part; default: {ROUNDS}")
-    parser.add_argument("--output", type=Path, default=Path("benchmark"), help="folder for the results")
+    parser.add_argument("--output", type=user_path, default=Path("benchmark"), help="folder for the results")
     arguments, rest = parser.parse_known_args()
     with reported_errors():
         arguments.output.mkdir(parents=True, exist_ok=True)

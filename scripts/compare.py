@@ -8,12 +8,14 @@ mean of their probabilities.
 """
 
 import argparse
+from os.path import expanduser
 from pathlib import Path
 
 try:
     from overfitting_lab.cli import reported_errors
-except ModuleNotFoundError as error:
-    raise SystemExit(f"{error}; install the project first: pip install -e .") from None
+except ImportError as error:
+    remedy = "take other packages of this name off PYTHONPATH, or install the project first: pip install -e ."
+    raise SystemExit(f"{error}; {remedy}") from None
 except KeyboardInterrupt:
     raise SystemExit(130) from None
 
@@ -23,7 +25,7 @@ from overfitting_lab.cli.patterns import expand_patterns
 from overfitting_lab.comparison.comparison import Comparison
 from overfitting_lab.comparison.report import write_report
 from overfitting_lab.runs import Run, RunError
-from overfitting_lab.runs.files import unused
+from overfitting_lab.runs.files import unused, user_path
 
 
 def run_named(name: str, flags: list[str]) -> Run:
@@ -38,9 +40,10 @@ def run_named(name: str, flags: list[str]) -> Run:
 def main() -> None:
     """Find or train the runs, and write the report."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("runs", nargs="*", metavar="RUN", help="a run's folder, or a configuration")
-    parser.add_argument("--ensemble", nargs="+", default=[], metavar="RUN", help="runs that also answer together")
-    parser.add_argument("--output", type=Path, help="folder of the report; default: a new one in report/")
+    parser.add_argument("runs", nargs="*", type=expanduser, metavar="RUN", help="a run's folder, or a configuration")
+    ensemble = "runs that also answer together"
+    parser.add_argument("--ensemble", nargs="+", type=expanduser, default=[], metavar="RUN", help=ensemble)
+    parser.add_argument("--output", type=user_path, help="folder of the report; default: a new one in report/")
     arguments, flags = parser.parse_known_args()
     arguments.runs, arguments.ensemble = expand_patterns(arguments.runs), expand_patterns(arguments.ensemble)
     names = [*arguments.runs, *(name for name in arguments.ensemble if name not in arguments.runs)]

@@ -7,23 +7,24 @@ configuration, such as --data.root FOLDER if the data moved.
 """
 
 import argparse
-from pathlib import Path
 
 try:
     from overfitting_lab.cli import ExperimentCLI, reported_errors
-except ModuleNotFoundError as error:
-    raise SystemExit(f"{error}; install the project first: pip install -e .") from None
+except ImportError as error:
+    remedy = "take other packages of this name off PYTHONPATH, or install the project first: pip install -e ."
+    raise SystemExit(f"{error}; {remedy}") from None
 except KeyboardInterrupt:
     raise SystemExit(130) from None
 
 from overfitting_lab.export import FORMATS, export
 from overfitting_lab.runs import Run
+from overfitting_lab.runs.files import user_path
 
 
 def main() -> None:
     """Export the run, and print one line per file."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("run", type=Path, help="the run's folder")
+    parser.add_argument("run", type=user_path, help="the run's folder")
     parser.add_argument("--formats", nargs="+", choices=FORMATS, help="formats to write; default: all supported here")
     parser.add_argument(
         "--temperature", action="store_true", help="calibrate: divide the logits by the run's temperature"

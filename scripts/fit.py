@@ -11,8 +11,9 @@ run with the command's own settings and data, or begins one: the same command ma
 
 try:
     from overfitting_lab.cli import ExperimentCLI, reported_errors
-except ModuleNotFoundError as error:
-    raise SystemExit(f"{error}; install the project first: pip install -e .") from None
+except ImportError as error:
+    remedy = "take other packages of this name off PYTHONPATH, or install the project first: pip install -e ."
+    raise SystemExit(f"{error}; {remedy}") from None
 except KeyboardInterrupt:
     raise SystemExit(130) from None
 

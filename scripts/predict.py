@@ -12,8 +12,9 @@ from pathlib import Path
 
 try:
     from overfitting_lab.cli import reported_errors
-except ModuleNotFoundError as error:
-    raise SystemExit(f"{error}; install the project first: pip install -e .") from None
+except ImportError as error:
+    remedy = "take other packages of this name off PYTHONPATH, or install the project first: pip install -e ."
+    raise SystemExit(f"{error}; {remedy}") from None
 except KeyboardInterrupt:
     raise SystemExit(130) from None
 
@@ -25,7 +26,8 @@ from datamodules import CIFAR10DataModule
 from overfitting_lab.cli.patterns import expand_patterns
 from overfitting_lab.export import load_predictor
 from overfitting_lab.runs.figures import answers, save_figure
-from overfitting_lab.runs.files import unused
+from overfitting_lab.runs.files import unused, user_path
+from overfitting_lab.runs.text import readable
 
 TOP = 3
 DRAWN = 50  # images in the picture
@@ -36,9 +38,10 @@ UNLIKE = "It always names one of its classes: on an image unlike the training im
 def main() -> None:
     """Predict, print a table and draw it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model", type=Path, help="the run's folder, or a .pth, .pt2 or .onnx of scripts/export.py")
-    parser.add_argument("images", type=Path, nargs="+", help="image files")
-    parser.add_argument("--output", type=Path, help="PNG to draw; default: prediction.png, or the next free number")
+    parser.add_argument("model", type=user_path, help="the run's folder, or a .pth, .pt2 or .onnx of scripts/export.py")
+    parser.add_argument("images", type=user_path, nargs="+", help="image files")
+    output = "PNG to draw; default: prediction.png, or the next free number"
+    parser.add_argument("--output", type=user_path, help=output)
     arguments = parser.parse_args()
     arguments.images = expand_patterns(arguments.images)
     with reported_errors(needs_screen=True):
@@ -48,14 +51,14 @@ def main() -> None:
         predictor = load_predictor(arguments.model)
         images = CIFAR10DataModule.read(arguments.images)
         best = predictor.best(images, TOP)
-        names = [str(path) for path in arguments.images]
+        names = [readable(path) for path in arguments.images]
         table = Table(Column("image", overflow="fold"), *(f"{rank}." for rank, _ in enumerate(best[0], start=1)))
         for name, row in zip(names, best, strict=True):
             table.add_row(escape(name), *(f"{escape(label)} {probability:.1%}" for label, probability in row))
         rich.print(table)
         trust = predictor.trust.sentence if predictor.trust else UNKNOWN
         print(f"{trust}\n{UNLIKE}")
-        title = str(arguments.model) + (
+        title = readable(arguments.model) + (
             f", right for {predictor.trust.acc:.1%} of its tests" if predictor.trust else ""
         )
         pictures = images[:DRAWN].permute(0, 2, 3, 1).numpy()

@@ -8,12 +8,12 @@ outputs for each image and its mirror image.
 
 import argparse
 import warnings
-from pathlib import Path
 
 try:
     from overfitting_lab.cli import ExperimentCLI, reported_errors
-except ModuleNotFoundError as error:
-    raise SystemExit(f"{error}; install the project first: pip install -e .") from None
+except ImportError as error:
+    remedy = "take other packages of this name off PYTHONPATH, or install the project first: pip install -e ."
+    raise SystemExit(f"{error}; {remedy}") from None
 except KeyboardInterrupt:
     raise SystemExit(130) from None
 
@@ -23,13 +23,14 @@ from overfitting_lab.cli.patterns import expand_patterns
 from overfitting_lab.comparison.ensemble import ensemble
 from overfitting_lab.runs import Run, RunError
 from overfitting_lab.runs.checkpoints import checked_checkpoint
+from overfitting_lab.runs.files import user_path
 
 
 def main() -> None:
     """Test the checkpoints and print the results. The runs' folders stay as they are."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="a run's folder")
-    parser.add_argument("--ckpt_path", type=Path, help="a checkpoint other than the run's best")
+    parser.add_argument("runs", nargs="+", type=user_path, metavar="RUN", help="a run's folder")
+    parser.add_argument("--ckpt_path", type=user_path, help="a checkpoint other than the run's best")
     parser.add_argument("--tta", choices=["flip"], help="flip: average the outputs for an image and its mirror image")
     arguments, overrides = parser.parse_known_args()
     arguments.runs = expand_patterns(arguments.runs)

@@ -35,9 +35,9 @@ class CIFAR10(Source):
 
     def __init__(self, root: Path) -> None:
         super().__init__(root)
-        self._archive = root / self.ARCHIVE
-        self._tar = self._archive.with_suffix("")  # the archive, decompressed alone
-        self._unpacked = root / self.UNPACKED
+        self._archive = self._writable(root / self.ARCHIVE)
+        self._tar = self._writable((root / self.ARCHIVE).with_suffix(""))  # the archive, decompressed alone
+        self._unpacked = self._writable(root / self.UNPACKED)
 
     def present(self) -> bool:
         """See the base class."""
@@ -102,7 +102,7 @@ class CIFAR10(Source):
                 download(self.MIRRORS, self._archive, self.MD5)
             self._unpack(self._tar if self._tar.is_file() else self._archive)
         try:
-            original = torchvision.datasets.CIFAR10(self.root, train=split == "train", download=False)
+            original = torchvision.datasets.CIFAR10(self._unpacked.parent, train=split == "train", download=False)
         except RuntimeError as error:
             wrong = f" and {self._tar}" if self._tar.is_file() else ""
             raise DataError(
@@ -112,8 +112,9 @@ class CIFAR10(Source):
         return original.data, np.asarray(original.targets, dtype=np.int64)
 
     def _unpack(self, archive: Path) -> None:
-        """Unpack the archive beside its place, so that an interruption leaves no half of it there."""
-        with tempfile.TemporaryDirectory(dir=self.root) as folder:
+        """Unpack an archive beside the place of its files, so that an interruption leaves no half of it."""
+        self._unpacked.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=self._unpacked.parent) as folder:
             try:
                 with tarfile.open(archive) as tar:
                     # Python gained the filter in 3.10.12 and 3.11.4; 3.12 and 3.13 warn without one.

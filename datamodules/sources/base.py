@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import json
+import os
 import shutil
 import tempfile
 from abc import ABC, abstractmethod
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from datamodules.errors import DataError
+from overfitting_lab.runs.text import readable
 
 Labelled = tuple[NDArray[np.uint8], NDArray[np.int64]]  # images [N, 32, 32, 3] and their labels [N]
 
@@ -59,8 +61,19 @@ class Source(ABC):
 
     @property
     def cache(self) -> Path:
-        """Folder of the prepared arrays."""
-        return self.root / "prepared" / self.KEY
+        """Folder of the prepared arrays: in the data's folder if that can be written to."""
+        return self._writable(self.root / "prepared" / self.KEY)
+
+    def _writable(self, place: Path) -> Path:
+        """Return a place if it is there or can be made, else one in ``data/prepared`` of the working directory."""
+        above = next(folder for folder in place.absolute().parents if folder.exists())
+        return place if place.exists() or os.access(above, os.W_OK) else self._fallback / place.name
+
+    @property
+    def _fallback(self) -> Path:
+        """Folder in the working directory for what belongs into the data's folder."""
+        root = self.root.resolve()
+        return Path("data/prepared") / f"{readable(root.name)}-{hashlib.sha256(os.fsencode(root)).hexdigest()[:8]}"
 
     @abstractmethod
     def version(self) -> str:

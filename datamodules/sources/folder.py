@@ -24,6 +24,7 @@ from datamodules.sources.layout import (
     loose_files,
     natural,
 )
+from overfitting_lab.runs.text import readable
 
 
 @final
@@ -49,7 +50,7 @@ class Folder(Source):
     @property
     def name(self) -> str:
         """Name of the folder."""
-        return self.root.resolve().name
+        return readable(self.root.resolve().name)
 
     @cached_property
     def classes(self) -> tuple[str, ...]:
@@ -77,8 +78,7 @@ class Folder(Source):
         """See the base class."""
         root = self.root.resolve()
         beside = root.with_name(f".{root.name}.prepared")
-        elsewhere = Path("data/prepared") / f"{root.name}-{hashlib.sha256(os.fsencode(root)).hexdigest()[:8]}"
-        return beside if beside.exists() or os.access(root.parent, os.W_OK) else elsewhere
+        return beside if self._writable(beside) == beside else self._fallback
 
     def version(self) -> str:
         """Return a digest of the code that reads images, and of every file's name, size and time of change."""

@@ -9,10 +9,10 @@ from difflib import get_close_matches
 from itertools import islice
 from pathlib import Path
 from shlex import quote
-from unicodedata import normalize
 
 from datamodules.errors import DataError
 from datamodules.images import NAMED, is_image, named_as_image
+from overfitting_lab.runs.text import escaped, readable
 
 File = os.DirEntry[str]
 
@@ -28,7 +28,7 @@ _OTHER_NAMES = {
 
 def listed(names: Iterable[str]) -> str:
     """List the first ten names, and how many more there are. Characters that no screen shows are escaped."""
-    ordered = [name if name.isprintable() else ascii(name)[1:-1] for name in sorted(names)]
+    ordered = list(map(escaped, sorted(names)))
     return ", ".join(ordered[:NAMED]) + (f" and {len(ordered) - NAMED} more" if len(ordered) > NAMED else "")
 
 
@@ -57,24 +57,16 @@ def natural(name: str) -> list[str | int]:
     return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name)]
 
 
-def class_name(folder: str) -> str:
-    """Return the normal form of a folder's name.
-
-    One name can have two forms. Macs write an accent as a character of its own, other systems do not.
-    """
-    return normalize("NFC", folder)
-
-
 def folder_names(folder: Path) -> set[str]:
     """Return the names, in their normal form, of the folders in a folder, hidden ones excepted."""
-    return {class_name(entry.name) for entry in entries(folder) if entry.is_dir() and not entry.name.startswith(".")}
+    return {readable(entry.name) for entry in entries(folder) if entry.is_dir() and not entry.name.startswith(".")}
 
 
 def class_folders(split: Path) -> dict[str, list[Path]]:
     """Return the folders that may be classes in ``train`` or ``test``, by the normal form of their names."""
     folders: dict[str, list[Path]] = {}
     for entry in filter(is_class, entries(split)):
-        folders.setdefault(class_name(entry.name), []).append(Path(entry.path))
+        folders.setdefault(readable(entry.name), []).append(Path(entry.path))
     return folders
 
 

@@ -37,6 +37,7 @@ from overfitting_lab.callbacks.summary import RunSummary
 from overfitting_lab.doctor.callback import Doctor
 from overfitting_lab.runs.provenance import git_commit, versions
 from overfitting_lab.runs.recipe import decides
+from overfitting_lab.runs.text import escaped
 
 
 @dataclass(frozen=True)
@@ -132,7 +133,9 @@ def settings(config: Namespace) -> dict[str, Any]:
     """Return the settings that are plain values, by flag."""
     return {
         key.replace(".init_args", "").removesuffix(".class_path"): next(
-            kind(value)  # of a restricted type, such as PositiveFloat, which some loggers cannot write
+            escaped(value)
+            if kind is str
+            else kind(value)  # of a restricted type, such as PositiveFloat, which some loggers cannot write
             for kind in (bool, int, float, str)
             if isinstance(value, kind)
         )
@@ -149,6 +152,11 @@ def check_writable(folder: Path) -> None:
     Raises:
         MisconfigurationException: if they cannot.
     """
+    if not str(folder).isprintable() and any("\ud800" <= each <= "\udfff" for each in str(folder)):
+        raise MisconfigurationException(
+            f"cannot write to {folder}: torch and TensorBoard need folders whose names are UTF-8; "
+            "rename it, or keep runs elsewhere with --trainer.default_root_dir FOLDER"
+        )
     try:
         folder.mkdir(parents=True, exist_ok=True)
         probe = folder / f".writable-{os.getpid()}"

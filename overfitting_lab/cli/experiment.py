@@ -39,6 +39,7 @@ from overfitting_lab.cli.trainer_flags import TRAINER_FLAGS, problems, typed_fla
 from overfitting_lab.doctor.callback import Advice
 from overfitting_lab.runs import Run
 from overfitting_lab.runs.checkpoints import checked_checkpoint
+from overfitting_lab.runs.files import user_path
 from overfitting_lab.runs.notes import in_words
 from overfitting_lab.runs.recipe import flat, recipe
 
@@ -130,7 +131,7 @@ class ExperimentCLI(LightningCLI):
             RunError: if ``--resume`` names no run.
         """
         finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-        finder.add_argument("--resume")
+        finder.add_argument("--resume", type=user_path)
         resumed, others = finder.parse_known_args(args)
         if resumed.resume is None or resumed.resume == AUTO:
             self.config = parser.parse_args(args)
@@ -146,8 +147,6 @@ class ExperimentCLI(LightningCLI):
         if not complete:
             self._refuse_flags()
         trainer = self.config.trainer
-        if trainer.default_root_dir is not None:
-            trainer.default_root_dir = str(Path(trainer.default_root_dir).expanduser())
         self._refuse_callbacks()
         if self.config.check:
             self._keep = False

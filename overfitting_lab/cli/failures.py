@@ -24,6 +24,7 @@ from overfitting_lab.runs import RunError
 from overfitting_lab.runs.files import RunFiles
 from overfitting_lab.runs.notes import in_words
 from overfitting_lab.runs.provenance import command_line
+from overfitting_lab.runs.text import ESCAPE
 
 # Their messages name the remedy.
 REPORTED = (
@@ -83,7 +84,7 @@ def keep_trace(error: BaseException, logger: RunLogger | None) -> str:
         file = file.with_stem(f"{file.stem}_{rank}") if rank else file
         when = f"{datetime.now():%Y-%m-%d %H:%M:%S}  {command_line()}\n\n"
         try:
-            file.write_text(when + "".join(traceback.format_exception(error)), encoding="utf-8")
+            file.write_text(when + "".join(traceback.format_exception(error)), encoding="utf-8", errors=ESCAPE)
         except OSError:
             pass
         else:

@@ -1,27 +1,37 @@
 """Parse the command line into a configuration, and report a mistake as one message."""
 
 import argparse
-import difflib
+import inspect
 import os
 import re
 import sys
 from collections.abc import Sequence
-from itertools import chain
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
 import yaml
+from jsonargparse import Namespace
 from lightning.pytorch.cli import LightningArgumentParser
 
+from lightning_modules import VGG, AlexNet
 from lightning_modules.schedules import OPTIONAL
+from overfitting_lab.cli.configurations import checked_config
 from overfitting_lab.cli.failures import wants_trace
 from overfitting_lab.cli.loggers import explained, missing_package, without_logger
+from overfitting_lab.cli.suggestions import DASHES, meant
 from overfitting_lab.cli.trainer_callbacks import refusal
+from overfitting_lab.runs.files import user_path
 from overfitting_lab.runs.imports import find_modules_beside, why_not_imported
 from overfitting_lab.runs.recipe import read_config
 
 PACKAGE = Path(__file__).resolve().parents[1]
 CONFIGS = PACKAGE / "configs" if (PACKAGE / "configs").is_dir() else PACKAGE.parent / "configs"  # of a wheel, a clone
+
+NETWORK = {name for network in (AlexNet, VGG) for name in inspect.signature(network).parameters} - {
+    "image_size",
+    "num_classes",
+}
 
 
 def available_configs() -> list[str]:
@@ -31,35 +41,36 @@ def available_configs() -> list[str]:
 
 def find_config(name: str) -> str:
     """Return the path of a configuration: an existing path as it is, else the file of that name in ``configs/``."""
-    paths = (Path(name), CONFIGS / name, CONFIGS / f"{name}.yaml")
+    paths = (user_path(name), CONFIGS / name, CONFIGS / f"{name}.yaml")
     return next((str(path) for path in paths if path.is_file()), name)
 
 
-def _content(argument: str, *, with_logger: bool) -> str:
-    """Replace a configuration's path in an argument by its content, if the file cannot be used as it is."""
-    option, _, path = argument.rpartition("=")
-    if not path.endswith(".yaml") or option not in ("", "--config") or not Path(path).is_file():
-        return argument
-    text = read_config(Path(path))
+def _content(path: str, *, with_logger: bool) -> str:
+    """Return a configuration's content, or its path if jsonargparse reads the same there.
+
+    Raises:
+        ValueError: see :func:`checked_config`.
+    """
+    if not Path(path).is_file():
+        return path
+    text = checked_config(Path(path))
     text = text if with_logger else without_logger(text)
-    return argument if text == Path(path).read_text(encoding="utf-8") else f"{option}{'=' * bool(option)}{text}"
+    with suppress(UnicodeDecodeError):
+        if text == Path(path).read_text(encoding="locale"):  # as jsonargparse does
+            return path
+    return text
 
 
-def _line_that_contains_itself(path: Path) -> int | None:
-    """Return the line of a YAML value that contains itself by an alias. jsonargparse would follow it without end."""
-
-    def find(node: Any, above: tuple[int, ...]) -> int | None:
-        if id(node) in above:
-            return int(node.start_mark.line) + 1
-        inner = chain.from_iterable(node.value) if isinstance(node, yaml.MappingNode) else node.value
-        found = (find(part, (*above, id(node))) for part in inner) if not isinstance(node, yaml.ScalarNode) else ()
-        return next(filter(None, found), None)
-
-    try:
-        root = yaml.compose(path.read_text(encoding="utf-8"), yaml.SafeLoader)
-        return find(root, ()) if root else None
-    except (yaml.YAMLError, OSError, ValueError, RecursionError):  # the parser reports these
-        return None
+def _with_home(value: Any) -> Any:
+    """Expand ``~`` at the beginning of every text in a configuration, in place, and return the configuration."""
+    if isinstance(value, str):
+        return os.path.expanduser(value) if value.startswith("~") else value  # noqa: PTH111
+    if isinstance(value, list):
+        return [_with_home(item) for item in value]
+    settings = vars(value) if isinstance(value, Namespace) else value
+    if isinstance(settings, dict):
+        settings.update({key: _with_home(item) for key, item in settings.items()})
+    return value
 
 
 def setting_name(flag: str) -> str:
@@ -69,10 +80,7 @@ def setting_name(flag: str) -> str:
 
 def _callback_keys(path: Path) -> set[str]:
     """Return the keys under which a configuration has callbacks: ``callbacks`` replaces, ``callbacks+`` appends."""
-    try:
-        content = yaml.load(path.read_text(encoding="utf-8"), yaml.CSafeLoader)
-    except (yaml.YAMLError, OSError, ValueError):  # the parser reports these
-        return set()
+    content = yaml.load(read_config(path), yaml.CSafeLoader)
     trainer = content.get("trainer") if isinstance(content, dict) else None
     return {"callbacks", "callbacks+"} & trainer.keys() if isinstance(trainer, dict) else set()
 
@@ -107,25 +115,25 @@ class ExperimentParser(LightningArgumentParser):
     def parse_args(self, args: Sequence[str] | None = None, *rest: Any, **settings: Any) -> Any:  # type: ignore[override]
         """Parse the command line, or the arguments given."""
         found = list(sys.argv[1:] if args is None else args)
-        for index, argument in enumerate(found):
-            if argument.startswith("--config="):
-                found[index] = f"--config={find_config(argument.removeprefix('--config='))}"
-            elif index and found[index - 1] in ("--config", "-c"):
-                found[index] = find_config(argument)
-        self._configs = [argument.removeprefix("--config=") for argument in found if argument.endswith(".yaml")]
-        for path in filter(os.path.isfile, self._configs):
-            if line := _line_that_contains_itself(Path(path)):
-                self.error(f"{path}, line {line}: a value contains itself: remove the *name below its own &name")
+        configs = {
+            index: find_config(argument.removeprefix("--config="))
+            for index, argument in enumerate(found)
+            if argument.startswith("--config=") or (index and found[index - 1] in ("--config", "-c"))
+        }
+        self._configs = [*configs.values()]
         try:
+            contents = {index: _content(path, with_logger=self.with_logger) for index, path in configs.items()}
             for path in filter(os.path.isfile, self._configs):
-                find_modules_beside(Path(path), [Path(path).read_text(encoding="utf-8", errors="replace"), *found])
+                find_modules_beside(Path(path), [read_config(Path(path)), *found])
         except ValueError as error:
             self.error(str(error), error)
         self._refuse_lost_callbacks()
         if self.with_logger and (missing := missing_package(found)):  # without it, the logger's settings are unknown
             self.error(missing)
         ExperimentParser._callbacks = re.findall(r"^--trainer\.callbacks\+?[=\n](\S+)", "\n".join(found), re.MULTILINE)
-        return super().parse_args([_content(each, with_logger=self.with_logger) for each in found], *rest, **settings)
+        for index, content in contents.items():
+            found[index] = f"--config={content}" if found[index].startswith("--config=") else content
+        return _with_home(super().parse_args(found, *rest, **settings))
 
     def add_class_arguments(self, theclass: Any, *args: Any, skip: Any = None, **settings: Any) -> list[str]:
         """Add the arguments of a class. A schedule's length may be left out."""
@@ -160,20 +168,26 @@ class ExperimentParser(LightningArgumentParser):
             text += f"\navailable configurations: {', '.join(available_configs())}"
         if 'key "trainer.logger"' in text or "required: save_dir" in text:
             text = explained(text)
+        if re.search(r"expected string or bytes-like object|<class 'str'>\. Got value: [-+.\d]", text):
+            text += "\nYAML reads this value as a number: put it in quotes"
         if "Problems parsing config" in text or "Unexpected config" in text:
             text += f"\nin {' or '.join(self._configs)}"
-        if match := re.search(r"unrecognized arguments: (--[\w.]+)|option '([\w.]+)'", text, re.IGNORECASE):
-            text += self._meant(match[1] or match[2])
+        if match := re.search(r"unrecognized arguments: (\S+)", text):
+            text += self._meant(match[1])
+        elif match := re.search(r"(?:Group '(\w+)' does not accept o|O)ption '([\w.]+)'", text):
+            text += self._meant(".".join(filter(None, match.groups())))
         self.exit(2, f"{self.prog}: error: {text}\nhelp: {self.prog} --help\n")
 
-    def _meant(self, key: str) -> str:
-        options = [option for action in self._actions for option in action.option_strings]
-        if not key.startswith("--"):  # a key in a YAML file, named without its groups
-            names = [option.lstrip("-") for option in options]
-            options = [name.rpartition(".")[2] for name in names] + [name.partition(".")[0] for name in names]
-            key = key.partition(".")[0]
-        near = difflib.get_close_matches(key, options, n=1)
-        return f"\ndid you mean {near[0]}?" if near else ""
+    def _meant(self, given: str) -> str:
+        """Return a line about the setting or the flag that was meant."""
+        options = [option.lstrip("-") for action in self._actions for option in action.option_strings]
+        of_class = "config" not in options  # this parser knows the arguments of one class alone
+        is_flag = given[0] in DASHES
+        if not is_flag and Path(config := find_config(given)).is_file():
+            return f"\ndid you mean --config {given if '/' in given else Path(config).name}?"
+        options += [] if of_class else [f"model.{name}" for name in NETWORK]
+        line = meant(given, options, known_elsewhere=not of_class or "optimizer" in options)
+        return line and f"\n{line if not is_flag else re.sub('mean (?=[^-])', 'mean --', line)}"
 
 
 # Lines in which jsonargparse describes its own workings instead of the mistake.

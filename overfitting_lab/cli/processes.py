@@ -29,6 +29,7 @@ from overfitting_lab.callbacks.logger import RunLogger
 from overfitting_lab.callbacks.summary import RunSummary
 from overfitting_lab.cli.launchers import FIRST_SPEAKS, PARENT, parent
 from overfitting_lab.runs.files import resume_command
+from overfitting_lab.runs.text import ESCAPE, escaped
 
 if sys.platform == "linux":
     import fcntl
@@ -214,7 +215,7 @@ class TogetherLauncher(_SubprocessScriptLauncher):
 
     def _words(self, rank: int, kind: str) -> str:
         path = self._last_words / f"{rank}{kind}"
-        return path.read_text().removeprefix("error: ") if path.is_file() else ""
+        return path.read_text(encoding="utf-8").removeprefix("error: ") if path.is_file() else ""
 
 
 def use_together_strategy() -> None:
@@ -250,10 +251,11 @@ def end_with_parent() -> None:
 
 def say(message: str) -> None:
     """Print the last message of this process, or leave it to the first process if that one started this process."""
+    message = escaped(message, keep="\n\t")
     if starter := parent():
         kind = FOLLOWS if isinstance(sys.exc_info()[1], ProcessError) else CAUSE
         with suppress(OSError):  # the first process has ended
-            Path(starter[1], os.environ["LOCAL_RANK"] + kind).write_text(message)
+            Path(starter[1], os.environ["LOCAL_RANK"] + kind).write_text(message, encoding="utf-8", errors=ESCAPE)
         return
     if os.environ.get("LOCAL_RANK", "0") != "0":
         time.sleep(FIRST_SPEAKS)

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from typing import Any, TextIO
 
 from overfitting_lab.runs.notes import note
+from overfitting_lab.runs.text import ESCAPE
 
 GONE = (errno.EPIPE, errno.EIO, errno.EBADF)  # no later write can succeed
 
@@ -48,7 +49,7 @@ def _empty(stream: TextIO) -> None:
 
 def _needed(stream: Any) -> TextIO:
     if isinstance(stream, io.TextIOWrapper):
-        stream.reconfigure(errors="backslashreplace")
+        stream.reconfigure(errors=ESCAPE)
     return stream or _nowhere()
 
 
@@ -61,11 +62,11 @@ def _lasting(stream: Any, name: str) -> TextIO:
         stream.flush()
     raw = _Lasting(getattr(stream.buffer, "raw", stream.buffer), name)
     buffering = {"line_buffering": stream.line_buffering, "write_through": stream.write_through}
-    return io.TextIOWrapper(io.BufferedWriter(raw), stream.encoding, "backslashreplace", **buffering)
+    return io.TextIOWrapper(io.BufferedWriter(raw), encoding=stream.encoding, errors=ESCAPE, **buffering)
 
 
 def _nowhere() -> TextIO:
-    return open(os.devnull, "w")  # noqa: PTH123
+    return open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123
 
 
 class _Lasting(io.RawIOBase):

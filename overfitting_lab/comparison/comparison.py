@@ -23,6 +23,7 @@ from overfitting_lab.comparison.statistics import (
 )
 from overfitting_lab.runs import Run, RunError
 from overfitting_lab.runs.epochs import last_gap, over_fits_since
+from overfitting_lab.runs.text import readable
 
 SEED = "seed_everything"
 NAMED = 3  # groups in the name of a report's folder
@@ -183,7 +184,7 @@ class Comparison:
 
 def _short_names(runs: Sequence[Run], *, seeds: bool = True) -> list[str]:
     """Name each run by its experiment, then by the settings that differ within the experiment, then by its folder."""
-    paths = [run.folder.resolve().parts for run in runs]
+    paths = [[*map(readable, run.folder.resolve().parts)] for run in runs]
     names = [path[-2] for path in paths]
     for experiment, count in Counter(names).items():
         places = [place for place, name in enumerate(names) if name == experiment]

@@ -34,7 +34,7 @@ from overfitting_lab.comparison.comparison import Comparison
 from overfitting_lab.comparison.groups import Group, NamedRun
 from overfitting_lab.comparison.statistics import mean_cell
 from overfitting_lab.runs.epochs import best_epoch, own_of
-from overfitting_lab.runs.figures import save_figure, write_figure
+from overfitting_lab.runs.figures import save_figure, shown, write_figure
 from overfitting_lab.runs.files import write_text
 from overfitting_lab.runs.notes import attempt
 
@@ -70,7 +70,7 @@ def overview(comparison: Comparison) -> Figure:
     draw_curves(accuracy, groups, "acc")
     draw_gap(gap, groups)
     draw_accuracies(test, groups)
-    handles = [Line2D([], [], label=group.label, **style(place)) for place, group in enumerate(groups)]
+    handles = [Line2D([], [], label=shown(group.label, 60), **style(place)) for place, group in enumerate(groups)]
     handles += [Line2D([], [], color="grey", label="validation")]
     handles += [Line2D([], [], color="grey", linestyle="--", label="training")]
     if any(group.several for group in groups):

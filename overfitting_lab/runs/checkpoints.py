@@ -1,6 +1,10 @@
 """Checkpoints and other files of torch, loaded without running code from them."""
 
 import pickle
+import re
+import sys
+from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +30,23 @@ def load_saved(path: Path, kind: str = "file of torch") -> Any:
             f"{path} is no {kind}, or a damaged one, or one that would run code when loaded; "
             "use another one, or train the run again"
         ) from error
+
+
+def imported(name: str) -> Any:
+    """Return what an import path names, if its module is imported already; ``None`` otherwise."""
+    module, _, attribute = name.rpartition(".")
+    return getattr(sys.modules.get(module), attribute, None)
+
+
+def foreign_names(settings: Any) -> Iterator[str]:
+    """Yield the import paths among a checkpoint's settings of packages that are installed but not imported yet."""
+    if isinstance(settings, dict | list | tuple):
+        for each in settings.values() if isinstance(settings, dict) else settings:
+            yield from foreign_names(each)
+    elif isinstance(settings, str) and re.fullmatch(r"[^\W\d]\w*(\.[^\W\d]\w*)+", settings):
+        package = settings.partition(".")[0]
+        if package not in sys.modules and find_spec(package) is not None:
+            yield settings
 
 
 def load_checkpoint(path: Path, *, with_state: bool = False) -> dict[str, Any]:

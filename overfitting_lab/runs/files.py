@@ -8,6 +8,8 @@ from pathlib import Path
 
 from filelock import BaseFileLock, FileLock, Timeout
 
+from overfitting_lab.runs.text import ESCAPE
+
 
 class RunError(Exception):
     """A folder is no run, or lacks something. The message names the remedy."""
@@ -60,6 +62,11 @@ def wait_for(path: Path, trained: object) -> BaseFileLock:
     return lock
 
 
+def user_path(text: str) -> Path:
+    """Return the path that a person names, with ``~`` expanded."""
+    return Path(os.path.expanduser(text))  # noqa: PTH111  # unlike Path.expanduser, it needs no home
+
+
 def resume_command(folder: Path) -> str:
     """Return the command that resumes a run, for a shell."""
     return f"python scripts/fit.py --resume {shlex.quote(str(folder))}"
@@ -98,5 +105,5 @@ def unused(path: Path) -> Path:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Replace a text file as a whole, in UTF-8."""
-    replace_file(path, lambda new: new.write_text(text, encoding="utf-8"))
+    """Replace a text file as a whole, in UTF-8. Bytes of a file's name that are not text become escape sequences."""
+    replace_file(path, lambda new: new.write_text(text, encoding="utf-8", errors=ESCAPE))

@@ -19,7 +19,7 @@ def git_commit() -> str:
     command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     try:
         return subprocess.check_output(
-            command, cwd=Path(__file__).parent, stderr=subprocess.DEVNULL, text=True, timeout=10
+            command, cwd=Path(__file__).parent, stderr=subprocess.DEVNULL, encoding="utf-8", timeout=10
         ).strip()
     except (OSError, subprocess.SubprocessError):
         return ""

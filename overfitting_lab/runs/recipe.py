@@ -1,5 +1,6 @@
 """The recipe of a run: the settings that decide its result, as opposed to the circumstances it was made in."""
 
+import codecs
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -74,8 +75,10 @@ def recipe(settings: Mapping[str, Any], data: Mapping[str, Any] | None = None) -
 
 
 def read_config(path: Path) -> str:
-    """Return the text of a configuration, with the import paths of today."""
-    text = path.read_text(encoding="utf-8")
+    """Return the text of a configuration, UTF-8 or with the mark of UTF-16, with the import paths of today."""
+    content = path.read_bytes()
+    marked = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    text = content.decode("utf-16" if marked else "utf-8-sig").replace("\r\n", "\n")
     for before, now in RENAMED.items():
         text = text.replace(f"class_path: {before}\n", f"class_path: {now}\n")
     return text

@@ -164,7 +164,7 @@ class Ablation:
         begun = time.monotonic()
         print(f"begun      {name}", flush=True)
         try:
-            with log.open("a") as output, heartbeat(trial):
+            with log.open("a", encoding="utf-8") as output, heartbeat(trial):
                 run = self._train(setting, output)
                 result = result_of(run, setting)
         except RunError as error:

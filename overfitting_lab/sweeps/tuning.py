@@ -221,7 +221,7 @@ class Tuning:
             run.files.wait_for_training()  # its worker was killed, but the process that trains may live
         result = self._result(kind, trial.number)
         if result is None:
-            with log.open("a") as output:
+            with log.open("a", encoding="utf-8") as output:
                 status = self._train(kind, trial.number, output)
             result = self._result(kind, trial.number)
         if result is None:

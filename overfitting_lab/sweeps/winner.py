@@ -68,7 +68,7 @@ def test_winner(tuning: Tuning, fit: Callable[[Path, IO[str]], int]) -> Run:
     with FileLock(tuning.folder / ".winner.lock"):  # two workers may end at the same moment
         run = run_of_winner(tuning)
         if run.summary.test is None:
-            with log.open("a") as output:
+            with log.open("a", encoding="utf-8") as output:
                 status = fit(run.folder, output)
             run = run_of_winner(tuning)
         if run.summary.test is None:

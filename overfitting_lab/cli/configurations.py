@@ -1,0 +1,70 @@
+"""Configuration files, checked for what YAML and jsonargparse would lose without a message."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import yaml
+
+from overfitting_lab.runs.recipe import read_config
+
+WORDS = ("yes", "no", "on", "off")  # YAML 1.1 reads them as true and false
+SWITCHES = ("check",)  # flags without a value; jsonargparse takes their value in a file as it is
+AS_TEXT = ("tag:yaml.org,2002:bool", "tag:yaml.org,2002:timestamp")
+
+
+def checked_config(path: Path) -> str:
+    """Return the text of a configuration, in which ``yes``, ``no``, ``on``, ``off`` and dates are words.
+
+    A setting takes them as it takes the same words on the command line.
+
+    Raises:
+        ValueError: if the file is not YAML, not a mapping of settings, has a key twice, or a value that contains
+            itself. The message names the file and the line.
+    """
+    try:
+        text = read_config(path)
+        root = yaml.compose(text, yaml.SafeLoader)
+        yaml.load(text, yaml.CSafeLoader)  # refuses tags that name code
+    except yaml.MarkedYAMLError as error:
+        line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
+        raise ValueError(f"{path}{line}: {', '.join(filter(None, (error.context, error.problem)))}") from error
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path}: {' '.join(str(error).split())}") from error
+    except RecursionError:
+        raise ValueError(f"{path}: its values are nested too deeply") from None
+    except UnicodeDecodeError as error:
+        number = error.object[: error.start].count(b"\n") + 1
+        byte = error.object[error.start]
+        raise ValueError(f"{path}, line {number}: byte {byte:#x} is not UTF-8: save the file as UTF-8") from error
+    if not isinstance(root, yaml.MappingNode):
+        raise ValueError(f"{path} holds no settings; it needs lines such as trainer: {{max_epochs: 3}}")
+    switches = [value for key, value in root.value if key.value in SWITCHES]
+    words = [node for node in _scalars(root, path, ()) if _is_word(node) and node not in switches]
+    for node in words:
+        node.tag, node.style = "tag:yaml.org,2002:str", "'"
+    return str(yaml.serialize(root, Dumper=yaml.SafeDumper, allow_unicode=True)) if words else text
+
+
+def _scalars(node: yaml.Node, path: Path, above: tuple[yaml.Node, ...]) -> Iterator[yaml.ScalarNode]:
+    """Yield the scalars below a node. Refuse a key twice, and a value that contains itself by an alias."""
+    line = node.start_mark.line + 1
+    if isinstance(node, yaml.ScalarNode):
+        yield node
+        return
+    if any(node is each for each in above):
+        raise ValueError(f"{path}, line {line}: a value contains itself: remove the *name below its own &name")
+    pairs = node.value if isinstance(node, yaml.MappingNode) else [(None, value) for value in node.value]
+    lines: dict[str, int] = {}
+    for key, value in pairs:
+        if isinstance(key, yaml.ScalarNode):
+            if key.value in lines:
+                raise ValueError(
+                    f"{path}: the key {key.value} stands twice, in line {lines[key.value]} and in line "
+                    f"{key.start_mark.line + 1}; the second would replace the first: put their settings under one key"
+                )
+            lines[key.value] = key.start_mark.line + 1
+        yield from _scalars(value, path, (*above, node))
+
+
+def _is_word(node: yaml.ScalarNode) -> bool:
+    return node.style is None and node.tag in AS_TEXT and node.value.lower() not in ("true", "false")

@@ -1,0 +1,45 @@
+"""Names of files and classes as text that every file, figure, page and screen can show."""
+
+import codecs
+import os
+from unicodedata import bidirectional, category, normalize
+
+CONTROLS = {"Cc", "Cs", "Zl", "Zp"}  # categories: control characters, halves of characters, ends of lines
+TURNS = {"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"}  # they change the direction of the text
+
+
+def readable(name: str | os.PathLike[str]) -> str:
+    r"""Return a file's name or path as text in the normal form NFC.
+
+    The name's bytes are read as UTF-8 in every locale. Bytes that are not UTF-8, and characters that control a terminal
+    or the direction of text, become escape sequences such as ``\xe9`` and ``\x1b``.
+    """
+    return escaped(normalize("NFC", os.fsencode(name).decode(errors="backslashreplace")))
+
+
+def escaped(text: str, keep: str = "") -> str:
+    """Replace the characters of a text that control a terminal or the direction of text, except those to ``keep``."""
+    return text if text.isprintable() else "".join(each if each in keep else _escaped(each) for each in text)
+
+
+def _escaped(character: str) -> str:
+    if category(character) in CONTROLS or bidirectional(character) in TURNS:
+        return _byte_or_code(character)
+    return character
+
+
+def _byte_or_code(character: str) -> str:
+    r"""Return the escape sequence of a character: ``\xe9`` for a byte of a file's name that is not text."""
+    code = ord(character)
+    byte = 0xDC80 <= code <= 0xDCFF  # PEP 383
+    return f"\\x{code - 0xDC00:02x}" if byte else character.encode("unicode_escape").decode()
+
+
+def _replace(error: UnicodeError) -> tuple[str, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    return "".join(map(_byte_or_code, error.object[error.start : error.end])), error.end
+
+
+ESCAPE = "overfitting_lab.escape"  # name of an error handler: what an encoding lacks becomes an escape sequence
+codecs.register_error(ESCAPE, _replace)

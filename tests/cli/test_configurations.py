@@ -1,0 +1,85 @@
+import os
+from pathlib import Path
+
+import pytest
+
+from overfitting_lab.cli.configurations import checked_config
+from tests.conftest import Parse, Script
+
+OFF = "doctor: off\nexperiment: no\ncheck: no\n"
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"data:\n  seed: 1\ntrainer:\n  max_epochs: 1\ndata:\n  seed: 2\n", ("key data", "line 1 and in line 5")),
+        (b"trainer:\n  max_epochs: 1\n  max_epochs: 2\n", ("key max_epochs", "line 2 and in line 3")),
+        (b"a:\n- b:\n    c: 1\n    d: 2\n    c: 3\n", ("key c", "line 3 and in line 5")),
+        (b'{"trainer": {"devices": 1, "devices": 2}}', ("key devices", "line 1 and in line 1")),
+        (b"data:\n  root: caf\xe9\n", ("line 2", "byte 0xe9 is not UTF-8")),
+        (b"trainer:\n\tmax_epochs: 1\n", ("line 2", "cannot start any token")),
+        (b"a: 1\n---\nb: 2\n", ("line 2", "single document")),
+        (b"a: &x\n  b: *x\n", ("line 1", "contains itself")),
+        (b"a: \0\n", ("unacceptable character",)),
+        (b"a: " + 5000 * b"[", ("too deeply",)),
+        (b"a:\n  b: !!python/object/apply:os.getcwd []\n", ("line 2", "python/object")),
+        (b"- a\n", ("holds no settings",)),
+        (b"", ("holds no settings",)),
+    ],
+)
+def test_what_yaml_would_lose_names_the_file_and_the_line(
+    content: bytes, words: tuple[str, ...], tmp_path: Path
+) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=path.name) as error:
+        checked_config(path)
+    for word in words:
+        assert word in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["mine.yaml", "mine.yml", "mine"])
+def test_a_key_that_stands_twice_is_refused_before_any_work(name: str, run_script: Script, tmp_path: Path) -> None:
+    (tmp_path / name).write_text("data:\n  batch_size: 10\ndata:\n  val_size: 40\n", encoding="utf-8")
+    outcome = run_script("fit", "--config=overfit", f"--config={tmp_path / name}")
+    assert outcome.status == 2
+    assert f"{name}: the key data stands twice, in line 1 and in line 3" in outcome.err
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_words_stay_words_in_every_encoding(encoding: str, tmp_path: Path, parse: Parse) -> None:
+    (tmp_path / "mine.yaml").write_text(f"{OFF}data:\r\n  root: 猫/é\n", encoding=encoding)
+    config = parse("--config=overfit", f"--config={tmp_path / 'mine.yaml'}")
+    assert (config.doctor, config.experiment, config.check, config.data.root) == ("off", "no", False, "猫/é")
+
+
+@pytest.mark.parametrize("root", ["x: y", "null", "1e3", "[a]", "{b: c}", "a,b", "# c", "-", "é", "caf\udce9"])
+def test_a_folder_may_have_any_name(root: str, parse: Parse) -> None:
+    assert parse("--config=overfit", f"--data.root={root}").data.root == root
+
+
+def test_numbers_for_words_are_answered_with_quotes(run_script: Script, tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text("experiment: 007\n", encoding="utf-8")
+    outcome = run_script("fit", "--config=overfit", f"--config={tmp_path / 'mine.yaml'}")
+    assert outcome.status == 2
+    assert "experiment" in outcome.err
+    assert "put it in quotes" in outcome.err
+
+
+def test_the_home_folder_is_expanded_in_every_path(
+    tmp_path: Path, parse: Parse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "mine.yaml").write_text(
+        "data:\n  root: ~/images\ntrainer:\n  default_root_dir: ~/runs\n  callbacks:\n"
+        "  - class_path: ModelCheckpoint\n    init_args: {dirpath: ~/kept}\n",
+        encoding="utf-8",
+    )
+    logger = ("--trainer.logger=CSVLogger", "--trainer.logger.save_dir=~/csv")
+    config = parse("--config=overfit", "--config=~/mine.yaml", *logger, "--ckpt_path=~/a.ckpt")
+    home = str(tmp_path)
+    assert (config.data.root, config.ckpt_path) == (f"{home}/images", f"{home}/a.ckpt")
+    assert config.trainer.default_root_dir == f"{home}/runs"
+    assert config.trainer.logger.init_args.save_dir == f"{home}/csv"
+    assert config.trainer.callbacks[0].init_args.dirpath == f"{home}/kept"
+    assert os.path.expanduser("~") == home  # noqa: PTH111

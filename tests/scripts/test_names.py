@@ -1,0 +1,69 @@
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from overfitting_lab.runs import Run
+from tests.conftest import CLASSES, Flags, Outcome, Script, summary_of
+
+NAMES = (b"caf\xe9", b"a\nb\x1b[31m", b"[b]Ba$$^ <i>&%s")  # no text; controls of a terminal; marks of other languages
+SHOWN = [r"a\nb\x1b[31m", r"caf\xe9", "[b]Ba$$^ <i>&%s"]
+
+
+def folder(root: Path, name: bytes) -> Path:
+    return Path(os.fsdecode(os.path.join(os.fsencode(root), name)))  # noqa: PTH118
+
+
+def is_plain(outcome: Outcome) -> bool:
+    text = outcome.out + outcome.err
+    return outcome.status == 0 and "\x1b[31m" not in text and "note " not in text and r"\udc" not in text
+
+
+def test_names_that_are_no_text_are_shown_in_every_figure_file_and_page(
+    run_script: Script, quick: Flags, image_folder: Path, tmp_path: Path
+) -> None:
+    data = folder(tmp_path, b"d\xe9 $x^ [b] x: y")
+    shutil.copytree(image_folder, data)
+    for split in ("train", "test"):
+        for before, after in zip(CLASSES, NAMES, strict=True):
+            (data / split / before).rename(folder(data / split, after))
+    flags = ("--config", "overfit", *quick, "--trainer.max_epochs=1", f"--data.root={data}")
+    root = folder(tmp_path, "runs é\n[b] $".encode())
+    outcomes = [
+        run_script("fit", *flags, f"--trainer.default_root_dir={root}", f"--seed_everything={n}") for n in (0, 1)
+    ]
+    runs = [root / "lightning_logs" / "overfit" / f"version_{n}" for n in (0, 1)]
+    assert all(map(is_plain, outcomes)), outcomes
+    assert summary_of(runs[0])["data"]["classes"] == sorted(SHOWN)
+    assert summary_of(runs[0])["data"]["name"] == r"d\xe9 $x^ [b] x: y"
+    assert Run(runs[0]).settings["data.root"] == str(data)
+
+    image = folder(tmp_path, b"\xe9\n[b]\x1b[31m.png")
+    Image.new("RGB", (32, 32)).save(image)
+    outcome = run_script("predict", runs[0], image, "--output", folder(tmp_path, b"\xe9.png"))
+    assert is_plain(outcome), outcome
+    assert r"\xe9\n[b]\x1b[31m.png" in outcome.out.replace("\n", "")
+    assert folder(tmp_path, b"\xe9.png").is_file()
+
+    outcome = run_script("compare", *runs, "--output", folder(tmp_path, b"report \xe9"))
+    assert is_plain(outcome), outcome
+    page = (folder(tmp_path, b"report \xe9") / "report.html").read_text(encoding="utf-8")
+    assert r"caf\xe9" in page
+    assert "[b]Ba$$^ &lt;i&gt;&amp;%s" in page
+
+    outcome = run_script("fit", "--resume", runs[0], "--trainer.max_epochs=2")
+    assert is_plain(outcome), outcome
+
+    outcome = run_script("fit", *flags, "--trainer.default_root_dir=runs \udce9")
+    assert outcome.status == 2
+    assert r"runs \xe9/lightning_logs/overfit: torch and TensorBoard need" in outcome.err
+
+
+def test_the_message_about_a_file_does_not_control_the_terminal(
+    run_script: Script, finished_run: Any, tmp_path: Path
+) -> None:
+    outcome = run_script("predict", finished_run.folder, folder(tmp_path, b"none \xe9\x1b[31m.png"))
+    assert outcome.status == 1
+    assert r"none \xe9\x1b[31m.png: no such file" in outcome.err
