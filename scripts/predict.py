@@ -40,8 +40,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", type=user_path, help="the run's folder, or a .pth, .pt2 or .onnx of scripts/export.py")
     parser.add_argument("images", type=user_path, nargs="+", help="image files")
-    output = "PNG to draw; default: prediction.png, or the next free number"
-    parser.add_argument("--output", type=user_path, help=output)
+    drawn = "PNG to draw; default: prediction.png, or the next free number"
+    parser.add_argument("--output", type=user_path, help=drawn)
     arguments = parser.parse_args()
     arguments.images = expand_patterns(arguments.images)
     with reported_errors(needs_screen=True):

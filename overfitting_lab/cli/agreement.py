@@ -9,7 +9,7 @@ from datetime import timedelta
 import torch
 from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
 from lightning_utilities.core.rank_zero import rank_zero_only
-from torch.distributed import PrefixStore, Store, TCPStore
+from torch.distributed import PrefixStore, Store, TCPStore  # type: ignore[attr-defined]
 
 from overfitting_lab.cli.launchers import parent
 from overfitting_lab.cli.processes import PATIENCE, ProcessError, check_meeting_point

@@ -133,7 +133,7 @@ def settings(config: Namespace) -> dict[str, Any]:
     """Return the settings that are plain values, by flag."""
     return {
         key.replace(".init_args", "").removesuffix(".class_path"): next(
-            escaped(value)
+            escaped(str(value))
             if kind is str
             else kind(value)  # of a restricted type, such as PositiveFloat, which some loggers cannot write
             for kind in (bool, int, float, str)

@@ -59,7 +59,7 @@ def module(image_folder: Path) -> Any:
     """Makes a data module of the tiny folder, set up."""
 
     def make(**settings: Any) -> CIFAR10DataModule:
-        return ready(CIFAR10DataModule(image_folder, "folder", **{"batch_size": 20, **settings}))
+        return ready(CIFAR10DataModule(str(image_folder), "folder", **{"batch_size": 20, **settings}))
 
     return make
 
@@ -176,10 +176,10 @@ def test_the_seed_is_that_of_seed_everything_unless_told_otherwise(
     image_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PL_GLOBAL_SEED", "17")
-    assert CIFAR10DataModule(image_folder, "folder").seed == 17
-    assert CIFAR10DataModule(image_folder, "folder", seed=0).seed == 0
+    assert CIFAR10DataModule(str(image_folder), "folder").seed == 17
+    assert CIFAR10DataModule(str(image_folder), "folder", seed=0).seed == 0
     monkeypatch.delenv("PL_GLOBAL_SEED")
-    assert CIFAR10DataModule(image_folder, "folder").seed == 0
+    assert CIFAR10DataModule(str(image_folder), "folder").seed == 0
 
 
 @pytest.mark.parametrize(
@@ -231,7 +231,7 @@ def test_more_images_than_there_are_is_refused(settings: dict[str, int], message
 )
 def test_arguments_out_of_range_are_refused_at_once(settings: dict[str, Any], message: str, image_folder: Path) -> None:
     with pytest.raises(ValueError, match=message):
-        CIFAR10DataModule(image_folder, "folder", **settings)
+        CIFAR10DataModule(str(image_folder), "folder", **settings)
 
 
 def test_a_batch_larger_than_what_the_split_leaves_is_refused(module: Any) -> None:
@@ -255,7 +255,7 @@ def test_a_batch_that_does_not_divide_is_refused(batch_size: int, world_size: in
 
 def test_classes_are_the_sources_and_known_when_the_folder_is_gone(image_folder: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(image_folder, tmp_path / "stick"))
-    data = CIFAR10DataModule(folder, "folder", batch_size=20)
+    data = CIFAR10DataModule(str(folder), "folder", batch_size=20)
     assert data.classes == CLASSES
     assert data.num_classes == 3
     ready(data)
@@ -284,7 +284,7 @@ def test_the_fingerprint_is_of_the_split_and_the_data_alone(module: Any, image_f
         target.symlink_to(path)
 
     def fingerprint() -> str:
-        return ready(CIFAR10DataModule(copy, "folder", batch_size=20)).fingerprint
+        return ready(CIFAR10DataModule(str(copy), "folder", batch_size=20)).fingerprint
 
     assert fingerprint() in fingerprints
     (copy / "test" / "cat" / "00002.png").unlink()

@@ -709,7 +709,7 @@ def test_cifar10_that_lies_elsewhere_is_asked_for_before_any_drawn_images(case: 
     lay(root, "test/cat/1.png") if case == "a folder" else root.mkdir()
     (root / file).parent.mkdir(parents=True, exist_ok=True)
     (root / file).touch()
-    data = CIFAR10DataModule(root=root / typed, stand_in=True)
+    data = CIFAR10DataModule(root=str(root / typed), stand_in=True)
     with pytest.raises(DataError) as caught:
         data.prepare_data()
     quoted = question.replace("--data.root {}", "--data.root '{}").replace("?", "'?")

@@ -18,7 +18,7 @@ Data = Callable[..., CIFAR10DataModule]
 def data(image_folder: Path) -> Data:
     def build(**settings: Any) -> CIFAR10DataModule:
         settings = {"train_size": 40, "val_size": 1, "label_noise": 0.3, "image_size": 8, "batch_size": 1} | settings
-        module = CIFAR10DataModule(image_folder, "folder", split="overfit", **settings)
+        module = CIFAR10DataModule(str(image_folder), "folder", split="overfit", **settings)
         module.prepare_data()
         module.setup("fit")
         return module

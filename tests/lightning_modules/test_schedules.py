@@ -93,7 +93,7 @@ def test_a_trial_with_a_computed_schedule_is_found_again(run_script: Script, tin
 
 @pytest.mark.parametrize("schedule", [partial(OneCycleLR, max_lr=0.1), CosineAnnealingLR])
 def test_a_plain_trainer_gives_its_length(schedule: Any, image_folder: Path) -> None:
-    data = CIFAR10DataModule(image_folder, "folder", train_size=40, val_size=20, batch_size=10, augment="none")
+    data = CIFAR10DataModule(str(image_folder), "folder", train_size=40, val_size=20, batch_size=10, augment="none")
     trainer = quiet_trainer(max_epochs=2)
     trainer.fit(linear_classifier(0.1, schedule, "step"), datamodule=data)
     assert trainer.optimizers[0].param_groups[0]["lr"] < 1e-3, "at the end, after 8 steps"
