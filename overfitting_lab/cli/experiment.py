@@ -37,6 +37,7 @@ from overfitting_lab.runs.checkpoints import checked_checkpoint
 from overfitting_lab.runs.epochs import Monitor
 from overfitting_lab.runs.files import user_path
 from overfitting_lab.runs.notes import in_words
+from overfitting_lab.runs.text import not_text
 
 OF_USAGE = (ArgumentError, ModuleNotFoundError, ValueError)  # their messages are shown as they are
 CompileMode = Literal["default", "reduce-overhead", "max-autotune"]
@@ -133,6 +134,8 @@ class ExperimentCLI(LightningCLI):
         if not complete:
             self._refuse_flags()
         trainer = self.config.trainer
+        if reason := not_text(Path(self.config.data.root).absolute()):
+            self.parser.error(f"--data.root {self.config.data.root}: {reason}")
         self._refuse_callbacks()
         if self.config.check:
             self._keep = False

@@ -91,9 +91,7 @@ def read_settings(path: Path) -> dict[str, Any]:
         RunError: if the file is no configuration.
     """
     try:
-        text = read_config(path)
-        # libyaml refuses what stands for a byte of a file's name that is not text.
-        content = yaml.load(text, yaml.SafeLoader if "\\uDC" in text else CSafeLoader)
+        content = yaml.load(read_config(path), CSafeLoader)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise RunError(f"{path} is damaged: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict):

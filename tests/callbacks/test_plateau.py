@@ -23,7 +23,7 @@ NEVER_BETTER = partial(ReduceLROnPlateau, monitor="val_loss", factor=0.1, thresh
 
 @pytest.fixture
 def data(image_folder: Path) -> CIFAR10DataModule:
-    return CIFAR10DataModule(image_folder, "folder", train_size=10, val_size=10, batch_size=10)
+    return CIFAR10DataModule(str(image_folder), "folder", train_size=10, val_size=10, batch_size=10)
 
 
 def classifier(lr_scheduler: Any) -> ImageClassifier:

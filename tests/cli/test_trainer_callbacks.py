@@ -138,7 +138,7 @@ def test_the_average_is_the_network_until_its_first_update(run_script: Script, f
 
 @pytest.fixture
 def data(image_folder: Path) -> CIFAR10DataModule:
-    return CIFAR10DataModule(image_folder, "folder", train_size=40, val_size=10, batch_size=10, augment="none")
+    return CIFAR10DataModule(str(image_folder), "folder", train_size=40, val_size=10, batch_size=10, augment="none")
 
 
 def test_mean_of_last_epochs_is_what_stochastic_weight_averaging_takes(data: CIFAR10DataModule) -> None:

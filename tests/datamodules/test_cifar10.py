@@ -59,7 +59,7 @@ def module(image_folder: Path) -> Any:
     """Makes a data module of the tiny folder, set up."""
 
     def make(**settings: Any) -> CIFAR10DataModule:
-        return ready(CIFAR10DataModule(image_folder, "folder", **{"batch_size": 20, **settings}))
+        return ready(CIFAR10DataModule(str(image_folder), "folder", **{"batch_size": 20, **settings}))
 
     return make
 
@@ -164,10 +164,10 @@ def test_the_seed_is_that_of_seed_everything_unless_told_otherwise(
     image_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PL_GLOBAL_SEED", "17")
-    assert CIFAR10DataModule(image_folder, "folder").seed == 17
-    assert CIFAR10DataModule(image_folder, "folder", seed=0).seed == 0
+    assert CIFAR10DataModule(str(image_folder), "folder").seed == 17
+    assert CIFAR10DataModule(str(image_folder), "folder", seed=0).seed == 0
     monkeypatch.delenv("PL_GLOBAL_SEED")
-    assert CIFAR10DataModule(image_folder, "folder").seed == 0
+    assert CIFAR10DataModule(str(image_folder), "folder").seed == 0
 
 
 @pytest.mark.parametrize(
@@ -203,7 +203,7 @@ def test_more_images_than_there_are_is_refused(settings: dict[str, int], message
 )
 def test_arguments_out_of_range_are_refused_at_once(settings: dict[str, Any], message: str, image_folder: Path) -> None:
     with pytest.raises(ValueError, match=message):
-        CIFAR10DataModule(image_folder, "folder", **settings)
+        CIFAR10DataModule(str(image_folder), "folder", **settings)
 
 
 def test_a_batch_larger_than_what_the_split_leaves_is_refused(module: Any) -> None:
@@ -227,7 +227,7 @@ def test_a_batch_that_does_not_divide_is_refused(batch_size: int, world_size: in
 
 def test_classes_are_the_sources_and_known_when_the_folder_is_gone(image_folder: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(image_folder, tmp_path / "stick"))
-    data = CIFAR10DataModule(folder, "folder", batch_size=20)
+    data = CIFAR10DataModule(str(folder), "folder", batch_size=20)
     assert data.classes == CLASSES
     assert data.num_classes == 3
     ready(data)
@@ -256,7 +256,7 @@ def test_the_fingerprint_is_of_the_split_and_the_data_alone(module: Any, image_f
         target.symlink_to(path)
 
     def fingerprint() -> str:
-        return ready(CIFAR10DataModule(copy, "folder", batch_size=20)).fingerprint
+        return ready(CIFAR10DataModule(str(copy), "folder", batch_size=20)).fingerprint
 
     assert fingerprint() in fingerprints
     (copy / "test" / "cat" / "00002.png").unlink()
@@ -645,7 +645,7 @@ unreached = partial(CIFAR10DataModule, batch_size=10)
 
 def test_where_cifar10_is_unreachable_the_error_names_three_ways_on(draws: list[int], tmp_path: Path) -> None:
     with pytest.raises(DataError) as caught:
-        unreached(tmp_path).prepare_data()
+        unreached(str(tmp_path)).prepare_data()
     message = str(caught.value)
     assert f"CIFAR-10 is not in {tmp_path} and could not be downloaded" in message
     for way in ("1. lay cifar-10-python.tar.gz in", "2. use your own images: --data.source folder", "3. use the stand"):
@@ -654,7 +654,7 @@ def test_where_cifar10_is_unreachable_the_error_names_three_ways_on(draws: list[
 
 
 def test_every_process_takes_the_stand_in_where_cifar10_is_unreachable(draws: list[int], tmp_path: Path) -> None:
-    data, other = (unreached(tmp_path, stand_in=True) for _ in range(2))
+    data, other = (unreached(str(tmp_path), stand_in=True) for _ in range(2))
     data.prepare_data()
     assert draws == [50_000, 10_000]
     for each in (data, other):
@@ -667,7 +667,7 @@ def test_every_process_takes_the_stand_in_where_cifar10_is_unreachable(draws: li
 def test_a_wrong_archive_is_not_taken_for_none(stand_in: bool, draws: list[int], tmp_path: Path) -> None:
     (tmp_path / CIFAR10.ARCHIVE).write_bytes(b"something else")
     with pytest.raises(DataError, match=f"{CIFAR10.ARCHIVE} has the MD5 sum") as caught:
-        unreached(tmp_path, stand_in=stand_in).prepare_data()
+        unreached(str(tmp_path), stand_in=stand_in).prepare_data()
     assert "could not be downloaded" not in str(caught.value)
     assert not draws
 
@@ -680,5 +680,5 @@ def test_the_stand_in_is_not_taken_for_a_damaged_or_missing_folder(
 ) -> None:
     (tmp_path / "cifar-10-batches-py").mkdir()
     with pytest.raises(DataError, match=message):
-        unreached(tmp_path, source, stand_in=True).prepare_data()
+        unreached(str(tmp_path), source, stand_in=True).prepare_data()
     assert not draws

@@ -27,7 +27,7 @@ from tests.networks import Interval, linear_classifier, quiet_trainer
 @pytest.fixture
 def data(image_folder: Path) -> CIFAR10DataModule:
     """Return splits that the batches do not divide evenly: 4 steps an epoch."""
-    return CIFAR10DataModule(image_folder, "folder", train_size=47, val_size=23, batch_size=15, augment="none")
+    return CIFAR10DataModule(str(image_folder), "folder", train_size=47, val_size=23, batch_size=15, augment="none")
 
 
 @pytest.fixture
