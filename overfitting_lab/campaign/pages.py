@@ -168,7 +168,9 @@ def digest(runs: Sequence[Run]) -> str:
 def numbers_of(study: Study) -> list[Trial]:
     """Return the results in a study's JSON; none if there is no such file."""
     path = DOCS / f"{study.name}.json"
-    return [Trial(**trial) for trial in json.loads(path.read_text(encoding="utf-8"))["trials"]] if path.is_file() else []
+    return (
+        [Trial(**trial) for trial in json.loads(path.read_text(encoding="utf-8"))["trials"]] if path.is_file() else []
+    )
 
 
 def drawn_from(path: Path) -> str:

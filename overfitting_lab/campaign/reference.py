@@ -45,7 +45,9 @@ def collect(run: Run, folder: Path, *, whole: bool) -> None:
         files = RunFiles(Path(place, folder.name))
         files.folder.mkdir()
         files.config.write_text(_without_places(_config(run), root, here), encoding="utf-8")
-        files.summary.write_text(_without_places(run.files.summary.read_text(encoding="utf-8"), root, here), encoding="utf-8")
+        files.summary.write_text(
+            _without_places(run.files.summary.read_text(encoding="utf-8"), root, here), encoding="utf-8"
+        )
         for path in (run.files.metrics, run.files.images, *(_shown(run) if whole else ())):
             if path.is_file() and not any(name.encode() in path.read_bytes() for name in (root, here)):
                 copy = files.folder / path.relative_to(run.folder)

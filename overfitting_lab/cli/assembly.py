@@ -37,7 +37,7 @@ from overfitting_lab.callbacks.summary import RunSummary
 from overfitting_lab.doctor.callback import Doctor
 from overfitting_lab.runs.provenance import git_commit, versions
 from overfitting_lab.runs.recipe import decides
-from overfitting_lab.runs.text import escaped
+from overfitting_lab.runs.text import escaped, not_text
 
 
 @dataclass(frozen=True)
@@ -152,11 +152,8 @@ def check_writable(folder: Path) -> None:
     Raises:
         MisconfigurationException: if they cannot.
     """
-    if not str(folder).isprintable() and any("\ud800" <= each <= "\udfff" for each in str(folder)):
-        raise MisconfigurationException(
-            f"cannot write to {folder}: torch and TensorBoard need folders whose names are UTF-8; "
-            "rename it, or keep runs elsewhere with --trainer.default_root_dir FOLDER"
-        )
+    if reason := not_text(folder):
+        raise MisconfigurationException(f"cannot write to {folder}: {reason}")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         probe = folder / f".writable-{os.getpid()}"

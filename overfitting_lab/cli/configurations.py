@@ -24,7 +24,8 @@ def checked_config(path: Path) -> str:
     try:
         text = read_config(path)
         root = yaml.compose(text, yaml.SafeLoader)
-        yaml.load(text, yaml.CSafeLoader)  # refuses tags that name code
+        if root is not None:
+            yaml.SafeLoader("").construct_document(root)  # refuses tags that name code
     except yaml.MarkedYAMLError as error:
         line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
         raise ValueError(f"{path}{line}: {', '.join(filter(None, (error.context, error.problem)))}") from error

@@ -42,6 +42,7 @@ from overfitting_lab.runs.checkpoints import checked_checkpoint
 from overfitting_lab.runs.files import user_path
 from overfitting_lab.runs.notes import in_words
 from overfitting_lab.runs.recipe import flat, recipe
+from overfitting_lab.runs.text import not_text
 
 OF_USAGE = (ArgumentError, ModuleNotFoundError, ValueError)  # their messages are shown as they are
 CompileMode = Literal["default", "reduce-overhead", "max-autotune"]
@@ -147,6 +148,8 @@ class ExperimentCLI(LightningCLI):
         if not complete:
             self._refuse_flags()
         trainer = self.config.trainer
+        if reason := not_text(Path(self.config.data.root).absolute()):
+            self.parser.error(f"--data.root {self.config.data.root}: {reason}")
         self._refuse_callbacks()
         if self.config.check:
             self._keep = False

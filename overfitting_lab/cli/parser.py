@@ -80,7 +80,7 @@ def setting_name(flag: str) -> str:
 
 def _callback_keys(path: Path) -> set[str]:
     """Return the keys under which a configuration has callbacks: ``callbacks`` replaces, ``callbacks+`` appends."""
-    content = yaml.load(read_config(path), yaml.CSafeLoader)
+    content = yaml.safe_load(read_config(path))
     trainer = content.get("trainer") if isinstance(content, dict) else None
     return {"callbacks", "callbacks+"} & trainer.keys() if isinstance(trainer, dict) else set()
 

@@ -2,6 +2,7 @@
 
 import codecs
 import os
+from pathlib import Path
 from unicodedata import bidirectional, category, normalize
 
 CONTROLS = {"Cc", "Cs", "Zl", "Zp"}  # categories: control characters, halves of characters, ends of lines
@@ -15,6 +16,13 @@ def readable(name: str | os.PathLike[str]) -> str:
     or the direction of text, become escape sequences such as ``\xe9`` and ``\x1b``.
     """
     return escaped(normalize("NFC", os.fsencode(name).decode(errors="backslashreplace")))
+
+
+def not_text(path: Path) -> str:
+    """Return a sentence if a folder's path is not text, so that YAML, torch and TensorBoard cannot take it."""
+    if not any("\ud800" <= character <= "\udfff" for character in str(path)):
+        return ""
+    return "its name is not text: rename it, or set PYTHONUTF8=1 if the name is UTF-8 and the locale is not"
 
 
 def escaped(text: str, keep: str = "") -> str:

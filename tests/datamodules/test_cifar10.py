@@ -673,7 +673,7 @@ unreached = partial(CIFAR10DataModule, batch_size=10)
 
 def test_where_cifar10_is_unreachable_the_error_names_three_ways_on(draws: list[int], tmp_path: Path) -> None:
     with pytest.raises(DataError) as caught:
-        unreached(tmp_path).prepare_data()
+        unreached(str(tmp_path)).prepare_data()
     message = str(caught.value)
     assert f"CIFAR-10 is not in {tmp_path} and could not be downloaded" in message
     for way in ("1. lay cifar-10-python.tar.gz in", "2. use your own images: --data.source folder", "3. use the stand"):
@@ -682,7 +682,7 @@ def test_where_cifar10_is_unreachable_the_error_names_three_ways_on(draws: list[
 
 
 def test_every_process_takes_the_stand_in_where_cifar10_is_unreachable(draws: list[int], tmp_path: Path) -> None:
-    data, other = (unreached(tmp_path, stand_in=True) for _ in range(2))
+    data, other = (unreached(str(tmp_path), stand_in=True) for _ in range(2))
     data.prepare_data()
     assert draws == [50_000, 10_000]
     for each in (data, other):
@@ -695,7 +695,7 @@ def test_every_process_takes_the_stand_in_where_cifar10_is_unreachable(draws: li
 def test_a_wrong_archive_is_not_taken_for_none(stand_in: bool, draws: list[int], tmp_path: Path) -> None:
     (tmp_path / CIFAR10.ARCHIVE).write_bytes(b"something else")
     with pytest.raises(DataError, match=f"{CIFAR10.ARCHIVE} has the MD5 sum") as caught:
-        unreached(tmp_path, stand_in=stand_in).prepare_data()
+        unreached(str(tmp_path), stand_in=stand_in).prepare_data()
     assert "could not be downloaded" not in str(caught.value)
     assert not draws
 
@@ -708,5 +708,5 @@ def test_the_stand_in_is_not_taken_for_a_damaged_or_missing_folder(
 ) -> None:
     (tmp_path / "cifar-10-batches-py").mkdir()
     with pytest.raises(DataError, match=message):
-        unreached(tmp_path, source, stand_in=True).prepare_data()
+        unreached(str(tmp_path), source, stand_in=True).prepare_data()
     assert not draws

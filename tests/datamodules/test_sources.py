@@ -20,7 +20,7 @@ from torch import Tensor
 
 from datamodules import CIFAR10DataModule
 from datamodules.errors import DataError, UnreachableError
-from datamodules.sources import CIFAR10, Folder, Images, Synthetic, synthetic
+from datamodules.sources import CIFAR10, SOURCES, Folder, Images, Synthetic, synthetic
 from tests.datamodules.conftest import FullDisk, md5
 
 pytestmark = pytest.mark.usefixtures("no_mirror")
@@ -182,6 +182,16 @@ def test_where_the_parent_may_not_be_written_to_the_arrays_lie_in_the_working_di
 def test_folders_of_one_name_do_not_share_the_fallback(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "access", lambda path, mode: False)
     assert Folder(tmp_path / "a/x").cache != Folder(tmp_path / "b/x").cache
+
+
+@pytest.mark.parametrize("key", SOURCES)
+def test_a_read_only_folder_of_data_serves_every_source(
+    key: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    access = os.access  # root may write anywhere
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != tmp_path and access(path, mode))
+    assert SOURCES[key](tmp_path / "shared").cache.is_relative_to("data/prepared")
+    assert SOURCES[key](tmp_path / "shared").cache != SOURCES[key](tmp_path / "other").cache
 
 
 def test_arrays_that_are_up_to_date_need_no_leave_to_write(root: Path) -> None:

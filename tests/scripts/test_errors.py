@@ -32,9 +32,13 @@ CONFIGURATIONS = tuple(
 USAGE = {
     "unknown flag": Mistake(f"fit {OVERFIT} --data.bach_size=3", 2, ("bach_size", "did you mean --data.batch_size?")),
     "unknown flag of the model": Mistake(f"fit {OVERFIT} --model.dropot=0.1", 2, ("dropot", "did you mean dropout?")),
-    "unknown key": Mistake(f"fit {OVERFIT} --config {{bad}}/key.yaml", 2, ("bach_size", "did you mean batch_size?")),
+    "unknown key": Mistake(
+        f"fit {OVERFIT} --config {{bad}}/key.yaml", 2, ("bach_size", "did you mean data.batch_size?")
+    ),
     "name of no folder": Mistake(f"fit {OVERFIT} --experiment=a/../../b", 2, ("experiment", "a/../../b")),
-    "unknown group": Mistake(f"fit {OVERFIT} --config {{bad}}/group.yaml", 2, ("datta", "did you mean data?")),
+    "unknown group": Mistake(
+        f"fit {OVERFIT} --config {{bad}}/group.yaml", 2, ("datta", "did you mean data.batch_size?")
+    ),
     "wrong type": Mistake(f"fit {OVERFIT} --data.batch_size=many", 2, ("data.batch_size", "int", "many")),
     "wrong type in YAML": Mistake(f"fit {OVERFIT} --config {{bad}}/type.yaml", 2, ("data.batch_size", "int", "many")),
     "missing config": Mistake("fit --config nothing.yaml", 2, ("nothing.yaml", "not exist", *CONFIGURATIONS)),

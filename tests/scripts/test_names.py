@@ -3,6 +3,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import pytest
 from PIL import Image
 
 from overfitting_lab.runs import Run
@@ -24,7 +25,7 @@ def is_plain(outcome: Outcome) -> bool:
 def test_names_that_are_no_text_are_shown_in_every_figure_file_and_page(
     run_script: Script, quick: Flags, image_folder: Path, tmp_path: Path
 ) -> None:
-    data = folder(tmp_path, b"d\xe9 $x^ [b] x: y")
+    data = folder(tmp_path, "dé $x^ [b] x: y\n".encode())
     shutil.copytree(image_folder, data)
     for split in ("train", "test"):
         for before, after in zip(CLASSES, NAMES, strict=True):
@@ -37,7 +38,7 @@ def test_names_that_are_no_text_are_shown_in_every_figure_file_and_page(
     runs = [root / "lightning_logs" / "overfit" / f"version_{n}" for n in (0, 1)]
     assert all(map(is_plain, outcomes)), outcomes
     assert summary_of(runs[0])["data"]["classes"] == sorted(SHOWN)
-    assert summary_of(runs[0])["data"]["name"] == r"d\xe9 $x^ [b] x: y"
+    assert summary_of(runs[0])["data"]["name"] == r"dé $x^ [b] x: y\n"
     assert Run(runs[0]).settings["data.root"] == str(data)
 
     image = folder(tmp_path, b"\xe9\n[b]\x1b[31m.png")
@@ -56,9 +57,13 @@ def test_names_that_are_no_text_are_shown_in_every_figure_file_and_page(
     outcome = run_script("fit", "--resume", runs[0], "--trainer.max_epochs=2")
     assert is_plain(outcome), outcome
 
-    outcome = run_script("fit", *flags, "--trainer.default_root_dir=runs \udce9")
+
+@pytest.mark.parametrize("flag", ["--data.root", "--trainer.default_root_dir"])
+def test_a_folder_whose_name_is_not_text_is_refused(flag: str, run_script: Script, quick: Flags) -> None:
+    outcome = run_script("fit", "--config=overfit", *quick, f"{flag}=x \udce9")
     assert outcome.status == 2
-    assert r"runs \xe9/lightning_logs/overfit: torch and TensorBoard need" in outcome.err
+    assert r"x \xe9" in outcome.err
+    assert "its name is not text: rename it, or set PYTHONUTF8=1" in outcome.err
 
 
 def test_the_message_about_a_file_does_not_control_the_terminal(
