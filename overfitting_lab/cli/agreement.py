@@ -5,11 +5,11 @@ import sys
 import time
 from collections.abc import Callable
 from datetime import timedelta
+from typing import Any
 
 import torch
 from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
 from lightning_utilities.core.rank_zero import rank_zero_only
-from torch.distributed import PrefixStore, Store, TCPStore  # type: ignore[attr-defined]
 
 from overfitting_lab.cli.launchers import parent
 from overfitting_lab.cli.processes import PATIENCE, ProcessError, check_meeting_point
@@ -48,9 +48,10 @@ def _met(environment: ClusterEnvironment, number: int, num_nodes: int, decide: C
     address, port = environment.main_address, environment.main_port
     place = f"MASTER_ADDR:MASTER_PORT = {address}:{port}"
     by_torchrun = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    stores: Any = torch.distributed
     try:
-        server = TCPStore(address, port, is_master=rank == 0 and not by_torchrun, timeout=PATIENCE)
-        store = PrefixStore(f"decision/{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", server)
+        server = stores.TCPStore(address, port, is_master=rank == 0 and not by_torchrun, timeout=PATIENCE)
+        store = stores.PrefixStore(f"decision/{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", server)
         if rank == 0:
             return _tell(store, number, place, decide)
         store.set_timeout(DECIDING)
@@ -64,7 +65,7 @@ def _met(environment: ClusterEnvironment, number: int, num_nodes: int, decide: C
     return decision
 
 
-def _tell(store: Store, number: int, place: str, decide: Callable[[], str]) -> str:
+def _tell(store: Any, number: int, place: str, decide: Callable[[], str]) -> str:
     """Decide, tell the other processes, and wait until all of them know."""
     decision = FAILED
     try:

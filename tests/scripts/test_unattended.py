@@ -60,7 +60,7 @@ def test_two_that_start_at_once_train_one_run(recipe: list[str], tmp_path: Path)
 
 
 def test_two_processes_find_the_run_together(recipe: list[str], tmp_path: Path) -> None:
-    signalled = killer("step", 7, tmp_path / "mark", "rank=1", f"number={int(signal.SIGUSR1)}")
+    signalled = killer("step", 3, tmp_path / "mark", "rank=1", f"number={int(signal.SIGUSR1)}")
     for process in start_two([*recipe, *TWO, *signalled], tmp_path):
         finish(process, tmp_path, 128 + signal.SIGUSR1)
     assert summary_of(tmp_path / FIRST)["status"] == "interrupted"
@@ -70,7 +70,7 @@ def test_two_processes_find_the_run_together(recipe: list[str], tmp_path: Path) 
             assert all(process.is_alive() for process in processes), (tmp_path / "output.txt").read_text()
             time.sleep(0.1)
     finish_two(processes, tmp_path)
-    assert (tmp_path / "output.txt").read_text().count("resumed    in epoch ") == 1
+    assert (tmp_path / "output.txt").read_text().count("resumed    in epoch 2 after step 5") == 1
     summary = summary_of(tmp_path / FIRST)
     assert (summary["status"], summary["epochs"], summary["world_size"]) == ("finished", 2, 2)
     assert runs(tmp_path) == ["version_0"]
