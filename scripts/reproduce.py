@@ -47,7 +47,8 @@ def main() -> None:
         if any(state.left for state in found):
             check_images(campaign, flags)
             failed = work(found, flags)
-        print("written", ", ".join(map(str, write_pages(campaign))) or "nothing: all pages are up to date")
+        written = " ".join(map(str, write_pages(campaign)))
+        print(f"written {written or 'nothing: all pages are up to date'}")
         if failed:
             raise RunError(f"{failed} run{'s' * (failed > 1)} failed; start this again to try once more")
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 
 import numpy as np
 
@@ -41,7 +42,7 @@ class Measured:
         Raises:
             NotMeasuredError: if there is none.
         """
-        found = [*self.only_numbers, *(result_of(run, {SEED.name: seed}) for seed, run in self.runs.items())]
+        found = [*self.only_numbers, *(_result(run, seed) for seed, run in self.runs.items())]
         if not found:
             raise NotMeasuredError(self.entry.name)
         if self.instrument(found) == "training":
@@ -118,6 +119,11 @@ class Measured:
         seconds = [trial.seconds for trial in self.trials]
         ends = dict.fromkeys(hours(each) for each in (min(seconds), max(seconds)))
         return f"{' to '.join(ends)} h"
+
+
+@cache
+def _result(run: Run, seed: int) -> Trial:
+    return result_of(run, {SEED.name: seed})
 
 
 def hours(seconds: float) -> str:

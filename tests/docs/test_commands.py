@@ -44,7 +44,7 @@ def test_command_can_be_typed(script: str, arguments: str, parser: Any, run_scri
     first, *flags = re.split(r" +(?=--\w)", f" {A_RUNS_CONFIG.sub('overfit.yaml', arguments)}")
     assert [name for name in first.split() if name.endswith(".yaml") and not Path(find_config(name)).is_file()] == []
     if script != "fit":  # flags that a script does not know go to fit.py
-        own = re.findall(r"--\w+", run_script(script, "--help").out)
+        own = re.findall(r"--[\w-]+", run_script(script, "--help").out)
         flags = [flag for flag in flags if re.split("[ =]", flag)[0] not in own]
     if script != "fit" or "--resume" in arguments:
         flags = ["--config=overfit.yaml", *flags]
