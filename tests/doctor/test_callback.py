@@ -253,9 +253,7 @@ def test_check_of_images_that_show_nothing(run_script: Script, quick: Flags, tmp
     sizes = ("--data.train_size=40", "--data.val_size=20")
     outcome = run_script("fit", "--config=overfit", *quick, f"--data.root={root}", *sizes, "--check")
     assert outcome.status == 1
-    assert (
-        "read       alike: 60 training and 15 test images of 3 classes, 0 unreadable" in outcome.out
-    )
+    assert "read       alike: 60 training and 15 test images of 3 classes, 0 unreadable" in outcome.out
     assert "doctor     images_alike (fatal, step 0): all training images show the same" in outcome.out
     assert "doctor     images_of_one_colour (warning, step 0)" in outcome.out
     assert "error: this run cannot succeed: images_alike" in outcome.err
