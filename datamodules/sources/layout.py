@@ -114,10 +114,10 @@ def advice(root: Path) -> str:
     near = [*root.absolute().parents[:2], *below(root)]
     if found := next((folder for folder in near if _is_root(folder)), None):
         return f"did you mean --data.root {quote(str(found))}?"
+    if root.is_file():
+        return f"{root} is a file; unpack it if it is an archive, and say --data.root FOLDER"
     if not root.is_dir():
-        return (
-            f"{root} is a file, not a folder; unpack it if it is an archive" if root.exists() else f"{root} is missing"
-        )
+        return f"there is no folder {root}; say --data.root FOLDER"
     names = [entry.name for entry in entries(root) if not entry.name.startswith(".")]
     if "data_batch_1" in names or any(name.startswith("cifar-10-") for name in names):
         parent = root.absolute().parent if "data_batch_1" in names else root
