@@ -99,7 +99,9 @@ class Server:
 @contextmanager
 def served() -> Iterator[Server]:
     """Run a server within a block."""
-    folder = Path(tempfile.mkdtemp(prefix="overfitting-lab-postgres-"))  # pytest's own folders are closed to other users
+    folder = Path(
+        tempfile.mkdtemp(prefix="overfitting-lab-postgres-")
+    )  # pytest's own folders are closed to other users
     try:
         server = Server(folder)
         try:
