@@ -312,8 +312,9 @@ class ImageClassifier(LightningModule, ABC):
         if self._trainer is None:
             return Length(1, 1, 1000, 1000)
         epochs, total = max(self.trainer.max_epochs or 0, 0), self.trainer.estimated_stepping_batches
-        total = 0 if total == float("inf") else int(total)
-        return Length(int(self.trainer.num_training_batches), total // max(epochs, 1), total, epochs)
+        if total == float("inf"):
+            return Length(0, 0, 0, 0)
+        return Length(int(self.trainer.num_training_batches), int(total) // max(epochs, 1), int(total), epochs)
 
 
 def _shared(factory: Callable[..., T]) -> Callable[..., T]:

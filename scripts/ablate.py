@@ -71,7 +71,7 @@ def ablation(
     """Return the ablation of a design. ``apart`` are the factors whose settings its trials do not share."""
     if last := last_subset(arguments.subsets):
         planned_trial(command, {**design.cells[-1], **last}, f"--subsets {arguments.subsets}")
-    folder, settings, cli = plan(command.line({}))
+    folder, settings, cli = plan(command.line({}), divided=False)
     fixed = {**recipe(settings), "the images": cli.datamodule.source.load().identity}
     for factor in apart:
         fixed.pop(factor.key, None)

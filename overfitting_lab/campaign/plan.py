@@ -20,6 +20,7 @@ from overfitting_lab.sweeps.factors import REMEDIES, SEED, SIZE, Factor
 PLAN = Path("docs", "campaign.yaml")
 FACTORS = {factor.name: factor for factor in (*REMEDIES, SIZE)}
 BY_DATA = ("data.augment", "data.train_size", "data.val_size")  # the split decides them if they are not given
+BY_RUN = "model.lr_scheduler"  # its interval and its length, too
 T = TypeVar("T")
 
 
@@ -54,6 +55,7 @@ class Entry:
         """Return the settings in which a run differs from this entry, besides its seed and its images."""
         mine, its = self.recipe, run.recipe
         free = {SEED.key, "data.source", *(name for name in BY_DATA if name not in mine)}
+        free |= {name for name in its if name.startswith(BY_RUN) and mine.get(name) is None}
         return sorted(key for key in (mine.keys() | its.keys()) - free if mine.get(key) != its.get(key))
 
 

@@ -5,6 +5,7 @@ import sys
 import time
 import warnings
 from pathlib import Path
+from pydoc import locate
 from typing import Any, Literal, NoReturn
 
 import yaml
@@ -18,6 +19,7 @@ from lightning_utilities.core.rank_zero import rank_zero_only
 
 from datamodules import CIFAR10DataModule
 from lightning_modules import ImageClassifier
+from lightning_modules.schedules import is_complete
 from overfitting_lab.callbacks.ending import ObservedTrainer
 from overfitting_lab.callbacks.further_loggers import resume_loggers
 from overfitting_lab.callbacks.logger import RunLogger
@@ -132,14 +134,14 @@ class ExperimentCLI(LightningCLI):
             RunError: if ``--resume`` names no run.
         """
         finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-        finder.add_argument("--resume", type=user_path)
+        finder.add_argument("--resume")
         resumed, others = finder.parse_known_args(args)
         if resumed.resume is None or resumed.resume == AUTO:
             self.config = parser.parse_args(args)
             if not self._keep:
                 self.config.trainer.logger = False
             return
-        self._resumption = Resumption.with_flags(parser, Path(resumed.resume), others)
+        self._resumption = Resumption.with_flags(parser, user_path(resumed.resume), others)
         self.config = self._resumption.config
 
     def before_instantiate_classes(self) -> None:
@@ -194,6 +196,12 @@ class ExperimentCLI(LightningCLI):
         """Resume the newest run with the command's settings and data. If it is finished, say so and exit."""
         if self.config.ckpt_path is not None:
             self.parser.error("--resume auto chooses the checkpoint itself: leave --ckpt_path out")
+        schedule = self.config.model.init_args.get("lr_scheduler")
+        if schedule is not None and not is_complete(locate(schedule.class_path), schedule.get("init_args") or {}):
+            self.parser.error(
+                "--resume auto finds a run by its settings, but --model.lr_scheduler leaves its length or its highest "
+                "rate to the run: give them, as the run's config.yaml has them, or name the run: --resume RUN"
+            )
         trainer = self.config.trainer
         self.datamodule = CIFAR10DataModule(**self.config.data)
         processes = device_count(trainer.accelerator, trainer.devices) * trainer.num_nodes
@@ -333,10 +341,9 @@ class ExperimentCLI(LightningCLI):
         config.data.root = str(Path(config.data.root).resolve())
         if config.model.init_args.get("init_from") is not None:
             config.model.init_args.init_from = str(Path(config.model.init_args.init_from).resolve())
-        if self.model.computed_schedule:
-            schedule = config.model.init_args.lr_scheduler.init_args
-            for name, value in self.model.computed_schedule.items():
-                schedule[name] = value
+        computed = self.model.computed_schedule if hasattr(self, "model") else {}
+        for name, value in computed.items():
+            config.model.init_args.lr_scheduler.init_args[name] = value
         config.ckpt_path = config.resume = None
         return config
 

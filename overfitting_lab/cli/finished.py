@@ -15,11 +15,12 @@ from overfitting_lab.runs import Run, RunError, runs_with
 from overfitting_lab.runs.recipe import flat, recipe
 
 
-def plan(arguments: Sequence[str]) -> tuple[Path, dict[str, Any], ExperimentCLI]:
-    """Return the folder of an experiment's runs, all settings by flag, and the experiment with its data set up.
+def plan(arguments: Sequence[str], *, divided: bool = True) -> tuple[Path, dict[str, Any], ExperimentCLI]:
+    """Return the folder of an experiment's runs, all settings by flag, and the experiment.
 
     Args:
         arguments: a command line of ``fit.py``.
+        divided: divide the images among the splits, and compute the settings that depend on their number.
 
     Raises:
         DataError: if the data cannot be had, or do not suffice.
@@ -27,8 +28,9 @@ def plan(arguments: Sequence[str]) -> tuple[Path, dict[str, Any], ExperimentCLI]
     """
     cli = ExperimentCLI([*arguments], keep=False)
     cli.datamodule.prepare_data()
-    cli.datamodule.setup("fit")
-    fit_schedule(cli.trainer, cli.model, cli.datamodule)
+    if divided:
+        cli.datamodule.setup("fit")
+        fit_schedule(cli.trainer, cli.model, cli.datamodule)
     folder = Path(cli.config.trainer.default_root_dir or ".") / "lightning_logs" / cli.config.experiment
     return folder, flat(yaml.safe_load(cli.complete_config)), cli
 

@@ -160,7 +160,7 @@ class ExperimentParser(LightningArgumentParser):
         named = CALLBACK.findall(message) if "trainer.callbacks" in message else []
         if reasons := [reason for name in (*named, *self._callbacks) if (reason := refusal(name))]:
             text = reasons[0]
-        elif unimportable := _unimportable(message):
+        elif "trainer.logger" not in message and (unimportable := _unimportable(message)):
             text = unimportable
         if "arguments are required: model" in text:
             text = "name an experiment, as in --config overfit.yaml"

@@ -53,7 +53,7 @@ def test_words_stay_words_in_every_encoding(encoding: str, tmp_path: Path, parse
     assert (config.doctor, config.experiment, config.check, config.data.root) == ("off", "no", False, "猫/é")
 
 
-@pytest.mark.parametrize("root", ["x: y", "null", "1e3", "[a]", "{b: c}", "a,b", "# c", "-", "é", "caf\udce9"])
+@pytest.mark.parametrize("root", ["x: y", "null", "1e3", "[a]", "{b: c}", "a,b", "# c", "-", "é"])
 def test_a_folder_may_have_any_name(root: str, parse: Parse) -> None:
     assert parse("--config=overfit", f"--data.root={root}").data.root == root
 

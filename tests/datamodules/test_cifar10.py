@@ -324,6 +324,7 @@ def test_the_description_is_of_plain_values(module: Any) -> None:
         "val_size": 30,
         "subset": 0,
         "test_size": 45,
+        "test_available": 45,
         "augment": "flip_crop",
         "cutout": 0,
         "mixup": 0.0,

@@ -398,7 +398,7 @@ def sigint() -> Iterator[None]:
 
 
 def measured(record: dict[str, float | None]) -> dict[str, float | None]:
-    return {name: value for name, value in record.items() if value is not None}
+    return {name: value for name, value in record.items() if value is not None and name != "own"}
 
 
 def check_interrupted(folder: Path, status: str, reason: str) -> None:

@@ -184,7 +184,7 @@ def test_a_pattern_that_no_shell_expands_names_files_and_transparent_images_are_
     for number in (10, 2):
         Image.new("RGBA", (32, 32), (0, 0, 0, 0)).save(tmp_path / f"{number}.png")
     Image.new("RGB", (32, 32), "white").save(tmp_path / "[a].png")
-    outcome = run_script("predict", finished_run.folder, "*.png", "[a].png", tmp_path / "1?.png")
+    outcome = run_script("predict", finished_run.folder, "*.png", "[a].png", "./1?.png")
     assert (outcome.status, outcome.err) == (0, "")
     rows = [line.split("│")[1:-1] for line in table(outcome.out)]
     assert [Path(row[0].strip()).name for row in rows] == ["2.png", "10.png", "[a].png", "[a].png", "10.png"]
