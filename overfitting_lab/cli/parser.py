@@ -5,7 +5,7 @@ import inspect
 import os
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
@@ -23,8 +23,12 @@ from overfitting_lab.cli.suggestions import DASHES, meant
 from overfitting_lab.cli.trainer_callbacks import refusal
 from overfitting_lab.runs.files import user_path
 from overfitting_lab.runs.imports import find_modules_beside, why_not_imported
-from overfitting_lab.runs.recipe import read_config
+from overfitting_lab.runs.recipe import flat, read_config
 
+LINKED = {
+    "model.num_classes": "the images decide the number of classes: leave it out",
+    "model.image_size": "the network's input has the size of the images: give --data.image_size",
+}
 PACKAGE = Path(__file__).resolve().parents[1]
 CONFIGS = PACKAGE / "configs" if (PACKAGE / "configs").is_dir() else PACKAGE.parent / "configs"  # of a wheel, a clone
 
@@ -78,6 +82,12 @@ def setting_name(flag: str) -> str:
     return flag.partition("=")[0].removeprefix("--").replace(".init_args", "")
 
 
+def _keys(path: str) -> dict[str, Any]:
+    """Return the settings of a configuration by flag."""
+    content = yaml.load(read_config(Path(path)), yaml.SafeLoader) if Path(path).is_file() else {}
+    return flat(content) if isinstance(content, dict) else {}
+
+
 def _callback_keys(path: Path) -> set[str]:
     """Return the keys under which a configuration has callbacks: ``callbacks`` replaces, ``callbacks+`` appends."""
     content = yaml.safe_load(read_config(path))
@@ -127,6 +137,7 @@ class ExperimentParser(LightningArgumentParser):
                 find_modules_beside(Path(path), [read_config(Path(path)), *found])
         except ValueError as error:
             self.error(str(error), error)
+        self._refuse_linked([*map(setting_name, found), *(key for path in configs.values() for key in _keys(path))])
         self._refuse_lost_callbacks()
         if self.with_logger and (missing := missing_package(found)):  # without it, the logger's settings are unknown
             self.error(missing)
@@ -142,6 +153,12 @@ class ExperimentParser(LightningArgumentParser):
         for name, kind in optional.items():
             self.add_argument(f"--{name}", type=kind, default=None, help="computed from the run if it is left out")
         return added
+
+    def _refuse_linked(self, settings: Iterable[str]) -> None:
+        """Refuse settings that the data decides: jsonargparse would replace their values without a word."""
+        for name, remedy in LINKED.items():
+            if name in settings:
+                self.error(f"--{name}: {remedy}")
 
     def _refuse_lost_callbacks(self) -> None:
         """Refuse a configuration whose list of callbacks would replace what an earlier one has appended."""

@@ -77,3 +77,12 @@ def test_help_begins_with_the_settings_of_the_project(run_script: Script) -> Non
 )
 def test_clear_drops_the_noise(message: str, text: str) -> None:
     assert clear(message) == text
+
+
+@pytest.mark.parametrize("key", ["num_classes", "image_size"])
+def test_what_the_data_decides_is_no_setting(key: str, run_script: Script, tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text(f"model:\n  init_args:\n    {key}: 64\n", encoding="utf-8")
+    for flags in ((f"--model.{key}=64",), (f"--model.init_args.{key}", "64"), ("--config", tmp_path / "mine.yaml")):
+        outcome = run_script("fit", "--config=overfit", *flags)
+        assert outcome.status == 2
+        assert f"error: --model.{key}: the " in outcome.err
