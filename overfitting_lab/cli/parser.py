@@ -193,7 +193,8 @@ class ExperimentParser(LightningArgumentParser):
             text += self._meant(match[1])
         elif match := re.search(r"(?:Group '(\w+)' does not accept o|O)ption '([\w.]+)'", text):
             text += self._meant(".".join(filter(None, match.groups())))
-        self.exit(2, f"{self.prog}: error: {text}\nhelp: {self.prog} --help\n")
+        script = Path(sys.argv[0]).name  # jsonargparse keeps parsers of classes, which may be of an earlier script
+        self.exit(2, f"{script}: error: {text}\nhelp: {script} --help\n")
 
     def _meant(self, given: str) -> str:
         """Return a line about the setting or the flag that was meant."""
