@@ -81,3 +81,13 @@ def test_the_first_process_fails_before_it_has_found_the_run(recipe: list[str], 
     said = [finish(process, tmp_path, 1) for process in processes][-1].splitlines()
     assert len(said) == 1, said
     assert said[0].startswith("error: nowhere/train holds no folder of images")
+
+
+def test_a_schedule_whose_length_is_left_to_the_run_is_refused(
+    run_script: Script, quick: Flags, tmp_path: Path
+) -> None:
+    schedule = "--model.lr_scheduler=torch.optim.lr_scheduler.OneCycleLR"
+    for left_out in ((), ("--model.lr_scheduler.max_lr=0.1",), ("--model.lr_scheduler.total_steps=10",)):
+        outcome = run_script("fit", "--config=overfit", *quick, AUTO, schedule, *left_out)
+        assert (outcome.status, [*tmp_path.iterdir()]) == (2, [])
+        assert "leaves its length or its highest rate to the run" in outcome.err
