@@ -124,8 +124,9 @@ class CIFAR10DataModule(LightningDataModule):
         self.seed = int(os.environ.get("PL_GLOBAL_SEED", 0)) if seed is None else seed
         self.split_seed = split_seed
         self.probe_every = probe_every
-        self._train_size = 1000 if overfit and train_size is None else train_size
-        self._val_size = 500 if overfit and val_size is None else val_size
+        # The split's sizes if none are given; None takes what the images allow.
+        self.train_size = 1000 if overfit and train_size is None else train_size
+        self.val_size = 500 if overfit and val_size is None else val_size
         self._test_size = test_size
         self._stand_in = stand_in
         self._source: Source = SOURCES[source](Path(root))
@@ -155,8 +156,8 @@ class CIFAR10DataModule(LightningDataModule):
             raise ValueError(f"data.label_noise must be in [0, 1], not {label_noise}")
         if any(value <= 0 for value in std):
             raise ValueError(f"data.std must be three numbers above 0, not {list(std)}")
-        if self._train_size is not None and batch_size > self._train_size:
-            message, fitting = self._batch_too_large(self._train_size)
+        if self.train_size is not None and batch_size > self.train_size:
+            message, fitting = self._batch_too_large(self.train_size)
             raise ValueError(f"{message}; try --data.batch_size {fitting}")
         self.augmentation: Augmentation = AUGMENTATIONS[self.augment](image_size)
         if cutout:
@@ -204,7 +205,7 @@ class CIFAR10DataModule(LightningDataModule):
         """
         wrong: list[str] = []
         fitting: dict[str, int] = {}
-        sizes = self._train_size, self._val_size
+        sizes = self.train_size, self.val_size
         split = None
         try:
             split = split_images(images, self.split, *sizes, self.split_seed, self.label_noise, self.subset)

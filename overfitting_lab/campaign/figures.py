@@ -49,6 +49,11 @@ class Measured:
             found = [replace(t, gap=t.train_acc - t.val_acc, gap_instrument="training") for t in found]
         return sorted(found, key=lambda trial: int(trial.setting[SEED.name]))
 
+    @property
+    def by_training(self) -> "Measured":
+        """The same results with the gap from training accuracy, which is measured with dropout and augmentation on."""
+        return replace(self, gap_by="training")
+
     def instrument(self, trials: Sequence[Trial] = ()) -> str:
         """Return the accuracy on training images from which the gap is computed: ``probe`` or ``training``."""
         if self.gap_by:

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 import yaml
 
+from datamodules import CIFAR10DataModule
 from overfitting_lab.cli.parser import setting_name
 from overfitting_lab.cli.processes import say
 from overfitting_lab.cli.replay import replayable
@@ -19,7 +20,7 @@ from overfitting_lab.sweeps.factors import REMEDIES, SEED, SIZE, Factor
 
 PLAN = Path("docs", "campaign.yaml")
 FACTORS = {factor.name: factor for factor in (*REMEDIES, SIZE)}
-BY_DATA = ("data.augment", "data.train_size", "data.val_size")  # the split decides them if they are not given
+SIZES = ("train_size", "val_size")
 BY_RUN = "model.lr_scheduler"  # its interval and its length, too
 T = TypeVar("T")
 
@@ -39,7 +40,7 @@ class Entry:
 
     @cached_property
     def recipe(self) -> dict[str, Any]:
-        """The settings of the flags that decide the result, without those that the images decide.
+        """The settings of the flags that decide the result, without sizes that the number of images decides.
 
         Raises:
             SystemExit: if a flag is wrong.
@@ -49,12 +50,15 @@ class Entry:
         except SystemExit:  # the parser has said what is wrong
             say(f"in {PLAN}: {self.name}")
             raise
-        return recipe(flat(yaml.safe_load(replayable(cli.parser, cli.config))))
+        data = CIFAR10DataModule(**cli.config.data)  # the split decides what is not given
+        decided = {f"data.{name}": getattr(data, name) for name in ("augment", *SIZES)}
+        settings = flat(yaml.safe_load(replayable(cli.parser, cli.config))) | decided
+        return recipe(settings)
 
     def differences(self, run: Run) -> list[str]:
         """Return the settings in which a run differs from this entry, besides its seed and its images."""
         mine, its = self.recipe, run.recipe
-        free = {SEED.key, "data.source", *(name for name in BY_DATA if name not in mine)}
+        free = {SEED.key, "data.source", *(f"data.{name}" for name in SIZES if mine[f"data.{name}"] is None)}
         free |= {name for name in its if name.startswith(BY_RUN) and mine.get(name) is None}
         return sorted(key for key in (mine.keys() | its.keys()) - free if mine.get(key) != its.get(key))
 

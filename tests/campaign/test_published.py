@@ -75,3 +75,12 @@ def test_a_reference_run_is_small_and_is_a_run_of_the_campaign(folder: Path, cam
 
 def test_the_reference_runs_are_small_together(campaign: Campaign) -> None:
     assert reference_bytes() <= LARGEST
+
+
+@pytest.mark.parametrize(
+    ("other", "setting"),
+    [("augmentation", "data.augment"), ("images_2000", "data.train_size"), ("dropout", "model.dropout")],
+)
+def test_a_run_of_another_setting_is_no_run_of_an_entry(other: str, setting: str, campaign: Campaign) -> None:
+    run = Run(Path("lightning_logs", "reference", other, "version_0"))
+    assert campaign.runs["overfit"].differences(run) == [setting]
