@@ -13,7 +13,7 @@ from overfitting_lab.campaign.work import State
 from overfitting_lab.cli.experiment import ExperimentCLI
 from overfitting_lab.runs import Run
 
-SIZES = {"overfit": 1000, "full": 45_000}  # training images of CIFAR-10 in a split
+REST = 45_000  # training images of CIFAR-10 that validation leaves
 TIMED = 4.0  # seconds of the timing, at least one step
 BATCH = 128
 UNCERTAIN = 2.0  # other work on a machine makes a run this much slower, or made the reference run
@@ -42,8 +42,8 @@ class Clock:
         like = own or [run for run in self._runs if _network(run.recipe) == _network(entry.recipe)]
         if not like:
             return None
-        size = own[0].summary.data.train_size if own else entry.recipe.get("data.train_size", None)
-        images = entry.recipe["trainer.max_epochs"] * (size or SIZES[entry.recipe["data.split"]])
+        size = own[0].summary.data.train_size if own else entry.recipe["data.train_size"]
+        images = entry.recipe["trainer.max_epochs"] * (size or REST)
         speeds = [speed(run) for run in like]
         return images / max(speeds) * self._scale / UNCERTAIN, images / min(speeds) * self._scale * UNCERTAIN
 
