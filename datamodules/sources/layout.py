@@ -123,7 +123,7 @@ def advice(root: Path) -> str:
         parent = root.absolute().parent if "data_batch_1" in names else root
         return f"did you mean --data.source cifar10 --data.root {quote(str(parent))}?"
     if not names:
-        return f"{root} is empty"
+        return f"{root} is empty; say --data.root FOLDER"
     folders = [name for name in names if (root / name).is_dir()]
     for split, others in _OTHER_NAMES.items():
         other = [name for name in folders if name.lower() in others]
@@ -135,7 +135,7 @@ def advice(root: Path) -> str:
             f"{root} holds the folders of images {listed(classes)}: move a part of each to train/<class>, "
             "the rest to test/<class>"
         )
-    return f"{root} holds {listed(names)}"
+    return f"{root} holds {listed(names)}; say --data.root FOLDER"
 
 
 def closest(name: str, names: Iterable[str]) -> str | None:
