@@ -14,7 +14,13 @@ from overfitting_lab.runs.epochs import EpochRecord
 from overfitting_lab.sweeps.factors import SEED
 from overfitting_lab.sweeps.trial import Trial, result_of
 
-METRICS = {"training": "train_acc", "validation": "val_acc", "test": "test_acc", "gap": "gap"}
+METRICS = {
+    "training": "train_acc",
+    "validation": "val_acc",
+    "test": "test_acc",
+    "gap": "gap",
+    "calibration": "calibration_error",
+}
 
 
 class NotMeasuredError(Exception):
@@ -61,7 +67,7 @@ class Measured:
         return "probe" if {trial.gap_instrument for trial in trials or self.trials} == {"probe"} else "training"
 
     def values(self, metric: str) -> list[float]:
-        """Return the values of ``training``, ``validation``, ``test`` or ``gap`` by seed."""
+        """Return the values of ``training``, ``validation``, ``test``, ``gap`` or ``calibration`` by seed."""
         return [getattr(trial, METRICS[metric]) for trial in self.trials]
 
     def mean(self, metric: str) -> float:
@@ -70,7 +76,7 @@ class Measured:
 
     def text(self, metric: str) -> str:
         """Return the mean over seeds in hundredths, of several with the standard deviation: ``42.3 ± 0.6 %``."""
-        return mean_cell(self.values(metric), unit="" if metric == "gap" else " %")
+        return mean_cell(self.values(metric), unit="" if metric in ("gap", "calibration") else " %")
 
     @property
     def seeds(self) -> str:

@@ -95,10 +95,10 @@ class Results:
         return page_of(design, trials, {"train_size": size, "command": study.command}, remedied)
 
     def effects(self, name: str) -> dict[str, Any]:
-        """Return the effects of a factorial by name, each on test accuracy and on the gap."""
+        """Return the effects of a factorial by name, each on test accuracy, gap and calibration error."""
         design, trials = self.study(self._campaign.studies[name])
-        found = [effects(design, trials, response) for response in ("test_acc", "gap")]
-        return {effect_name(test.terms): (test.estimate, gap.estimate) for test, gap in zip(*found, strict=True)}
+        found = [effects(design, trials, response) for response in ("test_acc", "gap", "calibration_error")]
+        return {effect_name(each[0].terms): [one.estimate for one in each] for each in zip(*found, strict=True)}
 
     def block(self, name: str) -> str:
         """Return the text of a block, or a sentence that says what is missing for it.

@@ -9,7 +9,7 @@ from matplotlib import rcParams
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from overfitting_lab.comparison.groups import Group, NamedRun
+from overfitting_lab.comparison.groups import Group, NamedRun, shared_instrument
 from overfitting_lab.runs.epochs import PROBE
 from overfitting_lab.runs.figures import Curve, metric_curve, shown, usual_losses
 
@@ -28,12 +28,12 @@ def style(place: int) -> dict[str, Any]:
 def draw_curves(axes: Axes, groups: Sequence[Group], metric: str) -> None:
     """Draw one metric over epochs: validation solid, training dashed, each group in its colour.
 
-    The metric is ``loss`` in nats, ``acc`` in per cent, or one of the runs' own. The training curve shows the probe. If
-    a run of the group has no probe, it shows the metric that was measured during training. A first training loss may
+    The metric is ``loss`` in nats, ``acc`` in per cent, or one of the runs' own. The training curves show the probe. If
+    one of the runs has no probe, they all show the metric that was measured during training. A first training loss may
     lie above the axis.
     """
+    training = "probe" if shared_instrument(groups) == "probe" else "train"
     for place, group in enumerate(groups):
-        training = "probe" if group.instrument == "probe" else "train"
         _draw_metric(axes, group, f"{training}_{metric}", style(place) | {"linestyle": "--"})
         _draw_metric(axes, group, f"val_{metric}", style(place))
     if metric not in ("loss", "acc"):
@@ -47,13 +47,13 @@ def draw_curves(axes: Axes, groups: Sequence[Group], metric: str) -> None:
 
 
 def draw_gap(axes: Axes, groups: Sequence[Group]) -> None:
-    """Draw the generalization gap over epochs, in points: see :func:`last_gap`."""
+    """Draw the generalization gap over epochs, in points: from the probe if all runs have one, else from training."""
+    instrument = shared_instrument(groups)
+    gap = "gap" if instrument == "probe" else "training_gap"
     for place, group in enumerate(groups):
-        _draw_metric(axes, group, "gap" if group.instrument == "probe" else "training_gap", style(place))
+        _draw_metric(axes, group, gap, style(place))
     axes.axhline(0, color=rcParams["axes.edgecolor"], linewidth=0.8)
-    instruments = {group.instrument for group in groups}
-    name = f"{instruments.pop()} minus validation accuracy" if len(instruments) == 1 else "generalization gap"
-    label_axes(axes, f"{name} (points)")
+    label_axes(axes, f"{instrument} minus validation (points)")
 
 
 def draw_accuracies(axes: Axes, groups: Sequence[Group]) -> None:

@@ -1,5 +1,6 @@
 """Runs with short names, and groups of runs that differ at most in their seed."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -140,3 +141,8 @@ class Group:
     def accuracy(self) -> Estimate:
         """The mean test accuracy over seeds."""
         return mean(self.accuracies)
+
+
+def shared_instrument(groups: Sequence[Group]) -> Instrument:
+    """Return the probe if all runs of the groups have one; otherwise the metrics measured in training."""
+    return "probe" if all(group.instrument == "probe" for group in groups) else "training"

@@ -31,7 +31,7 @@ from overfitting_lab.comparison.charts import (
     style,
 )
 from overfitting_lab.comparison.comparison import Comparison
-from overfitting_lab.comparison.groups import Group, NamedRun
+from overfitting_lab.comparison.groups import Group, NamedRun, shared_instrument
 from overfitting_lab.comparison.statistics import mean_cell
 from overfitting_lab.runs.epochs import best_epoch, own_of
 from overfitting_lab.runs.figures import save_figure, shown, write_figure
@@ -326,12 +326,11 @@ def _charts(groups: Sequence[Group]) -> Iterator[dict[str, str]]:
     )
     learned = "training images that stay classified correctly; by definition it ends at the last epoch's accuracy"
     intervals = "; ".join(INTERVALS[several] for several in sorted({group.several for group in groups}))
-    gaps = "; ".join(GAPS[instrument] for instrument in sorted({group.instrument for group in groups}))
     charts: list[tuple[str, str, Callable[..., None]]] = [
         ("Loss", f"{lines}; the first training loss may lie above the axis", partial(draw_curves, metric="loss")),
         ("Accuracy", lines, partial(draw_curves, metric="acc")),
         *((name, lines, partial(draw_curves, metric=name)) for name in own),
-        ("The gap", gaps, draw_gap),
+        ("The gap", GAPS[shared_instrument(groups)], draw_gap),
         ("Test accuracy", f"with 95 % {intervals}", draw_accuracies),
         (
             "Label noise",

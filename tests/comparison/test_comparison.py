@@ -228,8 +228,9 @@ def test_runs_of_earlier_versions_are_compared(tmp_path: Path) -> None:
     assert "By test accuracy" in sentences(*folders)
     write_report(compared(*folders), tmp_path)
     assert "None" not in (tmp_path / "report.md").read_text()
-    said = sentences(*(REFERENCE / name / "version_0" for name in ("overfit", "dropout", "random_labels")))
-    assert "overfit: training ends at 100.0%, validation at 43.2%, a gap of 56.8 points; test accuracy 42.5%" in said
+    said = sentences(*(REFERENCE / name / "version_0" for name in ("images_500", "dropout", "random_labels")))
+    assert "images_500: training ends at 100.0%, validation at 40.6%, a gap of 59.4 points; test acc" in said
+    assert "dropout: the probe ends at 100.0%, validation at 44.8%, a gap of 55.2 points; test accuracy 43.1%" in said
     assert "validation loss is lowest after epoch 21 (1.56) and ends at 1.86" in said
     assert "Not ranked: the training labels differ (0% and 100% drawn at random)" in said
 
