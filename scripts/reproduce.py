@@ -22,7 +22,7 @@ except KeyboardInterrupt:
 from overfitting_lab.campaign.estimate import described
 from overfitting_lab.campaign.pages import write_pages
 from overfitting_lab.campaign.plan import read_plan
-from overfitting_lab.campaign.work import check_flags, check_images, states, work
+from overfitting_lab.campaign.work import ablate, check_flags, check_images, is_there, states, work
 from overfitting_lab.cli.parser import positive
 from overfitting_lab.runs import RunError
 
@@ -38,15 +38,18 @@ def main() -> None:
     with reported_errors():
         check_flags(flags)
         campaign = read_plan()
-        found = states(campaign.chosen(arguments.only), arguments.seeds)
+        entries, ablations = campaign.chosen(arguments.only)
+        found = states(entries, arguments.seeds)
         if arguments.dry_run:
-            for line in described(found, campaign):
+            for line in described(found, ablations, campaign):
                 print(line)
             return
-        failed = 0
-        if any(state.left for state in found):
+        failed, missing = 0, [ablation for ablation in ablations if not is_there(ablation)]
+        if missing or any(state.left for state in found):
             check_images(campaign, flags)
             failed = work(found, flags)
+        for ablation in missing:
+            ablate(ablation, flags)
         written = " ".join(map(str, write_pages(campaign)))
         print(f"written {written or 'nothing: all pages are up to date'}")
         if failed:

@@ -7,9 +7,9 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from overfitting_lab.campaign.figures import hours
-from overfitting_lab.campaign.plan import Campaign, Entry
+from overfitting_lab.campaign.plan import Ablation, Campaign, Entry
 from overfitting_lab.campaign.reference import REFERENCE, reference_bytes, reference_runs
-from overfitting_lab.campaign.work import State
+from overfitting_lab.campaign.work import State, is_there
 from overfitting_lab.cli.experiment import ExperimentCLI
 from overfitting_lab.runs import Run
 
@@ -48,8 +48,8 @@ class Clock:
         return images / max(speeds) * self._scale / UNCERTAIN, images / min(speeds) * self._scale * UNCERTAIN
 
 
-def described(found: Sequence[State], campaign: Campaign) -> Iterator[str]:
-    """Yield a line for each entry and a sum: what is there, what is missing, and how long that would take here."""
+def described(found: Sequence[State], ablations: Sequence[Ablation], campaign: Campaign) -> Iterator[str]:
+    """Yield a line for each entry and ablation, and a sum: what is there, what is missing, and its time here."""
     clock = Clock(campaign) if any(state.missing for state in found) else None
     sums, unknown = (0.0, 0.0), 0
     for state in found:
@@ -66,13 +66,16 @@ def described(found: Sequence[State], campaign: Campaign) -> Iterator[str]:
                 sums = sums[0] + low, sums[1] + high
                 parts[-1] += f", {hours(low)} to {hours(high)} h"
         yield f"{entry.name:28} {'; '.join([*parts, *state.refused])}"
+    absent = [ablation for ablation in ablations if not is_there(ablation)]
+    for ablation in ablations:
+        yield f"{ablation.short_name:28} {'missing, time unknown' if ablation in absent else 'there'}"
     size = f"{REFERENCE} has {reference_bytes() / 2**20:.1f} MiB"
     if not clock:
         collected = "without --dry-run, the runs above are collected" if any(state.left for state in found) else size
-        yield f"nothing is missing; {collected}"
+        yield f"{f'{len(absent)} missing' if absent else 'nothing is missing'}; {collected}"
         return
     runs = sum(len(state.missing) for state in found)
-    others = f", and {unknown} of unknown time" if unknown else ""
+    others = f", and {unknown + len(absent)} of unknown time" if unknown or absent else ""
     yield f"missing    {runs} runs, {hours(sums[0])} to {hours(sums[1])} h here with one worker{others}; {size}"
     if clock.here:
         yield (

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
+from typing import Any
 
 import numpy as np
 
@@ -11,7 +12,8 @@ from overfitting_lab.comparison.groups import NamedRun
 from overfitting_lab.comparison.statistics import Estimate, mean_cell, paired_difference, welch_difference, wilson
 from overfitting_lab.runs import Run
 from overfitting_lab.runs.epochs import EpochRecord
-from overfitting_lab.sweeps.factors import SEED
+from overfitting_lab.sweeps.effects import CellMeans
+from overfitting_lab.sweeps.factors import SEED, SUBSET
 from overfitting_lab.sweeps.trial import Trial, result_of
 
 METRICS = {
@@ -33,13 +35,12 @@ class Measured:
 
     entry: Entry
     runs: Mapping[int, Run]  # reference runs by seed
-    only_numbers: Sequence[Trial] = ()  # results of other seeds, of which no run is left
     gap_by: str | None = None  # instrument of the gap; by default the probe if all runs have one, else training
 
     @property
     def n(self) -> int:
-        """The number of seeds."""
-        return len(self.runs) + len(self.only_numbers)
+        """The number of seeds; may be 0."""
+        return len(self.runs)
 
     @property
     def trials(self) -> list[Trial]:
@@ -48,12 +49,12 @@ class Measured:
         Raises:
             NotMeasuredError: if there is none.
         """
-        found = [*self.only_numbers, *(_result(run, seed) for seed, run in self.runs.items())]
+        found = [_result(run, seed) for seed, run in self.runs.items()]
         if not found:
             raise NotMeasuredError(self.entry.name)
         if self.instrument(found) == "training":
             found = [replace(t, gap=t.train_acc - t.val_acc, gap_instrument="training") for t in found]
-        return sorted(found, key=lambda trial: int(trial.setting[SEED.name]))
+        return found
 
     @property
     def by_training(self) -> "Measured":
@@ -76,7 +77,7 @@ class Measured:
 
     def text(self, metric: str) -> str:
         """Return the mean over seeds in hundredths, of several with the standard deviation: ``42.3 ± 0.6 %``."""
-        return mean_cell(self.values(metric), unit="" if metric in ("gap", "calibration") else " %")
+        return text_of(self.trials, metric)
 
     @property
     def seeds(self) -> str:
@@ -122,7 +123,7 @@ class Measured:
     @property
     def commits(self) -> str:
         """The commits of the code that made the runs."""
-        return ", ".join(dict.fromkeys(str(trial.origin["commit"])[:7] for trial in self.trials))
+        return commits_of(self.trials)
 
     @property
     def time(self) -> str:
@@ -130,6 +131,54 @@ class Measured:
         seconds = [trial.seconds for trial in self.trials]
         ends = dict.fromkeys(hours(each) for each in (min(seconds), max(seconds)))
         return f"{' to '.join(ends)} h"
+
+
+def text_of(trials: Sequence[Trial], metric: str) -> str:
+    """Return the mean of a metric in hundredths, of several trials with the standard deviation."""
+    values = [getattr(trial, METRICS[metric]) for trial in trials]
+    return mean_cell(values, unit="" if metric in ("gap", "calibration") else " %")
+
+
+def commits_of(trials: Sequence[Trial]) -> str:
+    """Return the commits of the code that made the runs of trials."""
+    return ", ".join(dict.fromkeys(str(trial.origin["commit"])[:7] for trial in trials))
+
+
+@dataclass(frozen=True)
+class Cell:
+    """The results of one cell of an ablation."""
+
+    changed: Mapping[str, Any]  # level of each factor that is not at its first level
+    trials: Sequence[Trial]
+    gains: Mapping[str, Estimate]  # by metric: difference between the mean and the mean of the first cell
+
+    @property
+    def n(self) -> int:
+        """The number of seeds."""
+        return len(self.trials)
+
+    def text(self, metric: str) -> str:
+        """Return the mean over seeds, see :func:`text_of`."""
+        return text_of(self.trials, metric)
+
+    @property
+    def commits(self) -> str:
+        """The commits of the code that made the runs."""
+        return commits_of(self.trials)
+
+
+def cells_of(trials: Sequence[Trial]) -> list[Cell]:
+    """Return the cells of an ablation. In the first one, every factor is at its first level."""
+    groups: dict[frozenset[tuple[str, Any]], list[Trial]] = {}
+    for trial in trials:
+        levels = frozenset(level for level in trial.setting.items() if level[0] not in (SEED.name, SUBSET.name))
+        groups.setdefault(levels, []).append(trial)
+    first = next(iter(groups))
+    means = {metric: CellMeans([*groups.values()], name) for metric, name in METRICS.items()}
+    return [
+        Cell(dict(levels - first), group, {metric: mean.against_first(place) for metric, mean in means.items()})
+        for place, (levels, group) in enumerate(groups.items())
+    ]
 
 
 @cache

@@ -14,8 +14,8 @@ from jinja2 import TemplateError
 from matplotlib.figure import Figure
 from PIL import Image
 
-from overfitting_lab.campaign.figures import Measured, NotMeasuredError, alike, difference
-from overfitting_lab.campaign.plan import Campaign, Study
+from overfitting_lab.campaign.figures import Cell, Measured, NotMeasuredError, alike, cells_of, difference
+from overfitting_lab.campaign.plan import DOCS, Ablation, Campaign, Study
 from overfitting_lab.campaign.reference import LOGS, reference_runs
 from overfitting_lab.comparison.comparison import Comparison
 from overfitting_lab.comparison.report import overview, read_template
@@ -24,33 +24,21 @@ from overfitting_lab.runs.figures import curves, write_figure
 from overfitting_lab.runs.files import replace_file, write_text
 from overfitting_lab.sweeps.designs import Design, design_of
 from overfitting_lab.sweeps.effects import effects
-from overfitting_lab.sweeps.factors import SEED
 from overfitting_lab.sweeps.names import effect_name
 from overfitting_lab.sweeps.pages import Page, page_of
 from overfitting_lab.sweeps.trial import Trial
 
-DOCS = Path("docs")
 BLOCKS = DOCS / "campaign.jinja"
 BLOCK = re.compile(r"(<!-- campaign: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 SOURCE = "Source"  # key of a PNG's text: a digest of the runs in the picture
 
 
 class Results:
-    """All that the reference runs say, and the numbers of runs that are lost."""
+    """All that the reference runs and the ablations say."""
 
     def __init__(self, campaign: Campaign) -> None:
         self._campaign = campaign
         self.runs = {name: Measured(entry, reference_runs(entry)) for name, entry in campaign.runs.items()}
-        for study in campaign.studies.values():
-            for name, levels in self._levels(study).items():
-                lost = {*study.only_numbers} - self.runs[name].runs.keys()
-                numbers = [
-                    replace(trial, setting={SEED.name: trial.setting[SEED.name]})
-                    for trial in (numbers_of(study) if lost else [])
-                    if trial.has(levels) and trial.setting[SEED.name] in lost
-                ]
-                if numbers:
-                    self.runs[name] = replace(self.runs[name], only_numbers=numbers)
 
     def _levels(self, study: Study) -> dict[str, dict[str, Any]]:
         """Return the levels of a study's entries. The images decide some of them, so that a run knows them best."""
@@ -100,6 +88,17 @@ class Results:
         found = [effects(design, trials, response) for response in ("test_acc", "gap", "calibration_error")]
         return {effect_name(each[0].terms): [one.estimate for one in each] for each in zip(*found, strict=True)}
 
+    def ablation(self, name: str) -> list[Cell]:
+        """Return the cells of an ablation from its page's JSON, the first levels first.
+
+        Raises:
+            NotMeasuredError: if there is no such page.
+        """
+        ablation = self._campaign.ablations[name]
+        if not (trials := results_of(ablation)):
+            raise NotMeasuredError(ablation.short_name)
+        return cells_of(trials)
+
     def block(self, name: str) -> str:
         """Return the text of a block, or a sentence that says what is missing for it.
 
@@ -111,6 +110,7 @@ class Results:
             "alike": lambda *names: alike([self.runs[each] for each in names]),
             "difference": difference,
             "effects": self.effects,
+            "ablation": self.ablation,
             "percent": lambda fraction: f"{100 * fraction:.1f} %",
             "points": lambda fraction: f"{100 * fraction:.1f}",
         }
@@ -165,12 +165,12 @@ def digest(runs: Sequence[Run]) -> str:
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
 
 
-def numbers_of(study: Study) -> list[Trial]:
-    """Return the results in a study's JSON; none if there is no such file."""
-    path = DOCS / f"{study.name}.json"
-    return (
-        [Trial(**trial) for trial in json.loads(path.read_text(encoding="utf-8"))["trials"]] if path.is_file() else []
-    )
+def results_of(ablation: Ablation) -> list[Trial]:
+    """Return the results in the JSON of an ablation's page; none if there is no page."""
+    path = DOCS / f"{ablation.name}.json"
+    if not path.is_file():
+        return []
+    return [Trial(**trial) for trial in json.loads(path.read_text(encoding="utf-8"))["trials"]]
 
 
 def drawn_from(path: Path) -> str:

@@ -18,7 +18,8 @@ from overfitting_lab.runs import Run, UsageError
 from overfitting_lab.runs.recipe import flat, recipe
 from overfitting_lab.sweeps.factors import REMEDIES, SEED, SIZE, Factor
 
-PLAN = Path("docs", "campaign.yaml")
+DOCS = Path("docs")
+PLAN = DOCS / "campaign.yaml"
 FACTORS = {factor.name: factor for factor in (*REMEDIES, SIZE)}
 SIZES = ("train_size", "val_size")
 BY_RUN = "model.lr_scheduler"  # its interval and its length, too
@@ -70,7 +71,6 @@ class Study:
     name: str  # path of the page in docs/, without an ending
     runs: list[str]  # names of entries; the first one has every factor at its first level
     factors: list[str]
-    only_numbers: list[int] = field(default_factory=list)  # seeds without a run, whose results stay in the page's JSON
     worth: str | None = None  # beside a learning curve, the study of remedies whose worth in images the page tells
 
     @property
@@ -90,32 +90,51 @@ class Study:
 
 
 @dataclass(frozen=True)
+class Ablation:
+    """An ablation page that ``scripts/ablate.py`` makes. Its JSON has every result; the runs are too many to keep."""
+
+    name: str  # path of the page in docs/, without an ending
+    purpose: str
+    flags: str  # of ablate.py, without the flags for the images
+
+    @property
+    def short_name(self) -> str:
+        """The name without its folder. It is the folder of the runs in ``lightning_logs/`` as well."""
+        return self.name.rpartition("/")[2]
+
+    def line(self, given: Sequence[str] = ()) -> list[str]:
+        """Return the arguments of ``ablate.py``; ``given`` are the flags for the images."""
+        return [*shlex.split(self.flags), f"--experiment={self.short_name}", *given]
+
+
+@dataclass(frozen=True)
 class Campaign:
     """The content of ``docs/campaign.yaml``."""
 
     runs: dict[str, Entry]
     studies: dict[str, Study] = field(default_factory=dict)
+    ablations: dict[str, Ablation] = field(default_factory=dict)
     # By path: the entries in the picture of a report, or the one whose curves are drawn.
     pictures: dict[str, str | list[str]] = field(default_factory=dict)
     pages: list[str] = field(default_factory=list)  # paths of pages with blocks
     typed: dict[str, str] = field(default_factory=dict)  # figures in the pages' prose, and why no run holds them
 
-    def chosen(self, names: Sequence[str] | None) -> list[Entry]:
-        """Return the entries with these names, and the entries of the studies with these names; by default all.
+    def chosen(self, names: Sequence[str] | None) -> tuple[list[Entry], list[Ablation]]:
+        """Return the entries and ablations with these names, and the entries of studies with these names; or all.
 
         Raises:
             UsageError: if a name is unknown.
         """
-        wanted = {run for name in names or self.runs for run in self._runs_of(name)}
-        return [entry for name, entry in self.runs.items() if name in wanted]
-
-    def _runs_of(self, name: str) -> list[str]:
-        studies = {study.short_name: study for study in self.studies.values()}
-        if name in studies:
-            return studies[name].runs
-        if name not in self.runs:
-            raise UsageError(f"--only {name}: {PLAN} has {', '.join([*self.runs, *studies])}")
-        return [name]
+        made_of = {name: [name] for name in self.runs}
+        made_of |= {study.short_name: study.runs for study in self.studies.values()}
+        ablations = {ablation.short_name: ablation for ablation in self.ablations.values()}
+        if unknown := {*(names or ())} - made_of.keys() - ablations.keys():
+            raise UsageError(f"--only {min(unknown)}: {PLAN} has {', '.join([*made_of, *ablations])}")
+        wanted = {run for name in names or self.runs for run in made_of.get(name, ())}
+        return (
+            [entry for name, entry in self.runs.items() if name in wanted],
+            [ablation for name, ablation in ablations.items() if names is None or name in names],
+        )
 
 
 def read_plan(path: Path = PLAN) -> Campaign:
@@ -130,7 +149,11 @@ def read_plan(path: Path = PLAN) -> Campaign:
         content: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
         runs = {name: _made(Entry, name, {**value, "purpose": value["for"]}) for name, value in content["runs"].items()}
         studies = {name: _made(Study, name, value) for name, value in content.get("studies", {}).items()}
-        campaign = Campaign(**{**content, "runs": runs, "studies": studies})
+        ablations = {
+            name: _made(Ablation, name, {**value, "purpose": value["for"]})
+            for name, value in content.get("ablations", {}).items()
+        }
+        campaign = Campaign(**{**content, "runs": runs, "studies": studies, "ablations": ablations})
         _check(campaign)
         return campaign
     except (yaml.YAMLError, AttributeError, KeyError, TypeError) as error:

@@ -1,14 +1,19 @@
 """Find, resume or train the runs of the campaign. Any number of workers share them."""
 
+import json
+import shlex
+import shutil
+import subprocess
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 from filelock import FileLock, Timeout
 
 from datamodules.errors import DataError
-from overfitting_lab.campaign.plan import Campaign, Entry
+from overfitting_lab.campaign.plan import DOCS, Ablation, Campaign, Entry
 from overfitting_lab.campaign.reference import LARGEST, LOGS, collect, folder_of, reference_bytes, reference_runs
 from overfitting_lab.cli.experiment import ExperimentCLI
 from overfitting_lab.cli.finished import experiments, finished_run
@@ -59,6 +64,13 @@ def _state(entry: Entry, seeds: int, local: Sequence[Run]) -> State:
     ]
     missing = [seed for seed in left if seed not in begun]
     return State(entry, [seed for seed in there if seed < seeds], begun, missing, refused)
+
+
+def is_there(ablation: Ablation) -> bool:
+    """Tell if an ablation's page is there, and was made with its flags."""
+    page = DOCS / f"{ablation.name}.json"
+    made = shlex.split(json.loads(page.read_text(encoding="utf-8"))["command"]) if page.is_file() else []
+    return {*shlex.split(ablation.flags)} <= {*made}
 
 
 def check_flags(given: Sequence[str]) -> None:
@@ -125,6 +137,23 @@ def work(found: Sequence[State], given: Sequence[str]) -> int:
         what = f"{others} runs are" if others > 1 else "1 run is"
         print(f"{what} with other workers; start this again when they have finished", flush=True)
     return failed
+
+
+def ablate(ablation: Ablation, given: Sequence[str]) -> None:
+    """Make an ablation's page by ``scripts/ablate.py``, and copy it. Another worker may still have a part of it.
+
+    Raises:
+        RunError: if a run failed.
+    """
+    print(f"begun      {ablation.short_name}: {ablation.purpose}", flush=True)
+    script = Path(sys.argv[0]).with_name("ablate.py")
+    status = subprocess.run([sys.executable, str(script), *ablation.line(given)], check=False).returncode
+    if status:
+        raise RunError(f"{ablation.short_name}: scripts/ablate.py ended with status {status}; its message is above")
+    for page in (LOGS / ablation.short_name).glob("*.json"):
+        for ending in (".md", ".png", ".json"):
+            (DOCS / ablation.name).parent.mkdir(exist_ok=True)
+            shutil.copy(page.with_suffix(ending), DOCS / f"{ablation.name}{ending}")
 
 
 def _make(entry: Entry, seed: int, given: Sequence[str]) -> None:

@@ -1,3 +1,4 @@
+import json
 import re
 import shutil
 from pathlib import Path
@@ -128,6 +129,35 @@ def test_workers_share_the_runs_and_a_failed_one_does_not_stop_the_others(
     assert fitted == [], "the images were counted before any training"
 
 
+def test_an_ablation_is_made_once_and_fills_its_block(
+    run_script: Script, docs: Path, flags: str, image_folder: Path, tmp_path: Path
+) -> None:
+    line = flags.replace("--config=overfit", "--seeds=1").replace("--data.train_size", "--train_size")
+    ablation = {"for": "worth", "flags": f"{line} --factor model.dropout=0,0.5"}
+    write_plan(docs, flags, ablations={"ablation/worth": ablation})
+    (docs / "campaign.jinja").write_text(
+        """{% macro accuracy() %}
+{% for cell in ablation("ablation/worth") %}
+{{ cell.changed }} n={{ cell.n }} {{ cell.text("test") }} {{ cell.gains.test.in_points() }}
+{% endfor %}
+{% endmacro %}
+{% macro other() %}{% endmacro %}"""
+    )
+    assert "worth                        missing" in run_script("reproduce", "--dry-run", "--only", "worth").out
+    outcome = run_script("reproduce", "--only", "worth", f"--data.root={image_folder}")
+    assert outcome.status == 0, outcome.err
+    page = json.loads((docs / "ablation/worth.json").read_text())
+    none, dropout = (trial["test_acc"] for trial in page["trials"])
+    text = (docs / "page.md").read_text()
+    assert f"{{}} n=1 {100 * none:.1f} % +0.0\n" in text
+    assert f"{{'dropout': 0.5}} n=1 {100 * dropout:.1f} % {100 * (dropout - none):+.1f}\n" in text
+    assert str(tmp_path) not in "".join((docs / f"ablation/worth.{ending}").read_text() for ending in ("md", "json"))
+    assert (docs / "ablation/worth.png").is_file()
+    assert "worth                        there" in run_script("reproduce", "--dry-run", "--only", "worth").out
+    write_plan(docs, flags, ablations={"ablation/worth": {**ablation, "flags": f"{ablation['flags']},0.2"}})
+    assert "worth                        missing" in run_script("reproduce", "--dry-run", "--only", "worth").out
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -176,8 +206,8 @@ def test_a_fresh_clone_says_what_is_there_and_what_is_not(
     outcome = run_script("reproduce", "--dry-run", "--seeds", 9)
     assert outcome.status == 0, outcome.err
     plan = yaml.safe_load((ROOT / "docs/campaign.yaml").read_text())
-    lines = outcome.out.splitlines()
-    assert [line.split()[0] for line in lines] == [*plan["runs"], "missing", "estimate"]
+    lines, ablations = outcome.out.splitlines(), [name.rpartition("/")[2] for name in plan["ablations"]]
+    assert [line.split()[0] for line in lines] == [*plan["runs"], *ablations, "missing", "estimate"]
     for line, name in zip(lines, plan["runs"], strict=False):
         there = sorted(run.summary.seed for run in runs_of(ROOT / REFERENCE / name))
         (said,) = re.findall("there: seeds? ([0-9, ]+);", line)
