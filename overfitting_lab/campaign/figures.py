@@ -153,6 +153,11 @@ class Cell:
     gains: Mapping[str, Estimate]  # by metric: difference between the mean and the mean of the first cell
 
     @property
+    def name(self) -> str:
+        """The levels that changed, such as ``dropout=0.5``; empty for the first cell."""
+        return ",".join(f"{factor}={level}" for factor, level in sorted(self.changed.items()))
+
+    @property
     def n(self) -> int:
         """The number of seeds."""
         return len(self.trials)

@@ -29,7 +29,8 @@ from overfitting_lab.sweeps.pages import Page, page_of
 from overfitting_lab.sweeps.trial import Trial
 
 BLOCKS = DOCS / "campaign.jinja"
-BLOCK = re.compile(r"(<!-- campaign: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
+BENCHMARK = DOCS / "benchmark" / "benchmark.json"
+BLOCK = re.compile(r"(<!-- campaign: (\w+)(?: (\S+))? -->\n).*?(<!-- end -->)", re.DOTALL)
 SOURCE = "Source"  # key of a PNG's text: a digest of the runs in the picture
 
 
@@ -99,8 +100,12 @@ class Results:
             raise NotMeasuredError(ablation.short_name)
         return cells_of(trials)
 
-    def block(self, name: str) -> str:
+    def block(self, name: str, argument: str | None = None) -> str:
         """Return the text of a block, or a sentence that says what is missing for it.
+
+        Args:
+            name: of a macro in the template.
+            argument: of the macro, if it has one.
 
         Raises:
             UsageError: if the template has no such block or is wrong.
@@ -111,6 +116,7 @@ class Results:
             "difference": difference,
             "effects": self.effects,
             "ablation": self.ablation,
+            "costs": costs(),
             "percent": lambda fraction: f"{100 * fraction:.1f} %",
             "points": lambda fraction: f"{100 * fraction:.1f}",
         }
@@ -118,7 +124,8 @@ class Results:
             blocks = read_template(BLOCKS).make_module(content)
             if not hasattr(blocks, name):
                 raise UsageError(f"{BLOCKS} has no macro {name}")
-            return f"{str(getattr(blocks, name)()).strip()}\n"
+            arguments = [] if argument is None else [argument]
+            return f"{str(getattr(blocks, name)(*arguments)).strip()}\n"
         except NotMeasuredError as error:
             return f"Not measured yet: `python scripts/reproduce.py --only {error}` makes the runs.\n"
         except TemplateError as error:
@@ -133,7 +140,7 @@ class Results:
         text = Path(page).read_text(encoding="utf-8")
         if {text.count("<!-- campaign: "), text.count("<!-- end -->")} != {len(BLOCK.findall(text))}:
             raise UsageError(f"{page}: every <!-- campaign: NAME --> needs one <!-- end -->")
-        return BLOCK.sub(lambda match: f"{match[1]}{self.block(match[2])}{match[3]}", text)
+        return BLOCK.sub(lambda match: f"{match[1]}{self.block(match[2], match[3])}{match[4]}", text)
 
     def pictured(self, path: str) -> list[Run]:
         """Return the runs in a picture.
@@ -171,6 +178,12 @@ def results_of(ablation: Ablation) -> list[Trial]:
     if not path.is_file():
         return []
     return [Trial(**trial) for trial in json.loads(path.read_text(encoding="utf-8"))["trials"]]
+
+
+def costs() -> dict[str, Any]:
+    """Return the time of a training step with each method, divided by the time of one without, as it was measured."""
+    measured = json.loads(BENCHMARK.read_text(encoding="utf-8")) if BENCHMARK.is_file() else {}
+    return dict(measured.get("remedies", {}).get("results", {}))
 
 
 def drawn_from(path: Path) -> str:

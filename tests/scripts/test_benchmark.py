@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks import data_path, machine, scaling, start_up, steps
+from benchmarks import data_path, machine, remedies, scaling, start_up, steps
 from benchmarks.commands import FIT
 from benchmarks.commands import run as run_command
 from benchmarks.machine import Rates, step_floor
@@ -85,6 +85,15 @@ def test_the_data_path_is_measured(benchmark: Benchmark, monkeypatch: pytest.Mon
     (row,) = (line for line in out.splitlines() if "transforms.v2, in process, every augmentation" in line)
     whole, theirs = (speeds[f"{way}, every augmentation"] for way in ("whole batches", "transforms.v2, in process"))
     assert row.endswith(f"| {whole / theirs:.1f} |")
+
+
+def test_what_a_method_costs_is_measured(benchmark: Benchmark, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(remedies, "REMEDIES", {"cutmix=1.0": "--data.cutmix=1"})
+    monkeypatch.setattr(multiprocessing, "get_context", lambda _: CONTEXT)
+    known, out = benchmark("--parts=remedies", "--rounds=1", *BF16)
+    ratio = known["remedies"]["results"]["cutmix=1.0"]
+    assert 0.01 < ratio["median"] < 100
+    assert f"| cutmix=1.0 | {ratio['median']:.2f} (" in out
 
 
 def test_scaling_is_measured(benchmark: Benchmark, monkeypatch: pytest.MonkeyPatch) -> None:
