@@ -18,7 +18,7 @@ from overfitting_lab.campaign.figures import Cell, Measured, NotMeasuredError, a
 from overfitting_lab.campaign.plan import DOCS, Ablation, Campaign, Study
 from overfitting_lab.campaign.reference import LOGS, reference_runs
 from overfitting_lab.comparison.comparison import Comparison
-from overfitting_lab.comparison.report import overview, read_template
+from overfitting_lab.comparison.report import html_page, overview, read_template
 from overfitting_lab.runs import Run, UsageError
 from overfitting_lab.runs.figures import curves, write_figure
 from overfitting_lab.runs.files import replace_file, write_text
@@ -30,6 +30,7 @@ from overfitting_lab.sweeps.trial import Trial
 
 BLOCKS = DOCS / "campaign.jinja"
 BENCHMARK = DOCS / "benchmark" / "benchmark.json"
+LESSON = Path(__file__).with_name("templates") / "lesson.html"
 BLOCK = re.compile(r"(<!-- campaign: (\w+)(?: (\S+))? -->\n).*?(<!-- end -->)", re.DOTALL)
 SOURCE = "Source"  # key of a PNG's text: a digest of the runs in the picture
 
@@ -154,6 +155,15 @@ class Results:
         entries = [self.runs[name] for name in names]
         return [run for entry in entries for run in (entry.runs.values() or [entry.run])]
 
+    def lesson(self, path: str) -> str:
+        """Return the text of a page whose reader moves over the epochs of runs, the first seed of each entry.
+
+        Raises:
+            NotMeasuredError: if an entry has no run.
+        """
+        runs = [self.runs[name].run for name in self._campaign.lessons[path]]
+        return html_page(Comparison(runs), LESSON)
+
     def draw(self, path: str) -> Figure:
         """Draw a picture: the curves of one run, or the picture of a report on several.
 
@@ -218,10 +228,17 @@ def _written(campaign: Campaign, results: Results) -> Iterator[Path]:
             if drawn_from(Path(name)) != (source := digest(results.pictured(name))):
                 _save(Path(name), results.draw(name), source)
                 yield Path(name)
+    for name in campaign.lessons:
+        with suppress(NotMeasuredError):
+            yield from _updated(Path(name), results.lesson(name))
     for name in campaign.pages:
-        if (text := results.filled(name)) != Path(name).read_text(encoding="utf-8"):
-            write_text(Path(name), text)
-            yield Path(name)
+        yield from _updated(Path(name), results.filled(name))
+
+
+def _updated(path: Path, text: str) -> Iterator[Path]:
+    if _content(path) != [text]:
+        write_text(path, text)
+        yield path
 
 
 def _content(*paths: Path) -> list[str]:

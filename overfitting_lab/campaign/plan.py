@@ -116,6 +116,7 @@ class Campaign:
     ablations: dict[str, Ablation] = field(default_factory=dict)
     # By path: the entries in the picture of a report, or the one whose curves are drawn.
     pictures: dict[str, str | list[str]] = field(default_factory=dict)
+    lessons: dict[str, list[str]] = field(default_factory=dict)  # by path: the entries in an interactive page
     pages: list[str] = field(default_factory=list)  # paths of pages with blocks
     typed: dict[str, str] = field(default_factory=dict)  # figures in the pages' prose, and why no run holds them
 
@@ -172,6 +173,7 @@ def _check(campaign: Campaign) -> None:
     used: Iterable[tuple[str, Sequence[str]]] = [
         *((name, study.runs) for name, study in campaign.studies.items()),
         *((path, [runs] if isinstance(runs, str) else runs) for path, runs in campaign.pictures.items()),
+        *campaign.lessons.items(),
     ]
     for what, names in used:
         if unknown := [name for name in names if name not in campaign.runs]:

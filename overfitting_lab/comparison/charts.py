@@ -113,20 +113,27 @@ def draw_reliability(axes: Axes, groups: Sequence[Group]) -> None:
     label_axes(axes, "test accuracy (%)", "confidence (%)")
 
 
+def mean_curve(group: Group, curve: Callable[[NamedRun], Curve]) -> Curve:
+    """Return the curve of one run, or the mean over several seeds as far as all have values."""
+    curves = [curve(run) for run in group.seeds]
+    shared = reduce(np.intersect1d, [x for x, _ in curves])
+    return shared, np.mean([y[np.isin(x, shared)] for x, y in curves], axis=0)
+
+
+def mean_metric(group: Group, metric: str) -> Curve:
+    """Return a metric over epochs, see :func:`metric_curve`, of one run or as the mean over several seeds."""
+    return mean_curve(group, lambda run: metric_curve(run.run.records, metric))
+
+
 def _draw_metric(axes: Axes, group: Group, metric: str, line: dict[str, Any]) -> None:
     _draw(axes, group, lambda run: metric_curve(run.run.records, metric), line)
 
 
 def _draw(axes: Axes, group: Group, curve: Callable[[NamedRun], Curve], line: dict[str, Any]) -> None:
-    """Draw the curve of one run, or a thin line for each of several seeds, and their mean as far as all have values."""
-    if not group.several:
-        axes.plot(*curve(group.runs[0]), **line)
-        return
-    for run in group.runs:
+    """Draw the mean curve of a group, and a thin line for each of several seeds behind it."""
+    for run in group.runs if group.several else []:
         axes.plot(*curve(run), **line | SEED)
-    curves = [curve(run) for run in group.seeds]
-    shared = reduce(np.intersect1d, [x for x, _ in curves])
-    axes.plot(shared, np.mean([y[np.isin(x, shared)] for x, y in curves], axis=0), **line)
+    axes.plot(*mean_curve(group, curve), **line)
 
 
 def _learned(run: NamedRun) -> Curve:

@@ -32,6 +32,7 @@ from overfitting_lab.comparison.charts import (
 )
 from overfitting_lab.comparison.comparison import Comparison
 from overfitting_lab.comparison.groups import Group, NamedRun, shared_instrument
+from overfitting_lab.comparison.moments import Moments
 from overfitting_lab.comparison.statistics import mean_cell
 from overfitting_lab.runs.epochs import best_epoch, own_of
 from overfitting_lab.runs.figures import save_figure, shown, write_figure
@@ -50,14 +51,29 @@ def write_report(comparison: Comparison, folder: Path) -> list[Path]:
     """Write ``report.html``, which needs no other file, ``report.md`` and ``report.png``. Return their paths."""
     folder.mkdir(parents=True, exist_ok=True)
     page, text, picture = (folder / f"report.{ending}" for ending in ("html", "md", "png"))
-    content = _content(comparison)
-    write_text(page, render(TEMPLATES / "report.html", {**content, "charts": list(_charts(comparison.drawn))}))
-    write_text(text, render(TEMPLATES / "report.md", content))
+    write_text(page, html_page(comparison, TEMPLATES / "report.html"))
+    write_text(text, render(TEMPLATES / "report.md", _content(comparison)))
     written = [page, text]
     with attempt(picture.name):
         save_figure(picture, overview(comparison))
         written.append(picture)
     return written
+
+
+def html_page(comparison: Comparison, template: Path) -> str:
+    """Return a page that needs no other file. Its reader moves over epochs, and switches runs on and off.
+
+    Args:
+        comparison: of the runs in the page.
+        template: extends ``page.html``.
+    """
+    moments = Moments(comparison.drawn)
+    content = {
+        "charts": list(_charts(comparison.drawn)),
+        "moments": moments,
+        "sources": [_source(pixels) for pixels in moments.pictures],
+    }
+    return render(template, {**_content(comparison), **content})
 
 
 def overview(comparison: Comparison) -> Figure:
@@ -88,7 +104,7 @@ def render(template: Path, content: Mapping[str, Any]) -> str:
 def read_template(template: Path) -> jinja2.Template:
     """Read a template. The filter ``cell`` prepares a value for a Markdown table."""
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(template.parent),
+        loader=jinja2.FileSystemLoader([template.parent, TEMPLATES]),
         autoescape=template.suffix == ".html",
         trim_blocks=True,
         lstrip_blocks=True,
@@ -311,10 +327,13 @@ def _note(what: str, value: int, epochs: int) -> str:
 
 
 def _picture(pixels: NDArray[np.uint8], caption: str, note: str) -> dict[str, str]:
+    return {"source": _source(pixels), "caption": caption, "note": note}
+
+
+def _source(pixels: NDArray[np.uint8]) -> str:
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, format="png")
-    source = f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
-    return {"source": source, "caption": caption, "note": note}
+    return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
 
 
 def _charts(groups: Sequence[Group]) -> Iterator[dict[str, str]]:
@@ -358,7 +377,8 @@ def _svg(title: str, what: str, draw: Callable[[Axes], None], height: float) -> 
         settings[part] = INK
     with rc_context(settings):
         figure = Figure(figsize=(5.4, height), layout="constrained")
-        draw(figure.subplots())
+        axes = figure.subplots()
+        draw(axes)
         file = io.StringIO()
         write_figure(figure, file, format="svg", transparent=True, metadata={"Date": None})
     svg = file.getvalue()
@@ -366,4 +386,14 @@ def _svg(title: str, what: str, draw: Callable[[Axes], None], height: float) -> 
     svg = re.sub(r'(id="|url\(#|href="#)', rf"\g<1>{name}-", svg).replace(INK, "currentColor")
     label = escape(f"{title}: {what}; the numbers are in the tables")
     head = rf'<svg \1 role="img" aria-label="{label}">'
-    return re.sub(r"<svg [^>]*?(viewBox=\"[^\"]*\")[^>]*>", head, svg, count=1)
+    svg = re.sub(r"<svg [^>]*?(viewBox=\"[^\"]*\")[^>]*>", head, svg, count=1)
+    return svg.replace("</svg>", f"{_cursor(axes)}</svg>") if axes.get_xlabel() == "epoch" else svg
+
+
+def _cursor(axes: Axes) -> str:
+    """Return the line that marks an epoch. Its data say where epoch 0 is, and how wide an epoch, in % of the width."""
+    box, (first, last) = axes.get_position(), axes.get_xlim()
+    step = 100 * box.width / (last - first)
+    zero = 100 * box.x0 - first * step
+    ends = f'y1="{100 * (1 - box.y1):.2f}%" y2="{100 * (1 - box.y0):.2f}%"'
+    return f'<line class="cursor" {ends} data-zero="{zero:.3f}" data-step="{step:.4f}"/>'

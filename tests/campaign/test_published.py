@@ -1,10 +1,13 @@
 """Every figure in the pages is what the reference runs say."""
 
+import base64
+import io
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from overfitting_lab.campaign.pages import BLOCK, Results, digest, drawn_from
 from overfitting_lab.campaign.plan import Campaign, read_plan
@@ -12,6 +15,7 @@ from overfitting_lab.campaign.reference import LARGEST, REFERENCE, reference_byt
 from overfitting_lab.runs import Run
 from tests.conftest import ROOT
 
+DRAWN, SVG = re.compile(r"data:image/png;base64,([^\"&]*)"), re.compile(r"<svg.*?</svg>", re.DOTALL)
 FIGURE = re.compile(r"± ?\d|\d ?%|\d points?\b|\d\.\d")
 FOLDERS = sorted(path.relative_to(ROOT) for path in (ROOT / REFERENCE).glob("*/*"))
 UPDATE = "run: python scripts/reproduce.py --seeds 1"
@@ -45,6 +49,22 @@ def test_ablation_pages_have_the_figures_of_the_reference_runs(campaign: Campaig
 def test_pictures_are_of_the_reference_runs(campaign: Campaign, results: Results) -> None:
     for path in campaign.pictures:
         assert drawn_from(Path(path)) == digest(results.pictured(path)), UPDATE
+
+
+def test_lessons_are_of_the_reference_runs(campaign: Campaign, results: Results) -> None:
+    """Everything but the charts' lines and the pictures' compression, which depend on the versions of libraries."""
+    for path in campaign.lessons:
+        committed, fresh = Path(path).read_text(), results.lesson(path)
+        assert len(committed.encode()) < 1.5e6
+        assert SVG.sub("", DRAWN.sub("", committed)) == SVG.sub("", DRAWN.sub("", fresh)), UPDATE
+        mine, its = DRAWN.findall(committed), DRAWN.findall(fresh)
+        assert len(mine) > 30
+        assert [_pixels(each) for each in mine] == [_pixels(each) for each in its], UPDATE
+
+
+def _pixels(png: str) -> bytes:
+    with Image.open(io.BytesIO(base64.b64decode(png))) as image:
+        return image.tobytes()
 
 
 def test_no_figure_is_typed(campaign: Campaign) -> None:

@@ -1,4 +1,4 @@
-"""A network outside of the repository: the example of docs/howto.md, as a reader would type it."""
+"""A network, images and metrics outside of the repository: the examples of docs/your_own.md, as a reader types them."""
 
 import re
 import sys
@@ -6,15 +6,17 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import ROOT, Flags, Script
+from tests.conftest import ROOT, Flags, Script, summary_of
 from tests.scripts.test_errors import check_one_message
 
 RUN = Path("lightning_logs/my_net/version_0")
-EXAMPLE = (ROOT / "docs" / "howto.md").read_text(encoding="utf-8").partition("\n## Add a network\n")[2]
+LIBRARY = "A network of another library"
+PAGE = (ROOT / "docs" / "your_own.md").read_text(encoding="utf-8")
 
 
-def block(language: str) -> str:
-    return str(re.findall(rf"^```{language}\n(.*?)^```", EXAMPLE, re.MULTILINE | re.DOTALL)[0])
+def block(language: str, section: str = "Another network", place: int = 0) -> str:
+    text = PAGE.partition(f"\n## {section}\n")[2].partition("\n## ")[0]
+    return str(re.findall(rf"^```{language}\n(.*?)^```", text, re.MULTILINE | re.DOTALL)[place])
 
 
 @pytest.fixture
@@ -22,7 +24,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Return a folder elsewhere that has the example's files. Python forgets them after the test."""
     monkeypatch.setattr(sys, "path", [*sys.path])
     monkeypatch.setenv("PYTHONPATH", "")
-    monkeypatch.delitem(sys.modules, "my_net", raising=False)
+    for name in ("my_net", "library_net", "my_metric"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
     mine = tmp_path / "elsewhere" / "mine"
     mine.mkdir(parents=True)
     (mine / "my_net.py").write_text(block("python"))
@@ -66,6 +69,42 @@ def test_the_example_trains_tests_resumes_and_predicts(
         assert "my_net.MyNet" in outcome.err
         assert "cannot be imported: there is no module my_net: lay my_net.py beside" in outcome.err
         assert "PYTHONPATH=FOLDER" in outcome.err
+
+
+@pytest.mark.parametrize(
+    ("library", "function", "name"),
+    [
+        ("timm", "timm.create_model", "test_resnet"),
+        ("torchvision", "torchvision.models.get_model", "shufflenet_v2_x0_5"),
+    ],
+)
+def test_a_network_of_another_library(
+    library: str, function: str, name: str, folder: Path, small: list[str], run_script: Script
+) -> None:
+    pytest.importorskip(library, reason=f"{library} is not installed: pip install {library}")
+    code = block("python", LIBRARY).replace("timm.create_model", function).replace("import timm", f"import {library}")
+    (folder / "library_net.py").write_text(code)
+    (folder / "library_net.yaml").write_text(block("yaml", LIBRARY))
+    outcome = run_script(
+        "fit", f"--config={folder / 'library_net.yaml'}", *small, "--data.image_size=32", f"--model.name={name}"
+    )
+    assert outcome.status == 0, outcome.err
+    assert f"name: {name}" in Path("lightning_logs/library_net/version_0/config.yaml").read_text()
+
+
+def test_images_and_a_metric_of_ones_own(folder: Path, small: list[str], run_script: Script) -> None:
+    exec(block("python", "Another data set").replace("2000", "120").replace("500", "40"), {})
+    (folder / "my_metric.py").write_text(block("python", "Another metric"))
+    line = re.findall("`(worst: .*?)`", PAGE)[0]
+    (folder / "metrics.yaml").write_text(f"{block('yaml', 'Another metric')}      {line}\n")
+    chosen = ("--data.root=pictures", "--data.split=full", "--data.train_size=80", "--data.val_size=40")
+    both = [f"--config={folder / name}.yaml" for name in ("my_net", "metrics")]
+    outcome = run_script("fit", *both, *small, *chosen, "--data.augment=none", "--monitor=val_worst")
+    assert outcome.status == 0, outcome.err
+    summary = summary_of(RUN)
+    assert summary["data"]["classes"] == [f"class_{label}" for label in range(4)]
+    assert {"f1", "top2", "worst"} <= summary["test"]["own"].keys()
+    assert 0 <= summary["test"]["own"]["worst"] <= summary["test"]["acc"]
 
 
 @pytest.mark.parametrize(

@@ -1,3 +1,4 @@
+import math
 import re
 import shutil
 from collections.abc import Iterator
@@ -9,13 +10,15 @@ import pytest
 from PIL import Image
 from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
+from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 
 from overfitting_lab.comparison.comparison import Comparison
 from overfitting_lab.comparison.report import write_report
 from overfitting_lab.runs import Run
-from tests.made_runs import CLASSES, make_run
+from tests.conftest import ROOT
+from tests.made_runs import CLASSES, CURVES, make_run
 
 RANDOM = np.random.default_rng(0)
 GOOD, POOR = RANDOM.random(120) < 0.8, RANDOM.random(120) < 0.4
@@ -73,11 +76,15 @@ def page(browser: Any, report: Path) -> Any:
 
 
 def show(browser: Any, report: Path, *, width: int, dark: bool) -> None:
+    show_page(browser, report / "report.html", width=width, dark=dark)
+
+
+def show_page(browser: Any, path: Path, *, width: int, dark: bool) -> None:
     metrics = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 500}
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
     scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "", "features": [scheme]})
-    browser.get((report / "report.html").as_uri())
+    browser.get(path.as_uri())
 
 
 def test_the_page_needs_nothing_else_and_has_no_errors(page: Any) -> None:
@@ -142,6 +149,75 @@ def test_runs_are_hidden_and_shown_by_the_keyboard_alone(page: Any) -> None:
     assert all(region.get_attribute("tabindex") == "0" and region.get_attribute("aria-label") for region in regions)
 
 
+def test_the_epoch_moves_by_slider_keys_and_pointer(page: Any) -> None:
+    def row(run: int) -> list[str]:
+        return page.find_element(By.CSS_SELECTOR, f".moment .run-{run}").text.split()  # type: ignore[no-any-return]
+
+    def left(run: int) -> tuple[str, int]:
+        wall = page.find_element(By.CSS_SELECTOR, f"section.run-{run}")
+        wrong = wall.find_elements(By.CSS_SELECTOR, "[data-until]:not(.right) [class^='picture-']")
+        return wall.find_element(By.CSS_SELECTOR, "[data-name='left']").text, len(wrong)
+
+    def cursor() -> float:
+        line = page.find_element(By.CSS_SELECTOR, "svg .cursor")
+        chart = line.find_element(By.XPATH, "..").rect
+        return float((line.rect["x"] - chart["x"]) / chart["width"])
+
+    slider = page.find_element(By.ID, "epoch")
+    certainty = [f"{100 * math.exp(-loss):.1f}%" for _, _, loss, _ in CURVES if loss is not None]
+    assert row(0) == [
+        "plain",
+        "<b>",
+        "without",
+        "a",
+        "probe",
+        "100.0%",
+        "40.0%",
+        "60.0",
+        "0.10",
+        "2.40",
+        certainty[4],
+        "16.7%",
+    ]
+    assert row(1) == ["dropout", "90.0%", "40.0%", "50.0", "0.90", "2.40", certainty[4], "16.7%"]
+    assert left(0) == ("5", 4)  # of 30 images, of which 24 have pictures
+    places = [cursor()]
+    slider.send_keys(Keys.ARROW_LEFT)
+    assert row(0)[5:] == ["90.0%", "40.0%", "50.0", "0.20", "2.00", certainty[3], "33.3%"]
+    page.find_element(By.TAG_NAME, "body").send_keys(Keys.ARROW_LEFT)
+    assert left(0) == ("15", 12)
+    places.append(cursor())
+    slider.send_keys(Keys.HOME)
+    assert row(1)[1:] == ["90.0%", "30.0%", "60.0", "0.90", "1.50", certainty[0], "83.3%"]
+    places.append(cursor())
+    assert places[0] - places[1] == pytest.approx(places[1] - places[2], abs=0.01)
+    chart = page.find_element(By.XPATH, "(//*[@class='cursor'])[1]/..")
+    across = round(chart.rect["width"] * (places[1] - 0.5))
+    ActionChains(page).move_to_element_with_offset(chart, across, 0).click().perform()
+    assert slider.get_property("value") == "3"
+    ActionChains(page).click_and_hold(chart).move_by_offset(chart.rect["width"], 0).release().perform()
+    assert slider.get_property("value") == "5"
+    page.find_element(By.CSS_SELECTOR, "section.run-0 button").click()
+    assert page.find_element(By.CSS_SELECTOR, ".slider output").text == "2", "the epoch that was tested"
+    page.find_element(By.ID, "show-0").click()
+    assert not page.find_element(By.CSS_SELECTOR, ".moment .run-0").is_displayed()
+    assert not page.find_element(By.CSS_SELECTOR, "section.run-0").is_displayed()
+
+
+def test_the_answers_of_every_run_to_the_same_test_images(page: Any) -> None:
+    """Of the images that one of the two runs got wrong, each run has its own answer."""
+    answers = [page.find_elements(By.CSS_SELECTOR, f"section.run-{run} li:not([data-until])") for run in (0, 1)]
+    assert [len(each) for each in answers] == [36, 36]
+    wrong = [[item.get_attribute("class") == "wrong" for item in each] for each in answers]
+    assert wrong[0] != wrong[1]
+    assert all(map(any, zip(*wrong, strict=True)))
+    assert {item.text.split()[1] for each in answers for item in each} == {"90%"}
+    assert page.execute_script(
+        "return [...document.querySelectorAll('.wall i')].every("
+        "tile => getComputedStyle(tile).backgroundImage.startsWith('url(\"data:image/png'))"
+    )
+
+
 @pytest.mark.parametrize("dark", [False, True])
 def test_it_fits_a_phone_and_follows_the_colours_of_the_system(dark: bool, browser: Any, report: Path) -> None:
     show(browser, report, width=360, dark=dark)
@@ -153,6 +229,22 @@ def test_it_fits_a_phone_and_follows_the_colours_of_the_system(dark: bool, brows
     paper, ink, chart = (sum(map(int, re.findall(r"\d+", shade)[:3])) / 3 for shade in shades)
     assert (paper < 50, ink > 200) == (dark, dark)
     assert chart == ink
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_the_lesson_fits_a_phone_and_moves(dark: bool, browser: Any) -> None:
+    show_page(browser, ROOT / "docs/lesson.html", width=400, dark=dark)
+    assert browser.execute_script("return document.documentElement.scrollWidth") == 400
+    assert browser.get_log("browser") == []
+    slider = browser.find_element(By.ID, "epoch")
+    slider.send_keys(Keys.HOME)
+    browser.execute_script("document.querySelector('section.run-0').scrollIntoView()")
+    assert 0 <= browser.execute_script("return arguments[0].getBoundingClientRect().top", slider) < 10, "it sticks"
+    first = browser.find_elements(By.CSS_SELECTOR, "section.run-0 [data-until].right")
+    slider.send_keys(Keys.END)
+    assert len(browser.find_elements(By.CSS_SELECTOR, "section.run-0 [data-until].right")) > len(first)
+    shown = [run.is_displayed() for run in browser.find_elements(By.CSS_SELECTOR, ".moment tbody tr")]
+    assert shown == [place < 3 for place in range(len(shown))]
 
 
 def test_it_prints(browser: Any, report: Path) -> None:

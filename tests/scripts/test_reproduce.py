@@ -51,6 +51,7 @@ def write_plan(docs: Path, flags: str, **more: Any) -> None:
             "two": {"for": "another", "flags": f"{flags} --data.batch_size=25", "seeds": 1},
         },
         "pages": ["docs/page.md"],
+        "lessons": {"docs/lesson.html": ["one"], "docs/missing.html": ["one", "two"]},
         "pictures": {"docs/picture.png": ["one"], "docs/curves.png": "one", "docs/missing.png": "two"},
         **more,
     }
@@ -94,6 +95,10 @@ def test_what_is_missing_is_made_once_and_brings_its_figure_back(
     assert f"2 seeds: {sum(tests) / 2:.1f} ± {abs(tests[0] - tests[1]) / 2**0.5:.1f} %" in page
     assert "Not measured yet: `python scripts/reproduce.py --only two` makes the runs.\n<!-- end -->\nafter\n" in page
     assert {path.name for path in docs.glob("*.png")} == {"picture.png", "curves.png"}
+    assert [path.name for path in docs.glob("*.html")] == ["lesson.html"]
+    assert str(summary_of(first)["best"]["epoch"] + 1) in re.findall(
+        r'data-epoch="(\d+)"', (docs / "lesson.html").read_text()
+    )
 
     again = run_script("reproduce", "--only", "one")
     assert again.out == "written nothing: all pages are up to date\n"
