@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable, ReduceLROnPlateau
+from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -253,6 +254,30 @@ class ImageClassifier(LightningModule, ABC):
                     "use the checkpoint with the config.yaml of the run it is from, and with data of the same classes"
                 )
 
+    def optimizer_step(
+        self,
+        epoch: int,
+        batch_idx: int,
+        optimizer: Optimizer | LightningOptimizer,
+        optimizer_closure: Callable[[], Any] | None = None,
+    ) -> None:
+        """Step, with float16's gradients unscaled for all that measure or clip them, also for a fused optimizer.
+
+        Lightning 2.6 unscales the gradients of the other optimizers alone, and refuses to clip the scaled ones
+        (Lightning #21435).
+        """
+        scaler: Any = getattr(self.trainer.precision_plugin, "scaler", None)
+        unscales_itself = getattr(optimizer, "_step_supports_amp_scaling", False)
+
+        def unscaled() -> Any:
+            assert optimizer_closure is not None
+            result = optimizer_closure()
+            scaler.unscale_(getattr(optimizer, "optimizer", optimizer))
+            return result
+
+        closure = unscaled if scaler is not None and unscales_itself else optimizer_closure
+        super().optimizer_step(epoch, batch_idx, optimizer, closure)
+
     def configure_gradient_clipping(
         self,
         optimizer: Optimizer,
@@ -261,19 +286,11 @@ class ImageClassifier(LightningModule, ABC):
     ) -> None:
         """Clip a step's gradients by ``norm``, the default, or by ``value``. 0 or ``None`` clips nothing.
 
-        It works in every precision. Lightning 2.6 refuses to clip for a fused optimizer under mixed precision
-        (Lightning #21435).
+        It works in every precision, with fused optimizers too.
         """
-        if not gradient_clip_val:
-            return
-        precision = self.trainer.precision_plugin
-        scaler = getattr(
-            precision, "scaler", None
-        )  # of float16 gradients, which Lightning unscales unless the optimizer is fused
-        if scaler is not None and getattr(optimizer, "_step_supports_amp_scaling", False):
-            scaler.unscale_(optimizer)
-        clip = nn.utils.clip_grad_value_ if gradient_clip_algorithm == "value" else nn.utils.clip_grad_norm_
-        clip(precision.main_params(optimizer), gradient_clip_val)
+        if gradient_clip_val:
+            clip = nn.utils.clip_grad_value_ if gradient_clip_algorithm == "value" else nn.utils.clip_grad_norm_
+            clip(self.trainer.precision_plugin.main_params(optimizer), gradient_clip_val)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Return the optimizer and, if one is set, the learning-rate schedule.

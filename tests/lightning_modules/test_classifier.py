@@ -249,6 +249,29 @@ def test_clipping_is_that_of_a_plain_loop(
     torch.testing.assert_close([*model.network.parameters()], weights, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.parametrize("clipping", [None, 1e6])
+def test_float16_gradients_are_measured_unscaled(clipping: float | None) -> None:
+    def norms(fused: bool) -> Tensor:
+        torch.manual_seed(0)
+        network, seen = linear_classifier(0.1).network, []
+        model = ImageClassifier(network, 3, 32, partial(torch.optim.Adam, lr=0.1, fused=fused), None, "epoch")
+        batch = Batch(torch.rand(6, 3, 32, 32), torch.arange(6) % 3, torch.arange(6), 6)
+
+        class Measuring(Callback):
+            def on_before_optimizer_step(self, *_: Any) -> None:
+                seen.append(nn.utils.get_total_norm([cast(Tensor, weight.grad) for weight in network.parameters()]))
+
+        trainer = quiet_trainer(
+            Measuring(), max_epochs=1, plugins=float16_on_a_cpu(), gradient_clip_val=clipping, limit_val_batches=0
+        )
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*does not have many workers|.*`val_dataloader`")
+            trainer.fit(model, DataLoader(cast(Any, [batch] * 3), batch_size=None))
+        return torch.stack(seen)
+
+    torch.testing.assert_close(norms(fused=True), norms(fused=False), rtol=1e-3, atol=1e-4)
+
+
 # Checkpoints
 
 
