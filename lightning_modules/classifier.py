@@ -8,9 +8,8 @@ from typing import Any, Literal, TypeVar, cast
 
 import torch
 import torch.nn.functional as F
-from lightning.pytorch import LightningModule
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable, ReduceLROnPlateau
-from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -254,30 +253,6 @@ class ImageClassifier(LightningModule, ABC):
                     "use the checkpoint with the config.yaml of the run it is from, and with data of the same classes"
                 )
 
-    def optimizer_step(
-        self,
-        epoch: int,
-        batch_idx: int,
-        optimizer: Optimizer | LightningOptimizer,
-        optimizer_closure: Callable[[], Any] | None = None,
-    ) -> None:
-        """Step, with float16's gradients unscaled for all that measure or clip them, also for a fused optimizer.
-
-        Lightning 2.6 unscales the gradients of the other optimizers alone, and refuses to clip the scaled ones
-        (Lightning #21435).
-        """
-        scaler: Any = getattr(self.trainer.precision_plugin, "scaler", None)
-        unscales_itself = getattr(optimizer, "_step_supports_amp_scaling", False)
-
-        def unscaled() -> Any:
-            assert optimizer_closure is not None
-            result = optimizer_closure()
-            scaler.unscale_(getattr(optimizer, "optimizer", optimizer))
-            return result
-
-        closure = unscaled if scaler is not None and unscales_itself else optimizer_closure
-        super().optimizer_step(epoch, batch_idx, optimizer, closure)
-
     def configure_gradient_clipping(
         self,
         optimizer: Optimizer,
@@ -286,9 +261,12 @@ class ImageClassifier(LightningModule, ABC):
     ) -> None:
         """Clip a step's gradients by ``norm``, the default, or by ``value``. 0 or ``None`` clips nothing.
 
-        It works in every precision, with fused optimizers too.
+        It works in every precision. Lightning 2.6 refuses to clip for a fused optimizer under mixed precision
+        (Lightning #21435).
         """
         if gradient_clip_val:
+            if (scaler := scaler_of(self.trainer, optimizer)) is not None:
+                scaler.unscale_(optimizer)
             clip = nn.utils.clip_grad_value_ if gradient_clip_algorithm == "value" else nn.utils.clip_grad_norm_
             clip(self.trainer.precision_plugin.main_params(optimizer), gradient_clip_val)
 
@@ -332,6 +310,15 @@ class ImageClassifier(LightningModule, ABC):
         if total == float("inf"):
             return Length(0, 0, 0, 0)
         return Length(int(self.trainer.num_training_batches), int(total) // max(epochs, 1), int(total), epochs)
+
+
+def scaler_of(trainer: Trainer, optimizer: Optimizer) -> torch.amp.GradScaler | None:
+    """Return the scaler of float16's gradients if they are still scaled in ``on_before_optimizer_step``, else ``None``.
+
+    A fused optimizer unscales them in its step. Lightning unscales them for other optimizers before that hook.
+    """
+    scaler: torch.amp.GradScaler | None = getattr(trainer.precision_plugin, "scaler", None)
+    return scaler if getattr(optimizer, "_step_supports_amp_scaling", False) else None
 
 
 def _shared(factory: Callable[..., T]) -> Callable[..., T]:

@@ -14,12 +14,15 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.cli import ReduceLROnPlateau
 from lightning.pytorch.plugins.precision import MixedPrecision
 from torch import Tensor, nn
+from torch.optim import Optimizer
 from torch.optim.lr_scheduler import StepLR
 from torch.utils.data import DataLoader
 
 from datamodules import Batch, CIFAR10DataModule
 from lightning_modules import AlexNet, ImageClassifier
+from lightning_modules.classifier import scaler_of
 from lightning_modules.errors import ModelError
+from overfitting_lab.doctor.gradients import measure
 from tests.conftest import Flags, Script, weights_of
 from tests.networks import Interval, linear_classifier, quiet_trainer
 
@@ -249,27 +252,28 @@ def test_clipping_is_that_of_a_plain_loop(
     torch.testing.assert_close([*model.network.parameters()], weights, rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize("clipping", [None, 1e6])
-def test_float16_gradients_are_measured_unscaled(clipping: float | None) -> None:
-    def norms(fused: bool) -> Tensor:
+def test_float16_gradients_are_measured_without_their_scale() -> None:
+    def measured(fused: bool) -> list[list[float]]:
         torch.manual_seed(0)
         network, seen = linear_classifier(0.1).network, []
         model = ImageClassifier(network, 3, 32, partial(torch.optim.Adam, lr=0.1, fused=fused), None, "epoch")
         batch = Batch(torch.rand(6, 3, 32, 32), torch.arange(6) % 3, torch.arange(6), 6)
 
         class Measuring(Callback):
-            def on_before_optimizer_step(self, *_: Any) -> None:
-                seen.append(nn.utils.get_total_norm([cast(Tensor, weight.grad) for weight in network.parameters()]))
+            def on_before_optimizer_step(self, trainer: Trainer, _: Any, optimizer: Optimizer) -> None:
+                scaler = scaler_of(trainer, optimizer)
+                assert (scaler is not None) == fused
+                seen.append([each.gradient for each in measure(network, scaler.get_scale() if scaler else 1.0)])
 
-        trainer = quiet_trainer(
-            Measuring(), max_epochs=1, plugins=float16_on_a_cpu(), gradient_clip_val=clipping, limit_val_batches=0
-        )
+        trainer = quiet_trainer(Measuring(), max_epochs=1, plugins=float16_on_a_cpu(), limit_val_batches=0)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*does not have many workers|.*`val_dataloader`")
             trainer.fit(model, DataLoader(cast(Any, [batch] * 3), batch_size=None))
-        return torch.stack(seen)
+        return seen
 
-    torch.testing.assert_close(norms(fused=True), norms(fused=False), rtol=1e-3, atol=1e-4)
+    fused, plain = measured(fused=True), measured(fused=False)
+    assert len(fused) == 3
+    torch.testing.assert_close(torch.tensor(fused), torch.tensor(plain), rtol=1e-3, atol=1e-4)
 
 
 # Checkpoints
