@@ -223,14 +223,22 @@ def float16_on_a_cpu() -> MixedPrecision:
 def test_clipping_is_that_of_a_plain_loop(
     dtype: torch.dtype, settings: dict[str, Any], fused: bool, algorithm: str | None, limit: float
 ) -> None:
+    settings = {name: value() if callable(value) else value for name, value in settings.items()}
+    assert_clips_as_a_plain_loop("cpu", dtype, settings, fused, algorithm, limit)
+
+
+def assert_clips_as_a_plain_loop(
+    device: str, dtype: torch.dtype, settings: dict[str, Any], fused: bool, algorithm: str | None, limit: float
+) -> None:
+    """Train three steps of accumulated gradients that are clipped, and compare the weights with a plain loop's."""
     torch.manual_seed(0)
     network, clipped = linear_classifier(0.1), []
-    reference = copy.deepcopy(network.network)
+    reference = copy.deepcopy(network.network).to(device)
     model = ImageClassifier(network.network, 3, 32, partial(torch.optim.SGD, lr=0.1, fused=fused), None, "epoch")
     images = [Batch(torch.rand(6, 3, 32, 32), torch.arange(6) % 3, torch.arange(6), 6) for _ in range(5)]
-    settings = {name: value() if callable(value) else value for name, value in settings.items()}
     clipping: dict[str, Any] = {"gradient_clip_val": limit, "gradient_clip_algorithm": algorithm}
-    trainer = quiet_trainer(max_epochs=1, accumulate_grad_batches=2, **clipping, **settings)
+    accelerator = "gpu" if device == "cuda" else device
+    trainer = quiet_trainer(max_epochs=1, accumulate_grad_batches=2, accelerator=accelerator, **clipping, **settings)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*does not have many workers|.*`val_dataloader`")
         trainer.fit(model, DataLoader(cast(Any, images), batch_size=None))
@@ -239,8 +247,8 @@ def test_clipping_is_that_of_a_plain_loop(
     weights = list(reference.parameters())
     for step in (images[:2], images[2:4], images[4:]):
         optimizer.zero_grad()
-        for batch in step:
-            with torch.autocast("cpu", dtype, enabled=dtype != torch.float32, cache_enabled=False):
+        for batch in (each.to(torch.device(device)) for each in step):
+            with torch.autocast(device, dtype, enabled=dtype != torch.float32, cache_enabled=False):
                 logits = reference(batch.images)
             torch.autograd.backward(F.cross_entropy(logits.float(), batch.labels) / 2)
         kind = math.inf if algorithm == "value" else 2.0
@@ -249,7 +257,8 @@ def test_clipping_is_that_of_a_plain_loop(
         clip(weights, limit)
         optimizer.step()
     assert all(clipped), "this limit changes nothing"
-    torch.testing.assert_close([*model.network.parameters()], weights, rtol=1e-3, atol=1e-4)
+    trained = [weight.to(device) for weight in model.network.parameters()]
+    torch.testing.assert_close(trained, [weight.detach() for weight in weights], rtol=1e-3, atol=1e-4)
 
 
 def test_float16_gradients_are_measured_without_their_scale() -> None:
