@@ -206,7 +206,9 @@ class Deterministic:
 
 def test_a_killed_run_resumes_bit_for_bit(precision: str, there: Flags, tiny: Flags, tmp_path: Path) -> None:
     """A run of deterministic algorithms, the same one killed and resumed, and one whose images lie in memory."""
+    # The interval is given, because a checkpoint notes it as it was given, and a resumed run gives all settings.
     flags = (*tiny, *there, f"--trainer.precision={precision}", "--trainer.deterministic=true")
+    flags += ("--model.lr_scheduler_interval=epoch",)
     runs = Deterministic(tmp_path, (*flags, "--trainer.max_epochs=3"))
     whole = runs.fit("whole")
     kill = ("place=step", "step=7", f"mark={tmp_path / 'mark'}")
@@ -250,7 +252,7 @@ def test_other_scripts_take_the_run(
     image = next((image_folder / "test").rglob("*.png"))
     answers = [
         run_script("predict", path, image).out.splitlines()[:2]
-        for path in (RUN, *sorted(str(path) for path in (tmp_path / RUN).glob("model.*")))
+        for path in (RUN, *sorted(str(path) for path in (tmp_path / RUN / "export").glob("model.*")))
     ]
     assert len(answers) == 4
     assert all(answers)
