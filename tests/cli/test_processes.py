@@ -1,5 +1,5 @@
 import pytest
-from lightning.fabric.plugins.environments import LightningEnvironment
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 
 from overfitting_lab.cli.processes import PATIENCE, ProcessError, TogetherLauncher
 
