@@ -15,6 +15,7 @@ def measure(arguments: list[str], rounds: int) -> dict[str, Any]:
     data = cli.datamodule
     sizes = [f"--train_size={len(data.train_indices)}", f"--val_size={len(data.val_indices)}"]
     same = [*sizes, f"--batch_size={data.batch_size}", f"--epochs={cli.trainer.max_epochs}"]
+    same.append(f"--device={cli.trainer.strategy.root_device}")
     commands = {
         "plain loop": ["-m", "benchmarks.plain_loop", str(data.source.cache.resolve()), *same],
         "fit.py": [FIT, "--config=overfit", *arguments],

@@ -91,8 +91,9 @@ def main() -> None:
     parser.add_argument("arrays", type=Path)
     for name, default in (("train_size", 1000), ("val_size", 500), ("batch_size", 128), ("epochs", 40)):
         parser.add_argument(f"--{name}", type=int, default=default)
+    parser.add_argument("--device", type=torch.device, default=torch.device("cpu"))
     arguments = parser.parse_args()
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = arguments.device
     torch.manual_seed(0)
     names = ("train_images", "train_labels", "test_images", "test_labels")
     images, labels, tests, test_labels = (np.load(arguments.arrays / f"{name}.npy", mmap_mode="r") for name in names)

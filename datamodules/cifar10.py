@@ -25,7 +25,7 @@ from datamodules.split import SizeError, Split, choose_test_images, split_images
 class CIFAR10DataModule(LightningDataModule):
     """CIFAR-10 in memory, split for over-fitting or for training in earnest.
 
-    A :class:`Batch` travels to the device as uint8, and is augmented, resized, scaled and normalized there as a whole.
+    A :class:`Batch` reaches the device as uint8, and is augmented, resized, scaled and normalized there as a whole.
     Validation and test images are never augmented, and the test set takes no part in fitting.
 
     Args:
@@ -70,6 +70,9 @@ class CIFAR10DataModule(LightningDataModule):
         probe_every: number of epochs from one evaluation of the probe to the next. The first and the last epoch always
             evaluate it. The probe has as many training images as there are validation images. They are drawn once and
             evaluated in the same way as validation images. 0 switches the probe off.
+        on_device: keep all images on the device, so that no step copies any; the batches are the same. The default
+            keeps them there on a single GPU of NVIDIA or AMD if they take up a tenth of its memory at most. With
+            several GPUs, ``true`` gives each GPU a copy of them. On a CPU it changes nothing.
 
     Raises:
         ValueError: if an argument is out of its range.
@@ -106,6 +109,7 @@ class CIFAR10DataModule(LightningDataModule):
         seed: int | None = None,
         split_seed: int = 0,
         probe_every: int = 4,
+        on_device: bool | None = None,
     ) -> None:
         super().__init__()
         self.save_hyperparameters({**locals(), "root": str(root)}, ignore=["self", "__class__"], logger=False)
@@ -124,6 +128,7 @@ class CIFAR10DataModule(LightningDataModule):
         self.seed = int(os.environ.get("PL_GLOBAL_SEED", 0)) if seed is None else seed
         self.split_seed = split_seed
         self.probe_every = probe_every
+        self.on_device = on_device
         # The split's sizes if none are given; None takes what the images allow.
         self.train_size = 1000 if overfit and train_size is None else train_size
         self.val_size = 500 if overfit and val_size is None else val_size
@@ -163,6 +168,7 @@ class CIFAR10DataModule(LightningDataModule):
         if cutout:
             self.augmentation = Cutout(self.augmentation, cutout, mean)
         self._mean_std = torch.tensor([mean, std])
+        self._placed: dict[str, tuple[Tensor, Tensor]] = {}  # images and labels that batches are gathered from
 
     @property
     def source(self) -> Source:
@@ -263,6 +269,7 @@ class CIFAR10DataModule(LightningDataModule):
         self.probe_indices = split.probe_indices
         self.test_indices = choose_test_images(len(images.test_labels), self._test_size)
         self.fingerprint = split.fingerprint
+        self._placed = {}
         self.augmentation.fit(self._source, images, self.train_indices)
         if self.trainer is not None and self.trainer.strategy.broadcast(self.fingerprint) != self.fingerprint:
             raise DataError(
@@ -315,28 +322,40 @@ class CIFAR10DataModule(LightningDataModule):
                 f"{state_dict['fingerprint'][:12]}, that of the data here is {self.fingerprint[:12]}"
             )
 
-    def _loader(self, images: Tensor, labels: Tensor, indices: Tensor, **settings: Any) -> BatchLoader:
+    def _loader(self, part: Literal["train", "test"], indices: Tensor, **settings: Any) -> BatchLoader:
         assert self.trainer is not None
         trainer = self.trainer
         self.share_of_batch(trainer.world_size)
         process = trainer.global_rank, trainer.world_size
+        images, labels = self._place(part)
         return BatchLoader(
             images, labels, indices, self.batch_size, *process, lambda: trainer.current_epoch, **settings
         )
 
+    def _place(self, part: Literal["train", "test"]) -> tuple[Tensor, Tensor]:
+        """Return a part's images and labels where batches are gathered: on the device, copied once, or in memory."""
+        assert self.trainer is not None
+        if part not in self._placed:
+            every, device = self.images, self.trainer.strategy.root_device
+            there = self.on_device
+            if there is None:
+                size = every.train_images.nbytes + every.test_images.nbytes
+                single = device.type == "cuda" and self.trainer.world_size == 1
+                there = single and 10 * size <= torch.cuda.get_device_properties(device).total_memory
+            place = device if there else torch.device("cpu")
+            images, labels = getattr(every, f"{part}_images"), getattr(every, f"{part}_labels")
+            self._placed[part] = images.to(place), labels.to(place)
+        return self._placed[part]
+
     def train_dataloader(self) -> BatchLoader:
         """Return the training images, in an order of each epoch's own."""
-        images, labels = self.images.train_images, self.images.train_labels
-        return self._loader(
-            images, labels, self.train_indices, seed=self.seed, mixing=self.mixup > 0 or self.cutmix > 0
-        )
+        return self._loader("train", self.train_indices, seed=self.seed, mixing=self.mixup > 0 or self.cutmix > 0)
 
     def val_dataloader(self) -> list[BatchLoader]:
         """Return the validation images, in the split's order, and the probe unless it is switched off."""
-        images, labels = self.images.train_images, self.images.train_labels
-        loaders = [self._loader(images, labels, self.val_indices)]
+        loaders = [self._loader("train", self.val_indices)]
         if self.probe_every:
-            loaders.append(self._loader(images, labels, self.probe_indices, due=self._probe_is_due))
+            loaders.append(self._loader("train", self.probe_indices, due=self._probe_is_due))
         return loaders
 
     def _probe_is_due(self) -> bool:
@@ -347,7 +366,7 @@ class CIFAR10DataModule(LightningDataModule):
 
     def test_dataloader(self) -> BatchLoader:
         """Return the test images, in the set's order."""
-        return self._loader(self.images.test_images, self.images.test_labels, self.test_indices)
+        return self._loader("test", self.test_indices)
 
     def on_after_batch_transfer(self, batch: Batch | Tensor, dataloader_idx: int) -> Batch | Tensor:
         """Prepare a whole batch for the network, on the device."""

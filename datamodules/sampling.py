@@ -36,6 +36,8 @@ def epoch_draws(size: int, seed: int, epoch: int, purposes: tuple[Draw, ...], de
 class BatchLoader:
     """Batches of a set in memory, as Lightning iterates over them. A batch is one gather; there are no workers.
 
+    Images and labels lie in memory or on a GPU. Batches are gathered there, and an epoch's order is copied once.
+
     Every process takes its share of each whole batch, so that batches do not depend on the number of processes. Shares
     differ by one image at most and may be empty. A loader that loads another's state resumes its epoch.
     """
@@ -62,19 +64,23 @@ class BatchLoader:
         epoch = self.epoch()
         loaded, self._loaded_state = self._loaded_state, None
         first = loaded["batches"] if loaded and loaded.get("epoch") == epoch else 0
-        order, partners = torch.arange(len(self.indices)), None
+        order, partners, size = self.indices, None, len(self.indices)
         if self.seed is not None:
-            order = epoch_order(len(self.indices), self.seed, epoch)
-            partners = epoch_partners(len(self.indices), self.seed, epoch) if self.mixing else None
-        for number, places in enumerate(torch.split(order, self.batch_size)[first:], start=first + 1):
-            self._state = {"epoch": epoch, "batches": number, "batch_size": self.batch_size}
-            batch = self._share(places)
-            yield batch if partners is None else batch._replace(partners=self._share(partners[places]))
+            places = epoch_order(size, self.seed, epoch)
+            order = self.indices[places]
+            if self.mixing:
+                partners = self.indices[epoch_partners(size, self.seed, epoch)[places]].to(self.images.device)
+        order = order.to(self.images.device)
+        for number in range(first, len(self)):
+            step = slice(number * self.batch_size, (number + 1) * self.batch_size)
+            self._state = {"epoch": epoch, "batches": number + 1, "batch_size": self.batch_size}
+            batch = self._share(order[step])
+            yield batch if partners is None else batch._replace(partners=self._share(partners[step]))
 
-    def _share(self, places: Tensor) -> Batch:
-        """Return this process's share of a step's images, given by their places in the split."""
-        mine = self.indices[places.tensor_split(self.world_size)[self.rank]]
-        return Batch(self.images.index_select(0, mine), self.labels[mine], mine, len(places))
+    def _share(self, indices: Tensor) -> Batch:
+        """Return this process's share of a step's images."""
+        mine = indices.tensor_split(self.world_size)[self.rank]
+        return Batch(self.images.index_select(0, mine), self.labels[mine], mine, len(indices))
 
     def state_dict(self) -> dict[str, int]:
         """Return the epoch, the number of its batches handed out, and their size."""

@@ -8,7 +8,7 @@ from typing import Any, Literal, TypeVar, cast
 
 import torch
 import torch.nn.functional as F
-from lightning.pytorch import LightningModule
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable, ReduceLROnPlateau
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
@@ -264,16 +264,11 @@ class ImageClassifier(LightningModule, ABC):
         It works in every precision. Lightning 2.6 refuses to clip for a fused optimizer under mixed precision
         (Lightning #21435).
         """
-        if not gradient_clip_val:
-            return
-        precision = self.trainer.precision_plugin
-        scaler = getattr(
-            precision, "scaler", None
-        )  # of float16 gradients, which Lightning unscales unless the optimizer is fused
-        if scaler is not None and getattr(optimizer, "_step_supports_amp_scaling", False):
-            scaler.unscale_(optimizer)
-        clip = nn.utils.clip_grad_value_ if gradient_clip_algorithm == "value" else nn.utils.clip_grad_norm_
-        clip(precision.main_params(optimizer), gradient_clip_val)
+        if gradient_clip_val:
+            if (scaler := scaler_of(self.trainer, optimizer)) is not None:
+                scaler.unscale_(optimizer)
+            clip = nn.utils.clip_grad_value_ if gradient_clip_algorithm == "value" else nn.utils.clip_grad_norm_
+            clip(self.trainer.precision_plugin.main_params(optimizer), gradient_clip_val)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Return the optimizer and, if one is set, the learning-rate schedule.
@@ -315,6 +310,15 @@ class ImageClassifier(LightningModule, ABC):
         if total == float("inf"):
             return Length(0, 0, 0, 0)
         return Length(int(self.trainer.num_training_batches), int(total) // max(epochs, 1), int(total), epochs)
+
+
+def scaler_of(trainer: Trainer, optimizer: Optimizer) -> torch.amp.GradScaler | None:
+    """Return the scaler of float16's gradients if they are still scaled in ``on_before_optimizer_step``, else ``None``.
+
+    A fused optimizer unscales them in its step. Lightning unscales them for other optimizers before that hook.
+    """
+    scaler: torch.amp.GradScaler | None = getattr(trainer.precision_plugin, "scaler", None)
+    return scaler if getattr(optimizer, "_step_supports_amp_scaling", False) else None
 
 
 def _shared(factory: Callable[..., T]) -> Callable[..., T]:

@@ -28,9 +28,17 @@ CLASSES = ("airplane", "bird", "cat")
 TRAIN, TEST = 60, 15  # images of a class
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Let the tests of a GPU be tried on a CPU, which tells if a test itself is sound."""
+    parser.addoption("--gpu-tests-on", choices=("gpu", "cpu"), default="gpu", help="device of the tests marked gpu")
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Lift the time limit of the long tests, and skip those that start SLURM unless they are asked for."""
+    """Lift the time limit of the long tests, and skip those of SLURM unless asked for, and those of a missing GPU."""
+    without_gpu = config.getoption("--gpu-tests-on") == "gpu" and not torch.cuda.is_available()
     for item in items:
+        if without_gpu and item.get_closest_marker("gpu"):
+            item.add_marker(pytest.mark.skip(reason="torch sees no GPU here; on a machine with one: pytest -m gpu"))
         if item.get_closest_marker("long"):
             item.add_marker(pytest.mark.timeout(0))
         if item.get_closest_marker("slurm") and "slurm" not in config.option.markexpr:

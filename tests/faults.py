@@ -72,6 +72,16 @@ class SlowStep(Callback):
             time.sleep(0.01)
 
 
+class SlowSave(Callback):
+    """Make the first process write one checkpoint slowly, once, and leave a file when it has begun."""
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        mark = Path("saving")
+        if trainer.is_global_zero and trainer.global_step > 10 and not mark.exists():
+            mark.touch()
+            time.sleep(4)
+
+
 class Pace(Callback):
     """Make each step last so many seconds, in the first attempt of a job of SLURM alone."""
 

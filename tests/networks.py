@@ -121,11 +121,12 @@ def linear_classifier(
     return ImageClassifier(network, 3, 32, optimizer, lr_scheduler, interval, label_smoothing=label_smoothing)
 
 
-def quiet_trainer(*callbacks: Callback, max_epochs: int = 2, **settings: Any) -> Trainer:
+def quiet_trainer(*callbacks: Callback, max_epochs: int = 2, accelerator: str = "cpu", **settings: Any) -> Trainer:
     """Return a Trainer that writes checkpoints only if one of the callbacks does."""
     return Trainer(
         max_epochs=max_epochs,
-        accelerator="cpu",
+        accelerator=accelerator,
+        devices=1,
         logger=False,
         enable_checkpointing=any(isinstance(callback, ModelCheckpoint) for callback in callbacks),
         enable_progress_bar=False,

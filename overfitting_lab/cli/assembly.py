@@ -22,6 +22,7 @@ from overfitting_lab.callbacks.counts import TrainingCounts
 from overfitting_lab.callbacks.dashboard import Dashboard
 from overfitting_lab.callbacks.epochs import EpochRecorder
 from overfitting_lab.callbacks.fitting_data import FittingData
+from overfitting_lab.callbacks.foretold import Foretold
 from overfitting_lab.callbacks.further_loggers import FurtherLoggers
 from overfitting_lab.callbacks.guarded import guarded, with_attempted_exception_hook
 from overfitting_lab.callbacks.images import ImageRecord
@@ -94,6 +95,7 @@ class Assembly:
             *(self._writers(self.logger, doctor) if self.logger else []),
             *([LayerTable()] if table else []),
             *([TerminalBar()] if bar else []),
+            Foretold(),
             Console(self.logger, not self._terminal, self.precision_reason),  # last: its lines stand below the others
         ]
 

@@ -37,6 +37,7 @@ if sys.platform == "linux":
 PATIENCE = timedelta(seconds=45)  # longest time in which a process must answer the others
 SAVING_PATIENCE = timedelta(days=1)  # while the first process writes files, perhaps to a slow disk
 SAVED, COMPLETED = "Trainer.save_checkpoint", "completed"  # barriers: Lightning's after a checkpoint; after all files
+OF_GLOO = ("gloo", "caused pair closure")  # its errors name its source file, but one of a host that does not answer
 CLEANUP = 5  # seconds in which a process may end by itself
 # Files with the last message of a process: of one that failed, and of one that failed because of another.
 CAUSE, FOLLOWS = ".cause", ".follows"
@@ -66,6 +67,8 @@ class TogetherStrategy(DDPStrategy):
         super().setup_distributed()
         if self._saving is None:
             self._saving = torch.distributed.new_group(backend="gloo", timeout=SAVING_PATIENCE)
+            if self.num_nodes > 1:
+                notice_gone_machines()
 
     def barrier(self, name: str | None = None, *args: Any, **kwargs: Any) -> None:
         """Wait for the other processes, and wait longer if the first one may still write files."""
@@ -118,7 +121,7 @@ class TogetherLauncher(_SubprocessScriptLauncher):
             yield
         except RuntimeError as error:
             self._ending.set()
-            if isinstance(error, torch.distributed.DistError) or "gloo" in str(error):
+            if isinstance(error, torch.distributed.DistError) or any(words in str(error) for words in OF_GLOO):
                 raise ProcessError(self._cause(str(error)) + self._remedy()) from error
             raise
         except BaseException:
@@ -321,6 +324,23 @@ def choose_interface(address: str) -> None:
                 if answer[20:24] == own:
                     os.environ["GLOO_SOCKET_IFNAME"] = name
                     return
+
+
+def notice_gone_machines() -> None:
+    """Let the system end each of this process's connections to a machine that does not answer for 30 seconds.
+
+    So a wait for a machine that was cut off ends, however long a machine that is there may take.
+    """
+    if sys.platform != "linux":
+        return
+    for name in [path.name for path in Path("/proc/self/fd").iterdir()]:
+        with suppress(OSError), socket.fromfd(int(name), socket.AF_INET, socket.SOCK_STREAM) as connection:
+            connection.setsockopt(
+                socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 30_000
+            )  # fails for what is no connection
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            for option, value in ((socket.TCP_KEEPIDLE, 10), (socket.TCP_KEEPINTVL, 5), (socket.TCP_KEEPCNT, 4)):
+                connection.setsockopt(socket.IPPROTO_TCP, option, value)
 
 
 def _refused(port: int, reason: str) -> str:

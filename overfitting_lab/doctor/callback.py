@@ -10,6 +10,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 
 import overfitting_lab.doctor.data as data_rules
+from lightning_modules.classifier import scaler_of
 from overfitting_lab.callbacks.epochs import recorder_of
 from overfitting_lab.callbacks.images import images_of
 from overfitting_lab.callbacks.logger import TENSORBOARD, RunLogger
@@ -115,7 +116,8 @@ class Doctor(Callback):
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Any) -> None:
         """Measure the gradients if a probe is due."""
         if trainer.is_global_zero and (trainer.global_step + 1) % EVERY == 0:
-            self._gradients = gradients.measure(_network(pl_module))
+            scaler = scaler_of(trainer, optimizer)
+            self._gradients = gradients.measure(_network(pl_module), scaler.get_scale() if scaler else 1.0)
             self._weights = gradients.sample(_network(pl_module))
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *_: Any) -> None:

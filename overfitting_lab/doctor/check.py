@@ -6,15 +6,13 @@ import sys
 import time
 import warnings
 from collections.abc import Callable
-from datetime import timedelta
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from lightning.pytorch import Trainer
 from lightning.pytorch.cli import ReduceLROnPlateau
-from torch import Tensor
 from torch.optim import Optimizer
 
 from datamodules import Batch, CIFAR10DataModule
@@ -22,7 +20,8 @@ from lightning_modules import ImageClassifier
 from lightning_modules.schedules import Length
 from overfitting_lab import STARTED
 from overfitting_lab.callbacks.console import data_lines
-from overfitting_lab.callbacks.fitting_data import limited, run_length, validations
+from overfitting_lab.callbacks.fitting_data import run_length
+from overfitting_lab.callbacks.foretold import Range, evaluations
 from overfitting_lab.callbacks.recovery import checkpoint_bytes
 from overfitting_lab.doctor import Severity, activations
 from overfitting_lab.doctor.callback import IMAGES, HopelessError, examine
@@ -33,24 +32,6 @@ from overfitting_lab.runs.notes import in_words
 SECONDS = 6  # about as long as the steps may take
 FEW = 8  # images that are probed if they are large
 LONGEST = 100_000  # steps of a schedule that are tried
-
-
-class Range(NamedTuple):
-    """The shortest and the longest of several measured times, in seconds."""
-
-    low: float
-    high: float
-
-    def __add__(self, other: "Range") -> "Range":  # type: ignore[override]
-        return Range(self.low + other.low, self.high + other.high)
-
-    def times(self, factor: float) -> "Range":
-        """Return the range of the time that a multiple of the work takes."""
-        return Range(self.low * factor, self.high * factor)
-
-    def __str__(self) -> str:
-        low, high = (timedelta(seconds=round(seconds)) for seconds in self)
-        return f"{low}" if low == high else f"{low} to {high}"
 
 
 def check(trainer: Trainer, model: ImageClassifier, data: CIFAR10DataModule) -> None:
@@ -174,13 +155,12 @@ def _print_costs(
     # The time of the passes grows with the images, the time of the weights' update does not.
     step = measured(passes).times(images / number * trainer.accumulate_grad_batches) + measured(optimizer.step)
     image = measured(lambda: passes(training=False)).times(1 / number)
-    validation = image.times(_evaluated(data.val_indices, data.batch_size, trainer.limit_val_batches))
-    test = image.times(_evaluated(data.test_indices, data.batch_size, trainer.limit_test_batches))
-    probe = image.times(len(data.probe_indices) * -(-run.epochs // data.probe_every) if data.probe_every else 0)
+    evaluated = evaluations(trainer, data, run)
+    validation, test = image.times(evaluated.validation), image.times(evaluated.test)
     steps = f"{step.low:.3g} to {step.high:.3g} s a step"
     how = f"3 steps of {number} of {images} images on {model.device.type.upper()}"
     if run.total:
-        training, validating = step.times(run.total), validation.times(validations(trainer, run)) + probe
+        training, validating = step.times(run.total), image.times(evaluated.validations + evaluated.probe)
         print(f"time       {start + training + validating + test} in all: {steps} ({how})")
         print(f"           start {start}, training {training}, validation {validating}, test {test}")
     else:
@@ -195,9 +175,3 @@ def _print_costs(
 
         taken = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
         print(f"memory     {taken / 1e9:.1f} GB {after}")
-
-
-def _evaluated(indices: Tensor, batch_size: int, limit: float) -> int:
-    """Return the number of images that the Trainer's limit leaves to evaluate."""
-    batches = limited(-(-len(indices) // batch_size), limit)
-    return min(len(indices), batches * batch_size)

@@ -33,15 +33,21 @@ class Gradient:
         return f"{self.name} ({self.kind})"
 
 
-def measure(network: nn.Module) -> tuple[Gradient, ...]:
-    """Measure all convolutions and linear layers that have a gradient, in the network's order."""
+def measure(network: nn.Module, scale: float = 1.0) -> tuple[Gradient, ...]:
+    """Measure all convolutions and linear layers that have a gradient, in the network's order.
+
+    The gradients are divided by ``scale``, by which float16's are multiplied.
+    """
     layers = {name: module for name, module in weighted_layers(network).items() if module.weight.grad is not None}
     if not layers:
         return ()
     tensors = [tensor for module in layers.values() for tensor in (module.weight.grad, module.weight)]
     sizes = torch.stack([_rows(tensor).square().mean().sqrt() for tensor in tensors]).reshape(-1, 2).tolist()
     kinds = (type(module).__name__ for module in layers.values())
-    return tuple(Gradient(name, kind, *size) for name, kind, size in zip(layers, kinds, sizes, strict=True))
+    return tuple(
+        Gradient(name, kind, gradient / scale, weight)
+        for name, kind, (gradient, weight) in zip(layers, kinds, sizes, strict=True)
+    )
 
 
 def sample(network: nn.Module) -> dict[str, Tensor]:

@@ -26,10 +26,9 @@ DECISIVE = (
 # is the same.
 CIRCUMSTANTIAL = (
     "config", "experiment", "resume", "ckpt_path", "checkpoint_minutes", "checkpoint_steps", "keep", "compile",
-    "doctor", "check", "data.probe_every", "data.root", "data.stand_in", "trainer.accelerator",
+    "doctor", "check", "data.on_device", "data.probe_every", "data.root", "data.stand_in", "trainer.accelerator",
     "trainer.barebones", "trainer.benchmark", "trainer.default_root_dir", "trainer.detect_anomaly",
-    "trainer.deterministic",
-    "trainer.devices", "trainer.enable_autolog_hparams", "trainer.enable_model_summary",
+    "trainer.deterministic", "trainer.devices", "trainer.enable_autolog_hparams", "trainer.enable_model_summary",
     "trainer.enable_progress_bar", "trainer.inference_mode", "trainer.limit_predict_batches",
     "trainer.log_every_n_steps", "trainer.logger", "trainer.model_registry", "trainer.num_nodes",
     "trainer.num_sanity_val_steps", "trainer.plugins", "trainer.precision", "trainer.profiler",

@@ -41,7 +41,7 @@ def attach(data: CIFAR10DataModule, **facts: Any) -> CIFAR10DataModule:
         "sanity_checking": False,
         "world_size": 1,
         "global_rank": 0,
-        "strategy": SimpleNamespace(broadcast=lambda value: value),
+        "strategy": SimpleNamespace(broadcast=lambda value: value, root_device=torch.device("cpu")),
         "state": SimpleNamespace(fn=TrainerFn.FITTING),
     }
     data.trainer = cast(Trainer, SimpleNamespace(**usual | facts))

@@ -14,12 +14,15 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.cli import ReduceLROnPlateau
 from lightning.pytorch.plugins.precision import MixedPrecision
 from torch import Tensor, nn
+from torch.optim import Optimizer
 from torch.optim.lr_scheduler import StepLR
 from torch.utils.data import DataLoader
 
 from datamodules import Batch, CIFAR10DataModule
 from lightning_modules import AlexNet, ImageClassifier
+from lightning_modules.classifier import scaler_of
 from lightning_modules.errors import ModelError
+from overfitting_lab.doctor.gradients import measure
 from tests.conftest import Flags, Script, weights_of
 from tests.networks import Interval, linear_classifier, quiet_trainer
 
@@ -220,14 +223,22 @@ def float16_on_a_cpu() -> MixedPrecision:
 def test_clipping_is_that_of_a_plain_loop(
     dtype: torch.dtype, settings: dict[str, Any], fused: bool, algorithm: str | None, limit: float
 ) -> None:
+    settings = {name: value() if callable(value) else value for name, value in settings.items()}
+    assert_clips_as_a_plain_loop("cpu", dtype, settings, fused, algorithm, limit)
+
+
+def assert_clips_as_a_plain_loop(
+    device: str, dtype: torch.dtype, settings: dict[str, Any], fused: bool, algorithm: str | None, limit: float
+) -> None:
+    """Train three steps of accumulated gradients that are clipped, and compare the weights with a plain loop's."""
     torch.manual_seed(0)
     network, clipped = linear_classifier(0.1), []
-    reference = copy.deepcopy(network.network)
+    reference = copy.deepcopy(network.network).to(device)
     model = ImageClassifier(network.network, 3, 32, partial(torch.optim.SGD, lr=0.1, fused=fused), None, "epoch")
     images = [Batch(torch.rand(6, 3, 32, 32), torch.arange(6) % 3, torch.arange(6), 6) for _ in range(5)]
-    settings = {name: value() if callable(value) else value for name, value in settings.items()}
     clipping: dict[str, Any] = {"gradient_clip_val": limit, "gradient_clip_algorithm": algorithm}
-    trainer = quiet_trainer(max_epochs=1, accumulate_grad_batches=2, **clipping, **settings)
+    accelerator = "gpu" if device == "cuda" else device
+    trainer = quiet_trainer(max_epochs=1, accumulate_grad_batches=2, accelerator=accelerator, **clipping, **settings)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*does not have many workers|.*`val_dataloader`")
         trainer.fit(model, DataLoader(cast(Any, images), batch_size=None))
@@ -236,8 +247,8 @@ def test_clipping_is_that_of_a_plain_loop(
     weights = list(reference.parameters())
     for step in (images[:2], images[2:4], images[4:]):
         optimizer.zero_grad()
-        for batch in step:
-            with torch.autocast("cpu", dtype, enabled=dtype != torch.float32, cache_enabled=False):
+        for batch in (each.to(torch.device(device)) for each in step):
+            with torch.autocast(device, dtype, enabled=dtype != torch.float32, cache_enabled=False):
                 logits = reference(batch.images)
             torch.autograd.backward(F.cross_entropy(logits.float(), batch.labels) / 2)
         kind = math.inf if algorithm == "value" else 2.0
@@ -246,7 +257,32 @@ def test_clipping_is_that_of_a_plain_loop(
         clip(weights, limit)
         optimizer.step()
     assert all(clipped), "this limit changes nothing"
-    torch.testing.assert_close([*model.network.parameters()], weights, rtol=1e-3, atol=1e-4)
+    trained = [weight.to(device) for weight in model.network.parameters()]
+    torch.testing.assert_close(trained, [weight.detach() for weight in weights], rtol=1e-3, atol=1e-4)
+
+
+def test_float16_gradients_are_measured_without_their_scale() -> None:
+    def measured(fused: bool) -> list[list[float]]:
+        torch.manual_seed(0)
+        network, seen = linear_classifier(0.1).network, []
+        model = ImageClassifier(network, 3, 32, partial(torch.optim.Adam, lr=0.1, fused=fused), None, "epoch")
+        batch = Batch(torch.rand(6, 3, 32, 32), torch.arange(6) % 3, torch.arange(6), 6)
+
+        class Measuring(Callback):
+            def on_before_optimizer_step(self, trainer: Trainer, _: Any, optimizer: Optimizer) -> None:
+                scaler = scaler_of(trainer, optimizer)
+                assert (scaler is not None) == fused
+                seen.append([each.gradient for each in measure(network, scaler.get_scale() if scaler else 1.0)])
+
+        trainer = quiet_trainer(Measuring(), max_epochs=1, plugins=float16_on_a_cpu(), limit_val_batches=0)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*does not have many workers|.*`val_dataloader`")
+            trainer.fit(model, DataLoader(cast(Any, [batch] * 3), batch_size=None))
+        return seen
+
+    fused, plain = measured(fused=True), measured(fused=False)
+    assert len(fused) == 3
+    torch.testing.assert_close(torch.tensor(fused), torch.tensor(plain), rtol=1e-3, atol=1e-4)
 
 
 # Checkpoints

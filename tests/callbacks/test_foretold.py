@@ -1,0 +1,73 @@
+"""The line that says, in the first epoch, how long the rest of a run will take."""
+
+import re
+import time
+from typing import Any
+
+import pytest
+from lightning.pytorch import Callback
+
+from tests.conftest import Flags, Script
+
+PAUSE = 0.2
+LINE = re.compile(
+    r"^left       (\d):(\d\d):(\d\d)(?: to (\d):(\d\d):(\d\d))?: (\d) steps? took (\S+) to (\S+) s each", re.M
+)
+
+
+class SlowSteps(Callback):
+    """Wait in every step."""
+
+    def on_train_batch_start(self, *_: Any) -> None:
+        time.sleep(PAUSE)
+
+
+def seconds(groups: tuple[str, ...]) -> int:
+    hours, minutes, rest = map(int, groups)
+    return 3600 * hours + 60 * minutes + rest
+
+
+@pytest.fixture
+def said(run_script: Script, quick: Flags, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Trains with slow steps, five in an epoch, as if every run were worth the line. Returns the output."""
+    monkeypatch.setattr("overfitting_lab.callbacks.foretold.WORTH_SAYING", 0)
+
+    def run(*flags: str) -> str:
+        slow = f"--trainer.callbacks={__name__}.SlowSteps"
+        outcome = run_script("fit", "--config=overfit", *quick, slow, *flags)
+        assert outcome.status == 0, outcome.err
+        return outcome.out
+
+    return run
+
+
+def test_the_first_epoch_says_how_long_the_rest_will_take(said: Any, run_script: Script) -> None:
+    out = said()
+    (match,) = LINE.finditer(out)
+    assert match.start() < out.index("epoch   1/2")
+    assert int(match[7]) == 2, "half of the epoch's steps, without the first"
+    assert PAUSE <= float(match[8]) <= float(match[9])
+    low, high = seconds(match.groups()[:3]), seconds(match.groups()[3:6]) if match[4] else 0
+    assert low >= 1, "seven steps"
+    assert not high or high >= low
+    resumed = run_script("fit", "--resume=lightning_logs/overfit/version_0", "--trainer.max_epochs=3")
+    assert resumed.status == 0, resumed.err
+    (match,) = LINE.finditer(resumed.out)
+    assert match.start() < resumed.out.index("epoch   3/3")
+
+
+@pytest.mark.parametrize("end", ["--trainer.max_epochs=1000", "--trainer.max_epochs=-1"])
+def test_a_clock_that_ends_the_run_is_known(end: str, said: Any) -> None:
+    matches = [*LINE.finditer(said(end, "--trainer.max_time=00:00:00:02"))]
+    if end.endswith("-1"):
+        assert not matches, "the run has no other end, and its user knows the clock's"
+    else:
+        (match,) = matches
+        high = seconds(match.groups()[3:6] if match[4] else match.groups()[:3])
+        assert high <= 3 + 2 * float(match[9]), "two seconds, and a test that takes about a step"
+
+
+def test_a_run_of_seconds_needs_no_line(run_script: Script, quick: Flags) -> None:
+    outcome = run_script("fit", "--config=overfit", *quick)
+    assert "epoch   2/2" in outcome.out
+    assert not LINE.search(outcome.out)
