@@ -94,6 +94,8 @@ class ImageClassifier(LightningModule, ABC):
         self._schedule, self._schedule_arguments = class_and_arguments(lr_scheduler)
         by_step = lacks_length(self._schedule, self._schedule_arguments)
         self.lr_scheduler_interval = lr_scheduler_interval or ("step" if by_step else "epoch")
+        if "lr_scheduler_interval" in self.hparams:  # as in config.yaml, so that a resumed run writes the same
+            self.hparams["lr_scheduler_interval"] = self.lr_scheduler_interval
         self.computed_schedule: dict[str, Any] = {}
 
         accuracy = MulticlassAccuracy(num_classes, average="micro", validate_args=False)

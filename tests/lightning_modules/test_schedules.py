@@ -48,9 +48,10 @@ def test_the_run_decides_what_is_left_out(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PL_GLOBAL_SEED", "0")
-    _, settings, _ = plan(["--config=overfit", *tiny, *flags.split()])
+    _, settings, cli = plan(["--config=overfit", *tiny, *flags.split()])
     assert {name: settings[f"model.lr_scheduler.{name}"] for name in expected} == expected
     assert settings["model.lr_scheduler_interval"] == interval
+    assert cli.model.hparams["lr_scheduler_interval"] == interval, "checkpoints of a resumed run say the same"
 
 
 def test_a_run_without_an_end_decides_nothing(run_script: Script, tiny: Flags) -> None:
