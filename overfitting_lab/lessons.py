@@ -16,6 +16,7 @@ from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from PIL import Image
 
 from overfitting_lab.campaign.reference import REFERENCE
 from overfitting_lab.cli import finished
@@ -28,13 +29,15 @@ from overfitting_lab.comparison.charts import (
     draw_reliability,
 )
 from overfitting_lab.comparison.comparison import Comparison
+from overfitting_lab.comparison.groups import Group
+from overfitting_lab.comparison.statistics import mean_cell
 from overfitting_lab.runs import Run, RunError, runs_of
 from overfitting_lab.runs.epochs import EpochRecord, value_of
 from overfitting_lab.runs.figures import write_figure
 from overfitting_lab.sweeps.charts import draw_curve, draw_worth
 
 SCRIPTS = Path("scripts")
-DPI = 72  # of pictures in a notebook, which keeps them
+DPI = 80  # of pictures in a notebook, which keeps them
 CURVES = {"validation": "-", "training": "--"}
 CHARTS: dict[str, tuple[Callable[..., None], Mapping[str, str]]] = {  # by name: a function, and its kinds of lines
     "loss": (partial(draw_curves, metric="loss"), CURVES),
@@ -48,12 +51,13 @@ CHARTS: dict[str, tuple[Callable[..., None], Mapping[str, str]]] = {  # by name:
 
 
 class Picture:
-    """A figure that a notebook shows in place."""
+    """A figure that a notebook shows in place. It has at most 256 colours, so that the notebook stays small."""
 
     def __init__(self, figure: Figure) -> None:
-        file = io.BytesIO()
-        write_figure(figure, file, format="png", dpi=DPI, metadata={"Software": None})
-        self._png = file.getvalue()
+        drawn, small = io.BytesIO(), io.BytesIO()
+        write_figure(figure, drawn, format="png", dpi=DPI)
+        Image.open(drawn).convert("RGB").quantize(256).save(small, format="png", optimize=True)
+        self._png = small.getvalue()
 
     def _repr_png_(self) -> bytes:
         return self._png
@@ -143,6 +147,29 @@ def chart(comparison: Comparison, *names: str) -> Picture:
     return Picture(figure)
 
 
+def results(comparison: Comparison) -> Table:
+    """Return a row for each setting: the mean over seeds, of several with its standard deviation.
+
+    Training and validation accuracy are of the last epoch. The training images as evaluated are the probe. A column that
+    no row fills is left out.
+    """
+    columns: dict[str, list[Any]] = {
+        "setting": [group.name for group in comparison.groups],
+        "seeds": [len(group.seeds) for group in comparison.groups],
+    }
+    measured: dict[str, Callable[[Group], Sequence[float | None]]] = {
+        "training (%)": lambda group: [run.epochs[-1].train_acc if run.epochs else None for run in group.seeds],
+        "training images, evaluated (%)": lambda group: group.probe_accuracies,
+        "validation (%)": lambda group: [run.epochs[-1].val_acc if run.epochs else None for run in group.seeds],
+        "gap (points)": lambda group: [gap and gap.value for gap in group.gaps],
+        "test (%)": lambda group: group.accuracies,
+    }
+    for name, values in measured.items():
+        cells = [mean_cell(values(group)) for group in comparison.groups]
+        columns |= {name: cells} if any(cells) else {}
+    return Table([list(columns), *zip(*columns.values(), strict=True)])
+
+
 def learning_curve(sizes: Comparison, worth: Comparison | None = None) -> Picture:
     """Draw test accuracy over the number of training images, and where it reaches the accuracies of other settings.
 
@@ -162,17 +189,18 @@ def learning_curve(sizes: Comparison, worth: Comparison | None = None) -> Pictur
 
 
 def epochs(records: Sequence[EpochRecord], numbers: Sequence[int], metrics: Mapping[str, str]) -> Table:
-    """Return some epochs of a run as a table, in per cent.
+    """Return some epochs of a run as a table: losses in nats, other metrics in per cent.
 
     Args:
         records: of the run.
         numbers: of the epochs, the first is 1.
-        metrics: names of the columns by metric, such as ``val_acc``. The metrics are fractions of 1.
+        metrics: names of the columns by metric, such as ``val_acc``.
     """
-    rows = [
-        [record.epoch + 1, *("" if value is None else f"{value:.1%}" for value in values)]
-        for record in records
-        if record.epoch + 1 in numbers
-        for values in [[value_of(record, metric) for metric in metrics]]
-    ]
+
+    def cell(record: EpochRecord, metric: str) -> str:
+        value = value_of(record, metric)
+        return "" if value is None else f"{value:.2f}" if metric.endswith("loss") else f"{value:.1%}"
+
+    shown = [record for record in records if record.epoch + 1 in numbers]
+    rows = [[record.epoch + 1, *(cell(record, metric) for metric in metrics)] for record in shown]
     return Table([["epoch", *metrics.values()], *rows])

@@ -67,7 +67,7 @@ def gallery(pictures: Sequence[Captioned], title: str, columns: int = 8) -> Figu
     rows = max(1, -(-len(pictures) // columns))
     figure = Figure(figsize=(1.25 * columns, 0.4 + 1.65 * rows), layout="constrained")
     figure.suptitle(shown(title))
-    places = figure.subplots(rows, columns, squeeze=False).flat
+    places = figure.subplots(rows, columns, squeeze=False).ravel()
     for axes in places:
         axes.set_axis_off()
     for axes, picture in zip(places, pictures, strict=False):
