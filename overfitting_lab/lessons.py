@@ -150,8 +150,8 @@ def chart(comparison: Comparison, *names: str) -> Picture:
 def results(comparison: Comparison) -> Table:
     """Return a row for each setting: the mean over seeds, of several with its standard deviation.
 
-    Training and validation accuracy are of the last epoch. The training images as evaluated are the probe. A column that
-    no row fills is left out.
+    Training and validation accuracy are of the last epoch. The training images as evaluated are the probe. A column
+    that no row fills is left out.
     """
     columns: dict[str, list[Any]] = {
         "setting": [group.name for group in comparison.groups],
