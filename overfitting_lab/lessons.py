@@ -29,10 +29,10 @@ from overfitting_lab.comparison.charts import (
     draw_reliability,
 )
 from overfitting_lab.comparison.comparison import Comparison
-from overfitting_lab.comparison.groups import Group
+from overfitting_lab.comparison.groups import Group, shared_instrument
 from overfitting_lab.comparison.statistics import mean_cell
 from overfitting_lab.runs import Run, RunError, runs_of
-from overfitting_lab.runs.epochs import EpochRecord, value_of
+from overfitting_lab.runs.epochs import EpochRecord, last_gap, value_of
 from overfitting_lab.runs.figures import write_figure
 from overfitting_lab.sweeps.charts import draw_curve, draw_worth
 
@@ -151,8 +151,9 @@ def results(comparison: Comparison) -> Table:
     """Return a row for each setting: the mean over seeds, of several with its standard deviation.
 
     Training and validation accuracy are of the last epoch. The training images as evaluated are the probe. A column
-    that no row fills is left out.
+    that no row fills is left out. The gap is from the probe if all runs have one, else from training.
     """
+    by = shared_instrument(comparison.groups)
     columns: dict[str, list[Any]] = {
         "setting": [group.name for group in comparison.groups],
         "seeds": [len(group.seeds) for group in comparison.groups],
@@ -161,7 +162,7 @@ def results(comparison: Comparison) -> Table:
         "training (%)": lambda group: [run.epochs[-1].train_acc if run.epochs else None for run in group.seeds],
         "training images, evaluated (%)": lambda group: group.probe_accuracies,
         "validation (%)": lambda group: [run.epochs[-1].val_acc if run.epochs else None for run in group.seeds],
-        "gap (points)": lambda group: [gap and gap.value for gap in group.gaps],
+        "gap (points)": lambda group: [gap and gap.value for gap in (last_gap(run.epochs, by) for run in group.seeds)],
         "test (%)": lambda group: group.accuracies,
     }
     for name, values in measured.items():

@@ -159,9 +159,10 @@ def test_tables_show_means_over_seeds_and_epochs(tmp_path: Path) -> None:
     assert results(Comparison(runs)).rows == [
         ["setting", "seeds", "training (%)", "training images, evaluated (%)", "validation (%)", "gap (points)",
          "test (%)"],
-        ["one", "2", "100.0 ± 0.0", "90.0 ± 0.0", "40.0 ± 0.0", "50.0 ± 0.0", "40.0 ± 0.0"],
+        ["one", "2", "100.0 ± 0.0", "90.0 ± 0.0", "40.0 ± 0.0", "60.0 ± 0.0", "40.0 ± 0.0"],
         ["a < b", "1", "100.0", "", "40.0", "60.0", "60.0"],
     ]  # fmt: skip
+    assert results(Comparison(runs[:2])).rows[1][-2] == "50.0 ± 0.0"
     without_probe = results(Comparison(runs[2:])).rows
     assert without_probe == [
         ["setting", "seeds", "training (%)", "validation (%)", "gap (points)", "test (%)"],
