@@ -35,7 +35,9 @@ def plan(arguments: Sequence[str], *, divided: bool = True) -> tuple[Path, dict[
     return folder, flat(yaml.safe_load(cli.complete_config)), cli
 
 
-def finished_run(arguments: Sequence[str], output: IO[str] | None = None, *, anywhere: bool = False) -> Run:
+def finished_run(
+    arguments: Sequence[str], output: IO[str] | None = None, *, anywhere: bool = False, scripts: Path | None = None
+) -> Run:
     """Return the newest finished run with the recipe of a command line, on the same data.
 
     If there is none, resume the newest interrupted run, after any other process that trains it, or train a new run.
@@ -44,6 +46,7 @@ def finished_run(arguments: Sequence[str], output: IO[str] | None = None, *, any
         arguments: a command line of ``fit.py``.
         output: receives what ``fit.py`` prints; by default the screen does.
         anywhere: look for the run in the folders of all experiments, not only in the folder of its own.
+        scripts: the folder of ``fit.py``; by default the folder of the script that is running.
 
     Raises:
         RunError: if ``fit.py`` fails.
@@ -69,7 +72,7 @@ def finished_run(arguments: Sequence[str], output: IO[str] | None = None, *, any
         if run := finished():
             return run
         command = ["--resume", str(begun[0].folder), *command]
-    fit = Path(sys.argv[0]).resolve().with_name("fit.py")  # beside the script that is running, wherever that is
+    fit = (scripts or Path(sys.argv[0]).resolve().parent) / "fit.py"
     status = run_command([sys.executable, str(fit), *command], output)
     if run := finished():
         return run

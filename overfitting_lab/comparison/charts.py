@@ -1,12 +1,14 @@
 """Draw charts of several runs in the same axes."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import reduce
 from typing import Any
 
 import numpy as np
 from matplotlib import rcParams
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from overfitting_lab.comparison.groups import Group, NamedRun, shared_instrument
@@ -99,18 +101,19 @@ def draw_label_noise(axes: Axes, groups: Sequence[Group]) -> None:
     label_axes(axes, "accuracy on training images (%)")
 
 
-def draw_reliability(axes: Axes, groups: Sequence[Group]) -> None:
+def draw_reliability(axes: Axes, groups: Sequence[Group], *, at_temperature: bool = False) -> None:
     """Draw accuracy against confidence, in per cent, for bins of at least 10 test images (Guo et al. 2017, fig. 1).
 
-    Of several seeds, a bin has the predictions of all of them.
+    Of several seeds, a bin has the predictions of all of them. With ``at_temperature``, the outputs of each run are
+    divided by its temperature. A group with a run that has none is left out.
     """
     axes.plot([0, 100], [0, 100], color=rcParams["axes.edgecolor"], linewidth=0.8)
     for place, group in enumerate(groups):
-        if (found := group.calibration) is not None:
+        if (found := group.calibration_at_temperature if at_temperature else group.calibration) is not None:
             seen = found.counts >= FEWEST
             axes.plot(100 * found.confidences[seen], 100 * found.accuracies[seen], **style(place) | {"marker": "o"})
     axes.set(xlim=(0, 100), ylim=(0, 100))
-    label_axes(axes, "test accuracy (%)", "confidence (%)")
+    label_axes(axes, "test accuracy (%)", f"confidence{' at the temperature' if at_temperature else ''} (%)")
 
 
 def mean_curve(group: Group, curve: Callable[[NamedRun], Curve]) -> Curve:
@@ -150,3 +153,13 @@ def label_axes(axes: Axes, y: str = "", x: str = "epoch") -> None:
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+
+
+def add_legend(figure: Figure, groups: Sequence[Group], lines: Mapping[str, Any]) -> None:
+    """Name the groups above a figure, and in grey its kinds of lines, each with a line style of matplotlib."""
+    handles = [Line2D([], [], label=shown(group.label, 60), **style(place)) for place, group in enumerate(groups)]
+    handles += [Line2D([], [], color="grey", linestyle=line, label=name) for name, line in lines.items()]
+    if any(group.several for group in groups):
+        handles += [Line2D([], [], label="one seed", **{"color": "grey"} | SEED)]
+    columns = min(5 if len(groups) < 5 else 2, len(handles))
+    figure.legend(handles=handles, loc="outside upper center", ncols=columns, frameon=False)

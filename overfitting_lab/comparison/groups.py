@@ -9,11 +9,12 @@ from numpy.typing import NDArray
 
 from overfitting_lab.comparison.statistics import Estimate, mean, wilson
 from overfitting_lab.runs import Run
-from overfitting_lab.runs.calibration import Calibration, calibration
+from overfitting_lab.runs.calibration import Calibration, at_temperature, calibration
 from overfitting_lab.runs.epochs import METRICS, EpochRecord, Gap, Instrument, has_probe, last_gap
 from overfitting_lab.runs.summary import Summary, TestSummary
 
-ANSWERS = ("test_probabilities", "test_labels")  # in images.npz
+Answers = tuple[NDArray[np.floating], NDArray[np.integer]]  # probabilities [N, classes] and labels [N]
+SMALLEST = 6e-8  # above 0 in float16, in which probabilities are kept; lower bound before the logarithm
 
 
 @dataclass(frozen=True)
@@ -65,8 +66,22 @@ class NamedRun:
     @cached_property
     def calibration(self) -> Calibration | None:
         """The calibration on the test images; ``None`` without ``images.npz``."""
+        return _calibration([self.answers])
+
+    @property
+    def answers(self) -> Answers | None:
+        """The probabilities of the test images and their labels; ``None`` without ``images.npz``."""
         images = self.run.images
-        return calibration(images["test_probabilities"], images["test_labels"]) if "test_labels" in images else None
+        return (images["test_probabilities"], images["test_labels"]) if "test_labels" in images else None
+
+    @property
+    def answers_at_temperature(self) -> Answers | None:
+        """The answers with outputs that are divided by the run's temperature; ``None`` without one of the two."""
+        if self.answers is None or self.test.temperature is None:
+            return None
+        probabilities, labels = self.answers
+        logits = np.log(np.maximum(probabilities, SMALLEST, dtype=np.float64))
+        return at_temperature(logits, self.test.temperature), labels
 
     @property
     def epochs(self) -> list[EpochRecord]:
@@ -132,10 +147,12 @@ class Group:
     @property
     def calibration(self) -> Calibration | None:
         """The calibration over the test images of all seeds; ``None`` if a run has no ``images.npz``."""
-        images = [run.run.images for run in self.seeds]
-        if not all("test_labels" in each for each in images):
-            return None
-        return calibration(*(np.concatenate([each[name] for each in images]) for name in ANSWERS))
+        return _calibration([run.answers for run in self.seeds])
+
+    @property
+    def calibration_at_temperature(self) -> Calibration | None:
+        """The calibration over all seeds, each at its temperature; ``None`` if a run has none, or no ``images.npz``."""
+        return _calibration([run.answers_at_temperature for run in self.seeds])
 
     @property
     def accuracy(self) -> Estimate:
@@ -146,3 +163,12 @@ class Group:
 def shared_instrument(groups: Sequence[Group]) -> Instrument:
     """Return the probe if all runs of the groups have one; otherwise the metrics measured in training."""
     return "probe" if all(group.instrument == "probe" for group in groups) else "training"
+
+
+def _calibration(answers: Sequence[Answers | None]) -> Calibration | None:
+    """Return the calibration over the answers of runs; ``None`` if a run has none."""
+    known = [each for each in answers if each is not None]
+    if len(known) < len(answers):
+        return None
+    probabilities, labels = map(np.concatenate, zip(*known, strict=True))
+    return calibration(probabilities, labels)

@@ -16,12 +16,11 @@ import numpy as np
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 from PIL import Image
 
 from overfitting_lab.comparison.charts import (
-    SEED,
+    add_legend,
     draw_accuracies,
     draw_curves,
     draw_gap,
@@ -33,9 +32,10 @@ from overfitting_lab.comparison.charts import (
 from overfitting_lab.comparison.comparison import Comparison
 from overfitting_lab.comparison.groups import Group, NamedRun, shared_instrument
 from overfitting_lab.comparison.moments import Moments
+from overfitting_lab.comparison.pictures import Captioned, Kind, mistakes, training_images
 from overfitting_lab.comparison.statistics import mean_cell
 from overfitting_lab.runs.epochs import best_epoch, own_of
-from overfitting_lab.runs.figures import save_figure, shown, write_figure
+from overfitting_lab.runs.figures import save_figure, write_figure
 from overfitting_lab.runs.files import write_text
 from overfitting_lab.runs.notes import attempt
 
@@ -86,13 +86,7 @@ def overview(comparison: Comparison) -> Figure:
     draw_curves(accuracy, groups, "acc")
     draw_gap(gap, groups)
     draw_accuracies(test, groups)
-    handles = [Line2D([], [], label=shown(group.label, 60), **style(place)) for place, group in enumerate(groups)]
-    handles += [Line2D([], [], color="grey", label="validation")]
-    handles += [Line2D([], [], color="grey", linestyle="--", label="training")]
-    if any(group.several for group in groups):
-        handles += [Line2D([], [], label="one seed", **{"color": "grey"} | SEED)]
-    columns = min(5 if len(groups) < 5 else 2, len(handles))
-    figure.legend(handles=handles, loc="outside upper center", ncols=columns, frameon=False)
+    add_legend(figure, groups, {"validation": "-", "training": "--"})
     return figure
 
 
@@ -130,18 +124,19 @@ def _content(comparison: Comparison) -> dict[str, Any]:
         "several": any(group.several for group in comparison.groups),
         "conclusions": list(comparison.conclusions()),
         "one_seed": not all(group.several for group in comparison.groups),
-        "tables": _tables(comparison),
+        "tables": tables(comparison),
         "confusions": {run.name: _confusion(run, run.confusion) for run in runs if run.confusion is not None},
-        "mistakes": {run.name: list(_mistakes(run)) for run in runs if run.correct is not None},
-        "learned_last": _training_images(runs, "learned", "shown", "pictures"),
+        "mistakes": {run.name: [*map(_embedded, mistakes(run))] for run in runs if run.correct is not None},
+        "learned_last": _training_images(runs, "learned_last"),
         "forgotten": {
-            kind: _training_images(runs, "forgotten", f"{kind}_forgotten", f"{kind}_forgotten_pictures")
-            for kind in ("most", "least")
+            "most": _training_images(runs, "most_forgotten"),
+            "least": _training_images(runs, "least_forgotten"),
         },
     }
 
 
-def _tables(comparison: Comparison) -> dict[str, Table]:
+def tables(comparison: Comparison) -> dict[str, Table]:
+    """Return the tables of the report by their names."""
     runs, groups, names = comparison.runs, comparison.groups, [run.name for run in comparison.runs]
     classes = runs[0].summary.data.classes
     if any(run.summary.data.classes != classes for run in runs):
@@ -299,35 +294,13 @@ def _shares(counts: NDArray[np.int64]) -> NDArray[np.float64]:
     return np.asarray(counts / np.maximum(counts.sum(axis=1, keepdims=True), 1))
 
 
-def _mistakes(run: NamedRun) -> Iterator[dict[str, str]]:
-    images, classes = run.run.images, run.summary.data.classes
-    for place, pixels in zip(images["test_shown"], images["test_pictures"], strict=True):
-        predicted, label = images["test_predictions"][place], images["test_labels"][place]
-        probability = float(images["test_probabilities"][place][predicted])
-        yield _picture(pixels, f"{classes[predicted]} {probability:.1%}", f"is {classes[label]}")
+def _training_images(runs: Sequence[NamedRun], kind: Kind) -> dict[str, list[dict[str, str]]]:
+    found = {f"{run.name}, {run.summary.epochs} epochs": training_images(run, kind) for run in runs}
+    return {name: [*map(_embedded, pictures)] for name, pictures in found.items() if pictures is not None}
 
 
-def _training_images(runs: Sequence[NamedRun], what: str, shown: str, pictures: str) -> dict[str, list[Any]]:
-    """Return the pictures of training images that each run shows. ``what`` names the array that the captions show."""
-    return {
-        f"{run.name}, {run.summary.epochs} epochs": [
-            _picture(pixels, f"labelled {run.summary.data.classes[images['train_labels'][place]]}",
-                     _note(what, int(images[f"train_{what}"][place]), run.summary.epochs))
-            for place, pixels in zip(images[f"train_{shown}"], images[f"train_{pictures}"], strict=True)
-        ]
-        for run in runs
-        if f"train_{what}" in (images := run.run.images)
-    }  # fmt: skip
-
-
-def _note(what: str, value: int, epochs: int) -> str:
-    if what == "forgotten":
-        return f"forgotten {value} time{'s' * (value != 1)}"
-    return "not learned" if value >= epochs else f"from epoch {value + 1}"
-
-
-def _picture(pixels: NDArray[np.uint8], caption: str, note: str) -> dict[str, str]:
-    return {"source": _source(pixels), "caption": caption, "note": note}
+def _embedded(picture: Captioned) -> dict[str, str]:
+    return {"source": _source(picture.pixels), "caption": picture.caption, "note": picture.note}
 
 
 def _source(pixels: NDArray[np.uint8]) -> str:

@@ -166,6 +166,22 @@ def _landmarks(curve: Mapping[str, Any], features: Sequence[int], threshold: int
     }
 
 
+def at(summary: Summary, features: Sequence[int]) -> list[list[str]]:
+    """Return a table of test error and accuracy at some numbers of features, a row each curve, the first row names."""
+    places = [summary["features"].index(each) for each in features]
+    rows = [
+        [
+            curve_name(curve),
+            *(
+                f"{number(curve['test_error']['median'][place])}, {curve['test_acc']['median'][place]:.1%}"
+                for place in places
+            ),
+        ]
+        for curve in summary["curves"]
+    ]
+    return [["test error, test accuracy", *(f"{each:,} features" for each in features)], *rows]
+
+
 def number(value: float) -> str:
     """Return an error with as many digits as it has meaning."""
     return f"{value:.2f}" if value < 100 else f"{value:,.0f}"

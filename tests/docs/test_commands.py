@@ -11,7 +11,7 @@ import pytest
 from overfitting_lab.cli import ExperimentCLI
 from overfitting_lab.cli.parser import find_config
 from tests.conftest import ROOT, Outcome
-from tests.docs.test_links import PAGES
+from tests.docs.test_links import PAGES, text_of
 
 A_RUNS_CONFIG = re.compile(r"lightning_logs/\S+/config\.yaml")
 
@@ -21,7 +21,7 @@ def commands() -> list[tuple[str, str]]:
     text = "\n".join(
         block.replace("\\\n", " ")
         for page in PAGES
-        for block in re.findall(r"^```bash\n(.*?)^```", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+        for block in re.findall(r"^```bash\n(.*?)^```", text_of(page), re.MULTILINE | re.DOTALL)
     )
     headers = [re.findall("^#.*", path.read_text(), re.MULTILINE) for path in (ROOT / "configs").rglob("*.yaml")]
     text = "\n".join([text, *(line for header in headers for line in header)]).replace("$SLURM_ARRAY_TASK_ID", "0")
