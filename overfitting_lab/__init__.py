@@ -3,7 +3,7 @@
 import os
 import time
 
-STARTED = time.perf_counter()  # before the imports of a command, which take seconds
+began = [time.perf_counter()]  # of this process's first command, before its imports, which take seconds
 
 for _name in ("RANK", "LOCAL_RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK"):
     if not os.environ.get(_name, "0").isdecimal():  # no launcher set it, and Lightning's import would fail

@@ -57,12 +57,18 @@ def _content(path: str, *, with_logger: bool) -> str:
     """
     if not Path(path).is_file():
         return path
-    text = checked_config(Path(path))
+    text = _with_monitor(checked_config(Path(path)))
     text = text if with_logger else without_logger(text)
     with suppress(UnicodeDecodeError):
         if text == Path(path).read_text(encoding="locale"):  # as jsonargparse does
             return path
     return text
+
+
+def _with_monitor(text: str) -> str:
+    """Name Lightning's class for torch's schedule of that name: it is the same, and says what it monitors."""
+    name = "ReduceLROnPlateau"
+    return re.sub(rf"(?<![\w.])(torch\.optim\.lr_scheduler\.)?{name}(?!\w)", f"lightning.pytorch.cli.{name}", text)
 
 
 def _with_home(value: Any) -> Any:
@@ -124,7 +130,7 @@ class ExperimentParser(LightningArgumentParser):
 
     def parse_args(self, args: Sequence[str] | None = None, *rest: Any, **settings: Any) -> Any:  # type: ignore[override]
         """Parse the command line, or the arguments given."""
-        found = list(sys.argv[1:] if args is None else args)
+        found = [*map(_with_monitor, sys.argv[1:] if args is None else args)]
         configs = {
             index: find_config(argument.removeprefix("--config="))
             for index, argument in enumerate(found)
