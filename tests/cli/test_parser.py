@@ -55,6 +55,9 @@ def test_every_name_of_the_plateau_schedule_takes_a_monitor(
     )
     found = parse("-c", "overfit", *flags).model.init_args.lr_scheduler
     assert found.class_path == "lightning.pytorch.cli.ReduceLROnPlateau"
+    named = ("--experiment=ReduceLROnPlateau", "--data.root", "ReduceLROnPlateau")  # by other settings
+    config = parse("-c", "overfit", *named)
+    assert (config.experiment, config.data.root) == ("ReduceLROnPlateau", "ReduceLROnPlateau")
     assert found.init_args.monitor == "val_acc"
 
 
