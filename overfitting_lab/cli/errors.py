@@ -33,9 +33,9 @@ def reported_errors(needs_screen: bool = False) -> Iterator[Report]:
     """Turn an error that a person can fix into one message and exit status 1; a defect of the project keeps its trace.
 
     The command continues without its screen, unless it ``needs_screen``: then a closed pipe ends it silently. A command
-    that prints its help or its configuration needs the screen.
+    that prints its configuration needs the screen.
     """
-    prints = any(flag in ("-h", "--help") or flag.startswith("--print_config") for flag in sys.argv[1:])
+    prints = any(flag.startswith("--print_config") for flag in sys.argv[1:])
     discard_notes()
     threads, threading.excepthook = threading.excepthook, _note_writers
     try:

@@ -90,7 +90,9 @@ def _without_value(config: Namespace, actions: Iterable[argparse.Action]) -> Ite
     kinds = {action.dest: getattr(action, "_typehint", Any) for action in actions if action.default is not None}
     network = locate(str(config.get("model.class_path")))
     if isinstance(network, type):
-        kinds |= {f"model.init_args.{name}": kind for name, kind in get_type_hints(network.__init__).items()}
+        kinds |= {
+            f"model.init_args.{name}": kind for name, kind in get_type_hints(getattr(network, "__init__", None)).items()
+        }
     for name, kind in kinds.items():
         if name in config and config[name] is None and kind is not Any and type(None) not in get_args(kind):
             yield name.replace(".init_args", "")
