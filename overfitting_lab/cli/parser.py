@@ -88,11 +88,9 @@ def _with_home(value: Any) -> Any:
 def _without_value(config: Namespace, actions: Iterable[argparse.Action]) -> Iterator[str]:
     """Yield the settings that are ``None`` although their types do not allow it: jsonargparse does not refuse them."""
     kinds = {action.dest: getattr(action, "_typehint", Any) for action in actions if action.default is not None}
-    network = locate(str(config.get("model.class_path")))
-    if isinstance(network, type):
-        kinds |= {
-            f"model.init_args.{name}": kind for name, kind in get_type_hints(getattr(network, "__init__", None)).items()
-        }
+    with suppress(Exception):  # of annotations in a user's own class that Python cannot resolve
+        hints = get_type_hints(getattr(locate(str(config.get("model.class_path"))), "__init__", None))
+        kinds |= {f"model.init_args.{name}": kind for name, kind in hints.items()}
     for name, kind in kinds.items():
         if name in config and config[name] is None and kind is not Any and type(None) not in get_args(kind):
             yield name.replace(".init_args", "")
