@@ -229,14 +229,16 @@ class ImageClassifier(LightningModule, ABC):
         class_path = str(settings.get("_class_path"))
         if class_path == trusted and (reason := why_not_imported(class_path)):
             raise ModelError(f"{path} is of the network {class_path}, which cannot be imported: {reason}")
+        remedy = (
+            "nothing is imported because a file names it: give the folder of a run whose config.yaml names this "
+            "network, or an exported model.onnx"
+        )
         if foreign := next(foreign_names(settings), None):
-            raise ModelError(
-                f"{path} names {foreign}, which is not code of this project; nothing is imported because a file names "
-                "it: give the folder of a run whose config.yaml names this network, or an exported model.onnx"
-            )
+            raise ModelError(f"{path} names {foreign}, which is not code of this project; {remedy}")
         kind = imported(class_path)
         if not (isinstance(kind, type) and issubclass(kind, ImageClassifier)):
-            raise ModelError(f"{path} names no image classifier, but {class_path!r}")
+            own = f"; {remedy}" if kind is None and "." in class_path else ""
+            raise ModelError(f"{path} names no image classifier, but {class_path!r}{own}")
         return kind.load_from_checkpoint(path, map_location="cpu", weights_only=True).eval()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -78,7 +78,8 @@ class CIFAR10(Source):
             return f"did you mean --data.source folder --data.root {quote(str(self.root))}?"
         own = {self.ARCHIVE, self.UNPACKED, f"{self.ARCHIVE}.part", f"{self.ARCHIVE}.lock"}
         names = [entry.name for entry in entries(self.root) if entry.name not in own]
-        alike = next((name for name in sorted(names) if re.match(r"cifar.?10(?!0)", name, re.IGNORECASE)), None)
+        other = re.compile(r"cifar.?10(?!0)|train\.7z|trainLabels\.csv", re.IGNORECASE)  # the latter are Kaggle's
+        alike = next(filter(other.match, sorted(names)), None)
         return alike and (
             f"{self.root / alike} is not read: rename it to {self.ARCHIVE} if it is this file, the version for Python; "
             "move it away if it is not"

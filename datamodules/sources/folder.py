@@ -90,7 +90,7 @@ class Folder(Source):
                 try:
                     stat = file.stat()
                     changed = stat.st_size, stat.st_mtime_ns
-                except FileNotFoundError:  # a link to nothing
+                except OSError:  # a link to nothing, or to itself
                     changed = 0, 0
                 digest.update(b"%b\0%d\0%d\n" % (os.fsencode(file.path[start:]), *changed))
         return digest.hexdigest()

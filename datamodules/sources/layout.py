@@ -47,9 +47,23 @@ def entries(folder: Path) -> list[File]:
         raise DataError(f"{folder} cannot be read: {error.strerror}; give yourself leave to read it") from error
 
 
+def is_file(entry: File) -> bool:
+    """Tell if an entry is a file, or a link to one: a link that leads nowhere or to itself is none."""
+    with suppress(OSError):
+        return entry.is_file()
+    return False
+
+
+def is_folder(entry: File) -> bool:
+    """Tell if an entry is a folder, or a link to one: a link that leads nowhere or to itself is none."""
+    with suppress(OSError):
+        return entry.is_dir()
+    return False
+
+
 def is_class(entry: File) -> bool:
     """Tell if an entry may be the folder of a class: hidden ones and those that systems leave behind are not."""
-    return entry.is_dir() and not entry.name.startswith(".") and entry.name.lower() not in _LEFT_BY_SYSTEMS
+    return is_folder(entry) and not entry.name.startswith(".") and entry.name.lower() not in _LEFT_BY_SYSTEMS
 
 
 def natural(name: str) -> list[str | int]:
@@ -59,7 +73,7 @@ def natural(name: str) -> list[str | int]:
 
 def folder_names(folder: Path) -> set[str]:
     """Return the names, in their normal form, of the folders in a folder, hidden ones excepted."""
-    return {readable(entry.name) for entry in entries(folder) if entry.is_dir() and not entry.name.startswith(".")}
+    return {readable(entry.name) for entry in entries(folder) if is_folder(entry) and not entry.name.startswith(".")}
 
 
 def class_folders(split: Path) -> dict[str, list[Path]]:
@@ -85,11 +99,11 @@ def files(folder: Path, left_out: Counter[str] | None = None) -> Iterator[File]:
         for entry in entries(path):
             if entry.name.startswith("."):
                 left_out["hidden"] += 1
-            elif entry.is_file():
+            elif is_file(entry):
                 yield entry
             elif is_class(entry):
                 folders.append(Path(entry.path))
-            elif entry.is_dir():
+            elif is_folder(entry):
                 left_out[entry.name] += 1
             elif entry.is_symlink():  # to nothing: an image that cannot be read
                 yield entry
@@ -99,7 +113,7 @@ def files(folder: Path, left_out: Counter[str] | None = None) -> Iterator[File]:
 
 def loose_files(folder: Path) -> list[Path]:
     """Return the files that lie in a folder itself, hidden ones excepted."""
-    return [Path(entry.path) for entry in entries(folder) if entry.is_file() and not entry.name.startswith(".")]
+    return [Path(entry.path) for entry in entries(folder) if is_file(entry) and not entry.name.startswith(".")]
 
 
 def holds_images(folders: Sequence[Path]) -> bool:

@@ -198,6 +198,11 @@ class RunSummary(Callback):
             self._write(replace(self._summary, test=test, untested=None, seconds_of=clock_of(trainer).times))
             self._logger.files.traceback.unlink(missing_ok=True)  # of an earlier failure
 
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Add the time that the pictures and predictions took after the test."""
+        if trainer.is_global_zero and stage == "test" and self._summary is not None and self._summary.test is not None:
+            self._write(replace(self._summary, seconds_of=clock_of(trainer).times))
+
     def _draw(self, trainer: Trainer) -> None:
         assert self._summary is not None
         records, files = recorder_of(trainer).records, self._logger.files

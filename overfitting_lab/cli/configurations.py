@@ -8,7 +8,9 @@ import yaml
 from overfitting_lab.runs.recipe import read_config
 
 WORDS = ("yes", "no", "on", "off")  # YAML 1.1 reads them as true and false
+GROUPS = ("data", "trainer")
 SWITCHES = ("check",)  # flags without a value; jsonargparse takes their value in a file as it is
+NUMBER, TEXT = "tag:yaml.org,2002:int", "tag:yaml.org,2002:str"
 AS_TEXT = ("tag:yaml.org,2002:bool", "tag:yaml.org,2002:timestamp")
 
 
@@ -39,10 +41,15 @@ def checked_config(path: Path) -> str:
         raise ValueError(f"{path}, line {number}: byte {byte:#x} is not UTF-8: save the file as UTF-8") from error
     if not isinstance(root, yaml.MappingNode):
         raise ValueError(f"{path} holds no settings; it needs lines such as trainer: {{max_epochs: 3}}")
+    for key, value in root.value:
+        is_path = isinstance(value, yaml.ScalarNode) and value.tag == TEXT
+        if key.value in GROUPS and not isinstance(value, yaml.MappingNode) and not is_path:
+            line = key.start_mark.line + 1
+            raise ValueError(f"{path}, line {line}: {key.value} needs settings below it, as name: value")
     switches = [value for key, value in root.value if key.value in SWITCHES]
     words = [node for node in _scalars(root, path, ()) if _is_word(node) and node not in switches]
     for node in words:
-        node.tag, node.style = "tag:yaml.org,2002:str", "'"
+        node.tag, node.style = TEXT, "'"
     return str(yaml.serialize(root, Dumper=yaml.SafeDumper, allow_unicode=True)) if words else text
 
 
@@ -64,8 +71,21 @@ def _scalars(node: yaml.Node, path: Path, above: tuple[yaml.Node, ...]) -> Itera
                     f"{key.start_mark.line + 1}; the second would replace the first: put their settings under one key"
                 )
             lines[key.value] = key.start_mark.line + 1
+        if isinstance(value, yaml.ScalarNode) and (octal := _octal(value)) is not None:
+            line, name = value.start_mark.line + 1, f"{key.value}: " if isinstance(key, yaml.ScalarNode) else ""
+            what = f"YAML reads {value.value} as {octal}: write it without the 0, or put it in quotes"
+            raise ValueError(f"{path}, line {line}: {name}{what}")
         yield from _scalars(value, path, (*above, node))
 
 
+def _octal(node: yaml.ScalarNode) -> int | None:
+    """Return the number that YAML 1.1 reads in a value such as 010; ``None`` for any other value."""
+    digits = node.value.lstrip("+-").replace("_", "")
+    is_octal = node.tag == NUMBER and node.style is None and digits.isdecimal() and digits[0] == "0" and len(digits) > 1
+    return int(digits, 8) if is_octal else None
+
+
 def _is_word(node: yaml.ScalarNode) -> bool:
-    return node.style is None and node.tag in AS_TEXT and node.value.lower() not in ("true", "false")
+    by_sixties = node.tag == NUMBER and ":" in node.value  # 1:30 would be 90
+    as_text = node.tag in AS_TEXT or by_sixties
+    return node.style is None and as_text and node.value.lower() not in ("true", "false")

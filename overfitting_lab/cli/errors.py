@@ -32,12 +32,14 @@ class Report:
 def reported_errors(needs_screen: bool = False) -> Iterator[Report]:
     """Turn an error that a person can fix into one message and exit status 1; a defect of the project keeps its trace.
 
-    The command continues without its screen, unless it ``needs_screen``: then a closed pipe ends it silently.
+    The command continues without its screen, unless it ``needs_screen``: then a closed pipe ends it silently. A command
+    that prints its configuration needs the screen.
     """
+    prints = any(flag.startswith("--print_config") for flag in sys.argv[1:])
     discard_notes()
     threads, threading.excepthook = threading.excepthook, _note_writers
     try:
-        with screen(needs_screen):
+        with screen(needs_screen or prints):
             yield from _reported(Report())
     finally:
         threading.excepthook = threads
@@ -64,6 +66,8 @@ def _reported(report: Report) -> Iterator[Report]:
     except SystemExit as error:
         if isinstance(error.__context__, KeyboardInterrupt):  # Lightning turns Ctrl-C into exit status 1
             _leave("interrupted", INTERRUPTED)
+        if not error.code:
+            _flush()
         raise
     except REPORTED as error:
         _leave(f"error: {error}", USAGE if isinstance(error, LimitError | UsageError) else 1)
@@ -92,6 +96,16 @@ def _leave_or_raise(error: Exception, report: Report) -> NoReturn:
     if is_defect(error) or wants_trace():
         raise error
     _leave(f"error: {explain(error)}{trace}", 1)
+
+
+def _flush() -> None:
+    """Write what was printed. Leave with an error if the command needs the screen, and nobody can read it."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        sys.exit(PIPE_CLOSED)
+    except OSError as error:
+        _leave(f"error: standard output: {error.strerror}", 1)
 
 
 def _leave(message: str, status: int) -> NoReturn:

@@ -20,6 +20,7 @@ from lightning_utilities.core.rank_zero import rank_zero_only
 from datamodules import CIFAR10DataModule
 from lightning_modules import ImageClassifier
 from lightning_modules.schedules import is_complete
+from overfitting_lab import began
 from overfitting_lab.callbacks.ending import ObservedTrainer
 from overfitting_lab.callbacks.further_loggers import resume_loggers
 from overfitting_lab.callbacks.logger import RunLogger
@@ -69,7 +70,7 @@ class ExperimentCLI(LightningCLI):
         keep: bool = True,
         trains: bool = True,
     ) -> None:
-        self._begun = time.perf_counter()
+        self._begun = began.pop() if began else time.perf_counter()
         silence_noise()
         # Lightning 2.6 calls torch's pytree in a way that torch 2.14 deprecates.
         warnings.filterwarnings("ignore", module="lightning.pytorch.utilities._pytree")

@@ -5,10 +5,11 @@ import inspect
 import os
 import re
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, NoReturn
+from pydoc import locate
+from typing import Any, NoReturn, get_args, get_type_hints
 
 import yaml
 from jsonargparse import Namespace
@@ -57,12 +58,19 @@ def _content(path: str, *, with_logger: bool) -> str:
     """
     if not Path(path).is_file():
         return path
-    text = checked_config(Path(path))
+    text = _with_monitor(checked_config(Path(path)))
     text = text if with_logger else without_logger(text)
     with suppress(UnicodeDecodeError):
         if text == Path(path).read_text(encoding="locale"):  # as jsonargparse does
             return path
     return text
+
+
+def _with_monitor(text: str) -> str:
+    """Name Lightning's class for torch's schedule of that name: it is the same, and says what it monitors."""
+    name, torchs = "ReduceLROnPlateau", r"torch\.optim\.lr_scheduler\."
+    setting = r"""((?:class_path|lr_scheduler)["']?[:=\s\0]\s*["']?)"""
+    return re.sub(rf"{setting}(?:{torchs})?{name}(?![\w./])", rf"\1lightning.pytorch.cli.{name}", text)
 
 
 def _with_home(value: Any) -> Any:
@@ -75,6 +83,17 @@ def _with_home(value: Any) -> Any:
     if isinstance(settings, dict):
         settings.update({key: _with_home(item) for key, item in settings.items()})
     return value
+
+
+def _without_value(config: Namespace, actions: Iterable[argparse.Action]) -> Iterator[str]:
+    """Yield the settings that are ``None`` although their types do not allow it: jsonargparse does not refuse them."""
+    kinds = {action.dest: getattr(action, "_typehint", Any) for action in actions if action.default is not None}
+    with suppress(Exception):  # of annotations in a user's own class that Python cannot resolve
+        hints = get_type_hints(getattr(locate(str(config.get("model.class_path"))), "__init__", None))
+        kinds |= {f"model.init_args.{name}": kind for name, kind in hints.items()}
+    for name, kind in kinds.items():
+        if name in config and config[name] is None and kind is not Any and type(None) not in get_args(kind):
+            yield name.replace(".init_args", "")
 
 
 def setting_name(flag: str) -> str:
@@ -124,7 +143,8 @@ class ExperimentParser(LightningArgumentParser):
 
     def parse_args(self, args: Sequence[str] | None = None, *rest: Any, **settings: Any) -> Any:  # type: ignore[override]
         """Parse the command line, or the arguments given."""
-        found = list(sys.argv[1:] if args is None else args)
+        typed = [*(sys.argv[1:] if args is None else args)]
+        found = _with_monitor("\0".join(typed)).split("\0") if typed else []
         configs = {
             index: find_config(argument.removeprefix("--config="))
             for index, argument in enumerate(found)
@@ -144,7 +164,10 @@ class ExperimentParser(LightningArgumentParser):
         ExperimentParser._callbacks = re.findall(r"^--trainer\.callbacks\+?[=\n](\S+)", "\n".join(found), re.MULTILINE)
         for index, content in contents.items():
             found[index] = f"--config={content}" if found[index].startswith("--config=") else content
-        return _with_home(super().parse_args(found, *rest, **settings))
+        config = super().parse_args(found, *rest, **settings)
+        for flag in _without_value(config, self._actions):
+            self.error(f"--{flag}: null, which YAML also writes as ~, is no value here: give one, or leave it out")
+        return _with_home(config)
 
     def add_class_arguments(self, theclass: Any, *args: Any, skip: Any = None, **settings: Any) -> list[str]:
         """Add the arguments of a class. A schedule's length may be left out."""
@@ -190,13 +213,13 @@ class ExperimentParser(LightningArgumentParser):
         if "Problems parsing config" in text or "Unexpected config" in text:
             text += f"\nin {' or '.join(self._configs)}"
         if match := re.search(r"unrecognized arguments: (\S+)", text):
-            text += self._meant(match[1])
+            text += self._meant(match[1], typed=True)
         elif match := re.search(r"(?:Group '(\w+)' does not accept o|O)ption '([\w.]+)'", text):
             text += self._meant(".".join(filter(None, match.groups())))
         script = Path(sys.argv[0]).name  # jsonargparse keeps parsers of classes, which may be of an earlier script
         self.exit(2, f"{script}: error: {text}\nhelp: {script} --help\n")
 
-    def _meant(self, given: str) -> str:
+    def _meant(self, given: str, *, typed: bool = False) -> str:
         """Return a line about the setting or the flag that was meant."""
         options = [option.lstrip("-") for action in self._actions for option in action.option_strings]
         of_class = "config" not in options  # this parser knows the arguments of one class alone
@@ -205,7 +228,7 @@ class ExperimentParser(LightningArgumentParser):
             return f"\ndid you mean --config {given if '/' in given else Path(config).name}?"
         options += [] if of_class else [f"model.{name}" for name in NETWORK]
         line = meant(given, options, known_elsewhere=not of_class or "optimizer" in options)
-        return line and f"\n{line if not is_flag else re.sub('mean (?=[^-])', 'mean --', line)}"
+        return line and f"\n{line if not typed else re.sub('mean (?=[^-])', 'mean --', line)}"
 
 
 # Lines in which jsonargparse describes its own workings instead of the mistake.

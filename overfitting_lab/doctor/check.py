@@ -18,7 +18,7 @@ from torch.optim import Optimizer
 from datamodules import Batch, CIFAR10DataModule
 from lightning_modules import ImageClassifier
 from lightning_modules.schedules import Length
-from overfitting_lab import STARTED
+from overfitting_lab.callbacks.clock import clock_of
 from overfitting_lab.callbacks.console import data_lines
 from overfitting_lab.callbacks.fitting_data import run_length
 from overfitting_lab.callbacks.foretold import Range, evaluations
@@ -145,7 +145,9 @@ def _print_costs(
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
 
-    start = Range(*[time.perf_counter() - STARTED] * 2)
+    times = clock_of(trainer).times
+    assert times is not None
+    start = Range(times.start, times.start)
     images = len(batch.images)
     number = min(4, images)
     for work in (passes, optimizer.step):  # the first ones take memory

@@ -54,7 +54,8 @@ def schedule_cut_short(scheduler: object, interval: str, epochs: int, total: int
     name = type(scheduler).__name__
     shorter = f"a {name} of at most {steps:,} {interval}s"
     remedy = f"--trainer.max_epochs {needed}, or {shorter}" if interval == "epoch" else shorter
-    if interval == "epoch" and needed > 10 * epochs and total / 2 <= needed <= total:  # counted in optimizer steps
+    by_step = isinstance(scheduler, schedules.OneCycleLR) or (needed > 10 * epochs and needed >= total / 2)
+    if interval == "epoch" and by_step and needed <= total:  # its length was counted in optimizer steps
         remedy = "--model.lr_scheduler_interval step"
     yield Diagnosis(
         "schedule_cut_short",

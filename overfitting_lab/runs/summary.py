@@ -62,7 +62,7 @@ class TestSummary:
 class Times:
     """The time of each part of a run in seconds, over all resumes."""
 
-    start: float  # from the command line to the first step, without the time to import Python's packages
+    start: float  # from the command to the first step, with the imports of Python's packages
     training: float
     validation: float  # with the probe
     test: float | None = None

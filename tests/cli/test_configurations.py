@@ -1,4 +1,5 @@
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,11 @@ OFF = "doctor: off\nexperiment: no\ncheck: no\n"
         (b"a: " + 5000 * b"[", ("too deeply",)),
         (b"a:\n  b: !!python/object/apply:os.getcwd []\n", ("line 2", "python/object")),
         (b"- a\n", ("holds no settings",)),
+        (b"a: 1\ntrainer:\n- max_epochs: 3\n", ("line 2", "trainer needs settings below it")),
+        (b"data: 3\n", ("line 1", "data needs settings below it")),
+        (b"trainer:\n", ("line 1", "trainer needs settings below it")),
+        (b"trainer:\n  max_epochs: 010\n", ("line 2", "YAML reads 010 as 8")),
+        (b"experiment: 007\n", ("line 1", "YAML reads 007 as 7", "in quotes")),
         (b"", ("holds no settings",)),
     ],
 )
@@ -51,6 +57,38 @@ def test_words_stay_words_in_every_encoding(encoding: str, tmp_path: Path, parse
     (tmp_path / "mine.yaml").write_text(f"{OFF}data:\r\n  root: 猫/é\n", encoding=encoding)
     config = parse("--config=overfit", f"--config={tmp_path / 'mine.yaml'}")
     assert (config.doctor, config.experiment, config.check, config.data.root) == ("off", "no", False, "猫/é")
+
+
+def test_a_time_is_no_number_of_sixties(run_script: Script, tmp_path: Path) -> None:
+    path = written(tmp_path, "trainer: {max_time: 1:30, max_epochs: 0}\n")
+    outcome = run_script("fit", "--config=overfit", f"--config={path}")
+    assert outcome.status == 2
+    assert "--trainer.max_time 1:30: must be above zero, as DD:HH:MM:SS" in outcome.err
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        *("data: {root: ~}", "data: {batch_size: null}", "trainer: {num_nodes: null}", "doctor: null"),
+        "experiment: null\nmonitor: val_acc",
+        *("model: {init_args: {dropout: null}}", "model: {init_args: {optimizer: null}}"),
+    ],
+)
+def test_null_where_a_value_is_needed(setting: str, run_script: Script, tmp_path: Path) -> None:
+    outcome = run_script("fit", "--config=overfit", f"--config={written(tmp_path, setting)}")
+    assert outcome.status == 2
+    assert re.search(r"error: --[\w.]+: null, which YAML also writes as ~, is no value here", outcome.err), outcome.err
+
+
+def test_null_where_it_is_a_value(tmp_path: Path, parse: Parse) -> None:
+    content = "trainer: {limit_val_batches: null, precision: null}\ndata: {seed: null}\nresume: null\n"
+    content += "model: {init_args: {lr_scheduler: null}}\n"
+    assert parse("--config=overfit", f"--config={written(tmp_path, content)}").trainer.limit_val_batches is None
+
+
+def written(folder: Path, content: str) -> Path:
+    (path := folder / "mine.yaml").write_text(content, encoding="utf-8")
+    return path
 
 
 @pytest.mark.parametrize("root", ["x: y", "null", "1e3", "[a]", "{b: c}", "a,b", "# c", "-", "é"])

@@ -1,6 +1,7 @@
 from pathlib import Path
 
 import pytest
+import yaml
 
 from overfitting_lab.cli.parser import CONFIGS, clear, find_config
 from tests.conftest import Parse, Script
@@ -39,6 +40,25 @@ def test_later_configurations_and_flags_win(tmp_path: Path, parse: Parse) -> Non
     (tmp_path / "mine.yaml").write_text("data:\n  batch_size: 7\ntrainer:\n  max_epochs: 3\n")
     config = parse("-c", "overfit", "-c", "mine.yaml", "--data.batch_size=9")
     assert (config.data.batch_size, config.trainer.max_epochs, config.data.split) == (9, 3, "overfit")
+
+
+@pytest.mark.parametrize("module", ["", "torch.optim.lr_scheduler.", "lightning.pytorch.cli."])
+@pytest.mark.parametrize("in_file", [True, False])
+def test_every_name_of_the_plateau_schedule_takes_a_monitor(
+    module: str, in_file: bool, tmp_path: Path, parse: Parse
+) -> None:
+    schedule = f"{module}ReduceLROnPlateau"
+    content = {"model": {"init_args": {"lr_scheduler": {"class_path": schedule, "init_args": {"monitor": "val_acc"}}}}}
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(content))
+    flags = (
+        ("-c", "mine.yaml") if in_file else ("--model.lr_scheduler", schedule, "--model.lr_scheduler.monitor=val_acc")
+    )
+    found = parse("-c", "overfit", *flags).model.init_args.lr_scheduler
+    assert found.class_path == "lightning.pytorch.cli.ReduceLROnPlateau"
+    named = ("--experiment=ReduceLROnPlateau", "--data.root", "ReduceLROnPlateau")  # by other settings
+    config = parse("-c", "overfit", *named)
+    assert (config.experiment, config.data.root) == ("ReduceLROnPlateau", "ReduceLROnPlateau")
+    assert found.init_args.monitor == "val_acc"
 
 
 @pytest.mark.parametrize(("value", "raised", "match"), [("true", Exception, "many"), ("false", SystemExit, "2")])

@@ -24,6 +24,7 @@ RIGHT = {
     "--trainer.resume_from_checkpoint=x": "did you mean --resume RUN?",
     "--trainer.stochastic_weight_avg=true": "did you mean --config averaging/swa?",
     "\N{EM DASH}data.batch_size=3": "did you mean --data.batch_size?",
+    "trainer.max_epochs=1": "did you mean --trainer.max_epochs?",
     "overfit.yaml": "did you mean --config overfit.yaml?",
     "regularized": "did you mean --config regularized",
 }

@@ -312,11 +312,13 @@ def test_all_unreadable_files_are_named_at_once(root: Path) -> None:
     for number in range(11):
         (root / f"train/dog/{number + 20}.png").write_bytes(b"")
     (root / "test/cat/5.jpg").symlink_to(root / "none/5.jpg")
+    (root / "test/cat/6.jpg").symlink_to(root / "test/cat/6.jpg")
+    (root / "train/dog/more").symlink_to(root / "train/dog/more")
     with pytest.raises(DataError) as caught:
         Folder(root).prepare()
     named = ", ".join(f"train/dog/{number + 20}.png" for number in range(10))
     assert str(caught.value) == (
-        f"12 files in {root} cannot be read as images: {named} and 2 more; the first: the file is empty. "
+        f"13 files in {root} cannot be read as images: {named} and 3 more; the first: the file is empty. "
         "Remove or replace them"
     )
 
@@ -708,6 +710,11 @@ NEAR = {  # what lies where, the root typed, the question
     "renamed": ("batches/data_batch_1", "", "rename {}/batches to cifar-10-batches-py, and say --data.root {}"),
     "a second download": ("cifar-10-python (1).tar.gz", "", "{}/cifar-10-python (1).tar.gz is not read: rename it"),
     "for C": ("cifar-10-batches-bin/data_batch_1.bin", "", "{}/cifar-10-batches-bin is not read"),
+    "zipped": ("cifar-10-python.zip", "", "{}/cifar-10-python.zip is not read: rename it"),
+    "for Matlab": ("cifar-10-batches-mat/data_batch_1.mat", "", "{}/cifar-10-batches-mat is not read"),
+    "of Kaggle": ("train.7z", "", "{}/train.7z is not read"),
+    "of Kaggle, unpacked": ("trainLabels.csv", "", "{}/trainLabels.csv is not read"),
+    "in capitals": ("CIFAR-10-batches-py/data_batch_1", "", "rename {}/CIFAR-10-batches-py to cifar-10-batches-py"),
     "a folder": ("train/cat/1.png", "", "did you mean --data.source folder --data.root {}?"),
 }
 

@@ -319,6 +319,11 @@ def test_a_schedule_of_steps_that_goes_by_epochs(optimizer: Optimizer) -> None:
     cycle = schedules.OneCycleLR(optimizer, 0.1, total_steps=3200)
     (found,) = schedule_cut_short(cycle, "epoch", 40, 3200)
     assert found.remedy == "--model.lr_scheduler_interval step"
+    cycle = schedules.OneCycleLR(optimizer, 0.1, total_steps=60)  # which torch means to be stepped after every batch
+    (found,) = schedule_cut_short(cycle, "epoch", 12, 72)
+    assert found.remedy == "--model.lr_scheduler_interval step"
+    (found,) = schedule_cut_short(cycle, "epoch", 12, 48)
+    assert found.remedy == "--trainer.max_epochs 59, or a OneCycleLR of at most 12 epochs"
     (found,) = schedule_cut_short(schedules.StepLR(optimizer, 25), "epoch", 2, 3200)
     assert found.remedy == "--trainer.max_epochs 26, or a StepLR of at most 2 epochs"
 

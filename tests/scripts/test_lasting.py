@@ -138,6 +138,15 @@ def test_a_terminal_that_is_gone(
     check_finished(tmp_path / RUN, terminal[1])
 
 
+def test_what_only_prints_fails_if_nobody_can_read_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with lost_screen("full disk")[0] as stream, redirect_stdout(stream):
+        status = execute(monkeypatch, *FIT, "--print_config")
+    assert (status, capfd.readouterr().err) == (1, "error: standard output: No space left on device\n")
+
+
 @pytest.mark.parametrize("kind", ["pipe", "full disk"])
 def test_a_screen_is_lost_once(kind: str, capfd: pytest.CaptureFixture[str]) -> None:
     stream, note = lost_screen(kind)
