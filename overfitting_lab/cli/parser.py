@@ -92,8 +92,9 @@ def _without_value(config: Namespace, actions: Iterable[argparse.Action]) -> Ite
         hints = get_type_hints(getattr(locate(str(config.get("model.class_path"))), "__init__", None))
         kinds |= {f"model.init_args.{name}": kind for name, kind in hints.items()}
     for name, kind in kinds.items():
+        setting = setting_name(name)  # the data decides some later
         if name in config and config[name] is None and kind is not Any and type(None) not in get_args(kind):
-            yield name.replace(".init_args", "")
+            yield from {setting} - LINKED.keys()
 
 
 def setting_name(flag: str) -> str:
