@@ -33,6 +33,7 @@ def main() -> None:
     add = parser.add_argument
     add("--only", nargs="+", metavar="NAME", help="runs or ablation pages of docs/campaign.yaml; default: all")
     add("--seeds", type=positive, help="runs of each setting; default: as docs/campaign.yaml says")
+    add("--pages", action="store_true", help="make no run: write the figures from what is there")
     add("--dry-run", action="store_true", help="say what is missing and how long it would take here; change nothing")
     arguments, flags = parser.parse_known_args()
     with reported_errors():
@@ -45,11 +46,11 @@ def main() -> None:
                 print(line)
             return
         failed, missing = 0, [ablation for ablation in ablations if not is_there(ablation)]
-        if missing or any(state.left for state in found):
+        if not arguments.pages and (missing or any(state.left for state in found)):
             check_images(campaign, flags)
             failed = work(found, flags)
-        for ablation in missing:
-            ablate(ablation, flags)
+            for ablation in missing:
+                ablate(ablation, flags)
         written = " ".join(map(str, write_pages(campaign)))
         print(f"written {written or 'nothing: all pages are up to date'}")
         if failed:

@@ -18,7 +18,7 @@ from tests.conftest import ROOT
 DRAWN, SVG = re.compile(r"data:image/png;base64,([^\"&]*)"), re.compile(r"<svg.*?</svg>", re.DOTALL)
 FIGURE = re.compile(r"± ?\d|\d ?%|\d points?\b|\d\.\d")
 FOLDERS = sorted(path.relative_to(ROOT) for path in (ROOT / REFERENCE).glob("*/*"))
-UPDATE = "run: python scripts/reproduce.py --seeds 1"
+UPDATE = "run: python scripts/reproduce.py --pages"
 
 
 @pytest.fixture(scope="module")

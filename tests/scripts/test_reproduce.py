@@ -149,6 +149,8 @@ def test_an_ablation_is_made_once_and_fills_its_block(
 {% macro other() %}{% endmacro %}"""
     )
     assert "worth                        missing" in run_script("reproduce", "--dry-run", "--only", "worth").out
+    assert run_script("reproduce", "--pages").out.startswith("written docs/page.md")
+    assert not (docs / "ablation").exists(), "--pages trains nothing"
     outcome = run_script("reproduce", "--only", "worth", f"--data.root={image_folder}")
     assert outcome.status == 0, outcome.err
     page = json.loads((docs / "ablation/worth.json").read_text())
