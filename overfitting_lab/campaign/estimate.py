@@ -22,7 +22,7 @@ UNCERTAIN = 2.0  # other work on a machine makes a run this much slower, or made
 Range = tuple[float, float]  # of seconds, from the least to the most
 
 
-class Clock:
+class Estimator:
     """Estimate times from the reference runs and from a short timing of AlexNet here.
 
     A run's time is its number of images divided by the speed of the entry's own reference runs, or of the runs of the
@@ -50,13 +50,13 @@ class Clock:
 
 def described(found: Sequence[State], ablations: Sequence[Ablation], campaign: Campaign) -> Iterator[str]:
     """Yield a line for each entry and ablation, and a sum: what is there, what is missing, and its time here."""
-    clock = Clock(campaign) if any(state.missing for state in found) else None
+    estimator = Estimator(campaign) if any(state.missing for state in found) else None
     sums, unknown = (0.0, 0.0), 0
     for state in found:
         entry, parts = state.entry, [f"there: {_seeds(state.there)}"]
         parts += [f"seed {seed}: {run.status} in {run.folder}" for seed, run in sorted(state.begun.items())]
-        if state.missing and clock:
-            time_of_one, n = clock.estimate(entry), len(state.missing)
+        if state.missing and estimator:
+            time_of_one, n = estimator.estimate(entry), len(state.missing)
             parts.append(f"missing: {_seeds(state.missing)}")
             if time_of_one is None:
                 unknown += n
@@ -70,16 +70,16 @@ def described(found: Sequence[State], ablations: Sequence[Ablation], campaign: C
     for ablation in ablations:
         yield f"{ablation.short_name:28} {'missing, time unknown' if ablation in absent else 'there'}"
     size = f"{REFERENCE} has {reference_bytes() / 2**20:.1f} MiB"
-    if not clock:
+    if not estimator:
         collected = "without --dry-run, the runs above are collected" if any(state.left for state in found) else size
         yield f"{f'{len(absent)} missing' if absent else 'nothing is missing'}; {collected}"
         return
     runs = sum(len(state.missing) for state in found)
     others = f", and {unknown + len(absent)} of unknown time" if unknown or absent else ""
     yield f"missing    {runs} runs, {hours(sums[0])} to {hours(sums[1])} h here with one worker{others}; {size}"
-    if clock.here:
+    if estimator.here:
         yield (
-            f"estimate   from the times of the reference runs, and {clock.here:.0f} images/s of AlexNet in a short "
+            f"estimate   from the times of the reference runs, and {estimator.here:.0f} images/s of AlexNet in a short "
             f"timing here; widened by a factor of {UNCERTAIN:.0f}, because other work slows a machine down"
         )
 
