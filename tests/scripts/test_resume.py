@@ -26,6 +26,7 @@ RECIPE = (  # all that has a state: dropout, augmentation, mixing, Adam, a plate
     "--data.cutout=4",
     "--data.mixup=0.5",
     "--data.cutmix=1",
+    "--data.label_noise=0.3",
     "--model.label_smoothing=0.1",
     "--model.lr_scheduler=lightning.pytorch.cli.ReduceLROnPlateau",
     "--model.lr_scheduler.monitor=val_loss",
@@ -96,7 +97,7 @@ def assert_same(run: Path, through: Path, *, curves: bool = True) -> None:
             checkpoint.pop("callbacks", {}).pop("KillOnce", None)
         assert differences(one, other) == []
     assert differences(weights_of(run), weights_of(through)) == []
-    for split in ("train", "val") if curves else ():
+    for split in ("train", "val", "probe", "probe_clean", "probe_memorized", "probe_true") if curves else ():
         assert scalars_of(run / split) == scalars_of(through / split)
     one, other = summary_of(run), summary_of(through)
     for summary in (one, other):
