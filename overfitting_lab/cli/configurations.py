@@ -10,8 +10,8 @@ from overfitting_lab.runs.recipe import read_config
 WORDS = ("yes", "no", "on", "off")  # YAML 1.1 reads them as true and false
 GROUPS = ("data", "trainer")
 SWITCHES = ("check",)  # flags without a value; jsonargparse takes their value in a file as it is
-NUMBER, TEXT = "tag:yaml.org,2002:int", "tag:yaml.org,2002:str"
-AS_TEXT = ("tag:yaml.org,2002:bool", "tag:yaml.org,2002:timestamp")
+BOOLEAN, NUMBER, TEXT = "tag:yaml.org,2002:bool", "tag:yaml.org,2002:int", "tag:yaml.org,2002:str"
+AS_TEXT = (BOOLEAN, "tag:yaml.org,2002:timestamp")
 
 
 def checked_config(path: Path) -> str:
@@ -42,10 +42,11 @@ def checked_config(path: Path) -> str:
     if not isinstance(root, yaml.MappingNode):
         raise ValueError(f"{path} holds no settings; it needs lines such as trainer: {{max_epochs: 3}}")
     for key, value in root.value:
-        is_path = isinstance(value, yaml.ScalarNode) and value.tag == TEXT
-        if key.value in GROUPS and not isinstance(value, yaml.MappingNode) and not is_path:
+        if key.value in GROUPS and not isinstance(value, yaml.MappingNode) and not _has_tag(value, TEXT):
             line = key.start_mark.line + 1
             raise ValueError(f"{path}, line {line}: {key.value} needs settings below it, as name: value")
+        if key.value in SWITCHES and not _has_tag(value, BOOLEAN):
+            raise ValueError(f"{path}, line {key.start_mark.line + 1}: {key.value} needs true or false")
     switches = [value for key, value in root.value if key.value in SWITCHES]
     words = [node for node in _scalars(root, path, ()) if _is_word(node) and node not in switches]
     for node in words:
@@ -54,7 +55,7 @@ def checked_config(path: Path) -> str:
 
 
 def _scalars(node: yaml.Node, path: Path, above: tuple[yaml.Node, ...]) -> Iterator[yaml.ScalarNode]:
-    """Yield the scalars below a node. Refuse a key twice, and a value that contains itself by an alias."""
+    """Yield the scalars below a node. Refuse a key twice, a class without a name, and a value that contains itself."""
     line = node.start_mark.line + 1
     if isinstance(node, yaml.ScalarNode):
         yield node
@@ -71,11 +72,18 @@ def _scalars(node: yaml.Node, path: Path, above: tuple[yaml.Node, ...]) -> Itera
                     f"{key.start_mark.line + 1}; the second would replace the first: put their settings under one key"
                 )
             lines[key.value] = key.start_mark.line + 1
+            if key.value == "class_path" and not _has_tag(value, TEXT):
+                line, example = key.start_mark.line + 1, "class_path: torch.optim.SGD"
+                raise ValueError(f"{path}, line {line}: class_path needs the name of a class, such as {example}")
         if isinstance(value, yaml.ScalarNode) and (octal := _octal(value)) is not None:
             line, name = value.start_mark.line + 1, f"{key.value}: " if isinstance(key, yaml.ScalarNode) else ""
             what = f"YAML reads {value.value} as {octal}: write it without the 0, or put it in quotes"
             raise ValueError(f"{path}, line {line}: {name}{what}")
         yield from _scalars(value, path, (*above, node))
+
+
+def _has_tag(node: yaml.Node, tag: str) -> bool:
+    return isinstance(node, yaml.ScalarNode) and bool(node.tag == tag)
 
 
 def _octal(node: yaml.ScalarNode) -> int | None:

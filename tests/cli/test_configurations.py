@@ -26,6 +26,14 @@ OFF = "doctor: off\nexperiment: no\ncheck: no\n"
         (b"a:\n  b: !!python/object/apply:os.getcwd []\n", ("line 2", "python/object")),
         (b"- a\n", ("holds no settings",)),
         (b"a: 1\ntrainer:\n- max_epochs: 3\n", ("line 2", "trainer needs settings below it")),
+        *(
+            (b"check: " + value + b"\n", ("line 1", "check needs true or false"))
+            for value in (b"[a]", b"{}", b"word", b"")
+        ),
+        *(
+            (b"model:\n  class_path: " + value + b"\n", ("line 2", "class_path needs the name of a class"))
+            for value in (b"null", b"[]", b"{}", b"3", b"")
+        ),
         (b"data: 3\n", ("line 1", "data needs settings below it")),
         (b"trainer:\n", ("line 1", "trainer needs settings below it")),
         (b"trainer:\n  max_epochs: 010\n", ("line 2", "YAML reads 010 as 8")),
