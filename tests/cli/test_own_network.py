@@ -81,7 +81,6 @@ def test_the_example_trains_tests_resumes_and_predicts(
 def test_a_network_of_another_library(
     library: str, function: str, name: str, folder: Path, small: list[str], run_script: Script
 ) -> None:
-    pytest.importorskip(library, reason=f"{library} is not installed: pip install {library}")
     code = block("python", LIBRARY).replace("timm.create_model", function).replace("import timm", f"import {library}")
     (folder / "library_net.py").write_text(code)
     (folder / "library_net.yaml").write_text(block("yaml", LIBRARY))
