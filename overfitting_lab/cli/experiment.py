@@ -33,14 +33,14 @@ from overfitting_lab.cli.launchers import choose_environment, device_count
 from overfitting_lab.cli.loggers import prepared, with_absolute_paths
 from overfitting_lab.cli.messages import silence_noise
 from overfitting_lab.cli.monitors import check_monitors
-from overfitting_lab.cli.parser import ExperimentParser
+from overfitting_lab.cli.parser import ExperimentParser, setting_name
 from overfitting_lab.cli.precision import default_precision
 from overfitting_lab.cli.processes import end_with_parent, leave_together, use_together_strategy
 from overfitting_lab.cli.replay import UNWRITABLE, replayable
 from overfitting_lab.cli.resumption import AUTO, Resumption, Search
 from overfitting_lab.cli.trainer_flags import TRAINER_FLAGS, problems, typed_flags
 from overfitting_lab.doctor.callback import Advice
-from overfitting_lab.runs import Run
+from overfitting_lab.runs import Run, UsageError
 from overfitting_lab.runs.checkpoints import checked_checkpoint
 from overfitting_lab.runs.files import user_path
 from overfitting_lab.runs.notes import in_words
@@ -49,6 +49,9 @@ from overfitting_lab.runs.text import not_text
 
 OF_USAGE = (ArgumentError, ModuleNotFoundError, ValueError)  # their messages are shown as they are
 CompileMode = Literal["default", "reduce-overhead", "max-autotune"]
+OF_TRAINING = (  # flags that do nothing if nothing is trained
+    "experiment", "resume", "ckpt_path", "checkpoint_minutes", "checkpoint_steps", "keep", "monitor", "doctor", "check"
+)  # fmt: skip
 
 
 class ExperimentCLI(LightningCLI):
@@ -133,7 +136,11 @@ class ExperimentCLI(LightningCLI):
 
         Raises:
             RunError: if ``--resume`` names no run.
+            UsageError: if a flag is only for training, and nothing is trained.
         """
+        flags = [] if self._trains else [flag for flag in args if flag.startswith("--")]
+        if idle := [name for name in map(setting_name, flags) if name in OF_TRAINING]:
+            raise UsageError(f"--{idle[0]}: this is for training, and nothing is trained here; leave it out")
         finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
         finder.add_argument("--resume")
         resumed, others = finder.parse_known_args(args)

@@ -80,6 +80,11 @@ USAGE = {
     "export to another format": Mistake("export {run} --formats tflite", 2, ("tflite", "onnx")),
     "export without data": Mistake("export {run} --data.root={bad}/none", 1, ("{bad}/none", "--data.root FOLDER")),
     "export no images": Mistake("export {run} --data.root={bad}/cut", 1, ("{bad}/cut holds", "--data.root FOLDER")),
+    "export another checkpoint": Mistake(
+        "export {run} --ckpt_path={bad}/none.ckpt", 2, ("--ckpt_path", "leave it out")
+    ),
+    "test with a flag of training": Mistake("test {run} --monitor=val_loss", 2, ("--monitor", "leave it out")),
+    "export and resume": Mistake("export {run} --resume {run}", 2, ("--resume", "leave it out")),
     "predict without a run": Mistake(f"predict {{bad}} {IMAGE}", 1, ("is not a run's folder",)),
     "predict a text": Mistake("predict {run} {bad}/text.png", 1, ("text.png: cannot be read as an image",)),
     "predict nothing": Mistake("predict {run} {bad}/none.png", 1, ("none.png: no such file",)),
