@@ -150,10 +150,10 @@ def ablate(ablation: Ablation, given: Sequence[str]) -> None:
     status = subprocess.run([sys.executable, str(script), *ablation.line(given)], check=False).returncode
     if status:
         raise RunError(f"{ablation.short_name}: scripts/ablate.py ended with status {status}; its message is above")
-    for page in (LOGS / ablation.short_name).glob("*.json"):
-        for ending in (".md", ".png", ".json"):
-            (DOCS / ablation.name).parent.mkdir(exist_ok=True)
-            shutil.copy(page.with_suffix(ending), DOCS / f"{ablation.name}{ending}")
+    pages = sorted((LOGS / ablation.short_name).glob("*.json"), key=lambda page: page.stat().st_mtime)
+    (DOCS / ablation.name).parent.mkdir(exist_ok=True)
+    for ending in (".md", ".png", ".json") if pages else ():  # older pages are of other flags
+        shutil.copy(pages[-1].with_suffix(ending), DOCS / f"{ablation.name}{ending}")
 
 
 def _make(entry: Entry, seed: int, given: Sequence[str]) -> None:
