@@ -9,6 +9,7 @@ from overfitting_lab.comparison.charts import draw_accuracies, draw_curves, draw
 from overfitting_lab.comparison.comparison import Comparison
 from overfitting_lab.comparison.report import write_report
 from overfitting_lab.runs import Run
+from tests.conftest import ROOT
 from tests.made_runs import CURVES, Metrics, make_run
 
 RIGHT = np.random.default_rng(0).random((3, 120)) < np.array([[0.8], [0.7], [0.6]])
@@ -109,3 +110,13 @@ def test_older_runs_have_no_empty_columns(alone: Path, tmp_path: Path) -> None:
     assert "gap, points (from training) | calibration error | validation accuracy |" in text
     assert "probe accuracy" not in text
     assert "| temperature" not in text
+
+
+@pytest.mark.parametrize(("others", "instrument", "points"), [((), "probe", 11), (("images_500",), "training", 40)])
+def test_all_curves_of_a_chart_are_of_one_instrument(others: tuple[str, ...], instrument: str, points: int) -> None:
+    runs = [Run(ROOT / "lightning_logs/reference" / name / "version_0") for name in ("overfit", *others)]
+    gap, loss = Figure().subplots(1, 2)
+    draw_gap(gap, Comparison(runs).groups)
+    draw_curves(loss, Comparison(runs).groups, "loss")
+    assert gap.get_ylabel() == f"{instrument} minus validation (points)"
+    assert [len(np.asarray(axes.lines[0].get_xdata())) for axes in (gap, loss)] == [points, points]
