@@ -247,8 +247,8 @@ TRAINER_FLAGS: dict[str, Flag] = {
     ),
     "num_nodes": limited("At least 1. Start the same command on every node, for example with `torchrun`.", at_least(1)),
     "precision": limited(
-        "The default suits the machine: `bf16-mixed` if its hardware multiplies in bf16, else `32-true`. float16 is "
-        "refused on a CPU: Lightning would use bf16 instead, or train slower by orders of magnitude.",
+        "The default suits the machine: `bf16-mixed` if its hardware multiplies faster in bf16, else `32-true`. "
+        "float16 is refused on a CPU: Lightning would use bf16 instead, or train slower by orders of magnitude.",
         _precision,
     ),
     "logger": limited(
