@@ -18,6 +18,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 
+from overfitting_lab.campaign.figures import cells_of
+from overfitting_lab.campaign.pages import results_of
 from overfitting_lab.campaign.reference import REFERENCE
 from overfitting_lab.cli import finished
 from overfitting_lab.comparison.charts import (
@@ -169,6 +171,32 @@ def results(comparison: Comparison) -> Table:
         cells = [mean_cell(values(group)) for group in comparison.groups]
         columns |= {name: cells} if any(cells) else {}
     return Table([list(columns), *zip(*columns.values(), strict=True)])
+
+
+def ablation(name: str, *, best_first: bool = False) -> Table:
+    """Return the cells of an ablation on a page in ``docs``, such as ``ablation/remedies``: means over seeds.
+
+    The last column is the difference to the first row's test accuracy, with its 95 % interval.
+
+    Args:
+        name: of the page.
+        best_first: sort the rows after the first one by test accuracy. Otherwise they are in the order of the levels.
+
+    Raises:
+        RunError: if there is no such page.
+    """
+    if not (trials := results_of(name)):
+        raise RunError(f"docs/{name}.json is missing: restore it with git checkout docs/ablation")
+    first, *others = cells_of(trials)
+    if best_first:
+        others.sort(key=lambda cell: -cell.gains["test"].value)
+    columns = {"test": "test", "gap": "gap (points)", "calibration": "calibration error (points)"}
+    rows = [
+        [cell.label, cell.n, *(cell.text(metric) for metric in columns), cell.gains["test"].in_points()]
+        for cell in (first, *others)
+    ]
+    rows[0][-1] = ""
+    return Table([["setting", "seeds", *columns.values(), "test, against the first row (points)"], *rows])
 
 
 def learning_curve(sizes: Comparison, worth: Comparison | None = None) -> Picture:

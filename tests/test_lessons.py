@@ -20,7 +20,7 @@ from overfitting_lab.comparison.charts import RUNS, draw_reliability
 from overfitting_lab.comparison.comparison import Comparison
 from overfitting_lab.comparison.pictures import Captioned, gallery, training_images
 from overfitting_lab.double_descent.page import at
-from overfitting_lab.lessons import Table, enter_project, epochs, reference, results, run_script
+from overfitting_lab.lessons import Table, ablation, enter_project, epochs, reference, results, run_script
 from overfitting_lab.runs import Run, RunError
 from tests.conftest import ROOT, Flags
 from tests.docs.test_links import text_of
@@ -68,6 +68,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "docs" / "lessons").mkdir(parents=True)
     (tmp_path / "lightning_logs").mkdir()
     (tmp_path / "lightning_logs" / "reference").symlink_to(ROOT / "lightning_logs" / "reference")
+    (tmp_path / "docs" / "ablation").symlink_to(ROOT / "docs" / "ablation")
     shutil.copy(ROOT / "docs" / "double_descent.json", tmp_path / "docs")
     monkeypatch.chdir(tmp_path / "docs" / "lessons")
     return tmp_path
@@ -173,6 +174,23 @@ def test_tables_show_means_over_seeds_and_epochs(tmp_path: Path) -> None:
     table = Table([["a", "b < c"], [1, None]])
     assert table._repr_html_() == ("<table><tr><th>a</th><th>b &lt; c</th></tr><tr><td>1</td><td></td></tr></table>")
     assert repr(table) == "a  b < c\n1"
+
+
+def test_a_table_of_an_ablation_has_the_numbers_of_its_page(project: Path) -> None:
+    enter_project()
+    head, first, best, *_ = ablation("ablation/remedies", best_first=True).rows
+    page = Path("docs/ablation/remedies.md").read_text(encoding="utf-8")
+    assert head[0] == "setting"
+    assert first[0] == "none"
+    assert first[-1] == ""
+    assert best[0] == "augment=trivial"
+    for row in (first, best):
+        for cell in filter(None, row[1:]):
+            assert f"| {cell} |" in page
+    levels = [row[0] for row in ablation("ablation/noise").rows[1:]]
+    assert levels[:2] == ["label_noise=0.0", "label_noise=0.1"]
+    with pytest.raises(RunError, match=r"docs/ablation/none.json is missing: restore it"):
+        ablation("ablation/none")
 
 
 def test_a_table_of_double_descent_has_the_numbers_of_its_page() -> None:

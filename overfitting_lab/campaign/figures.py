@@ -158,6 +158,13 @@ class Cell:
         return ",".join(f"{factor}={level}" for factor, level in sorted(self.changed.items()))
 
     @property
+    def label(self) -> str:
+        """The level of a single factor, such as ``width=0.125``; of several, the levels that changed, or ``none``."""
+        setting = self.trials[0].setting
+        levels = [f"{name}={level}" for name, level in setting.items() if name not in (SEED.name, SUBSET.name)]
+        return levels[0] if len(levels) == 1 else self.name or "none"
+
+    @property
     def n(self) -> int:
         """The number of seeds."""
         return len(self.trials)

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from overfitting_lab.campaign.figures import Cell, Measured, NotMeasuredError, alike, cells_of, difference
-from overfitting_lab.campaign.plan import DOCS, Ablation, Campaign, Study
+from overfitting_lab.campaign.plan import DOCS, Campaign, Study
 from overfitting_lab.campaign.reference import LOGS, reference_runs
 from overfitting_lab.comparison.comparison import Comparison
 from overfitting_lab.comparison.report import html_page, overview, read_template
@@ -97,7 +97,7 @@ class Results:
             NotMeasuredError: if there is no such page.
         """
         ablation = self._campaign.ablations[name]
-        if not (trials := results_of(ablation)):
+        if not (trials := results_of(name)):
             raise NotMeasuredError(ablation.short_name)
         return cells_of(trials)
 
@@ -182,9 +182,9 @@ def digest(runs: Sequence[Run]) -> str:
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
 
 
-def results_of(ablation: Ablation) -> list[Trial]:
-    """Return the results in the JSON of an ablation's page; none if there is no page."""
-    path = DOCS / f"{ablation.name}.json"
+def results_of(name: str) -> list[Trial]:
+    """Return the results in the JSON of an ablation's page, such as ``ablation/remedies``; none if there is no page."""
+    path = DOCS / f"{name}.json"
     if not path.is_file():
         return []
     return [Trial(**trial) for trial in json.loads(path.read_text(encoding="utf-8"))["trials"]]

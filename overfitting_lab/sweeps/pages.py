@@ -89,7 +89,8 @@ def page_of(
     if remedied is not None:
         more["worth"] = _worth(design, means["test_acc"], remedied, facts["train_size"], figure)
     text = render(Path(__file__).with_name("templates") / template, {**content, **more})
-    return Page(text, figure, json.dumps({**facts, "trials": [asdict(trial) for trial in trials]}, indent=1) + "\n")
+    numbers = {**facts, "trials": [asdict(trial) for trial in chain.from_iterable(groups)]}
+    return Page(text, figure, json.dumps(numbers, indent=1) + "\n")
 
 
 def write_page(

@@ -1,3 +1,4 @@
+import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from overfitting_lab.campaign.figures import cells_of
 from overfitting_lab.sweeps.designs import Design, full_factorial
 from overfitting_lab.sweeps.effects import effects, images_for
 from overfitting_lab.sweeps.factors import REMEDIES, SIZE
@@ -148,6 +150,15 @@ def test_the_factorial_is_written(factorial: list[Trial], tmp_path: Path) -> Non
     assert '"test_acc"' in numbers.read_text()
     with Image.open(picture) as image:
         assert image.width > 1000
+
+
+def test_the_numbers_begin_with_the_first_levels_whichever_trial_was_run_first(
+    factorial: list[Trial], tmp_path: Path
+) -> None:
+    numbers = write_page(FULL, factorial[::-1], FACTS, tmp_path / "factorial")[2]
+    first = cells_of([Trial(**trial) for trial in json.loads(numbers.read_text())["trials"]])[0]
+    assert first.n == 3
+    assert all(trial.has({"augment": "none", "dropout": 0.0, "weight_decay": 0.0}) for trial in first.trials)
 
 
 def test_trials_of_earlier_versions_have_the_gap_that_they_have(factorial: list[Trial], tmp_path: Path) -> None:
