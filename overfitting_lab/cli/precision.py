@@ -18,7 +18,7 @@ def default_precision(accelerator: str) -> tuple[str, str]:
         features = torch.cpu.get_capabilities()
         chip, has_bf16 = "CPU", bool(features.get("amx_bf16") or features.get("avx512_bf16"))
         if has_bf16 and not features.get("amx_bf16") and features.get("cpu_name", "").startswith("Intel"):
-            return "32-true", "this CPU multiplies in bf16, but slower than in float32"
+            return "32-true", "this CPU multiplies slower in bf16"
     if has_bf16:
         return "bf16-mixed", f"this {chip} multiplies in bf16"
     return "32-true", f"this {chip} does not multiply in bf16"

@@ -4,7 +4,7 @@ import torch
 from overfitting_lab.cli.precision import default_precision
 
 SLOW_CPU, FAST_CPU = ("32-true", "this CPU does not multiply in bf16"), ("bf16-mixed", "this CPU multiplies in bf16")
-SLOW_BF16 = ("32-true", "this CPU multiplies in bf16, but slower than in float32")
+SLOW_BF16 = ("32-true", "this CPU multiplies slower in bf16")
 SLOW_GPU, FAST_GPU = ("32-true", "this GPU does not multiply in bf16"), ("bf16-mixed", "this GPU multiplies in bf16")
 
 
