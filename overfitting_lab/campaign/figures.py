@@ -148,7 +148,8 @@ def commits_of(trials: Sequence[Trial]) -> str:
 class Cell:
     """The results of one cell of an ablation."""
 
-    changed: Mapping[str, Any]  # level of each factor that is not at its first level
+    levels: Mapping[str, Any]  # of each factor
+    changed: Mapping[str, Any]  # the levels that are not the factor's first
     trials: Sequence[Trial]
     gains: Mapping[str, Estimate]  # by metric: difference between the mean and the mean of the first cell
 
@@ -160,8 +161,7 @@ class Cell:
     @property
     def label(self) -> str:
         """The level of a single factor, such as ``width=0.125``; of several, the levels that changed, or ``none``."""
-        setting = self.trials[0].setting
-        levels = [f"{name}={level}" for name, level in setting.items() if name not in (SEED.name, SUBSET.name)]
+        levels = [f"{factor}={level}" for factor, level in self.levels.items()]
         return levels[0] if len(levels) == 1 else self.name or "none"
 
     @property
@@ -187,10 +187,11 @@ def cells_of(trials: Sequence[Trial]) -> list[Cell]:
         groups.setdefault(levels, []).append(trial)
     first = next(iter(groups))
     means = {metric: CellMeans([*groups.values()], name) for metric, name in METRICS.items()}
-    return [
-        Cell(dict(levels - first), group, {metric: mean.against_first(place) for metric, mean in means.items()})
-        for place, (levels, group) in enumerate(groups.items())
-    ]
+    cells = []
+    for place, (levels, group) in enumerate(groups.items()):
+        gains = {metric: mean.against_first(place) for metric, mean in means.items()}
+        cells.append(Cell(dict(levels), dict(levels - first), group, gains))
+    return cells
 
 
 @cache
