@@ -3,7 +3,6 @@
 import json
 import shlex
 import shutil
-import subprocess
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
@@ -15,8 +14,8 @@ from filelock import FileLock, Timeout
 from datamodules.errors import DataError
 from overfitting_lab.campaign.plan import DOCS, Ablation, Campaign, Entry
 from overfitting_lab.campaign.reference import LARGEST, LOGS, collect, folder_of, reference_bytes, reference_runs
+from overfitting_lab.cli import finished
 from overfitting_lab.cli.experiment import ExperimentCLI
-from overfitting_lab.cli.finished import experiments, finished_run
 from overfitting_lab.cli.parser import setting_name
 from overfitting_lab.runs import Run, RunError, RunFiles, UsageError, runs_of
 from overfitting_lab.runs.recipe import decides
@@ -42,7 +41,7 @@ class State:
 
 def states(entries: Sequence[Entry], seeds: int | None) -> list[State]:
     """Return the state of each entry, with its own number of seeds or another. Nothing is trained."""
-    local = [run for folder in experiments(LOGS) for run in runs_of(folder) if run.status != "unknown"]
+    local = [run for folder in finished.experiments(LOGS) for run in runs_of(folder) if run.status != "unknown"]
     return [_state(entry, seeds or entry.seeds, local) for entry in entries]
 
 
@@ -147,7 +146,7 @@ def ablate(ablation: Ablation, given: Sequence[str]) -> None:
     """
     print(f"begun      {ablation.short_name}: {ablation.purpose}", flush=True)
     script = Path(sys.argv[0]).with_name("ablate.py")
-    status = subprocess.run([sys.executable, str(script), *ablation.line(given)], check=False).returncode
+    status = finished.run_command([sys.executable, str(script), *ablation.line(given)], None)
     if status:
         raise RunError(f"{ablation.short_name}: scripts/ablate.py ended with status {status}; its message is above")
     pages = sorted((LOGS / ablation.short_name).glob("*.json"), key=lambda page: page.stat().st_mtime)
@@ -158,10 +157,10 @@ def ablate(ablation: Ablation, given: Sequence[str]) -> None:
 
 def _make(entry: Entry, seed: int, given: Sequence[str]) -> None:
     """Find or train a run, collect it, and discard the checkpoints if it was trained here."""
-    finished = {run.folder for each in experiments(LOGS) for run in runs_of(each) if run.finished}
-    run = finished_run(entry.line(seed, given), anywhere=True)
+    before = {run.folder for each in finished.experiments(LOGS) for run in runs_of(each) if run.finished}
+    run = finished.finished_run(entry.line(seed, given), anywhere=True)
     collect(run, folder_of(entry, seed), whole=seed == 0)
     if (size := reference_bytes()) > LARGEST:
         print(f"note       the reference runs have {size / 2**20:.0f} MiB, more than {LARGEST // 2**20}", flush=True)
-    for path in run.files.checkpoints.rglob("*.*") if run.folder not in finished else ():
+    for path in run.files.checkpoints.rglob("*.*") if run.folder not in before else ():
         path.unlink(missing_ok=True)  # most of a run's size

@@ -135,7 +135,7 @@ def test_workers_share_the_runs_and_a_failed_one_does_not_stop_the_others(
 
 
 def test_an_ablation_is_made_once_and_fills_its_block(
-    run_script: Script, docs: Path, flags: str, image_folder: Path, tmp_path: Path
+    run_script: Script, fitted: list[list[str]], docs: Path, flags: str, image_folder: Path, tmp_path: Path
 ) -> None:
     line = flags.replace("--config=overfit", "--seeds=1").replace("--data.train_size", "--train_size")
     ablation = {"for": "worth", "flags": f"{line} --factor model.dropout=0,0.5"}
