@@ -40,11 +40,6 @@ def lacks_length(kind: Any, given: Mapping[str, Any]) -> bool:
     return name is not None and given.get(name) is None and not both
 
 
-def is_complete(kind: Any, given: Mapping[str, Any]) -> bool:
-    """Tell if a schedule leaves nothing to the run."""
-    return not lacks_length(kind, given) and not (kind is OneCycleLR and given.get("max_lr") is None)
-
-
 def left_out(
     kind: Any, given: Mapping[str, Any], length: Length, interval: str, optimizer: Optimizer
 ) -> dict[str, Any]:

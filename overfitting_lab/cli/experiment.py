@@ -5,7 +5,6 @@ import sys
 import time
 import warnings
 from pathlib import Path
-from pydoc import locate
 from typing import Any, Literal, NoReturn
 
 import yaml
@@ -15,13 +14,14 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.utilities.seed import isolate_rng
 from lightning_utilities.core.rank_zero import rank_zero_only
 
 from datamodules import CIFAR10DataModule
 from lightning_modules import ImageClassifier
-from lightning_modules.schedules import is_complete
 from overfitting_lab import began
 from overfitting_lab.callbacks.ending import ObservedTrainer
+from overfitting_lab.callbacks.fitting_data import fit_schedule
 from overfitting_lab.callbacks.further_loggers import resume_loggers
 from overfitting_lab.callbacks.logger import RunLogger
 from overfitting_lab.callbacks.recovery import Keep
@@ -44,7 +44,7 @@ from overfitting_lab.runs import Run, UsageError
 from overfitting_lab.runs.checkpoints import checked_checkpoint
 from overfitting_lab.runs.files import user_path
 from overfitting_lab.runs.notes import in_words
-from overfitting_lab.runs.recipe import flat, recipe
+from overfitting_lab.runs.recipe import decides, flat, recipe
 from overfitting_lab.runs.text import not_text
 
 OF_USAGE = (ArgumentError, ModuleNotFoundError, ValueError)  # their messages are shown as they are
@@ -141,13 +141,14 @@ class ExperimentCLI(LightningCLI):
         flags = [] if self._trains else [flag for flag in args if flag.startswith("--")]
         if idle := [name for name in map(setting_name, flags) if name in OF_TRAINING]:
             raise UsageError(f"--{idle[0]}: this is for training, and nothing is trained here; leave it out")
+        self._arguments = args
         finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
         finder.add_argument("--resume")
         resumed, others = finder.parse_known_args(args)
         if resumed.resume is None or resumed.resume == AUTO:
             self.config = parser.parse_args(args)
             if not self._keep:
-                self.config.trainer.logger = False
+                self.config.trainer.logger, self.config.resume = False, None
             return
         self._resumption = Resumption.with_flags(parser, user_path(resumed.resume), others)
         self.config = self._resumption.config
@@ -204,12 +205,6 @@ class ExperimentCLI(LightningCLI):
         """Resume the newest run with the command's settings and data. If it is finished, say so and exit."""
         if self.config.ckpt_path is not None:
             self.parser.error("--resume auto chooses the checkpoint itself: leave --ckpt_path out")
-        schedule = self.config.model.init_args.get("lr_scheduler")
-        if schedule is not None and not is_complete(locate(schedule.class_path), schedule.get("init_args") or {}):
-            self.parser.error(
-                "--resume auto finds a run by its settings, but --model.lr_scheduler leaves its length or its highest "
-                "rate to the run: give them, as the run's config.yaml has them, or name the run: --resume RUN"
-            )
         trainer = self.config.trainer
         self.datamodule = CIFAR10DataModule(**self.config.data)
         processes = device_count(trainer.accelerator, trainer.devices) * trainer.num_nodes
@@ -222,7 +217,9 @@ class ExperimentCLI(LightningCLI):
         if self._precision_reason != "as asked for":
             trainer.precision, self._precision_reason = run.settings["trainer.precision"], "as before"
         before = run.settings  # an older run has fewer
-        after = {name: value for name, value in self._settings.items() if name in before}
+        after = {
+            name: before[name] if decides(name) else value for name, value in self._settings.items() if name in before
+        }
         self._resumption = Resumption(run, self.config, before, after)
         self._print_changes(self._resumption)
 
@@ -231,9 +228,18 @@ class ExperimentCLI(LightningCLI):
         self.datamodule.setup("fit")
         data, experiment = self.datamodule.description(), self._root / self.config.experiment
         check_writable(experiment)
-        self._search = Search(experiment, recipe(self._settings, data), data["fingerprint"])
+        self._search = Search(experiment, recipe(self._with_schedule(), data), data["fingerprint"])
         run = self._search.newest()
         return str(run.folder) if run else ""
+
+    def _with_schedule(self) -> dict[str, Any]:
+        """Return all settings by flag, with what a run computes of its learning-rate schedule."""
+        if self.config.model.init_args.get("lr_scheduler") is None:
+            return self._settings
+        with isolate_rng():  # the network that is drawn here must not change the one that is trained
+            planned = ExperimentCLI(self._arguments, keep=False)
+            fit_schedule(planned.trainer, planned.model, self.datamodule)
+        return planned._settings
 
     @property
     def _settings(self) -> dict[str, Any]:

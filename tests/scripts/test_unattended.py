@@ -5,9 +5,10 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 from filelock import FileLock
 
-from tests.conftest import Flags, Script, summary_of
+from tests.conftest import Flags, Script, summary_of, weights_of
 from tests.processes import start
 from tests.scripts.test_resume import FIRST, RECIPE, TWO, finish, finish_two, killer, start_two
 
@@ -83,11 +84,31 @@ def test_the_first_process_fails_before_it_has_found_the_run(recipe: list[str], 
     assert said[0].startswith("error: nowhere/train holds no folder of images")
 
 
-def test_a_schedule_whose_length_is_left_to_the_run_is_refused(
-    run_script: Script, quick: Flags, tmp_path: Path
+@pytest.mark.parametrize(
+    "schedule",
+    [
+        ("OneCycleLR",),  # the run computes its length, its highest rate and its interval
+        ("OneCycleLR", "max_lr=0.1"),
+        ("CosineAnnealingLR",),
+        ("StepLR", "step_size=1"),  # the network decides its interval
+    ],
+)
+def test_a_run_is_found_whatever_its_schedule_leaves_to_it(
+    schedule: tuple[str, ...], tiny: Flags, tmp_path: Path
 ) -> None:
-    schedule = "--model.lr_scheduler=torch.optim.lr_scheduler.OneCycleLR"
-    for left_out in ((), ("--model.lr_scheduler.max_lr=0.1",), ("--model.lr_scheduler.total_steps=10",)):
-        outcome = run_script("fit", "--config=overfit", *quick, AUTO, schedule, *left_out)
-        assert (outcome.status, [*tmp_path.iterdir()]) == (2, [])
-        assert "leaves its length or its highest rate to the run" in outcome.err
+    name, *more = schedule
+    flags = [
+        f"--model.lr_scheduler=torch.optim.lr_scheduler.{name}",
+        *(f"--model.lr_scheduler.{each}" for each in more),
+    ]
+    signalled = killer("step", 7, tmp_path / "mark", f"number={int(signal.SIGUSR1)}")
+    command = ["--config=overfit", *tiny, *flags, *signalled]
+    finish(start("fit", [*command, AUTO], tmp_path), tmp_path, 128 + signal.SIGUSR1)
+    resumed = finish(start("fit", [*command, AUTO], tmp_path), tmp_path)
+    assert "resumed    in epoch 2 after step 7" in resumed
+    assert "changed" not in resumed
+    assert "is already complete" in finish(start("fit", [*command, AUTO], tmp_path), tmp_path)
+    assert runs(tmp_path) == ["version_0"]
+    finish(start("fit", [*command, "--experiment=other"], tmp_path), tmp_path)
+    found, through = weights_of(tmp_path / FIRST), weights_of(tmp_path / "lightning_logs/other/version_0")
+    assert all(torch.equal(found[layer], through[layer]) for layer in through)
