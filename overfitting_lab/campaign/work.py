@@ -41,7 +41,7 @@ class State:
 
 def states(entries: Sequence[Entry], seeds: int | None) -> list[State]:
     """Return the state of each entry, with its own number of seeds or another. Nothing is trained."""
-    local = [run for folder in finished.experiments(LOGS) for run in runs_of(folder) if run.status != "unknown"]
+    local = [run for folder in finished.experiments(LOGS) for run in runs_of(folder) if run.of_use]
     return [_state(entry, seeds or entry.seeds, local) for entry in entries]
 
 

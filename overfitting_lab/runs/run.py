@@ -80,9 +80,25 @@ class Run:
         if self.status == "finished":
             why = self.summary.untested
             flag = " --trainer.limit_test_batches 1.0" if "limit_test_batches" in (why or "") else ""
-            return f"{self.folder} was trained but not tested{f' ({why})' if why else ''}; test it: {remedy}{flag}"
+            untested = f"{self.folder} was trained but not tested{f' ({why})' if why else ''}"
+            if self.lost:
+                return f"{untested}, and its checkpoints are gone; begin a new run: {self._new_run}"
+            return f"{untested}; test it: {remedy}{flag}"
         why = f": {self.summary.reason}" if self.summary.reason else f" (its status is {self.status})"
         return f"{self.folder} has not finished{why}; resume it: {remedy}"
+
+    @property
+    def lost(self) -> bool:
+        """True if the run was saved, but no checkpoint to resume from is there."""
+        if self.files.last.is_file() or self.files.previous.is_file():
+            return False
+        epochs = len(self.records) if self.status == "unknown" else self.summary.epochs
+        return self.status == "finished" or epochs > 1
+
+    @property
+    def of_use(self) -> bool:
+        """True if the run has finished, or can be resumed."""
+        return self.status != "unknown" and (self.finished or not self.lost)
 
     @cached_property
     def records(self) -> list[EpochRecord]:
@@ -112,16 +128,13 @@ class Run:
             RunError: if the checkpoint is damaged or gone.
         """
         last, previous = self.files.last, self.files.previous
+        if self.lost:
+            raise RunError(
+                f"{last} is gone; begin a new run with the same settings: --config {self.files.config} "
+                "(--keep weights discards it)"
+            )
         if not last.is_file():
-            if previous.is_file():
-                return checked_checkpoint(previous, with_state=True)
-            epochs = len(self.records) if self.status == "unknown" else self.summary.epochs
-            if self.status == "finished" or epochs > 1:
-                raise RunError(
-                    f"{last} is gone; begin a new run with the same settings: --config {self.files.config} "
-                    "(--keep weights discards it)"
-                )
-            return None
+            return checked_checkpoint(previous, with_state=True) if previous.is_file() else None
         try:
             return checked_checkpoint(last, with_state=True)
         except RunError as error:
@@ -169,7 +182,6 @@ def runs_of(experiment: Path) -> list[Run]:
 
 
 def runs_with(experiment: Path, recipe: Mapping[str, Any], fingerprint: str) -> list[Run]:
-    """Return the runs in an experiment's folder that have a recipe and data, the newest first."""
-    known = [run for run in runs_of(experiment) if run.status != "unknown"]
-    same = [run for run in known if run.summary.data.fingerprint == fingerprint]
+    """Return the runs of use in an experiment's folder that have a recipe and data, the newest first."""
+    same = [run for run in runs_of(experiment) if run.of_use and run.summary.data.fingerprint == fingerprint]
     return [run for run in same if run.recipe == recipe]

@@ -1,5 +1,7 @@
 """A job that comes back: `--resume auto` is the same command whether a run begins, resumes or is complete."""
 
+import json
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -34,6 +36,20 @@ def test_a_complete_run_is_told(run_script: Script, quick: Flags, tmp_path: Path
     other = run_script("fit", "--config=overfit", *quick, AUTO, "--model.dropout=0.1", "--trainer.max_epochs=1")
     assert other.status == 0, other.err
     assert runs(tmp_path) == ["version_0", "version_1"]
+
+
+def test_a_run_that_can_go_on_no_more_is_left_as_it_is(run_script: Script, quick: Flags, tmp_path: Path) -> None:
+    command = ["fit", "--config=overfit", *quick, AUTO]
+    assert run_script(*command).status == 0
+    summary = summary_of(tmp_path / FIRST)
+    del summary["test"]  # as a search leaves the trials that did not win
+    (tmp_path / FIRST / "summary.json").write_text(json.dumps(summary))
+    shutil.rmtree(tmp_path / FIRST / "checkpoints")
+    compared = run_script("compare", FIRST)
+    assert (compared.status, runs(tmp_path)) == (1, ["version_0"])
+    assert f"{FIRST} was trained but not tested, and its checkpoints are gone; begin a new run" in compared.err
+    assert run_script(*command).status == 0
+    assert (summary_of(tmp_path / FIRST), runs(tmp_path)) == (summary, ["version_0", "version_1"])
 
 
 @pytest.mark.parametrize(
