@@ -113,23 +113,24 @@ def validation_not_finite(epochs: Sequence[EpochRecord], causes: Sequence[str]) 
 def cannot_fit(facts: Facts, epochs: Sequence[EpochRecord]) -> Iterator[Diagnosis]:
     """Report at most 1,000 images that the network does not memorize, and a loss that no longer falls.
 
-    With mixing, only the probe tells whether the images are memorized.
+    The later a run is, the more epochs are compared: methods against over-fitting slow learning down for hundreds of
+    epochs. With mixing, only the probe tells whether the images are memorized.
     """
     mixed = [f" --data.{name} 0" for name in MIXING if name in facts.remedies]
     if facts.train_size > SMALL or len(epochs) < LONG or (mixed and not has_probe(epochs)):
         return
-    half = LONG // 2
-    last, before = (fmean(epoch.train_loss for epoch in part) for part in (epochs[-half:], epochs[-LONG:-half]))
+    part = max(LONG // 2, len(epochs) // 3)
+    last, before = (fmean(epoch.train_loss for epoch in each) for each in (epochs[-part:], epochs[-2 * part : -part]))
     best = max(accuracy for epoch in epochs for accuracy in (epoch.train_acc, epoch.probe_acc) if accuracy is not None)
     if best >= 0.9 or last < 0.98 * before:
         return
     harder = f"; {' and '.join(facts.remedies)} make it harder" if facts.remedies else ""
     yield Diagnosis(
         "cannot_fit",
-        Severity.FATAL,
+        Severity.WARNING if facts.remedies else Severity.FATAL,
         "the network cannot even memorize a few images",
         f"accuracy {best:.1%} at best on {facts.train_size:,} training images after {len(epochs)} epochs; mean loss of "
-        f"the last {half} epochs {last:.3f}, of the {half} before {before:.3f}{harder}",
+        f"the last {part} epochs {last:.3f}, of the {part} before {before:.3f}{harder}",
         f"--model.dropout 0 --data.augment none --data.cutout 0{''.join(mixed)} --model.optimizer.weight_decay 0; then "
         "more --model.hidden_features, or another --model.optimizer.lr",
         epoch=len(epochs) - 1,

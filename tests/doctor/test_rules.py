@@ -129,6 +129,12 @@ def test_a_few_images_that_are_not_memorized() -> None:
     assert codes(progress.epochs_say(facts(), stalled, ())) == []
     falling = epochs(*[(2.0 - 0.01 * epoch, 0.45, None, None) for epoch in range(20)])
     assert codes(progress.epochs_say(facts(train_size=1000), falling, ())) == []
+    slow = epochs(*[(2.0 * 0.998**epoch, 0.45, None, None) for epoch in range(200)])  # a fiftieth in 10 epochs
+    assert codes(progress.epochs_say(facts(train_size=1000), slow[:60], ())) == []
+    assert codes(progress.epochs_say(facts(train_size=1000), slow, ())) == []
+    for remedies, severity in (((), Severity.FATAL), (("augmentation",), Severity.WARNING)):
+        (said,) = progress.epochs_say(facts(train_size=1000, remedies=remedies), stalled, ())
+        assert said.severity is severity
 
 
 def test_mixed_images_are_judged_by_the_probe_alone() -> None:
