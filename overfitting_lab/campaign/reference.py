@@ -2,10 +2,13 @@
 
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import yaml
+from numpy.typing import NDArray
 
 from overfitting_lab.campaign.plan import Entry
 from overfitting_lab.cli.replay import Writer
@@ -15,6 +18,7 @@ LOGS = Path("lightning_logs")
 REFERENCE = LOGS / "reference"
 LARGEST = 30 * 2**20  # bytes of the whole folder
 STANDS_FOR_ROOT = "FOLDER"
+OF_PICTURES = ("_pictures", "_shown", "_most_forgotten", "_least_forgotten")  # ends of names in images.npz
 
 
 def folder_of(entry: Entry, seed: int) -> Path:
@@ -34,7 +38,7 @@ def reference_runs(entry: Entry) -> dict[int, Run]:
 
 
 def collect(run: Run, folder: Path, *, whole: bool) -> None:
-    """Copy a run's small files, in place of an older copy. ``whole`` copies its curves and event files too.
+    """Copy a run's small files, in place of an older copy. ``whole`` copies its curves, event files and pictures too.
 
     The copy names no place of this machine: ``FOLDER`` stands for the folder of the images, and an event file that
     names a place is left out. TensorBoard then lacks the table of settings.
@@ -48,7 +52,9 @@ def collect(run: Run, folder: Path, *, whole: bool) -> None:
         files.summary.write_text(
             _without_places(run.files.summary.read_text(encoding="utf-8"), root, here), encoding="utf-8"
         )
-        for path in (run.files.metrics, run.files.images, *(_shown(run) if whole else ())):
+        if run.images and not whole:
+            np.savez_compressed(files.images, **_without_pictures(run.images))
+        for path in (run.files.metrics, *((run.files.images, *_shown(run)) if whole else ())):
             if path.is_file() and not any(name.encode() in path.read_bytes() for name in (root, here)):
                 copy = files.folder / path.relative_to(run.folder)
                 copy.parent.mkdir(exist_ok=True)
@@ -66,6 +72,11 @@ def reference_bytes() -> int:
 def _shown(run: Run) -> Iterator[Path]:
     yield run.files.curves
     yield from sorted(run.folder.rglob("events.out.tfevents*"))
+
+
+def _without_pictures(images: Mapping[str, NDArray[Any]]) -> dict[str, Any]:
+    """Return the arrays of ``images.npz`` but pictures and their places; see ``callbacks.images``."""
+    return {name: array for name, array in images.items() if not name.endswith(OF_PICTURES)}
 
 
 def _config(run: Run) -> str:

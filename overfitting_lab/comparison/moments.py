@@ -127,7 +127,7 @@ def _test_origin(run: NamedRun) -> tuple[str, int]:
 
 def _learned_last(run: NamedRun) -> Pictures:
     images = run.run.images
-    if "train_learned" not in images:
+    if "train_shown" not in images:
         return {}
     indices = images["train_indices"][images["train_shown"]].tolist()
     return {(_origin(run), index): pixels for index, pixels in zip(indices, images["train_pictures"], strict=True)}

@@ -27,7 +27,7 @@ class Captioned(NamedTuple):
 
 
 def mistakes(run: NamedRun) -> list[Captioned]:
-    """Return the most confident mistakes on test images; none without ``images.npz``."""
+    """Return the most confident mistakes on test images, as far as the run kept their pictures."""
     images, classes = run.run.images, run.summary.data.classes
     found = []
     for place, pixels in zip(images.get("test_shown", ()), images.get("test_pictures", ()), strict=True):
@@ -38,13 +38,13 @@ def mistakes(run: NamedRun) -> list[Captioned]:
 
 
 def training_images(run: NamedRun, kind: Kind) -> list[Captioned] | None:
-    """Return the training images that were learned last, or forgotten most or least often; ``None`` if not recorded.
+    """Return the training images that were learned last, or forgotten most or least often; ``None`` if not kept.
 
     See ``callbacks.images``. The captions name the labels that the run trained on.
     """
     shown, pictures, numbers = ARRAYS[kind]
     images, summary = run.run.images, run.summary
-    if numbers not in images:
+    if shown not in images:
         return None
     return [
         Captioned(

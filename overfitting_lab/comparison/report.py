@@ -126,7 +126,7 @@ def _content(comparison: Comparison) -> dict[str, Any]:
         "one_seed": not all(group.several for group in comparison.groups),
         "tables": tables(comparison),
         "confusions": {run.name: _confusion(run, run.confusion) for run in runs if run.confusion is not None},
-        "mistakes": {run.name: [*map(_embedded, mistakes(run))] for run in runs if run.correct is not None},
+        "mistakes": {run.name: [*map(_embedded, mistakes(run))] for run in runs if "test_shown" in run.run.images},
         "learned_last": _training_images(runs, "learned_last"),
         "forgotten": {
             "most": _training_images(runs, "most_forgotten"),

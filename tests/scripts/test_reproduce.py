@@ -84,6 +84,13 @@ def test_what_is_missing_is_made_once_and_brings_its_figure_back(
         "metrics.csv",
         "summary.json",
     ]
+    whole, small = Run(first).images, Run(second).images
+    assert {"test_pictures", "train_pictures"} <= whole.keys() - small.keys()
+    assert whole["test_probabilities"].shape == small["test_probabilities"].shape
+    assert run_script("compare", second, "--output=seed").status == 0
+    report = (tmp_path / "seed/report.html").read_text()
+    assert "These runs kept no pictures of test images." in report
+    assert "The pictures that a network gets wrong" not in report
     contents = b"".join(path.read_bytes() for path in REFERENCE.rglob("*") if path.is_file())
     assert str(image_folder).encode() not in contents
     assert str(tmp_path).encode() not in contents
