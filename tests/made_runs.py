@@ -30,7 +30,7 @@ CURVES: tuple[Metrics, ...] = (
     (0.4, 0.8, 1.8, 0.4),
     (0.2, 0.9, 2.0, 0.4),
     (0.1, 1.0, 2.4, 0.4),
-)  # over-fits since epoch 1
+)
 
 
 def make_run(

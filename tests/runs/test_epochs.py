@@ -7,7 +7,7 @@ from overfitting_lab.runs import Run
 from overfitting_lab.runs.epochs import EpochRecord, best_epoch, last_gap, over_fits_since, read_records, write_records
 from tests.conftest import ROOT
 
-REFERENCE = sorted((ROOT / "lightning_logs" / "reference").glob("*/version_0"))
+REFERENCE = sorted((ROOT / "lightning_logs" / "reference").glob("*/version_*"))
 SINCE = {"overfit": 8, "long_all_remedies": 80, "images_45000": 3, "regularized": None, "vgg16_32": None}
 
 
@@ -23,12 +23,12 @@ def records(val_losses: list[float | None], train_losses: list[float] | None = N
 @pytest.mark.parametrize(
     ("val_losses", "since"),
     [
-        ([2.0, 1.0, 1.2, 1.3, 1.1], 1),
-        ([2.0, 1.0, 1.2, 1.3, 1.09], None),  # not a tenth above the lowest
-        ([2.0, 1.0, 1.2, 1.3], None),  # only two validations
-        ([2.0, 1.0, None, 1.2, None, 1.3, None, 1.4], 1),
-        ([1.0, 1.2, 1.3, 1.4, 0.9], None),
-        ([1.0, 1.2, float("inf"), 1.4, 1.5], 0),  # an infinite loss is no validation
+        ([2.0, 1.0, 1.2, 1.3, 1.2, 1.3, 1.1], 1),
+        ([2.0, 1.0, 1.2, 1.3, 1.2, 1.3, 1.09], None),  # not a tenth above the lowest
+        ([2.0, 1.0, 1.2, 1.3, 1.2, 1.3], None),  # only four validations
+        ([2.0, 1.0, None, 1.2, None, 1.3, None, 1.2, None, 1.3, None, 1.4], 1),
+        ([1.0, 1.2, 1.3, 1.2, 1.3, 1.4, 0.9], None),
+        ([1.0, 1.2, float("inf"), 1.4, 1.5, 1.4, 1.5], 0),  # an infinite loss is no validation
         ([None, None], None),
         ([], None),
     ],
@@ -39,16 +39,18 @@ def test_over_fitting(val_losses: list[float | None], since: int | None) -> None
 
 
 def test_a_training_loss_that_does_not_fall_is_no_over_fitting() -> None:
-    assert over_fits_since(records([1.0, 1.2, 1.3, 1.4], [0.5, 0.4, 0.4, 0.5])) is None
+    losses: list[float | None] = [1.0, 1.2, 1.3, 1.2, 1.3, 1.4]
+    assert over_fits_since(records(losses, [0.5, 0.4, 0.4, 0.4, 0.4, 0.5])) is None
+    assert over_fits_since(records(losses, [0.5, 0.4, 0.4, 0.4, 0.4, 0.4])) is not None
 
 
-@pytest.mark.parametrize("folder", REFERENCE, ids=lambda folder: folder.parent.name)
+@pytest.mark.parametrize("folder", REFERENCE, ids=lambda folder: f"{folder.parent.name}-{folder.name}")
 def test_the_rule_never_contradicts_itself_on_the_reference_runs(folder: Path) -> None:
     rows = Run(folder).records
     found = [over_fits_since(rows[:number]) for number in range(len(rows) + 1)]
     epochs = [record.epoch if record else None for record in found]
     assert {*epochs} <= {None, epochs[-1]}
-    if folder.parent.name in SINCE:
+    if folder.parent.name in SINCE and folder.name == "version_0":
         assert epochs[-1] == SINCE[folder.parent.name]
 
 
