@@ -9,7 +9,7 @@ from typing import Any, Literal, NamedTuple
 
 METRICS = ("train_loss", "train_acc", "val_loss", "val_acc")
 PROBE = ("probe_loss", "probe_acc", "probe_clean_acc", "probe_memorized_acc", "probe_true_acc")  # not of every epoch
-PATIENCE = 5  # validations in a row that must be worse than the best one
+PATIENCE = 8  # validations in a row that must be worse than the best one
 SPLITS = ("train", "val", "probe")  # of which each epoch logs metrics
 MINIMIZED = ("loss", "error")  # a metric is minimized if its name ends so
 Monitor = str  # the validation metric that chooses the best validation, such as val_acc
@@ -200,13 +200,13 @@ def best_epoch(records: Iterable[EpochRecord], monitor: Monitor = "val_acc") -> 
 def over_fits_since(records: Sequence[EpochRecord]) -> EpochRecord | None:
     """Return the epoch after which a run over-fits, or ``None`` if it does not.
 
-    It is the epoch of the lowest validation loss, if each of the last five validations is at least a tenth above that
+    It is the epoch of the lowest validation loss, if each of the last eight validations is at least a tenth above that
     loss while the training loss is below that epoch's.
 
-    A tenth in five validations is a rule that never contradicts itself on the runs in ``lightning_logs/reference``:
-    whatever epoch it names while a run trains, it also names in the end. With a twentieth, or with three validations,
-    it accuses ``small_data`` while its learning rate is high. With a single validation it accuses ``regularized`` for
-    one epoch.
+    A tenth in eight validations is a rule that never contradicts itself on the runs in ``lightning_logs/reference``:
+    whatever epoch it names while a run trains, it also names in the end. With five validations,
+    it accuses ``small_data_other`` while its learning rate is high. With a single validation it accuses ``regularized``
+    for one epoch.
     """
     validated = [record for record in records if record.val_loss is not None and math.isfinite(record.val_loss)]
     if not validated:

@@ -1,3 +1,4 @@
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,8 +11,10 @@ from tests.conftest import ROOT
 REFERENCE = sorted((ROOT / "lightning_logs" / "reference").glob("*/version_*"))
 SINCE = {"overfit": 8, "long_all_remedies": 80, "images_45000": 3, "regularized": None, "vgg16_32": None}
 
+SEVEN_WORSE = [1.2, 1.3, 1.2, 1.3, 1.2, 1.3, 1.2]
 
-def records(val_losses: list[float | None], train_losses: list[float] | None = None) -> list[EpochRecord]:
+
+def records(val_losses: Sequence[float | None], train_losses: list[float] | None = None) -> list[EpochRecord]:
     """Return a record for each validation loss. The training loss falls unless it is given."""
     falling = train_losses or [1 / (epoch + 1) for epoch in range(len(val_losses))]
     return [
@@ -23,25 +26,26 @@ def records(val_losses: list[float | None], train_losses: list[float] | None = N
 @pytest.mark.parametrize(
     ("val_losses", "since"),
     [
-        ([2.0, 1.0, 1.2, 1.3, 1.2, 1.3, 1.1], 1),
-        ([2.0, 1.0, 1.2, 1.3, 1.2, 1.3, 1.09], None),  # not a tenth above the lowest
-        ([2.0, 1.0, 1.2, 1.3, 1.2, 1.3], None),  # only four validations
-        ([2.0, 1.0, None, 1.2, None, 1.3, None, 1.2, None, 1.3, None, 1.4], 1),
-        ([1.0, 1.2, 1.3, 1.2, 1.3, 1.4, 0.9], None),
-        ([1.0, 1.2, float("inf"), 1.4, 1.5, 1.4, 1.5], 0),  # an infinite loss is no validation
+        ([2.0, 1.0, *SEVEN_WORSE, 1.1], 1),
+        ([2.0, 1.0, *SEVEN_WORSE, 1.09], None),  # not a tenth above the lowest
+        ([2.0, 1.0, *SEVEN_WORSE], None),  # one validation too few
+        ([2.0, 1.0, *(each for loss in SEVEN_WORSE for each in (None, loss)), None, 1.4], 1),
+        ([1.0, *SEVEN_WORSE, 1.4, 0.9], None),
+        ([1.0, float("inf"), *SEVEN_WORSE, 1.5], 0),  # an infinite loss is no validation
         ([None, None], None),
         ([], None),
     ],
 )
-def test_over_fitting(val_losses: list[float | None], since: int | None) -> None:
+def test_over_fitting(val_losses: Sequence[float | None], since: int | None) -> None:
     found = over_fits_since(records(val_losses))
     assert (found and found.epoch) == since
 
 
 def test_a_training_loss_that_does_not_fall_is_no_over_fitting() -> None:
-    losses: list[float | None] = [1.0, 1.2, 1.3, 1.2, 1.3, 1.4]
-    assert over_fits_since(records(losses, [0.5, 0.4, 0.4, 0.4, 0.4, 0.5])) is None
-    assert over_fits_since(records(losses, [0.5, 0.4, 0.4, 0.4, 0.4, 0.4])) is not None
+    losses = [1.0, *SEVEN_WORSE, 1.4]
+    falling = [0.5, *[0.4] * 7]
+    assert over_fits_since(records(losses, [*falling, 0.5])) is None
+    assert over_fits_since(records(losses, [*falling, 0.4])) is not None
 
 
 @pytest.mark.parametrize("folder", REFERENCE, ids=lambda folder: f"{folder.parent.name}-{folder.name}")
