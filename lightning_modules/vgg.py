@@ -11,6 +11,7 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
 from lightning_modules.classifier import ImageClassifier
+from lightning_modules.convolution import Convolution
 from lightning_modules.errors import ModelError, check_arguments
 from lightning_modules.initialization import He, Initialization, SmallOutput
 from lightning_modules.metrics import OwnMetrics
@@ -50,7 +51,7 @@ def _layers(
         outputs = scaled(channels, width)
         for kernel in kernels:
             norm = [nn.BatchNorm2d(outputs)] if batch_norm else []
-            layers += [nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2), *norm, nn.ReLU(inplace=True)]
+            layers += [Convolution(inputs, outputs, kernel), *norm, nn.ReLU(inplace=True)]
             inputs = outputs
         layers.append(nn.MaxPool2d(2))
     layers.append(nn.Flatten())
