@@ -1,18 +1,20 @@
-"""A convolution that trains faster on a CPU where its feature maps are small."""
+"""A convolution that trains faster on a CPU if its feature maps are small."""
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-_SMALL = 4 * 4  # positions; at 8x8, both ways take about as long
+# Positions in a feature map up to which a product of matrices is faster: docs/speed.md.
+_SMALL = 2 * 2
+_SMALL_FOR_AMX = 4 * 4  # in bf16
 
 
 class Convolution(nn.Conv2d):
     """A convolution of stride 1 whose outputs are as large as its inputs.
 
-    On a CPU, small feature maps train as one product of two matrices (Chellapilla et al. 2006): each row of the first
-    is the patch of inputs that one output sees. torch's own convolution spends most of its time there on rearranging
-    the weights and their gradient; docs/speed.md has the comparison. Both ways compute the same sums, up to rounding.
+    On a CPU, small feature maps train as one product of two matrices (Chellapilla et al. 2006). Each row of
+    the first holds the patch of inputs that one output sees. Up to rounding, outputs and gradients are those of torch's
+    own convolution, which serves everywhere else.
 
     Args:
         inputs: number of input channels.
@@ -22,14 +24,20 @@ class Convolution(nn.Conv2d):
 
     def __init__(self, inputs: int, outputs: int, size: int) -> None:
         super().__init__(inputs, outputs, size, padding=size // 2)
+        self._has_amx = bool(torch.cpu.get_capabilities().get("amx_bf16"))
 
     def forward(self, input: Tensor) -> Tensor:
         """Convolve a batch of shape (N, inputs, height, width)."""
-        height, width = input.shape[2:]
-        if not self.training or input.device.type != "cpu" or height * width > _SMALL:
-            return super().forward(input)
-        size, pad = self.kernel_size[0], self.kernel_size[0] // 2
-        padded = F.pad(input.permute(0, 2, 3, 1), (0, 0, pad, pad, pad, pad))
-        patches = torch.cat([padded[:, y : y + height, x : x + width] for y in range(size) for x in range(size)], dim=3)
-        outputs = F.linear(patches, self.weight.permute(0, 2, 3, 1).flatten(1), self.bias)
+        if self.training and input.device.type == "cpu":
+            small = _SMALL_FOR_AMX if self._has_amx and input.dtype == torch.bfloat16 else _SMALL
+            if input.shape[2:].numel() <= small:
+                return self._product(input)
+        return super().forward(input)
+
+    def _product(self, images: Tensor) -> Tensor:
+        height, width = images.shape[2:]
+        size, margin = self.kernel_size[0], self.kernel_size[0] // 2
+        padded = F.pad(images.permute(0, 2, 3, 1), (0, 0, margin, margin, margin, margin))
+        shifted = [padded[:, y : y + height, x : x + width] for y in range(size) for x in range(size)]
+        outputs = F.linear(torch.cat(shifted, dim=3), self.weight.permute(0, 2, 3, 1).flatten(1), self.bias)
         return outputs.permute(0, 3, 1, 2)
