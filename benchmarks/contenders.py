@@ -12,11 +12,13 @@ from typing import Any, NamedTuple
 
 import torch
 from lightning.pytorch import Callback, Trainer
+from torch import nn
 from torch.utils.data import DataLoader
 from torchvision import transforms
 
 from benchmarks.machine import synchronize
 from benchmarks.plain_loop import Images, pil_transform, train_epoch
+from lightning_modules.convolution import Convolution
 from overfitting_lab.cli import ExperimentCLI
 from overfitting_lab.cli.memory import keep_freed_memory
 
@@ -101,10 +103,13 @@ def augmentations(name: str, image_size: int) -> list[Any]:
 
 
 def plain_loop(arguments: list[str], gate: Callable[[torch.device], Gate]) -> None:
-    """Train with a DataLoader, PIL transforms image by image, float32, and ``.item()`` every step."""
+    """Train with a DataLoader, PIL transforms image by image, torch's convolutions, float32, ``.item()`` every step."""
     cli = prepared([*arguments, "--trainer.precision=32-true", "--model.optimizer.fused=false"])
     data, device = cli.datamodule, cli.trainer.strategy.root_device
     network = cli.model.to(device).network.to(memory_format=torch.contiguous_format)
+    for layer in network.modules():
+        if isinstance(layer, Convolution):
+            layer.__class__ = nn.Conv2d  # type: ignore[assignment]
     optimizer = optimizer_of(cli)
     picked = data.train_indices
     images, labels = data.images.train_images[picked].numpy(), data.images.train_labels[picked].numpy()
