@@ -4,30 +4,39 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-# Positions in a feature map up to which a product of matrices is faster: docs/speed.md.
+# Positions in a feature map up to which a product of matrices is faster: docs/speed.md, "Small feature maps".
 _SMALL = 2 * 2
 _SMALL_FOR_AMX = 4 * 4  # in bf16
 
 
 class Convolution(nn.Conv2d):
-    """A convolution of stride 1 whose outputs are as large as its inputs.
+    """A convolution of stride 1 whose feature maps are as large as its input.
 
-    On a CPU, small feature maps train as one product of two matrices (Chellapilla et al. 2006). Each row of
-    the first holds the patch of inputs that one output sees. Up to rounding, outputs and gradients are those of torch's
-    own convolution, which serves everywhere else.
+    On a CPU, a map of at most 2x2 positions trains as one product of two matrices (Chellapilla et al. 2006, "Unrolled
+    convolution"). Each row of the first matrix is the patch of inputs that one output sees. In bf16 on a CPU with AMX,
+    maps of up to 4x4 positions do. Outputs and gradients are those of torch's own convolution, up to rounding. That
+    convolution serves everywhere else, and in evaluation.
 
     Args:
         inputs: number of input channels.
         outputs: number of output channels.
-        size: height and width of the kernel, odd.
+        size: height and width of the kernel, an odd number.
+
+    Raises:
+        ValueError: if ``size`` is even.
     """
 
     def __init__(self, inputs: int, outputs: int, size: int) -> None:
+        if size % 2 == 0:
+            raise ValueError(f"a kernel's size must be odd, so that it has a centre, not {size}")
         super().__init__(inputs, outputs, size, padding=size // 2)
         self._has_amx = bool(torch.cpu.get_capabilities().get("amx_bf16"))
 
     def forward(self, input: Tensor) -> Tensor:
-        """Convolve a batch of shape (N, inputs, height, width)."""
+        """Return feature maps [N, outputs, height, width] of a batch [N, inputs, height, width] of the weights' dtype.
+
+        Under autocast, the maps have autocast's dtype.
+        """
         if self.training and input.device.type == "cpu":
             small = _SMALL_FOR_AMX if self._has_amx and input.dtype == torch.bfloat16 else _SMALL
             if input.shape[2:].numel() <= small:
