@@ -67,9 +67,10 @@ class CIFAR10DataModule(LightningDataModule):
         seed: of the training images' order and augmentation; ``None`` uses the seed of ``seed_everything``.
         split_seed: of the random split, the label noise and the probe. It is separate from ``seed``, so that runs with
             several seeds share one split.
-        probe_every: number of epochs from one evaluation of the probe to the next. The first and the last epoch always
-            evaluate it. The probe has as many training images as there are validation images. They are drawn once and
-            evaluated in the same way as validation images. 0 switches the probe off.
+        probe_every: number of epochs from one evaluation of the probe to the next. The first validation always
+            evaluates it, and so does that of the last epoch, unless a callback ends the run earlier. If an epoch is not
+            validated, the next validation evaluates it. The probe has as many training images as there are validation
+            images. They are drawn once and evaluated in the same way as validation images. 0 switches the probe off.
         on_device: keep all images on the device, so that no step copies any; the batches are the same. The default
             keeps them there on a single GPU of NVIDIA or AMD if they take up a tenth of its memory at most. With
             several GPUs, ``true`` gives each GPU a copy of them. On a CPU it changes nothing.
@@ -159,8 +160,10 @@ class CIFAR10DataModule(LightningDataModule):
                 )
         if not 0 <= label_noise <= 1:
             raise ValueError(f"data.label_noise must be in [0, 1], not {label_noise}")
-        if any(value <= 0 for value in std):
-            raise ValueError(f"data.std must be three numbers above 0, not {list(std)}")
+        if not all(math.isfinite(value) for value in mean):
+            raise ValueError(f"data.mean must be three finite numbers, not {list(mean)}")
+        if not all(0 < value < math.inf for value in std):
+            raise ValueError(f"data.std must be three finite numbers above 0, not {list(std)}")
         if self.train_size is not None and batch_size > self.train_size:
             message, fitting = self._batch_too_large(self.train_size)
             raise ValueError(f"{message}; try --data.batch_size {fitting}")
@@ -362,7 +365,15 @@ class CIFAR10DataModule(LightningDataModule):
         assert self.trainer is not None
         trainer, epoch = self.trainer, self.trainer.current_epoch
         last = epoch + 1 == trainer.max_epochs or trainer.global_step == trainer.max_steps or trainer.should_stop
-        return not trainer.sanity_checking and (epoch % self.probe_every == 0 or last)
+        return not trainer.sanity_checking and (last or self.probe_falls_due(epoch, trainer.check_val_every_n_epoch))
+
+    def probe_falls_due(self, epoch: int, validated_every: int | None) -> bool:
+        """Return whether a validation after this epoch, from 0, is the first one since the probe's turn came.
+
+        Its turn comes in every ``probe_every``-th epoch, from the first one. Every ``validated_every``-th epoch is
+        validated; ``None`` stands for intervals in batches.
+        """
+        return epoch % self.probe_every < (validated_every or 1)
 
     def test_dataloader(self) -> BatchLoader:
         """Return the test images, in the set's order."""

@@ -36,7 +36,7 @@ def split_images(
     images: Images,
     kind: Literal["overfit", "full"],  # overfit keeps the set's order, full shuffles it before
     train_size: int | None,  # None takes all that validation leaves
-    val_size: int | None,  # None takes a tenth
+    val_size: int | None,  # None takes a tenth, but at least one
     seed: int,  # of the shuffling and the label noise
     label_noise: float,  # fraction of the training images, in [0, 1], whose label is drawn anew from all classes
     subset: int = 0,  # of the disjoint sets of training and validation images, from 0
@@ -50,7 +50,7 @@ def split_images(
         DataError: if a subset but the first does.
     """
     available = len(images.train_labels)
-    val_size = round(available / 10) if val_size is None else val_size
+    val_size = max(1, round(available / 10)) if val_size is None else val_size
     train_size = available - val_size if train_size is None else train_size
     if train_size < 1 or train_size + val_size > available:
         wanted = train_size + val_size

@@ -51,6 +51,7 @@ class AlexNet(ImageClassifier):
 
     Raises:
         ValueError: if an argument is out of its range.
+        ModelError: if a metric's name does not fit, or if it gives no single number of logits and labels.
     """
 
     def __init__(

@@ -1,5 +1,6 @@
 """The common base of image classifiers: loss, metrics, optimizer and learning-rate schedule."""
 
+import math
 from abc import ABC
 from collections.abc import Callable
 from functools import partial
@@ -60,6 +61,10 @@ class ImageClassifier(LightningModule, ABC):
     A schedule of torch may lack its length, and a ``OneCycleLR`` its highest rate. ``run_length`` then decides them:
     set it before :meth:`configure_optimizers`. ``computed_schedule`` holds the values. ``lr_scheduler_interval`` says
     how often the schedule steps. By default that is every optimizer step if its length is computed, else every epoch.
+
+    Raises:
+        ValueError: if ``label_smoothing`` is out of its range.
+        ModelError: if a metric's name does not fit, or if it gives no single number of logits and labels.
     """
 
     run_length: Length | None = None
@@ -310,10 +315,12 @@ class ImageClassifier(LightningModule, ABC):
         """Return the length of the attached Trainer's run. Without a Trainer, any length builds the schedule."""
         if self._trainer is None:
             return Length(1, 1, 1000, 1000)
-        epochs, total = max(self.trainer.max_epochs or 0, 0), self.trainer.estimated_stepping_batches
-        if total == float("inf"):
+        self.trainer.fit_loop.setup_data()  # counts the batches, which Lightning does later if max_steps ends the run
+        batches, total = self.trainer.num_training_batches, self.trainer.estimated_stepping_batches
+        if math.inf in (batches, total):
             return Length(0, 0, 0, 0)
-        return Length(int(self.trainer.num_training_batches), int(total) // max(epochs, 1), int(total), epochs)
+        steps = -(-int(batches) // self.trainer.accumulate_grad_batches)
+        return Length(int(batches), steps, int(total), -(-int(total) // steps))
 
 
 def scaler_of(trainer: Trainer, optimizer: Optimizer) -> torch.amp.GradScaler | None:

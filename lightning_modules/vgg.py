@@ -110,7 +110,8 @@ class VGG(ImageClassifier):
         metrics: further metrics by name, such as ``f1``: see :class:`ImageClassifier`.
 
     Raises:
-        ValueError: if an argument is out of its range.
+        ValueError: if an argument is out of its range, or if configuration A has ``init_from``.
+        ModelError: if a metric's name does not fit, or if it gives no single number of logits and labels.
     """
 
     def __init__(

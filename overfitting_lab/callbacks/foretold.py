@@ -57,9 +57,18 @@ def evaluations(trainer: Trainer, data: CIFAR10DataModule, length: Length) -> Ev
         return min(len(indices), batches * data.batch_size)
 
     validation = images(data.val_indices, trainer.limit_val_batches)
-    probe = len(data.probe_indices) * -(-length.epochs // data.probe_every) if data.probe_every else 0
+    probe = images(data.probe_indices, trainer.limit_val_batches) * probes(trainer, data, length)
     test = images(data.test_indices, trainer.limit_test_batches)
     return Evaluations(validation, validation * validations(trainer, length), probe, test)
+
+
+def probes(trainer: Trainer, data: CIFAR10DataModule, length: Length) -> int:
+    """Return the number of evaluations of the probe in a run."""
+    if not data.probe_every:
+        return 0
+    every = trainer.check_val_every_n_epoch or 1
+    validated = range(every - 1, length.epochs, every)
+    return sum(data.probe_falls_due(epoch, every) or epoch + 1 == length.epochs for epoch in validated)
 
 
 class Foretold(Callback):

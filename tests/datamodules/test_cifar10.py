@@ -36,6 +36,7 @@ def attach(data: CIFAR10DataModule, **facts: Any) -> CIFAR10DataModule:
         "current_epoch": 0,
         "max_epochs": 1,
         "max_steps": -1,
+        "check_val_every_n_epoch": 1,
         "global_step": 0,
         "should_stop": False,
         "sanity_checking": False,
@@ -220,7 +221,9 @@ def test_more_images_than_there_are_is_refused(settings: dict[str, int], message
         ({"cutout": -1}, "data.cutout must be at least 0"),
         ({"cutout": 17, "image_size": 16}, "at most data.image_size, 16, not 17"),
         ({"val_size": -1}, "data.val_size must be at least 1, not -1"),
-        ({"std": (0.2, 0.0, 0.2)}, r"data.std must be three numbers above 0, not \[0.2, 0.0, 0.2\]"),
+        ({"std": (0.2, 0.0, 0.2)}, r"data.std must be three finite numbers above 0, not \[0.2, 0.0, 0.2\]"),
+        ({"std": (0.2, math.nan, 0.2)}, r"data.std must be three finite numbers above 0, not \[0.2, nan, 0.2\]"),
+        ({"mean": (0.2, 0.2, math.inf)}, r"data.mean must be three finite numbers, not \[0.2, 0.2, inf\]"),
         (
             {"val_size": 0, "test_size": 0},
             "val_size must be at least 1, not 0; data.test_size must be at least 1, not 0",
@@ -385,15 +388,26 @@ def test_the_probe_is_drawn_from_the_training_images_once(
     assert probe() != probe(split_seed=1)
 
 
-@pytest.mark.parametrize(("every", "epochs"), [(1, [0, 1, 2, 3, 4, 5]), (4, [0, 4, 5]), (9, [0, 5])])
+@pytest.mark.parametrize(
+    ("every", "validated_every", "epochs"),
+    [
+        (1, 1, [0, 1, 2, 3, 4, 5]),
+        (4, None, [0, 4, 5]),
+        (9, 1, [0, 5]),
+        (4, 2, [1, 5]),
+        (2, 3, [2, 5]),
+        (4, 4, [3]),
+    ],
+)
 def test_the_probe_is_evaluated_every_so_many_epochs_and_in_the_last(
-    every: int, epochs: list[int], module: Any
+    every: int, validated_every: int | None, epochs: list[int], module: Any
 ) -> None:
-    data = attach(module(probe_every=every), max_epochs=6)
+    data = attach(module(probe_every=every), max_epochs=6, check_val_every_n_epoch=validated_every)
     _, probe = data.val_dataloader()
     trainer = cast(Any, data.trainer)
     evaluated = []
-    for trainer.current_epoch in range(6):
+    validated = range((validated_every or 1) - 1, 6, validated_every or 1)
+    for trainer.current_epoch in validated:
         evaluated += [trainer.current_epoch] if list(probe) else []
     assert evaluated == epochs
     trainer.current_epoch, trainer.sanity_checking = 0, True

@@ -93,12 +93,21 @@ def test_a_trial_with_a_computed_schedule_is_found_again(run_script: Script, tin
 
 
 @pytest.mark.parametrize(
+    ("limits", "steps"), [({"max_epochs": 2}, 8), ({"max_epochs": -1, "max_steps": 6}, 6), ({"max_steps": 6}, 6)]
+)
+@pytest.mark.parametrize(
     ("schedule", "length"), [(partial(OneCycleLR, max_lr=0.1), "total_steps"), (CosineAnnealingLR, "T_max")]
 )
-def test_a_plain_trainer_gives_its_length(schedule: Any, length: str, image_folder: Path) -> None:
+def test_a_plain_trainer_gives_its_length(
+    schedule: Any, length: str, limits: dict[str, int], steps: int, image_folder: Path
+) -> None:
     data = CIFAR10DataModule(str(image_folder), "folder", train_size=40, val_size=20, batch_size=10, augment="none")
     model = linear_classifier(0.1, schedule, "step")
-    quiet_trainer(max_epochs=2).fit(model, datamodule=data)
-    assert model.computed_schedule == {length: 8}
+    quiet_trainer(**limits).fit(model, datamodule=data)  # type: ignore[arg-type]
+    assert model.computed_schedule == {length: steps}
+    if schedule is CosineAnnealingLR:
+        by_epoch = linear_classifier(0.1, schedule, "epoch")
+        quiet_trainer(**limits).fit(by_epoch, datamodule=data)  # type: ignore[arg-type]
+        assert by_epoch.computed_schedule == {length: 2}, "the second epoch of 4 steps is begun"
     with pytest.raises(ModelError, match="needs the length of the run"):
         quiet_trainer(max_epochs=-1).fit(linear_classifier(0.1, schedule, "step"), datamodule=data)
