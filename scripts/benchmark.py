@@ -7,7 +7,6 @@ CPU cores; --parts measures a part. Unknown flags go to fit.py; the plain loop o
 the data's size. For Linux and macOS.
 """
 
-import argparse
 from collections.abc import Callable
 from datetime import date
 from functools import partial
@@ -25,7 +24,7 @@ except KeyboardInterrupt:
 from benchmarks.machine import describe
 from benchmarks.report import tables, write
 from overfitting_lab.cli import ExperimentCLI, reported_errors
-from overfitting_lab.cli.parser import positive
+from overfitting_lab.cli.parser import positive, script_parser
 from overfitting_lab.runs.files import user_path
 from overfitting_lab.runs.provenance import command_line, git_commit, versions
 
@@ -41,14 +40,16 @@ ROUNDS = {
 
 def main() -> None:
     """Measure, print and write."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = script_parser(__doc__)
     parser.add_argument("--parts", nargs="+", choices=ROUNDS, default=[*ROUNDS], help="parts to measure; default: all")
     parser.add_argument("--rounds", type=positive, help=f"repetitions per part; default: {ROUNDS}")
     parser.add_argument("--output", type=user_path, default=Path("benchmark"), help="folder for the results")
     arguments, rest = parser.parse_known_args()
     with reported_errors():
         arguments.output.mkdir(parents=True, exist_ok=True)
-        device = ExperimentCLI(["--config=overfit", *rest], keep=False).trainer.strategy.root_device
+        cli = ExperimentCLI(["--config=overfit", *rest], keep=False)
+        device = cli.trainer.strategy.root_device
+        rest.append(f"--data.root={Path(cli.config.data.root).resolve()}")  # contenders run in folders of their own
         measures: dict[str, Callable[[list[str], int], Any]] = {
             "steps": partial(steps.measure, device=device),
             "data_path": data_path.measure,

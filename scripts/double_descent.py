@@ -11,8 +11,9 @@ from pathlib import Path
 
 try:
     from overfitting_lab.cli import reported_errors
-except ModuleNotFoundError as error:
-    raise SystemExit(f"{error}; install the project first: pip install -e .") from None
+except ImportError as error:
+    remedy = "take other packages of this name off PYTHONPATH, or install the project first: pip install -e ."
+    raise SystemExit(f"{error}; {remedy}") from None
 except KeyboardInterrupt:
     raise SystemExit(130) from None
 
@@ -24,6 +25,7 @@ from overfitting_lab.cli.parser import ExperimentParser
 from overfitting_lab.double_descent.page import write
 from overfitting_lab.double_descent.regression import FEWEST, Point, measure
 from overfitting_lab.runs import UsageError
+from overfitting_lab.runs.files import user_path
 from overfitting_lab.runs.provenance import command_line, git_commit, versions
 
 UNUSED = {"augment", "cutout", "mixup", "cutmix", "batch_size", "seed", "probe_every"}  # settings of training
@@ -34,7 +36,7 @@ def main() -> None:
     parser = ExperimentParser(description=__doc__, allow_abbrev=False)
     parser.add_argument("--seeds", type=PositiveInt, default=5, help="draws of the random features")
     parser.add_argument("--ridge", type=PositiveFloat, default=1.0, help="penalty on the squared length of the weights")
-    parser.add_argument("--output", type=Path, default=Path("double_descent"), help="folder for the results")
+    parser.add_argument("--output", type=user_path, default=Path("double_descent"), help="folder for the results")
     parser.add_class_arguments(CIFAR10DataModule, "data", skip=UNUSED)
     parser.set_defaults({"data.split": "overfit", "data.stand_in": True, "data.label_noise": 0.2})
     arguments = parser.parse_args()

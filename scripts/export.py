@@ -6,8 +6,6 @@ float32, and gets its name after it agreed with the checkpoint on 1,000 test ima
 configuration, such as --data.root FOLDER if the data moved.
 """
 
-import argparse
-
 try:
     from overfitting_lab.cli import ExperimentCLI, reported_errors
 except ImportError as error:
@@ -16,6 +14,7 @@ except ImportError as error:
 except KeyboardInterrupt:
     raise SystemExit(130) from None
 
+from overfitting_lab.cli.parser import script_parser
 from overfitting_lab.export import FORMATS, export
 from overfitting_lab.runs import Run
 from overfitting_lab.runs.files import user_path
@@ -23,7 +22,7 @@ from overfitting_lab.runs.files import user_path
 
 def main() -> None:
     """Export the run, and print one line per file."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = script_parser(__doc__)
     parser.add_argument("run", type=user_path, help="the run's folder")
     parser.add_argument("--formats", nargs="+", choices=FORMATS, help="formats to write; default: all supported here")
     parser.add_argument(

@@ -1,8 +1,9 @@
 """python scripts/fit.py --config overfit.yaml.
 
-Train the experiment in a configuration, test the checkpoint with the highest validation accuracy once, and write a
-folder into lightning_logs/. Flags override settings: --data.source synthetic, --model.dropout 0.5,
---trainer.max_epochs 3. Later configurations override earlier ones: --config overfit --config optimizer/sgd_momentum.
+Train the experiment in a configuration, test the checkpoint of the best validation once, and write a folder into
+lightning_logs/. The best has the highest accuracy, unless --monitor says otherwise. Flags override settings:
+--data.source synthetic, --model.dropout 0.5, --trainer.max_epochs 3. Later configurations override earlier ones:
+--config overfit --config optimizer/sgd_momentum.
 
 --check examines the experiment for a few seconds without training. --doctor stop ends a run that cannot succeed.
 --resume lightning_logs/overfit/version_0 resumes a run, however it was interrupted. --resume auto resumes the newest

@@ -7,7 +7,6 @@ scripts/export.py, such as lightning_logs/overfit/version_0/export/model.onnx. U
 run code when it is loaded.
 """
 
-import argparse
 from pathlib import Path
 
 try:
@@ -23,6 +22,7 @@ from rich.markup import escape
 from rich.table import Column, Table
 
 from datamodules import CIFAR10DataModule
+from overfitting_lab.cli.parser import script_parser
 from overfitting_lab.cli.patterns import expand_patterns
 from overfitting_lab.export import load_predictor
 from overfitting_lab.runs.figures import answers, save_figure
@@ -32,12 +32,14 @@ from overfitting_lab.runs.text import readable
 TOP = 3
 DRAWN = 50  # images in the picture
 UNKNOWN = "How often this network is right is unknown: the run was not tested, or the file is of an earlier version."
-UNLIKE = "It always names one of its classes: on an image unlike the training images, a sure answer is no right answer."
+UNLIKE = (
+    "It always names one of its classes: on an image unlike the training images, even a confident answer may be wrong."
+)
 
 
 def main() -> None:
     """Predict, print a table and draw it."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = script_parser(__doc__)
     parser.add_argument("model", type=user_path, help="the run's folder, or a .pth, .pt2 or .onnx of scripts/export.py")
     parser.add_argument("images", type=user_path, nargs="+", help="image files")
     drawn = "PNG to draw; default: prediction.png, or the next free number"

@@ -10,12 +10,11 @@ machines that share the folder. If it is interrupted, run the same command again
 images that the reference runs have.
 """
 
-import argparse
-
 try:
     from overfitting_lab.cli import reported_errors
-except ModuleNotFoundError as error:
-    raise SystemExit(f"{error}; install the project first: pip install -e .") from None
+except ImportError as error:
+    remedy = "take other packages of this name off PYTHONPATH, or install the project first: pip install -e ."
+    raise SystemExit(f"{error}; {remedy}") from None
 except KeyboardInterrupt:
     raise SystemExit(130) from None
 
@@ -23,13 +22,13 @@ from overfitting_lab.campaign.estimate import described
 from overfitting_lab.campaign.pages import write_pages
 from overfitting_lab.campaign.plan import read_plan
 from overfitting_lab.campaign.work import ablate, check_flags, check_images, is_there, states, work
-from overfitting_lab.cli.parser import positive
+from overfitting_lab.cli.parser import positive, script_parser
 from overfitting_lab.runs import RunError
 
 
 def main() -> None:
     """Say what is missing, or make it and write the pages."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = script_parser(__doc__)
     add = parser.add_argument
     add("--only", nargs="+", metavar="NAME", help="runs or ablation pages of docs/campaign.yaml; default: all")
     add("--seeds", type=positive, help="runs of each setting; default: as docs/campaign.yaml says")
@@ -40,7 +39,7 @@ def main() -> None:
         check_flags(flags)
         campaign = read_plan()
         entries, ablations = campaign.chosen(arguments.only)
-        found = states(entries, arguments.seeds)
+        found = states(entries, campaign, arguments.seeds)
         if arguments.dry_run:
             for line in described(found, ablations, campaign):
                 print(line)

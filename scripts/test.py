@@ -6,9 +6,6 @@ Several runs are tested one after the other and together, by the mean of their p
 outputs for each image and its mirror image.
 """
 
-import argparse
-import warnings
-
 try:
     from overfitting_lab.cli import ExperimentCLI, reported_errors
 except ImportError as error:
@@ -19,6 +16,7 @@ except KeyboardInterrupt:
 
 from overfitting_lab.callbacks.images import Answers
 from overfitting_lab.callbacks.mirrored import MirroredTest
+from overfitting_lab.cli.parser import script_parser
 from overfitting_lab.cli.patterns import expand_patterns
 from overfitting_lab.comparison.ensemble import ensemble
 from overfitting_lab.runs import Run, RunError
@@ -28,7 +26,7 @@ from overfitting_lab.runs.files import user_path
 
 def main() -> None:
     """Test the checkpoints and print the results. The runs' folders stay as they are."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = script_parser(__doc__)
     parser.add_argument("runs", nargs="+", type=user_path, metavar="RUN", help="a run's folder")
     parser.add_argument("--ckpt_path", type=user_path, help="a checkpoint other than the run's best")
     parser.add_argument("--tta", choices=["flip"], help="flip: average the outputs for an image and its mirror image")
@@ -46,8 +44,7 @@ def main() -> None:
             own = ["--config", str(run.files.config), *overrides]
             cli = ExperimentCLI(own, description=__doc__, keep=False, trains=False)
             if cli.config.trainer.limit_test_batches == 0:
-                raise RunError("--trainer.limit_test_batches 0: leaves nothing to test: give 1.0 for all images")
-            warnings.filterwarnings("ignore", message="Be aware that when using `ckpt_path`")
+                raise RunError("--trainer.limit_test_batches 0 leaves nothing to test; give 1.0 for all images")
             answers = Answers()
             cli.trainer.callbacks += [answers, *([MirroredTest()] if arguments.tta else [])]  # type: ignore[attr-defined]
             cli.trainer.test(

@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from overfitting_lab.campaign.plan import Entry
 from overfitting_lab.cli.replay import Writer
 from overfitting_lab.runs import Run, RunFiles
+from overfitting_lab.runs.files import experiments_folder
 
-LOGS = Path("lightning_logs")
+LOGS = experiments_folder(None)
 REFERENCE = LOGS / "reference"
 LARGEST = 30 * 2**20  # bytes of the whole folder
 STANDS_FOR_ROOT = "FOLDER"

@@ -42,7 +42,7 @@ from overfitting_lab.cli.trainer_flags import TRAINER_FLAGS, problems, typed_fla
 from overfitting_lab.doctor.callback import Advice
 from overfitting_lab.runs import Run, UsageError
 from overfitting_lab.runs.checkpoints import checked_checkpoint
-from overfitting_lab.runs.files import user_path
+from overfitting_lab.runs.files import experiments_folder, user_path
 from overfitting_lab.runs.notes import in_words
 from overfitting_lab.runs.recipe import decides, flat, recipe
 from overfitting_lab.runs.text import not_text
@@ -307,7 +307,7 @@ class ExperimentCLI(LightningCLI):
         """Folder of all experiments."""
         if self._resumption is not None:
             return self._resumption.folder.parent.parent
-        return Path(self.config.trainer.default_root_dir or ".") / "lightning_logs"
+        return experiments_folder(self.config.trainer.default_root_dir)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Return a Trainer with the project's callbacks beside the configured ones."""

@@ -12,6 +12,7 @@ import yaml
 from overfitting_lab.callbacks.fitting_data import fit_schedule
 from overfitting_lab.cli.experiment import ExperimentCLI
 from overfitting_lab.runs import Run, RunError, runs_with
+from overfitting_lab.runs.files import experiments_folder
 from overfitting_lab.runs.recipe import flat, recipe
 
 
@@ -31,7 +32,7 @@ def plan(arguments: Sequence[str], *, divided: bool = True) -> tuple[Path, dict[
     if divided:
         cli.datamodule.setup("fit")
         fit_schedule(cli.trainer, cli.model, cli.datamodule)
-    folder = Path(cli.config.trainer.default_root_dir or ".") / "lightning_logs" / cli.config.experiment
+    folder = experiments_folder(cli.config.trainer.default_root_dir) / cli.config.experiment
     return folder, flat(yaml.safe_load(cli.complete_config)), cli
 
 

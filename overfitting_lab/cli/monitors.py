@@ -85,7 +85,9 @@ def _check_mode(monitor: Monitor, logged: Sequence[str]) -> None:
     if monitor.metric not in logged or monitor.mode not in ("min", "max"):
         return
     mode = "max" if is_maximized(monitor.metric) else "min"
-    kind = {True: "an accuracy", False: "a loss"}[mode == "max"] if monitor.metric in METRICS else "this metric"
+    kind = "this metric"
+    if monitor.metric in METRICS:
+        kind = "an accuracy" if mode == "max" else "a loss"
     if monitor.mode != mode:
         raise ValueError(
             f"{monitor.who} monitors {monitor.metric} with mode={monitor.mode}, but {kind} is to be {mode}imized; "

@@ -97,6 +97,15 @@ def _without_value(config: Namespace, actions: Iterable[argparse.Action]) -> Ite
             yield from {setting} - LINKED.keys()
 
 
+def script_parser(description: str | None) -> argparse.ArgumentParser:
+    """Return the parser of a script that gives unknown flags to ``fit.py``. No flag may be abbreviated.
+
+    Else ``--seed``, which a user of ``fit.py`` may type, would mean ``--seeds``.
+    """
+    style = argparse.RawDescriptionHelpFormatter
+    return argparse.ArgumentParser(description=description, formatter_class=style, allow_abbrev=False)
+
+
 def setting_name(flag: str) -> str:
     """Return a flag's setting as a recipe names it: ``model.dropout`` for ``--model.init_args.dropout=0.5``."""
     return flag.partition("=")[0].removeprefix("--").replace(".init_args", "")

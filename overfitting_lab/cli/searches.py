@@ -140,13 +140,15 @@ def refuse_flags(config: Namespace, flags: Sequence[str]) -> None:
     given = [flag.partition("=")[0] for flag in flags]
     own = [name for name in ("--resume", "--ckpt_path", "--check") if name in given]
     kept, compared = "a trial must keep its run", "the validation decides which trial is the best"
-    checkpointing = trainer.enable_checkpointing
+    checkpointing, validated = trainer.enable_checkpointing, trainer.limit_val_batches
+    some = validated is not None and not (isinstance(validated, float) and validated == 1.0)
     wrong = [
         *((name, True, "the tuner begins and resumes the runs itself") for name in own),
         ("--trainer.fast_dev_run", trainer.fast_dev_run, kept),
         ("--trainer.logger false", trainer.logger is False, kept),
         ("--trainer.enable_checkpointing false", checkpointing is False, "the winner needs a checkpoint"),
-        ("--trainer.limit_val_batches 0", trainer.limit_val_batches == 0, compared),
+        ("--trainer.limit_val_batches 0", validated == 0, compared),
+        (f"--trainer.limit_val_batches {validated}", some, "--data.val_size says how many images compare the trials"),
         ("--trainer.limit_test_batches 0", trainer.limit_test_batches == 0, "the winner is tested"),
     ]
     for flag, is_wrong, reason in wrong:

@@ -254,7 +254,9 @@ TRAINER_FLAGS: dict[str, Flag] = {
     "logger": limited(
         "Loggers beside the project's own. `false` keeps nothing, so it is refused with `--resume`.", _logger
     ),
-    "callbacks": honoured("Callbacks beside the project's own."),
+    "callbacks": honoured(
+        "Callbacks of Lightning or your own, beside the project's. callbacks.md lists those that are refused."
+    ),
     "fast_dev_run": limited(
         "A number runs so many batches, `true` runs one. Nothing is kept. Refused with `--resume` and `--ckpt_path`: "
         "the checkpoint already has more steps.",

@@ -1,7 +1,6 @@
 """One trial of a search: training without a test, with reports to the study."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from overfitting_lab.callbacks.epochs import recorder_of
 from overfitting_lab.callbacks.recovery import DivergedError
@@ -9,7 +8,7 @@ from overfitting_lab.cli.errors import Report
 from overfitting_lab.cli.experiment import ExperimentCLI
 from overfitting_lab.cli.searches import Settings
 from overfitting_lab.doctor.callback import HopelessError
-from overfitting_lab.runs.files import RunFiles
+from overfitting_lab.runs.files import RunFiles, experiments_folder
 from overfitting_lab.sweeps.pruning import TrialReport
 from overfitting_lab.sweeps.storage import open_storage, running_trial
 from overfitting_lab.sweeps.tuning import LOST, study_of
@@ -25,7 +24,7 @@ def train_trial(fit: Sequence[str], name: str, storage: str | None, report: Repo
         report: gets the run's logger, for an error's trace.
     """
     config = Settings([*fit], keep=False).config
-    folder = Path(config.trainer.default_root_dir or ".") / "lightning_logs" / config.experiment
+    folder = experiments_folder(config.trainer.default_root_dir) / config.experiment
     kind, _, number = name.partition(":")
     opened = open_storage(folder, storage, LOST, of_trial=True)
     study = study_of(opened, folder, kind, config.monitor, config.trainer.max_epochs)

@@ -19,6 +19,11 @@ class UsageError(RunError):
     """The command line asks for what cannot be done. It is reported before any work, with exit status 2."""
 
 
+def experiments_folder(root: str | None) -> Path:
+    """Return the folder of all experiments in a Trainer's ``default_root_dir``; ``None`` is the working directory."""
+    return Path(root or ".") / "lightning_logs"
+
+
 class RunFiles:
     """Name the files of a run in its folder, ``lightning_logs/<experiment>/version_N``."""
 

@@ -14,6 +14,11 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version(), **{name: version(name) for name in libraries}}
 
 
+def short_commit(commit: str) -> str:
+    """Return the first seven digits of a commit, with ``-dirty`` if it has that."""
+    return commit[:7] + "-dirty" * commit.endswith("-dirty")
+
+
 def git_commit() -> str:
     """Return the project's commit, with ``-dirty`` if files differ from it; empty outside a git checkout."""
     command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]

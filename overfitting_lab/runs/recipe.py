@@ -64,7 +64,7 @@ def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def recipe(settings: Mapping[str, Any], data: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """Return those of all settings by flag that decide the result.
+    """Return the settings, by flag, that decide the result.
 
     ``data`` is the data module's description. It has the values that the data decides if they are not given. A setting
     that a configuration of an earlier version lacks has the value of that version.

@@ -157,7 +157,7 @@ class Run:
 
     @property
     def best_checkpoint(self) -> Path:
-        """The checkpoint with the highest validation accuracy, which can be loaded.
+        """The checkpoint of the best validation by the run's monitor, which can be loaded.
 
         Raises:
             RunError: if it is missing or damaged.

@@ -11,6 +11,25 @@ from tests.scripts.test_errors import check_one_message
 
 RUN = Path("lightning_logs/my_net/version_0")
 LIBRARY = "A network of another library"
+BARE = """
+import torch
+from torch import nn
+from lightning_modules import ImageClassifier
+
+
+class Linear(nn.Module):
+    def __init__(self, inputs, outputs):
+        super().__init__()
+        self.matrix = nn.Parameter(0.01 * torch.randn(inputs, outputs))
+
+    def forward(self, images):
+        return images.flatten(1) @ self.matrix
+
+
+class Bare(ImageClassifier):
+    def __init__(self, num_classes: int, image_size: int, **training) -> None:
+        super().__init__(Linear(3 * image_size**2, num_classes), num_classes, image_size, **training)
+"""
 PAGE = (ROOT / "docs" / "your_own.md").read_text(encoding="utf-8")
 
 
@@ -42,6 +61,17 @@ def forget(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
 @pytest.fixture
 def small(tiny: Flags) -> list[str]:
     return [flag for flag in tiny if not flag.startswith("--model")]
+
+
+def test_layers_that_the_doctor_does_not_know_end_no_run(
+    folder: Path, small: list[str], run_script: Script, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delitem(sys.modules, "bare", raising=False)
+    (folder / "bare.py").write_text(BARE)
+    (folder / "bare.yaml").write_text(block("yaml").replace("my_net.MyNet", "bare.Bare").replace("channels: 16, ", ""))
+    outcome = run_script("fit", f"--config={folder / 'bare.yaml'}", *small, "--trainer.max_epochs=12")
+    assert outcome.status == 0, outcome.err
+    assert "doctor     " in outcome.out
 
 
 def test_the_example_trains_tests_resumes_and_predicts(

@@ -41,6 +41,15 @@ def test_a_flag_of_another_program_is_answered_with_the_right_one_or_none(flag: 
         assert "did you mean" not in outcome.err
 
 
+@pytest.mark.parametrize("script", ["ablate", "tune", "reproduce"])
+def test_a_flag_is_no_abbreviation_of_a_scripts_own(script: str, run_script: Script) -> None:
+    search = ["--search=model.dropout=0,0.5"] if script == "tune" else []
+    outcome = run_script(script, *search, "--seed=5")
+    assert outcome.status == 2
+    assert "--seed" in outcome.err
+    assert not Path("lightning_logs").exists()
+
+
 @pytest.mark.parametrize(
     ("text", "right"),
     [

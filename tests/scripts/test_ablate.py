@@ -319,6 +319,13 @@ def test_a_number_of_any_setting_becomes_a_curve(run_script: Script, small: Flag
     assert "| 32 | 0.5 | 1 |" in page
 
 
+def test_all_images_may_be_a_level(run_script: Script, small: Flags) -> None:
+    flags = ("--factor=data.train_size=40,null", "--seeds=1", "--data.split=full", *small)
+    outcome = run_script("ablate", *flags)
+    assert outcome.status == 0, outcome.err
+    assert "done       train_size None, seed 0: " in outcome.out
+
+
 def test_factors_alone_on_several_sets_of_images(run_script: Script, small: Flags, fitted: list[list[str]]) -> None:
     factors = ["--factor=data.augment=none,flip_crop,notebook", "--factor=optimizer/sgd_momentum"]
     flags = ["--one_at_a_time", "--subsets=2", "--seeds=1", "--train_size=40", *factors, *small]

@@ -256,6 +256,10 @@ def test_of_two_workers_one_is_killed_and_each_trial_is_made_once(
         (["--search=data.split_seed=0..9"], "trials must have the same validation images"),
         (["--search=checkpoint_minutes=1..5"], "this setting does not change the result of a run"),
         ([f"--search={LR}", "--trainer.limit_val_batches=0"], "--trainer.limit_val_batches 0: the validation decides"),
+        (
+            [f"--search={LR}", "--trainer.limit_val_batches=0.5"],
+            "--trainer.limit_val_batches 0.5: --data.val_size says",
+        ),
         ([f"--search={LR}", "--trainer.logger=false"], "--trainer.logger false: a trial must keep its run"),
         ([f"--search={LR}", "--check"], "--check: the tuner begins and resumes the runs itself"),
     ],
