@@ -75,14 +75,18 @@ class Table:
         self.rows = [["" if cell is None else str(cell) for cell in row] for row in rows]
 
     def _repr_html_(self) -> str:
-        head, *body = ["".join(f"<{{0}}>{escape(cell)}</{{0}}>" for cell in row) for row in self.rows]
-        rows = [head.format("th"), *(row.format("td") for row in body)]
-        return f"<table>{''.join(f'<tr>{row}</tr>' for row in rows)}</table>"
+        head, *body = self.rows
+        rows = [_html_row(head, "th"), *(_html_row(row, "td") for row in body)]
+        return f"<table>{''.join(rows)}</table>"
 
     def __repr__(self) -> str:
         widths = [max(map(len, column)) for column in zip_longest(*self.rows, fillvalue="")]
         lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in self.rows]
         return "\n".join(lines)
+
+
+def _html_row(cells: Sequence[str], tag: str) -> str:
+    return f"<tr>{''.join(f'<{tag}>{escape(cell)}</{tag}>' for cell in cells)}</tr>"
 
 
 def enter_project() -> None:

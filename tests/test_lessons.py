@@ -171,9 +171,9 @@ def test_tables_show_means_over_seeds_and_epochs(tmp_path: Path) -> None:
     ]
     shown = epochs(runs[0].records, [1, 5, 9], {"val_loss": "loss", "probe_acc": "probe", "probe_true_acc": "truth"})
     assert shown.rows == [["epoch", "loss", "probe", "truth"], ["1", "1.50", "90.0%", ""], ["5", "2.40", "90.0%", ""]]
-    table = Table([["a", "b < c"], [1, None]])
-    assert table._repr_html_() == ("<table><tr><th>a</th><th>b &lt; c</th></tr><tr><td>1</td><td></td></tr></table>")
-    assert repr(table) == "a  b < c\n1"
+    table = Table([["a", "b < {c}"], [1, None]])
+    assert table._repr_html_() == ("<table><tr><th>a</th><th>b &lt; {c}</th></tr><tr><td>1</td><td></td></tr></table>")
+    assert repr(table) == "a  b < {c}\n1"
 
 
 def test_a_table_of_an_ablation_has_the_numbers_of_its_page(project: Path) -> None:

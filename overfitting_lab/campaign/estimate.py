@@ -50,14 +50,15 @@ class Estimator:
 
 def described(found: Sequence[State], ablations: Sequence[Ablation], campaign: Campaign) -> Iterator[str]:
     """Yield a line for each entry and ablation, and a sum: what is there, what is missing, and its time here."""
-    estimator = Estimator(campaign) if any(state.missing for state in found) else None
+    estimator = Estimator(campaign) if any(state.to_train for state in found) else None
     sums, unknown = (0.0, 0.0), 0
     for state in found:
         entry, parts = state.entry, [f"there: {_seeds(state.there)}"]
         parts += [f"seed {seed}: {run.status} in {run.folder}" for seed, run in sorted(state.begun.items())]
-        if state.missing and estimator:
-            time_of_one, n = estimator.estimate(entry), len(state.missing)
+        if state.missing:
             parts.append(f"missing: {_seeds(state.missing)}")
+        if state.to_train and estimator:
+            time_of_one, n = estimator.estimate(entry), len(state.to_train)
             if time_of_one is None:
                 unknown += n
                 parts[-1] += ", time unknown: no run of this network tells it"
@@ -74,7 +75,7 @@ def described(found: Sequence[State], ablations: Sequence[Ablation], campaign: C
         collected = "without --dry-run, the runs above are collected" if any(state.left for state in found) else size
         yield f"{f'{len(absent)} missing' if absent else 'nothing is missing'}; {collected}"
         return
-    runs = sum(len(state.missing) for state in found)
+    runs = sum(len(state.to_train) for state in found)
     others = f", and {unknown + len(absent)} of unknown time" if unknown or absent else ""
     yield f"missing    {runs} runs, {hours(sums[0])} to {hours(sums[1])} h here with one worker{others}; {size}"
     if estimator.here:

@@ -12,9 +12,10 @@ from overfitting_lab.comparison.groups import NamedRun
 from overfitting_lab.comparison.statistics import Estimate, mean_cell, paired_difference, welch_difference, wilson
 from overfitting_lab.runs import Run
 from overfitting_lab.runs.epochs import EpochRecord
+from overfitting_lab.runs.provenance import short_commit
 from overfitting_lab.sweeps.effects import CellMeans
 from overfitting_lab.sweeps.factors import SEED, SUBSET
-from overfitting_lab.sweeps.trial import Trial, result_of
+from overfitting_lab.sweeps.trial import Trial, by_training, result_of, with_one_gap
 
 METRICS = {
     "training": "train_acc",
@@ -52,20 +53,17 @@ class Measured:
         found = [_result(run, seed) for seed, run in self.runs.items()]
         if not found:
             raise NotMeasuredError(self.entry.name)
-        if self.instrument(found) == "training":
-            found = [replace(t, gap=t.train_acc - t.val_acc, gap_instrument="training") for t in found]
-        return found
+        return [*map(by_training, found)] if self.gap_by == "training" else with_one_gap(found)
 
     @property
     def by_training(self) -> "Measured":
         """The same results with the gap from training accuracy, which is measured with dropout and augmentation on."""
         return replace(self, gap_by="training")
 
-    def instrument(self, trials: Sequence[Trial] = ()) -> str:
-        """Return the accuracy on training images from which the gap is computed: ``probe`` or ``training``."""
-        if self.gap_by:
-            return self.gap_by
-        return "probe" if {trial.gap_instrument for trial in trials or self.trials} == {"probe"} else "training"
+    @property
+    def instrument(self) -> str:
+        """The accuracy on training images from which the gap is computed: ``probe`` or ``training``."""
+        return self.trials[0].gap_instrument
 
     def values(self, metric: str) -> list[float]:
         """Return the values of ``training``, ``validation``, ``test``, ``gap`` or ``calibration`` by seed."""
@@ -141,7 +139,7 @@ def text_of(trials: Sequence[Trial], metric: str) -> str:
 
 def commits_of(trials: Sequence[Trial]) -> str:
     """Return the commits of the code that made the runs of trials."""
-    return ", ".join(dict.fromkeys(str(trial.origin["commit"])[:7] for trial in trials))
+    return ", ".join(dict.fromkeys(short_commit(trial.origin["commit"]) for trial in trials))
 
 
 @dataclass(frozen=True)
@@ -182,7 +180,7 @@ class Cell:
 def cells_of(trials: Sequence[Trial]) -> list[Cell]:
     """Return the cells of an ablation. In the first one, every factor is at its first level."""
     groups: dict[frozenset[tuple[str, Any]], list[Trial]] = {}
-    for trial in trials:
+    for trial in with_one_gap(trials):
         levels = frozenset(level for level in trial.setting.items() if level[0] not in (SEED.name, SUBSET.name))
         groups.setdefault(levels, []).append(trial)
     first = next(iter(groups))
@@ -207,7 +205,7 @@ def hours(seconds: float) -> str:
 
 def alike(found: Sequence[Measured]) -> list[Measured]:
     """Return results whose gaps have one instrument: the probe if all runs have one, otherwise training."""
-    instruments = {one.instrument() for one in found if one.n}
+    instruments = {one.instrument for one in found if one.n}
     by = "probe" if instruments == {"probe"} else "training"
     return [replace(one, gap_by=by) for one in found]
 

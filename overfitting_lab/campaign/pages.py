@@ -221,7 +221,8 @@ def _written(campaign: Campaign, results: Results) -> Iterator[Path]:
     for name, study in campaign.studies.items():
         with suppress(NotMeasuredError):
             page = results.page(study)
-            if _content(DOCS / f"{name}.md", DOCS / f"{name}.json") != [page.text, page.numbers]:
+            written = _content(DOCS / f"{name}.md", DOCS / f"{name}.json") == [page.text, page.numbers]
+            if not written or not (DOCS / f"{name}.png").is_file():
                 yield from page.write(DOCS / name)
     for name in campaign.pictures:
         with suppress(NotMeasuredError):

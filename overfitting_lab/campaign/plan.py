@@ -22,7 +22,7 @@ DOCS = Path("docs")
 PLAN = DOCS / "campaign.yaml"
 FACTORS = {factor.name: factor for factor in (*REMEDIES, SIZE)}
 SIZES = ("train_size", "val_size")
-BY_RUN = "model.lr_scheduler"  # its interval and its length, too
+BY_RUN = ("model.lr_scheduler.", "model.lr_scheduler_interval")  # the arguments of a schedule, such as its length
 T = TypeVar("T")
 
 

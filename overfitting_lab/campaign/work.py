@@ -4,6 +4,7 @@ import json
 import shlex
 import shutil
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -34,24 +35,35 @@ class State:
     refused: list[str]  # reasons why a folder in reference/ does not count
 
     @property
+    def to_train(self) -> list[int]:
+        """The seeds that are missing or interrupted."""
+        return sorted([*self.missing, *(seed for seed, run in self.begun.items() if not run.finished)])
+
+    @property
     def left(self) -> list[int]:
         """The seeds without a reference run."""
         return sorted([*self.begun, *self.missing])
 
 
-def states(entries: Sequence[Entry], seeds: int | None) -> list[State]:
+def states(entries: Sequence[Entry], campaign: Campaign, seeds: int | None) -> list[State]:
     """Return the state of each entry, with its own number of seeds or another. Nothing is trained."""
     local = [run for folder in finished.experiments(LOGS) for run in runs_of(folder) if run.of_use]
+    images = reference_images(campaign)
+    local = [run for run in local if not images or run.summary.data.identity in images]
     return [_state(entry, seeds or entry.seeds, local) for entry in entries]
+
+
+def reference_images(campaign: Campaign) -> dict[str, str]:
+    """Return the name of the images of each reference run by their identity."""
+    runs = [run for entry in campaign.runs.values() for run in reference_runs(entry).values()]
+    return {run.summary.data.identity: run.summary.data.name for run in runs if run.summary.data.identity}
 
 
 def _state(entry: Entry, seeds: int, local: Sequence[Run]) -> State:
     there = reference_runs(entry)
-    known = {run.summary.data.identity for run in there.values()} - {None}
     begun: dict[int, Run] = {}
     for run in local:
-        other = known and run.summary.data.identity not in known
-        if run.summary.seed in range(seeds) and run.summary.seed not in there and not other:
+        if run.summary.seed in range(seeds) and run.summary.seed not in there:
             with suppress(RunError):  # a damaged run is no run of ours
                 if not entry.differences(run) and not (run.summary.seed in begun and not run.finished):
                     begun[run.summary.seed] = run
@@ -68,8 +80,11 @@ def _state(entry: Entry, seeds: int, local: Sequence[Run]) -> State:
 def is_there(ablation: Ablation) -> bool:
     """Tell if an ablation's page is there, and was made with its flags."""
     page = DOCS / f"{ablation.name}.json"
-    made = shlex.split(json.loads(page.read_text(encoding="utf-8"))["command"]) if page.is_file() else []
-    return {*shlex.split(ablation.flags)} <= {*made}
+    if not page.is_file():
+        return False
+    _, _, *made = shlex.split(json.loads(page.read_text(encoding="utf-8"))["command"])
+    given, own = Counter(made), Counter(shlex.split(ablation.flags))
+    return own <= given and not any(_is_fixed(flag) for flag in given - own if setting_name(flag) != "experiment")
 
 
 def check_flags(given: Sequence[str]) -> None:
@@ -78,12 +93,15 @@ def check_flags(given: Sequence[str]) -> None:
     Raises:
         UsageError: if there is one.
     """
-    for flag in given:
-        name = setting_name(flag)
-        if flag.startswith("-") and name != "data.source" and (decides(name) or name in OWN):
-            raise UsageError(
-                f"{flag.partition('=')[0]}: the campaign fixes this; only flags for the images and the device are free"
-            )
+    for flag in filter(_is_fixed, given):
+        raise UsageError(
+            f"{flag.partition('=')[0]}: the campaign fixes this; only flags for the images and the device are free"
+        )
+
+
+def _is_fixed(flag: str) -> bool:
+    name = setting_name(flag)
+    return flag.startswith("-") and name != "data.source" and (decides(name) or name in OWN)
 
 
 def check_images(campaign: Campaign, given: Sequence[str]) -> None:
@@ -93,8 +111,7 @@ def check_images(campaign: Campaign, given: Sequence[str]) -> None:
         UsageError: if they differ.
         DataError: if the images cannot be had.
     """
-    runs = [run for entry in campaign.runs.values() for run in reference_runs(entry).values()]
-    known = {run.summary.data.identity: run.summary.data.name for run in runs if run.summary.data.identity}
+    known = reference_images(campaign)
     cli = ExperimentCLI(next(iter(campaign.runs.values())).line(0, given), keep=False)
     cli.datamodule.prepare_data()
     images = cli.datamodule.source.load()

@@ -62,7 +62,7 @@ class Moments:
             if name == "validation_loss":
                 yield "certainty", [None if value is None else 100 * math.exp(-value) for value in values]
         learned = group.runs[0].run.images.get("train_learned", np.array([]))
-        left = [int((learned >= epoch).sum()) for epoch in range(1, self.epochs + 1) if len(learned)]
+        left = [int((learned >= epoch).sum()) for epoch in range(1, group.runs[0].summary.epochs + 1) if len(learned)]
         yield "left", left
         yield "share_left", [100 * number / len(learned) for number in left]
 
@@ -92,7 +92,8 @@ class Moments:
                 continue
             title = f"last mistake in epoch {learned}" if learned else "right from the first epoch on"
             title = "wrong in the last epoch" if learned >= epochs else title
-            tiles.append(Tile(picture, classes[images["train_labels"][place]], title, learned < epochs, learned))
+            until = learned if learned < epochs else self.epochs  # to the slider's end, also after a shorter run's
+            tiles.append(Tile(picture, classes[images["train_labels"][place]], title, learned < epochs, until))
         return tiles
 
     def test_tiles(self, run: NamedRun) -> list[Tile]:

@@ -38,6 +38,7 @@ from overfitting_lab.runs.epochs import best_epoch, own_of
 from overfitting_lab.runs.figures import save_figure, write_figure
 from overfitting_lab.runs.files import write_text
 from overfitting_lab.runs.notes import attempt
+from overfitting_lab.runs.provenance import short_commit
 
 TEMPLATES = Path(__file__).with_name("templates")
 INK = "#123457"  # stands for the page's own colour of text, light or dark
@@ -267,7 +268,7 @@ def _cost(run: NamedRun) -> list[Any]:
         f"{summary.model.parameters:,}",
         f"{summary.world_size or 1} x {summary.device}, {summary.precision}" if summary.device else None,
         summary.seed,
-        summary.git_commit[:7] + "-dirty" * summary.git_commit.endswith("-dirty"),
+        short_commit(summary.git_commit),
         ", ".join(f"{name} {summary.versions[name]}" for name in ("python", "torch", "lightning")),
         f"{data.name}, split {data.split}, {data.fingerprint[:16]}",
         " + ".join(str(_duration(each or 0)) for each in vars(summary.seconds_of).values())

@@ -56,9 +56,12 @@ def student(value: float, error: float, freedom: float) -> Estimate:
 
 
 def mean(values: Sequence[float], least: float = 0.0, most: float = 1.0) -> Estimate:
-    """Return the mean of values with Student's interval, clipped to [least, most]; a single value has no interval."""
+    """Return the mean of values with Student's interval, clipped to [least, most].
+
+    Equal values have no interval, because they show no variation. Nor has a single value.
+    """
     array = np.asarray(values, dtype=float)
-    if len(array) < 2:
+    if not np.ptp(array):
         return Estimate(float(array.mean()))
     found = student(float(array.mean()), float(stats.sem(array)), len(array) - 1)
     return _clipped(found.value, found.low, found.high, least, most)
@@ -123,8 +126,11 @@ def unpaired_difference(first: Estimate, second: Estimate, images: int) -> Diffe
     return Difference(_clipped(value, low, high, -1, 1), p, "Fisher, exact", over_seeds=False)
 
 
-def welch_difference(first: Sequence[float], second: Sequence[float]) -> Difference:
-    """Compare two means over seeds, at least two accuracies each, by Welch's test (1947)."""
+def welch_difference(first: Sequence[float], second: Sequence[float], bound: float = 1.0) -> Difference:
+    """Compare two means over seeds, at least two values each, by Welch's test (1947).
+
+    The interval is clipped to [-bound, bound].
+    """
     if np.ptp(first) == np.ptp(second) == 0:
         points = Estimate(first[0] - second[0])
         return Difference(points, float("nan"), "none, because the seeds do not differ", over_seeds=True)
@@ -132,5 +138,5 @@ def welch_difference(first: Sequence[float], second: Sequence[float]) -> Differe
         warnings.filterwarnings("ignore", message="Precision loss")  # one of the two does not vary at all
         result = stats.ttest_ind(first, second, equal_var=False)
     interval = result.confidence_interval(CONFIDENCE)
-    points = _clipped(float(np.mean(first) - np.mean(second)), interval.low, interval.high, -1, 1)
+    points = _clipped(float(np.mean(first) - np.mean(second)), interval.low, interval.high, -bound, bound)
     return Difference(points, float(result.pvalue), "Welch, over seeds", over_seeds=True)

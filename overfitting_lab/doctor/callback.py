@@ -1,5 +1,6 @@
 """The run doctor as a callback: probes a run, and says what is wrong with it and what to do."""
 
+import math
 from collections.abc import Iterable
 from dataclasses import replace
 from statistics import fmean, median
@@ -166,7 +167,8 @@ class Doctor(Callback):
         self._gradients_before = self._gradients
         if self._images is not None:
             yield from activations.dead_relus(self._measure(trainer, pl_module), step)
-        self._change = median(gradients.relative_changes(self._weights, gradients.sample(_network(pl_module))))
+        changes = gradients.relative_changes(self._weights, gradients.sample(_network(pl_module)))
+        self._change = median(changes) if changes else math.nan  # a network of layers that the doctor does not know
         yield from self._not_learning(step)
         yield from progress.learning_rate_too_high(self._facts, self._means)
 
@@ -232,7 +234,7 @@ def examine(datamodule: Any, pl_module: LightningModule) -> tuple[progress.Facts
     facts = progress.Facts(
         classes=classes,
         chance=data_rules.chance(labels, classes),
-        depth=len(weighted_layers(network)),
+        depth=max(1, len(weighted_layers(network))),
         train_size=len(train),
         val_size=len(val),
         remedies=tuple(name for name, used in remedies.items() if used),

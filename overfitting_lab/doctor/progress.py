@@ -49,7 +49,7 @@ def not_learning(
     evidence = (
         f"mean losses {', '.join(f'{loss:.3f}' for loss in losses[-4:])}, the last over steps up to {step}; chance "
         f"level is {facts.chance:.3f}; with {facts.depth} layers, up to {plateau} steps at chance level are "
-        f"normal; a step changes the weights by {changes:.1g} of their norm"
+        f"normal" + f"; a step changes the weights by {changes:.1g} of their norm" * math.isfinite(changes)
     )
     if facts.labels_fit is False and not facts.label_noise:
         yield shuffled_labels("neither a network nor a linear classifier on the pixels beats chance; " + evidence)

@@ -65,9 +65,11 @@ def measure(data: CIFAR10DataModule, seed: int, ridge: float) -> Iterator[Point]
     Every number of features is fitted with the true labels and with the labels of ``data``, if it has label noise. Each
     is fitted without a ridge and with it. The features of a seed are nested: the smaller numbers are the first ones.
     """
-    train, test = data.images.train_images[data.train_indices], data.images.test_images
+    images = data.images
+    train, test = images.train_images[data.train_indices], images.test_images[data.test_indices]
     labels = {0.0: data.true_labels[data.train_indices]}
-    labels[data.label_noise] = data.images.train_labels[data.train_indices]
+    labels[data.label_noise] = images.train_labels[data.train_indices]
+    new_labels = images.test_labels[data.test_indices]
     curves = [(noise, penalty) for penalty in (0.0, ridge) for noise in labels]
     targets = torch.cat([one_hot(each, data.num_classes) for each in labels.values()], 1)
 
@@ -79,7 +81,7 @@ def measure(data: CIFAR10DataModule, seed: int, ridge: float) -> Iterator[Point]
     ):
         own_and_new = (torch.split(each, data.num_classes, 1) for each in (fitted, predicted))
         for (noise, penalty), own, new in zip(curves, *own_and_new, strict=True):
-            results = *score(own, labels[noise]), *score(new, data.images.test_labels)
+            results = *score(own, labels[noise]), *score(new, new_labels)
             yield Point(seed, size, noise, penalty, *results)
 
 

@@ -225,4 +225,5 @@ def _key(setting: Mapping[str, Any], any_seed: bool = False) -> frozenset[tuple[
 
 
 def _length(setting: Mapping[str, Any]) -> float:
-    return float(prod(setting.get(name, 1) for name in LENGTHS))
+    levels = (setting.get(name) for name in LENGTHS)
+    return float(prod(level for level in levels if isinstance(level, int | float)))

@@ -21,7 +21,7 @@ from overfitting_lab.sweeps.designs import Design
 from overfitting_lab.sweeps.effects import CellMeans, by_cell, effects, images_for, trials_of
 from overfitting_lab.sweeps.factors import SIZE
 from overfitting_lab.sweeps.names import cell_name, effect_name, factor_name, level_name, remedy_name
-from overfitting_lab.sweeps.trial import Trial
+from overfitting_lab.sweeps.trial import Trial, with_one_gap
 
 RESPONSES = {"test_acc": "test accuracy", "gap": "generalization gap", "calibration_error": "calibration error"}
 Content = dict[str, Any]
@@ -62,6 +62,7 @@ def page_of(
     Raises:
         ValueError: if a cell has no trial.
     """
+    trials = with_one_gap(trials)
     groups = by_cell(design, trials)
     responses = [response for response in RESPONSES if all(getattr(trial, response) is not None for trial in trials)]
     means = {response: CellMeans(groups, response) for response in responses}

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullFormatter
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, TrialState
 
 from overfitting_lab.comparison.charts import RUNS, label_axes
 from overfitting_lab.runs.epochs import Monitor, is_maximized
@@ -63,7 +63,8 @@ def epochs(trials: Sequence[FrozenTrial], winner: int, monitor: Monitor) -> Figu
     figure, axes = _figure()
     for trial in sorted(trials, key=lambda trial: trial.number == winner):  # the winner on top
         points = sorted(trial.intermediate_values.items())
-        kind = "winner" if trial.number == winner else "complete" if trial.value is not None else "pruned"
+        complete = trial.state is TrialState.COMPLETE  # Optuna gives a pruned trial its last value
+        kind = "winner" if trial.number == winner else "complete" if complete else "pruned"
         axes.plot(
             [epoch + 1 for epoch, _ in points],
             [_scale(monitor) * value for _, value in points],

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from overfitting_lab.comparison.statistics import Estimate, student, wilson
+from overfitting_lab.comparison.statistics import Estimate, mean, welch_difference, wilson
 from overfitting_lab.runs.epochs import Monitor, is_maximized
 from overfitting_lab.runs.summary import Summary
 from overfitting_lab.sweeps.names import shown, trial_name, unit_of
@@ -39,18 +39,14 @@ class Selection:
         The interval is Welch's (1947), which does not pair the seeds: equal seeds do not make two settings alike.
         It is unknown if a mean has one value, or if neither set of values varies.
         """
-        value = float(np.mean(self.winner) - np.mean(self.baseline))
-        groups = (self.winner, self.baseline)
-        if min(map(len, groups)) < 2 or not any(map(np.ptp, groups)):
-            return Estimate(value)
-        errors = np.array([np.var(each, ddof=1) / len(each) for each in groups])  # squared, of the means
-        freedom = errors.sum() ** 2 / sum(errors**2 / [len(each) - 1 for each in groups])
-        return student(value, float(np.sqrt(errors.sum())), float(freedom))
+        if min(len(self.winner), len(self.baseline)) < 2:
+            return Estimate(float(np.mean(self.winner) - np.mean(self.baseline)))
+        return welch_difference(self.winner, self.baseline, np.inf).points
 
     @property
     def part(self) -> Estimate:
         """The winner's value beyond the mean of other seeds, positive if it is better, with Student's interval."""
-        found = _mean(self.winner)
+        found = mean(self.winner, -np.inf, np.inf)
         if is_maximized(self.monitor):
             return Estimate(self.value - found.value, self.value - found.high, self.value - found.low)
         return Estimate(found.value - self.value, found.low - self.value, found.high - self.value)
@@ -92,7 +88,7 @@ class Selection:
 
     def interval(self, values: Sequence[float]) -> str:
         """Return the mean of values with Student's 95 % interval, or the reason why there is none."""
-        estimate = _mean(values)
+        estimate = mean(values, -np.inf, np.inf)
         if not estimate.known:
             equal = " with equal values" if len(values) > 1 else ""
             return f"{self._shown(estimate.value)} (n = {len(values)}{equal}: no interval)"
@@ -109,13 +105,6 @@ class Selection:
         value, low, high = (f"{scale * each:+.{digits}f}" for each in (estimate.value, estimate.low, estimate.high))
         interval = f"95 % {method} interval {low} to {high}" if estimate.known else "no interval"
         return f"{value}{unit} ({interval})"
-
-
-def _mean(values: Sequence[float]) -> Estimate:
-    """Return the mean of values with Student's interval; equal values have none, because they show no variation."""
-    if not np.ptp(values):
-        return Estimate(float(values[0]))
-    return student(float(np.mean(values)), float(np.std(values, ddof=1) / np.sqrt(len(values))), len(values) - 1)
 
 
 def _seeds(number: int) -> str:

@@ -1,7 +1,7 @@
 """The result of one run of a study."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from overfitting_lab.runs import Run, RunError
@@ -35,6 +35,16 @@ class Trial:
     def has(self, setting: Mapping[str, Any]) -> bool:
         """Tell if the run has these settings; it may have others besides."""
         return all(name in self.setting and self.setting[name] == value for name, value in setting.items())
+
+
+def with_one_gap(trials: Sequence[Trial]) -> list[Trial]:
+    """Return trials whose gaps have one instrument: the probe if all have one, else training."""
+    return [*trials] if {trial.gap_instrument for trial in trials} == {"probe"} else [*map(by_training, trials)]
+
+
+def by_training(trial: Trial) -> Trial:
+    """Return a trial with the gap from training accuracy, which is measured with dropout and augmentation on."""
+    return replace(trial, gap=trial.train_acc - trial.val_acc, gap_instrument="training")
 
 
 def result_of(run: Run, setting: Mapping[str, Any]) -> Trial:

@@ -3,15 +3,19 @@
 import base64
 import io
 import re
+import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import yaml
 from PIL import Image
 
 from overfitting_lab.campaign.pages import BLOCK, Results, digest, drawn_from
 from overfitting_lab.campaign.plan import Campaign, read_plan
 from overfitting_lab.campaign.reference import LARGEST, REFERENCE, reference_bytes
+from overfitting_lab.campaign.work import is_there
 from overfitting_lab.runs import Run
 from tests.conftest import ROOT
 
@@ -104,3 +108,22 @@ def test_the_reference_runs_are_small_together(campaign: Campaign) -> None:
 def test_a_run_of_another_setting_is_no_run_of_an_entry(other: str, setting: str, campaign: Campaign) -> None:
     run = Run(Path("lightning_logs", "reference", other, "version_0"))
     assert campaign.runs["overfit"].differences(run) == [setting]
+
+
+def test_a_run_with_a_schedule_is_no_run_of_an_entry_without(campaign: Campaign, tmp_path: Path) -> None:
+    shutil.copytree(Path("lightning_logs", "reference", "overfit", "version_0"), folder := tmp_path / "version_0")
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    schedule = {"class_path": "torch.optim.lr_scheduler.CosineAnnealingLR", "init_args": {"T_max": 40}}
+    config["model"]["init_args"]["lr_scheduler"] = schedule
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    assert campaign.runs["overfit"].differences(Run(folder)) == ["model.lr_scheduler"]
+
+
+def test_an_ablation_page_of_other_factors_is_not_there(campaign: Campaign, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    ablation = campaign.ablations["ablation/noise"]
+    assert is_there(ablation)
+    more = f"{ablation.flags} --factor data.cutout=0,8"
+    assert not is_there(replace(ablation, flags=more))
+    fewer = ablation.flags.partition(" --factor")[0]
+    assert not is_there(replace(ablation, flags=fewer))

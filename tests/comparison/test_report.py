@@ -15,10 +15,11 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 
 from overfitting_lab.comparison.comparison import Comparison
+from overfitting_lab.comparison.moments import Moments
 from overfitting_lab.comparison.report import write_report
 from overfitting_lab.runs import Run
 from tests.conftest import ROOT
-from tests.made_runs import CLASSES, CURVES, make_run
+from tests.made_runs import CLASSES, CURVES, SOUND, make_run
 
 RANDOM = np.random.default_rng(0)
 GOOD, POOR = RANDOM.random(120) < 0.8, RANDOM.random(120) < 0.4
@@ -291,6 +292,15 @@ def test_runs_without_single_images_or_of_other_classes(tmp_path: Path) -> None:
     assert "Not ranked" in page
     assert "Label noise" not in page
     assert "test accuracy by class" not in page
+
+
+def test_a_shorter_run_keeps_its_last_values_in_the_slider(tmp_path: Path) -> None:
+    runs = [make_run(tmp_path / "a/version_0", GOOD), make_run(tmp_path / "b/version_0", GOOD, dropout=0.5, curves=SOUND)]
+    moments = Moments(Comparison([Run(run) for run in runs]).groups)
+    left = [values["left"] for values in moments.values]
+    assert [len(each) for each in left] == [len(CURVES), len(SOUND)]
+    shown = [tile.until for run in moments.groups[1].runs for tile in moments.training_tiles(run) if not tile.right]
+    assert {*shown} <= {moments.epochs}, "an image that was never learned stays unlearned"
 
 
 def test_label_noise_has_a_chart(tmp_path: Path) -> None:

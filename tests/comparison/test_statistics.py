@@ -24,6 +24,7 @@ def test_a_mean_has_students_interval() -> None:
     assert (found.value, found.low, found.high) == pytest.approx((0.425, 0.425 - half, 0.425 + half))
     assert (mean([0.1, 0.9]).low, mean([0.1, 0.9]).high) == (0, 1)
     assert not mean([1.0]).known
+    assert not mean([0.1, 0.1]).known, "equal values show no variation"
 
 
 def test_an_interval_that_excludes_zero_is_beyond_noise() -> None:

@@ -53,6 +53,12 @@ def test_images_that_are_there_twice_or_black_leave_the_weights_finite() -> None
     assert torch.equal(weights, torch.zeros_like(weights))
 
 
+def test_some_of_the_test_images_are_tested(data: Data) -> None:
+    module = data(test_size=9)
+    for point in measure(module, 0, ridge=1.0):
+        assert point.test_acc * 9 == pytest.approx(round(point.test_acc * 9))
+
+
 def test_the_error_peaks_at_as_many_features_as_images_and_a_ridge_removes_the_peak(data: Data) -> None:
     seeds = [list(measure(data(), seed, ridge=1.0)) for seed in range(3)]
     for points in seeds:

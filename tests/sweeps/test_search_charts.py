@@ -12,9 +12,9 @@ from overfitting_lab.sweeps import search_charts
 LR, WIDTH, AUGMENT = "model.optimizer.lr", "model.hidden_features", "data.augment"
 
 
-def trial(number: int, value: float | None) -> FrozenTrial:
+def trial(number: int, value: float, state: TrialState = TrialState.COMPLETE) -> FrozenTrial:
     made = create_trial(
-        state=TrialState.PRUNED if value is None else TrialState.COMPLETE,
+        state=state,
         value=value,
         params={LR: 0.01, WIDTH: 5, AUGMENT: "flip_crop"},
         distributions={
@@ -47,7 +47,7 @@ def test_the_axes_of_one_trial_count_in_whole_numbers() -> None:
 
 
 def test_epochs_count_from_1_and_each_kind_of_line_is_named_once() -> None:
-    trials = [trial(0, 0.5), trial(1, 0.75), trial(2, 0.5), trial(3, None)]
+    trials = [trial(0, 0.5), trial(1, 0.75), trial(2, 0.5), trial(3, 0.5, TrialState.PRUNED)]
     figure = search_charts.epochs(trials, 1, "val_acc")
     assert ticks(figure) == ["1", "2"]
     assert legend(figure) == ["complete trials", "pruned trials", "winner, trial 2"]
