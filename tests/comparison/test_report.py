@@ -295,7 +295,10 @@ def test_runs_without_single_images_or_of_other_classes(tmp_path: Path) -> None:
 
 
 def test_a_shorter_run_keeps_its_last_values_in_the_slider(tmp_path: Path) -> None:
-    runs = [make_run(tmp_path / "a/version_0", GOOD), make_run(tmp_path / "b/version_0", GOOD, dropout=0.5, curves=SOUND)]
+    runs = [
+        make_run(tmp_path / "a/version_0", GOOD),
+        make_run(tmp_path / "b/version_0", GOOD, dropout=0.5, curves=SOUND),
+    ]
     moments = Moments(Comparison([Run(run) for run in runs]).groups)
     left = [values["left"] for values in moments.values]
     assert [len(each) for each in left] == [len(CURVES), len(SOUND)]
