@@ -118,7 +118,7 @@ def test_what_is_kept_is_the_mean_that_was_validated(run_script: Script, fit: li
     network_of_best = {f"network.{name}": value for name, value in weights_of(run.folder).items()}
     assert differences(network_of_best, best["state_dict"]) == []
 
-    assert run_script("export", run.folder).status == 0
+    assert run_script("export", run.folder, "--formats", "pth").status == 0
     probabilities = load_predictor(run.folder / "export/model.pth").probabilities
     labels = data.images.train_labels[data.val_indices]
     answers = probabilities(raw(data.images.train_images[data.val_indices]))

@@ -14,7 +14,7 @@ from overfitting_lab.runs import runs_of
 from overfitting_lab.sweeps.workers import GONE
 from tests.callbacks.test_clock import HOOKS, PAUSE, Slow
 from tests.conftest import Flags, Script
-from tests.processes import start
+from tests.processes import start, start_worker
 
 FOLDER = Path("lightning_logs/ablation")
 TIMEOUT = 240
@@ -162,7 +162,7 @@ def test_what_a_trial_cannot_have_is_told(run_script: Script, small: Flags, fitt
 def test_a_worker_that_was_killed_while_it_wrote_holds_nobody_up(
     run_script: Script, small: Flags, fitted: list[list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("overfitting_lab.sweeps.storage.GRACE", 3)
+    monkeypatch.setattr("overfitting_lab.sweeps.storage.GRACE", 0.5)
     FOLDER.mkdir(parents=True)
     (FOLDER / "optuna.journal.lock").touch()
     outcome = run_script("ablate", "--seeds=1", "--sizes", "40", *small)
@@ -201,7 +201,7 @@ def test_a_worker_that_is_killed_leaves_its_trial_to_the_next(
 ) -> None:
     slow = ["--trainer.callbacks=tests.faults.SlowStep", "--trainer.callbacks.step=7"]  # of 2 in an epoch
     flags = ["--seeds=1", "--sizes", "40", *small, *slow, "--trainer.max_epochs=5", "--checkpoint_steps=1"]
-    worker = start("ablate", flags, tmp_path)
+    worker = start_worker("ablate", flags, tmp_path)
     deadline = time.monotonic() + TIMEOUT
     while not (tmp_path / "in a step").exists():
         assert worker.is_alive(), (tmp_path / "output.txt").read_text()
@@ -221,7 +221,7 @@ def test_a_worker_that_is_killed_leaves_its_trial_to_the_next(
     assert "resumed    in epoch" in (FOLDER / "logs/size=40,seed=0.txt").read_text()
 
 
-def test_two_workers_share_the_trials(small: Flags, tmp_path: Path) -> None:
+def test_of_two_workers_each_trial_is_made_once(small: Flags, tmp_path: Path) -> None:
     flags = ["--seeds=1", "--sizes", "40", "60", *small, f"--storage=sqlite:///{tmp_path}/trials.db"]
     folders = [tmp_path / name for name in ("one", "other")]
     for folder in folders:
@@ -319,11 +319,12 @@ def test_a_number_of_any_setting_becomes_a_curve(run_script: Script, small: Flag
     assert "| 32 | 0.5 | 1 |" in page
 
 
-def test_all_images_may_be_a_level(run_script: Script, small: Flags) -> None:
+def test_all_images_may_be_a_level(run_script: Script, small: Flags, fitted: list[list[str]]) -> None:
     flags = ("--factor=data.train_size=40,null", "--seeds=1", "--data.split=full", *small)
     outcome = run_script("ablate", *flags)
     assert outcome.status == 0, outcome.err
     assert "done       train_size None, seed 0: " in outcome.out
+    assert len(fitted) == 2
 
 
 def test_factors_alone_on_several_sets_of_images(run_script: Script, small: Flags, fitted: list[list[str]]) -> None:
@@ -478,7 +479,7 @@ def test_a_worker_that_is_killed_amid_a_trial_changes_no_result(
 ) -> None:
     factors = ["--factor=model.dropout=0,0.5", "--factor=data.label_noise=0,0.3", "--seeds=1", "--train_size=40"]
     slow = ["--trainer.callbacks=tests.faults.SlowStep", "--trainer.callbacks.step=1"]
-    worker = start("ablate", [*factors, *small, *slow], tmp_path)
+    worker = start_worker("ablate", [*factors, *small, *slow], tmp_path)
     deadline = time.monotonic() + TIMEOUT
     while not (tmp_path / "in a step").exists():
         assert worker.is_alive(), (tmp_path / "output.txt").read_text()

@@ -296,8 +296,8 @@ def test_overlay_changes_the_optimizer_alone(name: str, overlay: str, optimizer:
 
 
 @pytest.mark.parametrize("flag", ["--trainer.fast_dev_run=true", "--trainer.logger=false"])
-def test_a_run_without_a_logger_keeps_nothing(run_script: Script, tiny: Flags, tmp_path: Path, flag: str) -> None:
-    outcome = run_script("fit", "--config", "overfit", *tiny, "--trainer.max_epochs=1", flag)
+def test_a_run_without_a_logger_keeps_nothing(run_script: Script, quick: Flags, tmp_path: Path, flag: str) -> None:
+    outcome = run_script("fit", "--config", "overfit", *quick, "--trainer.max_epochs=1", flag)
     assert outcome.status == 0, outcome.err
     assert "nothing is kept" in outcome.out
     assert "test images of tiny" in outcome.out
@@ -340,8 +340,8 @@ def test_the_machine_decides_the_precision(run_script: Script, tiny: Flags, tmp_
     assert f"precision: {precision}\n" in (tmp_path / RUN / "config.yaml").read_text()
 
 
-def test_every_augmentation_is_shown_and_noted(run_script: Script, tiny: Flags, tmp_path: Path) -> None:
-    flags = ("--config=overfit", *tiny, "--data.image_size=32", "--data.augment=trivial", "--data.cutout=12")
+def test_every_augmentation_is_shown_and_noted(run_script: Script, quick: Flags, tmp_path: Path) -> None:
+    flags = ("--config=overfit", *quick, "--data.image_size=32", "--data.augment=trivial", "--data.cutout=12")
     for check in ((), ("--check",)):
         outcome = run_script("fit", *flags, "--trainer.max_epochs=1", *check)
         assert outcome.status == 0, outcome.err
@@ -382,9 +382,9 @@ class Interrupting(Breaking):
     error = KeyboardInterrupt
 
 
-def test_a_single_callback_need_not_be_a_list(run_script: Script, tiny: Flags) -> None:
+def test_a_single_callback_need_not_be_a_list(run_script: Script, quick: Flags) -> None:
     callback = f"--trainer.callbacks={Breaking.__module__}.Breaking"  # this run has no second epoch
-    outcome = run_script("fit", "--config", "overfit", *tiny, "--trainer.fast_dev_run=true", callback)
+    outcome = run_script("fit", "--config", "overfit", *quick, "--trainer.fast_dev_run=true", callback)
     assert outcome.status == 0, outcome.err
     assert "nothing is kept" in outcome.out
 
@@ -410,18 +410,18 @@ def check_interrupted(folder: Path, status: str, reason: str) -> None:
     assert (folder / "curves.png").is_file()
 
 
-def test_failed_run_says_so(run_script: Script, tiny: Flags, tmp_path: Path) -> None:
+def test_failed_run_says_so(run_script: Script, quick: Flags, tmp_path: Path) -> None:
     callback = f"--trainer.callbacks+={Breaking.__module__}.Breaking"
-    outcome = run_script("fit", "--config", "overfit.yaml", *tiny, callback)
+    outcome = run_script("fit", "--config", "overfit.yaml", *quick, callback)
     assert outcome.status == 1
     assert "on fire" in outcome.err
     check_interrupted(tmp_path / RUN, "failed", "RuntimeError: the disk is on fire")
 
 
 @pytest.mark.usefixtures("sigint")
-def test_interrupted_run_says_so(run_script: Script, tiny: Flags, tmp_path: Path) -> None:
+def test_interrupted_run_says_so(run_script: Script, quick: Flags, tmp_path: Path) -> None:
     callback = f"--trainer.callbacks+={Interrupting.__module__}.Interrupting"
-    outcome = run_script("fit", "--config", "overfit.yaml", *tiny, callback)
+    outcome = run_script("fit", "--config", "overfit.yaml", *quick, callback)
     assert outcome.status != 0
     assert f"interrupted; what there is so far is in {RUN}" in outcome.err
     assert "Traceback" not in outcome.err

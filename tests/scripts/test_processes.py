@@ -58,9 +58,9 @@ def others(folder: Path) -> list[int]:
     return found
 
 
-def test_a_process_that_fails_before_the_first_step(tiny: Flags, tmp_path: Path) -> None:
+def test_a_process_that_fails_before_the_first_step(quick: Flags, tmp_path: Path) -> None:
     fault = "--trainer.callbacks+=tests.faults.Unprepared"
-    failed = run_python(tmp_path, str(ROOT / "scripts" / "fit.py"), "--config=overfit", *tiny, *TWO, fault)
+    failed = run_python(tmp_path, str(ROOT / "scripts" / "fit.py"), "--config=overfit", *quick, *TWO, fault)
     assert failed.returncode == 1
     message = "error: process 1 of 2 ended with exit status 1: no room for this process"
     said = [line for line in failed.stderr.splitlines() if line]
@@ -87,14 +87,14 @@ def test_a_process_that_hangs(tiny: Flags, tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="processes are counted in /proc")
-def test_the_first_process_leaves_none_behind(tiny: Flags, tmp_path: Path) -> None:
+def test_the_first_process_leaves_none_behind(quick: Flags, tmp_path: Path) -> None:
     kill = (
         "--trainer.callbacks+=tests.faults.KillOnce",
         "--trainer.callbacks.place=step",
         "--trainer.callbacks.step=2",
     )
     mark = ("--trainer.callbacks.mark", str(tmp_path / "mark"), "--trainer.callbacks.rank=0")
-    flags = (*tiny, *TWO, *HANG, *kill, *mark)
+    flags = (*quick, *TWO, *HANG, *kill, *mark)
     killed = run_python(tmp_path, str(ROOT / "scripts" / "fit.py"), "--config=overfit", *flags)
     assert killed.returncode == -signal.SIGKILL
     deadline = time.monotonic() + 20

@@ -106,8 +106,8 @@ def assert_same(run: Path, through: Path, *, curves: bool = True) -> None:
     assert differences(one, other) == []
 
 
-def test_killed_at_20_random_moments(recipe: list[str], through: Any, tmp_path: Path) -> None:
-    assert_survives_kills(20, recipe, through(), tmp_path)
+def test_killed_at_8_random_moments(recipe: list[str], through: Any, tmp_path: Path) -> None:
+    assert_survives_kills(8, recipe, through(), tmp_path)
 
 
 @pytest.mark.long

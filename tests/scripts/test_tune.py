@@ -13,7 +13,7 @@ from optuna.trial import TrialState
 
 from overfitting_lab.runs import runs_of
 from tests.conftest import Flags, Script, summary_of, timeless
-from tests.processes import start
+from tests.processes import start, start_worker
 
 FOLDER = Path("lightning_logs/tuning")
 LR, WIDTH, AUGMENT = "model.optimizer.lr=1e-3..1e-1", "model.hidden_features=4..20", "data.augment=none,flip_crop"
@@ -212,7 +212,7 @@ def test_of_two_workers_one_is_killed_and_each_trial_is_made_once(
 ) -> None:
     slow = ["--trainer.callbacks=tests.faults.SlowStep", "--trainer.callbacks.step=7"]  # of 5 in an epoch
     flags = [f"--search={LR}", "--trials=2", "--confirm=0", *small, *slow, "--checkpoint_steps=1"]
-    worker = start("tune", flags, tmp_path)
+    worker = start_worker("tune", flags, tmp_path)
     deadline = time.monotonic() + TIMEOUT
     while not (tmp_path / "in a step").exists():
         assert worker.is_alive(), (tmp_path / "output.txt").read_text()
