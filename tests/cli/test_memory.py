@@ -4,14 +4,10 @@ import sys
 
 import pytest
 
-from overfitting_lab.cli import memory
-
 PAGE_FAULTS = """
 import resource
-import runpy
-import sys
 import torch
-keep_freed_memory = runpy.run_path(sys.argv[1])["keep_freed_memory"]  # the package imports Lightning
+from overfitting_lab.cli.memory import keep_freed_memory
 
 def faults():
     for _ in range(4):
@@ -27,6 +23,6 @@ print(faults())
 
 @pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="mallopt is glibc's")
 def test_freed_memory_is_allocated_again_without_page_faults() -> None:
-    command = [sys.executable, "-c", PAGE_FAULTS, memory.__file__]
+    command = [sys.executable, "-c", PAGE_FAULTS]
     before, after = map(int, subprocess.run(command, capture_output=True, text=True, check=True).stdout.split())
     assert 10 * after < before  # before is 32 if pages are huge

@@ -13,7 +13,7 @@ from optuna.trial import TrialState
 
 from overfitting_lab.runs import runs_of
 from tests.conftest import Flags, Script, summary_of, timeless
-from tests.processes import start, start_worker
+from tests.processes import start_worker
 
 FOLDER = Path("lightning_logs/tuning")
 LR, WIDTH, AUGMENT = "model.optimizer.lr=1e-3..1e-1", "model.hidden_features=4..20", "data.augment=none,flip_crop"
