@@ -162,7 +162,7 @@ def test_what_a_trial_cannot_have_is_told(run_script: Script, small: Flags, fitt
 def test_a_worker_that_was_killed_while_it_wrote_holds_nobody_up(
     run_script: Script, small: Flags, fitted: list[list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("overfitting_lab.sweeps.storage.GRACE", 0.5)
+    monkeypatch.setattr("overfitting_lab.sweeps.storage.GRACE", 3)
     FOLDER.mkdir(parents=True)
     (FOLDER / "optuna.journal.lock").touch()
     outcome = run_script("ablate", "--seeds=1", "--sizes", "40", *small)
