@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tests.processes import ROOT
+from tests.processes import PATHS, ROOT
 
 NETWORK = "10.99.88"
 BUILD = """\
@@ -47,7 +47,7 @@ class Hosts:
 
     def torchrun(self, *arguments: str) -> list[subprocess.Popen[str]]:
         """Start ``fit.py`` on both, with one process on each."""
-        environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+        environment = {**os.environ, "PYTHONPATH": PATHS, "OMP_NUM_THREADS": "1"}
         started: list[subprocess.Popen[str]] = []
         for rank, name in enumerate(self._names):
             torchrun = ["--nnodes=2", f"--node-rank={rank}", "--nproc-per-node=1"]

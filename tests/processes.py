@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import IO, Any
 
 ROOT = Path(__file__).parents[1]
+PATHS = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])  # where packages may lie
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(["overfitting_lab.cli", "torch.utils.tensorboard", "torchvision"])
 
@@ -30,7 +31,7 @@ def _call(function: Callable[..., object], arguments: Sequence[Any], folder: Pat
     os.environ.update({key: str(value) for key, value in environment.items()})
     os.setsid()  # so that a test can kill what the function starts as well
     os.chdir(folder)
-    os.environ["PYTHONPATH"] = str(ROOT)  # so that what it starts finds tests.faults
+    os.environ["PYTHONPATH"] = PATHS  # so that what it starts finds tests.faults
     with (folder / "output.txt").open("a") as output:
         os.dup2(output.fileno(), 1)
         os.dup2(output.fileno(), 2)
@@ -78,7 +79,7 @@ def start_function(
 
 def run_python(folder: Path, *command: str) -> subprocess.CompletedProcess[str]:
     """Run a Python command that starts other processes, of which none outlives it."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "PYTHONPATH": PATHS, "OMP_NUM_THREADS": "1"}
     pipes: dict[str, Any] = {"text": True, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     command = (sys.executable, *command)
     with subprocess.Popen(command, cwd=folder, env=environment, start_new_session=True, **pipes) as process:

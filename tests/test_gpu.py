@@ -88,7 +88,11 @@ def test_a_sound_run_raises_no_alarm_and_learns(
     [
         (["--model.weight_std=3"], "activations_explode", ["4", "6"]),
         (["--model.bias=-100"], "dead_relus", ["3", "5"]),
-        ([f"{FAULT}Poison", "--trainer.callbacks.layer=4", "--trainer.callbacks.step=3"], "not_finite", ["4"]),
+        (
+            [f"{FAULT}Poison", "--trainer.callbacks.layer=4", "--trainer.callbacks.step=9", "--trainer.max_epochs=2"],
+            "not_finite",  # a GPU's loss is read at a probe: here before the tenth step
+            ["4"],
+        ),
         (["--model.factor=1e6", "--model.optimizer.lr=1e-6", "--trainer.max_epochs=14"], "gradients_explode", ["2"]),
     ],
 )
@@ -301,10 +305,10 @@ class Waits(Callback):
 
 
 def test_steps_do_not_wait_for_the_gpu(device: str, there: Flags, run_script: Script, quick: Flags) -> None:
-    """Between two checks of the loss, every 20 steps, nothing reads a value from the GPU."""
+    """Between two checks of the loss, every 20 steps, and two points of a curve nothing reads a value from the GPU."""
     only_on_a_gpu(device, "queue")
-    flags = ("--data.batch_size=2", "--data.augment=flip_crop", f"--trainer.callbacks={__name__}.Waits")
+    flags = ("--data.batch_size=2", "--data.augment=flip_crop", "--trainer.log_every_n_steps=50")
     with warnings.catch_warnings():
-        outcome = run_script("fit", "--config=overfit", *quick, *there, *flags, "--trainer.max_epochs=1")
+        outcome = run_script("fit", "--config=overfit", *quick, *there, *flags, f"--trainer.callbacks={__name__}.Waits")
     assert outcome.status == 0, outcome.err
     assert Waits.count == 0

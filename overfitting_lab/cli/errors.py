@@ -84,7 +84,7 @@ def _reported(report: Report) -> Iterator[Report]:
             message = "torch cannot compile the network here: leave --compile out"
         else:
             _leave_or_raise(error, report)
-        reason = str(error).partition("\n")[0]
+        reason = str(error).partition("\n")[0].partition(" Including non-PyTorch memory")[0]
         _leave(f"error: {message}\n{reason}{keep_trace(error, report.logger)}", 1)
     except Exception as error:
         _leave_or_raise(error, report)

@@ -8,9 +8,9 @@ import pytest
 from filelock import FileLock
 
 from overfitting_lab.runs import Run, RunFiles, runs_of
-from tests.conftest import ROOT, FinishedRun, Flags, Script
+from tests.conftest import FinishedRun, Flags, Script
 from tests.made_runs import make_run
-from tests.processes import start
+from tests.processes import PATHS, start
 
 LOGS = Path("lightning_logs")
 
@@ -110,7 +110,7 @@ def test_a_run_that_another_process_trains_is_waited_for(run_script: Script, qui
 
 
 def test_a_run_that_fails_ends_it(run_script: Script, monkeypatch: pytest.MonkeyPatch, quick: Flags) -> None:
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))  # so that the process of fit.py finds tests.faults
+    monkeypatch.setenv("PYTHONPATH", PATHS)  # so that the process of fit.py finds tests.faults
     kill = {"": "tests.faults.KillOnce", ".place": "step", ".step": 2, ".mark": "killed"}
     stops = [f"--trainer.callbacks{key}={value}" for key, value in kill.items()]
     outcome = run_script("compare", "overfit", *quick, *stops)

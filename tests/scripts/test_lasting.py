@@ -20,6 +20,7 @@ from overfitting_lab.cli import reported_errors
 from overfitting_lab.runs.figures import LONGEST_SIDE, confusion_matrix, plain_text
 from overfitting_lab.runs.notes import notes
 from tests.conftest import ROOT, Flags, Script, execute, summary_of, write_images
+from tests.processes import PATHS
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="pipes, terminals and /dev/full of a POSIX system")
 FIT = ("fit", "--config=overfit")
@@ -186,7 +187,7 @@ def test_a_command_that_needs_its_screen(kind: str, capfd: pytest.CaptureFixture
 def test_a_run_whose_reader_leaves(tiny: Flags, tmp_path: Path) -> None:
     fit = [sys.executable, str(ROOT / "scripts" / "fit.py"), "--config=overfit", *tiny, ONE_EPOCH]
     pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "cwd": tmp_path}
-    with subprocess.Popen(fit, env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}, **pipes) as process:
+    with subprocess.Popen(fit, env={**os.environ, "PYTHONPATH": PATHS, "OMP_NUM_THREADS": "1"}, **pipes) as process:
         assert process.stdout is not None
         assert process.stdout.readline().startswith(b"AlexNet, ")
         process.stdout.close()

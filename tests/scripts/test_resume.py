@@ -14,7 +14,7 @@ import torch
 
 from overfitting_lab.runs import Run
 from tests.conftest import Flags, scalars_of, summary_of, timeless, weights_of
-from tests.processes import ROOT, run_python, start
+from tests.processes import PATHS, ROOT, run_python, start
 
 EPOCHS = 4
 STEPS = 5  # an epoch
@@ -307,7 +307,7 @@ def test_two_nodes_on_loopback_train_as_one_process(recipe: list[str], tmp_path:
     finish(start("fit", one, tmp_path / "one"), tmp_path / "one")
     port, nodes = free_port(), []
     for rank in range(2):
-        environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+        environment = {**os.environ, "PYTHONPATH": PATHS, "OMP_NUM_THREADS": "1"}
         torchrun = ["--nnodes=2", f"--node-rank={rank}", "--nproc-per-node=1", "--master-addr=127.0.0.1"]
         command = [sys.executable, "-m", "torch.distributed.run", *torchrun, f"--master-port={port}"]
         script = [str(ROOT / "scripts" / "fit.py"), *one, "--trainer.num_nodes=2", "--trainer.strategy=ddp"]

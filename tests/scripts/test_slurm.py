@@ -16,7 +16,7 @@ import torch
 
 from overfitting_lab.runs import Run, runs_of
 from tests.conftest import ROOT, Flags, summary_of, weights_of
-from tests.processes import start
+from tests.processes import PATHS, start
 from tests.scripts.test_resume import FIRST, RECIPE, TWO, assert_same, finish, finish_two, start_two
 from tests.slurm import cluster, missing
 
@@ -29,7 +29,7 @@ class Cluster:
     """SLURM's commands, in a folder of their own for each job."""
 
     def __init__(self, environment: dict[str, str], flags: Flags) -> None:
-        self._environment = {**environment, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+        self._environment = {**environment, "PYTHONPATH": PATHS, "OMP_NUM_THREADS": "1"}
         self._flags = " ".join(flags)
 
     def ask(self, command: str, folder: Path | None = None) -> str:
