@@ -26,7 +26,7 @@
 #
 #   python3 -m pip install --no-index --no-deps --target site wheels/*.whl && export PYTHONPATH=$PWD/site
 #
-# Goals, none of them measured yet: AlexNet at batch 128 trains at least 100,000 images/s and 0.9 of the hand-written
+# Goals, not measured yet: AlexNet at batch 128 trains at least 100,000 images/s and 0.9 of the hand-written
 # loop; VGG16 at 224x224 at least 4,000 images/s; the whole campaign with n = 5.
 set -euo pipefail
 cd "$(dirname "$0")/.."

@@ -293,9 +293,9 @@ class Waits(Callback):
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, *_: Any) -> None:
         if trainer.global_step == 21:
-            torch.cuda.set_sync_debug_mode("warn")
             warnings.showwarning = self._count  # type: ignore[assignment]
             warnings.simplefilter("always")
+            torch.cuda.set_sync_debug_mode("warn")  # torch warns that it is a prototype
         if trainer.global_step == 31:
             torch.cuda.set_sync_debug_mode("default")
 
@@ -308,7 +308,12 @@ def test_steps_do_not_wait_for_the_gpu(device: str, there: Flags, run_script: Sc
     """Between two checks of the loss, every 20 steps, and two points of a curve nothing reads a value from the GPU."""
     only_on_a_gpu(device, "queue")
     flags = ("--data.batch_size=2", "--data.augment=flip_crop", "--trainer.log_every_n_steps=50")
-    with warnings.catch_warnings():
-        outcome = run_script("fit", "--config=overfit", *quick, *there, *flags, f"--trainer.callbacks={__name__}.Waits")
+    try:
+        with warnings.catch_warnings():
+            outcome = run_script(
+                "fit", "--config=overfit", *quick, *there, *flags, f"--trainer.callbacks={__name__}.Waits"
+            )
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
     assert outcome.status == 0, outcome.err
     assert Waits.count == 0

@@ -2,6 +2,7 @@
 
 import shutil
 import tempfile
+import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -53,9 +54,9 @@ def collect(run: Run, folder: Path, *, whole: bool) -> None:
         files.summary.write_text(
             _without_places(run.files.summary.read_text(encoding="utf-8"), root, here), encoding="utf-8"
         )
-        if run.images and not whole:
-            np.savez_compressed(files.images, **_without_pictures(run.images))
-        for path in (run.files.metrics, *((run.files.images, *_shown(run)) if whole else ())):
+        if run.images:
+            _write_images(files.images, run.images if whole else _without_pictures(run.images))
+        for path in (run.files.metrics, *(_shown(run) if whole else ())):
             if path.is_file() and not any(name.encode() in path.read_bytes() for name in (root, here)):
                 copy = files.folder / path.relative_to(run.folder)
                 copy.parent.mkdir(exist_ok=True)
@@ -73,6 +74,14 @@ def reference_bytes() -> int:
 def _shown(run: Run) -> Iterator[Path]:
     yield run.files.curves
     yield from sorted(run.folder.rglob("events.out.tfevents*"))
+
+
+def _write_images(path: Path, images: Mapping[str, NDArray[Any]]) -> None:
+    """Write an ``images.npz`` that is an eighth smaller than NumPy's, and that NumPy reads too."""
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_LZMA) as file:
+        for name, array in images.items():
+            with file.open(f"{name}.npy", "w") as member:
+                np.lib.format.write_array(member, array, allow_pickle=False)
 
 
 def _without_pictures(images: Mapping[str, NDArray[Any]]) -> dict[str, Any]:
