@@ -1,5 +1,6 @@
 """``lightning_logs/reference/``: the small files of the campaign's runs."""
 
+import io
 import shutil
 import tempfile
 import zipfile
@@ -80,8 +81,9 @@ def _write_images(path: Path, images: Mapping[str, NDArray[Any]]) -> None:
     """Write an ``images.npz`` that is an eighth smaller than NumPy's, and that NumPy reads too."""
     with zipfile.ZipFile(path, "w", zipfile.ZIP_LZMA) as file:
         for name, array in images.items():
-            with file.open(f"{name}.npy", "w") as member:
-                np.lib.format.write_array(member, array, allow_pickle=False)
+            content = io.BytesIO()
+            np.save(content, array, allow_pickle=False)
+            file.writestr(f"{name}.npy", content.getvalue())
 
 
 def _without_pictures(images: Mapping[str, NDArray[Any]]) -> dict[str, Any]:
