@@ -15,6 +15,7 @@ from typing import IO, Any, NamedTuple
 import numpy as np
 import pytest
 import torch
+from matplotlib.figure import Figure
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # type: ignore[import-untyped]
 
@@ -43,6 +44,14 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(pytest.mark.timeout(0))
         if item.get_closest_marker("slurm") and "slurm" not in config.option.markexpr:
             item.add_marker(pytest.mark.skip(reason="it starts SLURM on this machine: pytest -n 0 -m slurm"))
+
+
+@pytest.fixture(autouse=True)
+def _blank_pictures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave a run's curves and confusion matrices blank, two fifths of a tiny run, unless a test is marked pictures."""
+    if not request.node.get_closest_marker("pictures"):
+        for place in ("summary.curves", "dashboard.confusion_matrix"):
+            monkeypatch.setattr(f"overfitting_lab.callbacks.{place}", lambda *_: Figure(figsize=(1, 1)))
 
 
 class Outcome(NamedTuple):

@@ -159,7 +159,7 @@ def test_configuration_a_has_no_init_from() -> None:
 def vgg(tiny: Flags) -> Flags:
     data = ("--data.train_size=12", "--data.val_size=6", "--data.batch_size=6", "--data.image_size=32")
     small_steps = ("--model.optimizer.lr=1e-5", "--model.optimizer.momentum=0")  # the weights hardly move
-    return "--config=vgg16_32", *tiny, *data, *small_steps, "--trainer.max_epochs=1"
+    return "--config=vgg16_32", *tiny, *data, *small_steps, "--trainer.max_epochs=1", "--model.width=0.25"
 
 
 def test_the_papers_way(run_script: Script, vgg: Flags, tmp_path: Path, image_folder: Path) -> None:

@@ -196,6 +196,7 @@ def test_experiments_may_share_a_storage(run_script: Script, small: Flags, fitte
     assert len(runs_of(FOLDER)) == len(runs_of(FOLDER.with_name("b"))) == 1
 
 
+@pytest.mark.long
 def test_a_worker_that_is_killed_leaves_its_trial_to_the_next(
     run_script: Script, small: Flags, fitted: list[list[str]], tmp_path: Path
 ) -> None:

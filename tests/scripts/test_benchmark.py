@@ -96,6 +96,7 @@ def test_what_a_method_costs_is_measured(benchmark: Benchmark, monkeypatch: pyte
     assert f"| cutmix=1.0 | {ratio['median']:.2f} (" in out
 
 
+@pytest.mark.long
 def test_scaling_is_measured(benchmark: Benchmark, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scaling, "BATCH_SIZES", (20,))
     monkeypatch.setattr(scaling, "TRAIN_SIZES", ())

@@ -64,12 +64,12 @@ def vgg(tiny: Flags, tmp_path_factory: pytest.TempPathFactory) -> Exported:
     sizes = ("--data.image_size=64", "--data.train_size=20", "--data.val_size=10", "--trainer.max_epochs=1")
     kind = ("--model.configuration=A", "--model.batch_norm=true", "--model.softmax=true", "--model.initialization=He")
     config = ("--config", "vgg16_bn_32", "--experiment=vgg", "--model.lr_scheduler=null", "--trainer.callbacks=null")
-    rest = ("--data.augment=vgg", "--doctor=off")
+    rest = ("--data.augment=vgg", "--doctor=off", "--model.width=0.25")
     quietly(root, "fit", *config, *tiny, *sizes, *kind, *rest)
     folder = root / "lightning_logs" / "vgg" / "version_0"
     out = quietly(root, "export", folder)
     network = VGG(
-        num_classes=3, image_size=64, configuration="A", batch_norm=True, hidden_features=16, softmax=True
+        num_classes=3, image_size=64, configuration="A", batch_norm=True, hidden_features=16, width=0.25, softmax=True
     ).network
 
     def window(images: Tensor) -> Tensor:  # 64 of 73, as 224 of 256

@@ -441,7 +441,7 @@ MIXED = ("--data.mixup=0.5", "--data.cutmix=1", "--model.label_smoothing=0.1", "
     ("launcher", "more"),
     [
         ([], ["--config=averaging/ema", "--config=early_stopping", "--trainer.callbacks.patience=2"]),
-        (["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"], []),
+        pytest.param(["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"], [], marks=pytest.mark.long),
     ],
     ids=["lightning", "torchrun"],
 )

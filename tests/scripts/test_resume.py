@@ -106,8 +106,8 @@ def assert_same(run: Path, through: Path, *, curves: bool = True) -> None:
     assert differences(one, other) == []
 
 
-def test_killed_at_8_random_moments(recipe: list[str], through: Any, tmp_path: Path) -> None:
-    assert_survives_kills(8, recipe, through(), tmp_path)
+def test_killed_at_3_random_moments(recipe: list[str], through: Any, tmp_path: Path) -> None:
+    assert_survives_kills(3, recipe, through(), tmp_path)
 
 
 @pytest.mark.long
@@ -239,6 +239,7 @@ def finish_two(processes: list[BaseProcess], folder: Path) -> None:
 TWO = ("--trainer.devices=2", "--trainer.strategy=ddp")
 
 
+@pytest.mark.long
 def test_two_processes_killed_and_one_killed_alone(
     recipe: list[str], two_folders: tuple[Path, Path], tmp_path: Path
 ) -> None:

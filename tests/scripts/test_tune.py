@@ -207,6 +207,7 @@ def test_ctrl_c_says_how_to_resume(run_script: Script, small: Flags, monkeypatch
     assert "run the same command again to resume" in outcome.out
 
 
+@pytest.mark.long
 def test_of_two_workers_one_is_killed_and_each_trial_is_made_once(
     run_script: Script, small: Flags, fitted: list[list[str]], tmp_path: Path
 ) -> None:
