@@ -3,6 +3,7 @@ import io
 import re
 import signal
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import yaml
 from lightning.pytorch import Callback, LightningModule, Trainer
 from PIL import Image
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData  # type: ignore[import-untyped]
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from datamodules import CIFAR10DataModule
 from lightning_modules import AlexNet
@@ -518,3 +520,34 @@ def test_a_run_may_keep_weights_alone(run_script: Script, quick: Flags, tmp_path
     resumed = run_script("fit", "--resume", RUN, "--trainer.max_epochs=4")
     assert resumed.status == 1
     assert "(--keep weights discards it)" in resumed.err
+
+
+class Readings(Callback):
+    """Count the values that ten steps read from tensors, for each of which a GPU would have to wait."""
+
+    stack = ExitStack()
+
+    class Mode(TorchDispatchMode):  # type: ignore[no-untyped-call]
+        count = 0
+
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            aten = torch.ops.aten
+            reads = (aten._local_scalar_dense.default, aten.nonzero.default, aten._unique2.default)
+            Readings.Mode.count += func in reads
+            return func(*args, **(kwargs or {}))
+
+    def on_train_batch_start(self, trainer: Trainer, *_: Any) -> None:
+        if trainer.global_step == 21:
+            self.stack.enter_context(Readings.Mode())  # type: ignore[no-untyped-call]
+        if trainer.global_step == 31:
+            self.stack.close()
+
+
+def test_steps_read_no_value(run_script: Script, quick: Flags) -> None:
+    """The doctor's readings on a CPU and the points of curves aside."""
+    Readings.Mode.count = 0
+    data = ("--data.batch_size=2", "--data.augment=flip_crop", "--data.cutout=4", "--data.mixup=1", "--data.cutmix=1")
+    rest = ("--doctor=off", "--trainer.log_every_n_steps=50", f"--trainer.callbacks={__name__}.Readings")
+    outcome = run_script("fit", "--config=overfit", *quick, *data, *rest)
+    assert outcome.status == 0, outcome.err
+    assert Readings.Mode.count == 0
