@@ -12,7 +12,7 @@ import numpy as np
 from datamodules.errors import DataError, UnreachableError
 from datamodules.sources.base import Labelled, Source
 from datamodules.sources.download import download
-from datamodules.sources.layout import below, class_folders, entries
+from datamodules.sources.layout import below, entries, is_root
 
 
 @final
@@ -74,16 +74,19 @@ class CIFAR10(Source):
 
     def _other_data(self) -> str | None:
         """Name data in the folder that may have been meant, if there are such data."""
-        if all(class_folders(self.root / split) for split in ("train", "test")):
+        if is_root(self.root):
             return f"did you mean --data.source folder --data.root {quote(str(self.root))}?"
         own = {self.ARCHIVE, self.UNPACKED, f"{self.ARCHIVE}.part", f"{self.ARCHIVE}.lock"}
         names = [entry.name for entry in entries(self.root) if entry.name not in own]
         other = re.compile(r"cifar.?10(?!0)|train\.7z|trainLabels\.csv", re.IGNORECASE)  # the latter are Kaggle's
         alike = next(filter(other.match, sorted(names)), None)
-        return alike and (
-            f"{self.root / alike} is not read: rename it to {self.ARCHIVE} if it is this file, the version for Python; "
-            "move it away if it is not"
-        )
+        if alike is None:
+            return None
+        path = self.root / alike
+        if is_root(path):
+            return f"did you mean --data.source folder --data.root {quote(str(path))}?"
+        it = f"{self.UNPACKED} if it is the unpacked" if path.is_dir() else f"{self.ARCHIVE} if it is this file, the"
+        return f"{path} is not read: rename it to {it} version for Python; move it away if it is not"
 
     def version(self) -> str:
         """Return the archive's checksum: there is one CIFAR-10."""

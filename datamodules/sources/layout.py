@@ -126,14 +126,15 @@ def holds_images(folders: Sequence[Path]) -> bool:
 def advice(root: Path) -> str:
     """Say where the images of a folder source are that ``root`` has not, as well as can be told."""
     near = [*root.absolute().parents[:2], *below(root)]
-    if found := next((folder for folder in near if _is_root(folder)), None):
+    if found := next((folder for folder in near if is_root(folder)), None):
         return f"did you mean --data.root {quote(str(found))}?"
     if root.is_file():
         return f"{root} is a file; unpack it if it is an archive, and say --data.root FOLDER"
     if not root.is_dir():
         return f"there is no folder {root}; say --data.root FOLDER"
     names = [entry.name for entry in entries(root) if not entry.name.startswith(".")]
-    if "data_batch_1" in names or any(name.startswith("cifar-10-") for name in names):
+    left_over = (".lock", ".part")
+    if "data_batch_1" in names or any(n.startswith("cifar-10-") and not n.endswith(left_over) for n in names):
         parent = root.absolute().parent if "data_batch_1" in names else root
         return f"did you mean --data.source cifar10 --data.root {quote(str(parent))}?"
     if not names:
@@ -159,7 +160,8 @@ def closest(name: str, names: Iterable[str]) -> str | None:
     return by_case[matches[0]] if matches else None
 
 
-def _is_root(folder: Path) -> bool:
+def is_root(folder: Path) -> bool:
+    """Tell if a folder source could read images from this folder."""
     return all(class_folders(folder / split) for split in ("train", "test"))
 
 

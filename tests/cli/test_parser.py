@@ -106,3 +106,29 @@ def test_what_the_data_decides_is_no_setting(key: str, run_script: Script, tmp_p
         outcome = run_script("fit", "--config=overfit", *flags)
         assert outcome.status == 2
         assert f"error: --model.{key}: the " in outcome.err
+
+
+@pytest.mark.parametrize("in_file", [True, False])
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("reference", "lightning_logs/reference is for published runs, which Git keeps: choose another name"),
+        *(
+            (name, "cannot be the name of a folder everywhere")
+            for name in ("", "../up", "a/b", ".hidden", "dot.", "space ")
+        ),
+    ],
+)
+def test_a_name_that_no_folder_can_have_is_refused(
+    name: str, reason: str, in_file: bool, tmp_path: Path, parse: Parse, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump({"experiment": name}))
+    with pytest.raises(SystemExit) as caught:
+        parse("-c", "overfit", *(("-c", str(tmp_path / "mine.yaml")) if in_file else (f"--experiment={name}",)))
+    assert caught.value.code == 2
+    assert reason in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["a", "a b", "v1.2-x_y", "Übung"])
+def test_other_names_are_taken(name: str, parse: Parse) -> None:
+    assert parse("-c", "overfit", f"--experiment={name}").experiment == name

@@ -716,7 +716,24 @@ NEAR = {  # what lies where, the root typed, the question
     "of Kaggle, unpacked": ("trainLabels.csv", "", "{}/trainLabels.csv is not read"),
     "in capitals": ("CIFAR-10-batches-py/data_batch_1", "", "rename {}/CIFAR-10-batches-py to cifar-10-batches-py"),
     "a folder": ("train/cat/1.png", "", "did you mean --data.source folder --data.root {}?"),
+    "another folder": ("cifar10/train/cat/1.png", "", "{}/cifar10 is not read: rename it to cifar-10-batches-py"),
 }
+
+
+@pytest.mark.parametrize("name", ["cifar10", "cifar10-jpeg", "CIFAR-10-images"])
+def test_a_folder_of_images_in_the_usual_place_is_asked_for(name: str, tmp_path: Path) -> None:
+    for split in ("train", "test"):
+        lay(tmp_path, f"{name}/{split}/cat/1.png")
+    with pytest.raises(DataError) as caught:
+        CIFAR10DataModule(root=str(tmp_path), stand_in=True).prepare_data()
+    assert f"did you mean --data.source folder --data.root {tmp_path / name}?" in str(caught.value)
+
+
+def test_what_a_broken_download_leaves_is_no_cifar10(tmp_path: Path) -> None:
+    (tmp_path / "cifar-10-python.tar.gz.lock").touch()
+    with pytest.raises(DataError) as caught:
+        CIFAR10DataModule(source="folder", root=str(tmp_path)).prepare_data()
+    assert "--data.source cifar10" not in str(caught.value)
 
 
 @pytest.mark.parametrize("case", NEAR)
