@@ -9,7 +9,7 @@ from typing import Any, Literal, NoReturn
 
 import yaml
 from jsonargparse import ArgumentError, Namespace
-from jsonargparse.typing import PositiveFloat, PositiveInt
+from jsonargparse.typing import PositiveFloat, PositiveInt, extend_base_type
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
@@ -33,7 +33,7 @@ from overfitting_lab.cli.launchers import choose_environment, device_count
 from overfitting_lab.cli.loggers import prepared, with_absolute_paths
 from overfitting_lab.cli.messages import silence_noise
 from overfitting_lab.cli.monitors import check_monitors
-from overfitting_lab.cli.parser import ExperimentParser, experiment_name, setting_name
+from overfitting_lab.cli.parser import ExperimentParser, check_experiment_name, setting_name
 from overfitting_lab.cli.precision import default_precision
 from overfitting_lab.cli.processes import end_with_parent, leave_together, use_together_strategy
 from overfitting_lab.cli.replay import UNWRITABLE, replayable
@@ -109,8 +109,9 @@ class ExperimentCLI(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the flags of the run, and give the model its size from the data."""
+        name = extend_base_type("ExperimentName", str, check_experiment_name, register_key=(check_experiment_name, str))
         add = parser.add_argument
-        add("--experiment", type=experiment_name, default="unnamed", help="name of the run's folder in lightning_logs/")
+        add("--experiment", type=name, default="unnamed", help="name of the run's folder in lightning_logs/")
         resume = "folder of the run to resume; auto: the newest run of these settings and data, or a new one"
         add("--resume", type=str | None, help=resume)
         add("--ckpt_path", type=str | None, help="checkpoint to start training from")

@@ -124,26 +124,19 @@ def _callback_keys(path: Path) -> set[str]:
     return {"callbacks", "callbacks+"} & trainer.keys() if isinstance(trainer, dict) else set()
 
 
-class ExperimentNameError(argparse.ArgumentTypeError, ValueError):
-    """A name is none for an experiment. Of a flag argparse shows the message as the first, of a YAML as the second."""
-
-
-def experiment_name(text: str) -> str:
-    """Return the name of an experiment, which is that of a folder in ``lightning_logs/``.
+def check_experiment_name(_: type, text: str) -> None:
+    """Check the name of an experiment, which is that of a folder in ``lightning_logs/``.
 
     Raises:
-        ExperimentNameError: if not every system could have such a folder, or if Git would keep what lies in it.
+        ValueError: if not every system could have such a folder, or if Git would keep what lies in it.
     """
     if not re.fullmatch(r"\w([\w .-]*[\w-])?", text):
-        raise ExperimentNameError(
+        raise ValueError(
             f"{text!r} cannot be the name of a folder everywhere: begin with a letter or a digit, use letters, digits, "
             "spaces and . _ - only, and do not end in a space or a dot"
         )
     if text == "reference":
-        raise ExperimentNameError(
-            "lightning_logs/reference is for published runs, which Git keeps: choose another name"
-        )
-    return text
+        raise ValueError("lightning_logs/reference is for published runs, which Git keeps: choose another name")
 
 
 def positive(text: str) -> int:
@@ -162,7 +155,7 @@ def _at_least(least: int, text: str) -> int:
     except ValueError:
         number = least - 1
     if number < least:
-        raise ExperimentNameError(f"{text} is not a whole number of at least {least}")
+        raise argparse.ArgumentTypeError(f"{text} is not a whole number of at least {least}")
     return number
 
 
