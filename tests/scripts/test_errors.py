@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
 from numpy.typing import NDArray
 
 from datamodules import CIFAR10DataModule, sources
@@ -230,3 +231,23 @@ def test_labels_without_a_class_are_refused(run_script: Script, tiny: Flags, mon
     outcome = run_script("fit", "--config", "overfit.yaml", *tiny, "--data.source=synthetic", "--data.root=data")
     check_one_message(outcome, 1)
     assert "labels run from 0 to 10, but there are 10 classes" in outcome.err
+
+
+class FullGPU(Callback):
+    """Fail as a GPU does whose memory is full, which other processes share."""
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        others = " Process 620 has 1.40 GiB memory in use." * 20
+        reason = (
+            "CUDA out of memory. Tried to allocate 256.00 MiB. GPU 0 has a total capacity of 9 GiB of which 0 is free."
+        )
+        raise torch.OutOfMemoryError(
+            f"{reason} Including non-PyTorch memory, this process has 7 GiB memory in use.{others}"
+        )
+
+
+def test_a_full_gpu_is_one_short_message(run_script: Script, quick: Flags) -> None:
+    outcome = run_script("fit", "--config=overfit", *quick, f"--trainer.callbacks={__name__}.FullGPU")
+    check_one_message(outcome, 1)
+    assert "try a smaller --data.batch_size, or more devices\nCUDA out of memory. Tried to allocate" in outcome.err
+    assert "Process 620" not in outcome.err
