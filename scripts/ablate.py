@@ -31,7 +31,7 @@ except KeyboardInterrupt:
 from overfitting_lab.cli.errors import USAGE
 from overfitting_lab.cli.factors import check_cells, last_subset, planned_trial, read_factors, refuse_fixed
 from overfitting_lab.cli.finished import finished_run, plan
-from overfitting_lab.cli.parser import positive, script_parser, setting_name
+from overfitting_lab.cli.parser import ScriptParser, positive, setting_name
 from overfitting_lab.runs import Run, RunError, UsageError
 from overfitting_lab.runs.provenance import command_line
 from overfitting_lab.runs.recipe import recipe
@@ -47,7 +47,7 @@ SIZE_OF_ALL = 1000
 
 def parse() -> tuple[argparse.Namespace, list[str]]:
     """Return the script's own arguments, and the flags of fit.py."""
-    parser = script_parser(__doc__)
+    parser = ScriptParser(__doc__)
     add = parser.add_argument
     varied, design = parser.add_mutually_exclusive_group(), parser.add_mutually_exclusive_group()
     levels = "a setting and its levels, or a configuration; may be repeated"

@@ -24,7 +24,7 @@ except KeyboardInterrupt:
 from benchmarks.machine import describe
 from benchmarks.report import tables, write
 from overfitting_lab.cli import ExperimentCLI, reported_errors
-from overfitting_lab.cli.parser import positive, script_parser
+from overfitting_lab.cli.parser import ScriptParser, positive
 from overfitting_lab.runs.files import user_path
 from overfitting_lab.runs.provenance import command_line, git_commit, versions
 
@@ -40,7 +40,7 @@ ROUNDS = {
 
 def main() -> None:
     """Measure, print and write."""
-    parser = script_parser(__doc__)
+    parser = ScriptParser(__doc__)
     parser.add_argument("--parts", nargs="+", choices=ROUNDS, default=[*ROUNDS], help="parts to measure; default: all")
     parser.add_argument("--rounds", type=positive, help=f"repetitions per part; default: {ROUNDS}")
     parser.add_argument("--output", type=user_path, default=Path("benchmark"), help="folder for the results")

@@ -19,7 +19,7 @@ except KeyboardInterrupt:
     raise SystemExit(130) from None
 
 from overfitting_lab.cli.finished import finished_run
-from overfitting_lab.cli.parser import available_configs, find_config, script_parser
+from overfitting_lab.cli.parser import ScriptParser, available_configs, find_config
 from overfitting_lab.cli.patterns import expand_patterns
 from overfitting_lab.comparison.comparison import Comparison
 from overfitting_lab.comparison.report import write_report
@@ -38,7 +38,7 @@ def run_named(name: str, flags: list[str]) -> Run:
 
 def main() -> None:
     """Find or train the runs, and write the report."""
-    parser = script_parser(__doc__)
+    parser = ScriptParser(__doc__)
     parser.add_argument("runs", nargs="*", type=expanduser, metavar="RUN", help="a run's folder, or a configuration")
     ensemble = "runs that also answer together"
     parser.add_argument("--ensemble", nargs="+", type=expanduser, default=[], metavar="RUN", help=ensemble)

@@ -14,7 +14,7 @@ except ImportError as error:
 except KeyboardInterrupt:
     raise SystemExit(130) from None
 
-from overfitting_lab.cli.parser import script_parser
+from overfitting_lab.cli.parser import ScriptParser
 from overfitting_lab.export import FORMATS, export
 from overfitting_lab.runs import Run
 from overfitting_lab.runs.files import user_path
@@ -22,7 +22,7 @@ from overfitting_lab.runs.files import user_path
 
 def main() -> None:
     """Export the run, and print one line per file."""
-    parser = script_parser(__doc__)
+    parser = ScriptParser(__doc__)
     parser.add_argument("run", type=user_path, help="the run's folder")
     parser.add_argument("--formats", nargs="+", choices=FORMATS, help="formats to write; default: all supported here")
     parser.add_argument(

@@ -22,7 +22,7 @@ from rich.markup import escape
 from rich.table import Column, Table
 
 from datamodules import CIFAR10DataModule
-from overfitting_lab.cli.parser import script_parser
+from overfitting_lab.cli.parser import ScriptParser
 from overfitting_lab.cli.patterns import expand_patterns
 from overfitting_lab.export import load_predictor
 from overfitting_lab.runs.figures import answers, save_figure
@@ -39,7 +39,7 @@ UNLIKE = (
 
 def main() -> None:
     """Predict, print a table and draw it."""
-    parser = script_parser(__doc__)
+    parser = ScriptParser(__doc__)
     parser.add_argument("model", type=user_path, help="the run's folder, or a .pth, .pt2 or .onnx of scripts/export.py")
     parser.add_argument("images", type=user_path, nargs="+", help="image files")
     drawn = "PNG to draw; default: prediction.png, or the next free number"

@@ -22,13 +22,13 @@ from overfitting_lab.campaign.estimate import described
 from overfitting_lab.campaign.pages import write_pages
 from overfitting_lab.campaign.plan import read_plan
 from overfitting_lab.campaign.work import ablate, check_flags, check_images, is_there, states, work
-from overfitting_lab.cli.parser import positive, script_parser
+from overfitting_lab.cli.parser import ScriptParser, positive
 from overfitting_lab.runs import RunError
 
 
 def main() -> None:
     """Say what is missing, or make it and write the pages."""
-    parser = script_parser(__doc__)
+    parser = ScriptParser(__doc__)
     add = parser.add_argument
     add("--only", nargs="+", metavar="NAME", help="runs or ablation pages of docs/campaign.yaml; default: all")
     add("--seeds", type=positive, help="runs of each setting; default: as docs/campaign.yaml says")

@@ -16,7 +16,7 @@ except KeyboardInterrupt:
 
 from overfitting_lab.callbacks.images import Answers
 from overfitting_lab.callbacks.mirrored import MirroredTest
-from overfitting_lab.cli.parser import script_parser
+from overfitting_lab.cli.parser import ScriptParser
 from overfitting_lab.cli.patterns import expand_patterns
 from overfitting_lab.comparison.ensemble import ensemble
 from overfitting_lab.runs import Run, RunError
@@ -26,7 +26,7 @@ from overfitting_lab.runs.files import user_path
 
 def main() -> None:
     """Test the checkpoints and print the results. The runs' folders stay as they are."""
-    parser = script_parser(__doc__)
+    parser = ScriptParser(__doc__)
     parser.add_argument("runs", nargs="+", type=user_path, metavar="RUN", help="a run's folder")
     parser.add_argument("--ckpt_path", type=user_path, help="a checkpoint other than the run's best")
     parser.add_argument("--tta", choices=["flip"], help="flip: average the outputs for an image and its mirror image")

@@ -26,7 +26,7 @@ except KeyboardInterrupt:
 
 from overfitting_lab.cli import finished
 from overfitting_lab.cli.memory import keep_freed_memory
-from overfitting_lab.cli.parser import not_negative, positive, script_parser
+from overfitting_lab.cli.parser import ScriptParser, not_negative, positive
 from overfitting_lab.cli.searches import Settings, read_searches, refuse_flags, search_line
 from overfitting_lab.cli.trials import small_config, train_trial
 from overfitting_lab.runs.provenance import command_line
@@ -76,7 +76,7 @@ def conclude(tuning: Tuning, arguments: argparse.Namespace, fit: Sequence[str]) 
 
 def main() -> None:
     """Work on the trials, then test and confirm the winner."""
-    parser = script_parser(__doc__)
+    parser = ScriptParser(__doc__)
     add = parser.add_argument
     add("--search", action="append", required=True, metavar="KEY=VALUES", help="values: LOW..HIGH or A,B,C")
     add("--trials", type=positive, default=40, help="trials in all; default: 40")

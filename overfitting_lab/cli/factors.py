@@ -132,7 +132,7 @@ def _typed(factors: Sequence[Factor], configs: Sequence[str], flags: Sequence[st
     first, *others = design.cells
     last = last_subset(subsets)
     names = " ".join(f"--factor {factor.key}={factor.levels[0]}" for factor in factors)
-    planned = planned_trial(command, {**first, **last}, f"the first levels: {names}")
+    planned = planned_trial(command, {**first, **last}, names)
     found: dict[str, list[Any]] = {}  # levels by the factor's name
     recipes = {factor.name: {json.dumps(planned[1], sort_keys=True): factor.levels[0]} for factor in factors}
     digests: dict[str, str] = {}  # of configurations, by the factor's name
@@ -142,7 +142,7 @@ def _typed(factors: Sequence[Factor], configs: Sequence[str], flags: Sequence[st
                 f"--factor {factor.key} is no setting of this experiment; see python scripts/fit.py --help"
             )
         found[factor.name] = [_value(factor, factor.levels[0], planned[0])]
-    for cell in _reported(others, "levels"):
+    for cell in _reported(others, "level"):
         factor = next(each for each in factors if design.changed(cell) == (each.name,))
         level = cell[factor.name]
         settings, made = planned_trial(command, {**cell, **last}, _flag(factor, level))
@@ -174,7 +174,7 @@ def check_cells(design: Design, command: Command, subsets: int) -> None:
     """
     last = last_subset(subsets)
     found: dict[str, str] = {}  # cells by their recipe
-    for cell in _reported(design.cells, "cells"):
+    for cell in _reported(design.cells, "cell"):
         changed = [factor for factor in design.factors if factor.name in design.changed(cell)]
         what = " ".join(_flag(each, cell[each.name]) for each in changed) or "the first levels"
         made = json.dumps(planned_trial(command, {**cell, **last}, what)[1], sort_keys=True)
@@ -184,7 +184,7 @@ def check_cells(design: Design, command: Command, subsets: int) -> None:
 
 def _reported(cells: Sequence[Cell], what: str) -> Iterator[Cell]:
     """Yield cells, whose checks may take seconds each, and print how many are checked, at most every 10 seconds."""
-    print(f"checking   {len(cells)} {what}", flush=True)
+    print(f"checking   {len(cells)} {what}{'s' * (len(cells) > 1)}", flush=True)
     said = time.monotonic()
     for done, cell in enumerate(cells):
         if time.monotonic() - said >= PAUSE:
@@ -220,6 +220,6 @@ def planned_trial(command: Command, setting: Mapping[str, Any], what: str) -> tu
     except (DataError, LimitError) as error:
         raise UsageError(f"{what}: {error}") from error
     except SystemExit:  # the parser has said what is wrong
-        say(f"in {what}")
+        say(f"with {what}")
         raise
     return settings, recipe(settings, cli.datamodule.description())

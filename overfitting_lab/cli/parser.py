@@ -20,7 +20,7 @@ from lightning_modules.schedules import OPTIONAL
 from overfitting_lab.cli.configurations import checked_config
 from overfitting_lab.cli.failures import wants_trace
 from overfitting_lab.cli.loggers import explained, missing_package, without_logger
-from overfitting_lab.cli.suggestions import DASHES, meant
+from overfitting_lab.cli.suggestions import DASHES, meant, nearest
 from overfitting_lab.cli.trainer_callbacks import refusal
 from overfitting_lab.runs.files import user_path
 from overfitting_lab.runs.imports import find_modules_beside, why_not_imported
@@ -97,13 +97,26 @@ def _without_value(config: Namespace, actions: Iterable[argparse.Action]) -> Ite
             yield from {setting} - LINKED.keys()
 
 
-def script_parser(description: str | None) -> argparse.ArgumentParser:
-    """Return the parser of a script that gives unknown flags to ``fit.py``. No flag may be abbreviated.
+class ScriptParser(argparse.ArgumentParser):
+    """The parser of a script that gives unknown flags to ``fit.py``. It refuses its own flags if they are misspelled.
 
-    Else ``--seed``, which a user of ``fit.py`` may type, would mean ``--seeds``.
+    No flag may be abbreviated: else ``--seed``, which a user of ``fit.py`` may type, would mean ``--seeds``.
     """
-    style = argparse.RawDescriptionHelpFormatter
-    return argparse.ArgumentParser(description=description, formatter_class=style, allow_abbrev=False)
+
+    def __init__(self, description: str | None):
+        style = argparse.RawDescriptionHelpFormatter
+        super().__init__(description=description, formatter_class=style, allow_abbrev=False)
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:
+        """Parse the script's own flags, and return the others as they are."""
+        arguments, others = super().parse_known_args(args, namespace)
+        own = {flag.lstrip("-"): action.help for action in self._actions for flag in action.option_strings}
+        for given in others:
+            name = given.partition("=")[0]
+            near = nearest(name.strip(DASHES), own) if given.startswith(tuple(DASHES)) else None
+            if near and own[near] != argparse.SUPPRESS:
+                self.error(f"unrecognized arguments: {given}\ndid you mean --{near}? ({own[near]})")
+        return arguments, others
 
 
 def setting_name(flag: str) -> str:

@@ -81,20 +81,20 @@ def meant(flag: str, options: Sequence[str], *, known_elsewhere: bool = True) ->
     *groups, name = flag.strip(DASHES).partition("=")[0].replace(".init_args", "").split(".")
     group, spelled = ".".join(groups), _spelled(name)
     own = [option for option in options if option.rpartition(".")[0] == group]
-    if near := _near(spelled, own):
+    if near := nearest(name, own):
         return f"did you mean {near}?"
     if known_elsewhere and (note := NOTES.get(spelled)):
         return note
     if known_elsewhere and (other := FLAGS.get(spelled)):
         return f"did you mean {other}?"
     same = [option for option in options if _spelled(option.rpartition(".")[2]) == spelled]
-    near = same[0] if len(same) == 1 else None if same else _near(spelled, options)
+    near = same[0] if len(same) == 1 else None if same else nearest(name, options)
     return f"did you mean {near}?" if near else ""
 
 
-def _near(spelled: str, options: Iterable[str]) -> str | None:
-    """Return the option whose last part is spelled most alike, if it is the only one."""
+def nearest(name: str, options: Iterable[str]) -> str | None:
+    """Return the option whose last part is spelled most like ``name``, if it is the only one."""
     names = {option: _spelled(option.rpartition(".")[2]) for option in options}
-    found = difflib.get_close_matches(spelled, set(names.values()), n=1, cutoff=ALIKE)
-    alike = [option for option, name in names.items() if [name] == found]
+    found = difflib.get_close_matches(_spelled(name), set(names.values()), n=1, cutoff=ALIKE)
+    alike = [option for option, spelled in names.items() if [spelled] == found]
     return alike[0] if len(alike) == 1 else None

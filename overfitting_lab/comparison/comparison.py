@@ -173,13 +173,12 @@ class Comparison:
             yield "Settings with one seed are not tested against settings with several: run them with as many seeds."
         for each in self.ensembles:
             yield each.sentence
-        whole = all(run.summary.seconds_of for run in self.runs)
-        seconds = {run.name: run.summary.total_seconds if whole else run.summary.seconds for run in self.runs}
+        seconds = {run.name: run.summary.seconds for run in self.runs}
         slow, fast = max(seconds, key=seconds.__getitem__), min(seconds, key=seconds.__getitem__)
         if seconds[slow] > 1.2 * seconds[fast]:
             machines = {(run.summary.device, run.summary.precision, run.summary.world_size) for run in self.runs}
             other = ", though not on the same kind of device" if len(machines) > 1 else ""
-            yield f"{slow} took {seconds[slow] / seconds[fast]:.1f} times as long as {fast}{other}."
+            yield f"{slow} trained {seconds[slow] / seconds[fast]:.1f} times as long as {fast}{other}."
 
 
 def _short_names(runs: Sequence[Run], *, seeds: bool = True) -> list[str]:

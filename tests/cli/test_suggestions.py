@@ -51,6 +51,27 @@ def test_a_flag_is_no_abbreviation_of_a_scripts_own(script: str, run_script: Scr
 
 
 @pytest.mark.parametrize(
+    ("script", "given", "right"),
+    [
+        ("ablate", "--one-at-a-time", "--one_at_a_time? (compare each level alone"),
+        ("ablate", "--factors=model.dropout=0,0.5", "--factor? (a setting and its levels"),
+        ("tune", "--storge=a.log", "--storage? (Optuna storage"),
+        ("reproduce", "--dry_run", "--dry-run? (say what is missing"),
+        ("reproduce", "\N{EM DASH}pages", "--pages? (make no run"),
+        ("benchmark", "--round=1", "--rounds? (repetitions per part"),
+        ("compare", "--outputs=x", "--output? (folder of the report"),
+        ("test", "--ckpt-path=x", "--ckpt_path? (a checkpoint other"),
+        ("export", "--format=onnx", "--formats? (formats to write"),
+    ],
+)
+def test_a_misspelled_flag_of_another_script(script: str, given: str, right: str, run_script: Script) -> None:
+    needed = {"tune": ["--search=model.dropout=0,0.5"], "test": ["run"], "export": ["run"]}
+    outcome = run_script(script, *needed.get(script, []), given)
+    assert outcome.status == 2
+    assert f"unrecognized arguments: {given}\ndid you mean {right}" in outcome.err
+
+
+@pytest.mark.parametrize(
     ("text", "right"),
     [
         ("trainer:\n  gpus: 1\n", "did you mean --trainer.accelerator gpu --trainer.devices 1?"),

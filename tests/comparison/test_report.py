@@ -105,7 +105,7 @@ def test_what_the_page_says(page: Any) -> None:
     text = page.find_element(By.TAG_NAME, "main").text
     for words in (
         f"By test accuracy: dropout {GOOD.mean():.1%}, plain <b> {POOR.mean():.1%}.",
-        "dropout took 10.0 times as long as plain <b>.",
+        "dropout trained 10.0 times as long as plain <b>.",
         "model.dropout",
         "over_fitting (note, step 6): it over-fits | from here",
         "see <b>there</b>",

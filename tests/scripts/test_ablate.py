@@ -431,11 +431,11 @@ def test_combinations_that_train_the_same_are_told(run_script: Script, small: Fl
     [
         (
             ["--factor=model.dropot=0,1"],
-            "did you mean dropout?\nhelp: ablate.py --help\nin the first levels: --factor model.dropot=0",
+            "did you mean dropout?\nhelp: ablate.py --help\nwith --factor model.dropot=0",
         ),
         (
             ["--factor=model.dropout=0,much"],
-            "Got value: much\nhelp: ablate.py --help\nin --factor model.dropout=much\n",
+            "Got value: much\nhelp: ablate.py --help\nwith --factor model.dropout=much\n",
         ),
         (["--factor=data.label_noise=0,7"], "data.label_noise must be in [0, 1], not 7"),
         (["--factor=data.augment=none,blur"], "blur"),
@@ -453,7 +453,7 @@ def test_combinations_that_train_the_same_are_told(run_script: Script, small: Fl
         (
             ["--factor=averaging/ema", "--factor=averaging/swa.yaml"],
             "only one network can be validated: give one\nhelp: ablate.py --help\n"
-            "in --factor averaging/ema --factor averaging/swa.yaml\n",
+            "with --factor averaging/ema --factor averaging/swa.yaml\n",
         ),
         (["--factor=data.train_size=40,500"], "data.train_size=500: 500 training and 50 validation images"),
         (
