@@ -171,6 +171,7 @@ class CIFAR10DataModule(LightningDataModule):
         if cutout:
             self.augmentation = Cutout(self.augmentation, cutout, mean)
         self._mean_std = torch.tensor([mean, std])
+        self._probed = -1  # the epoch of the probe's last evaluation
         self._placed: dict[str, tuple[Tensor, Tensor]] = {}  # images and labels that batches are gathered from
 
     @property
@@ -302,8 +303,8 @@ class CIFAR10DataModule(LightningDataModule):
         }
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the names of the classes and the split's fingerprint, for a checkpoint."""
-        return {"classes": list(self.classes), "fingerprint": self.fingerprint}
+        """Return the names of the classes, the split's fingerprint, and the probe's last epoch, for a checkpoint."""
+        return {"classes": list(self.classes), "fingerprint": self.fingerprint, "probed": self._probed}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Refuse a checkpoint of other classes, and to resume training with other data.
@@ -313,6 +314,7 @@ class CIFAR10DataModule(LightningDataModule):
         """
         if self.trainer is None:
             return  # loaded for its settings alone, wherever the images are now
+        self._probed = state_dict.get("probed", -1)  # checkpoints of earlier versions lack it
         if tuple(state_dict["classes"]) != self.classes:
             raise DataError(
                 f"the checkpoint tells apart {', '.join(state_dict['classes'])}; "
@@ -365,15 +367,18 @@ class CIFAR10DataModule(LightningDataModule):
         assert self.trainer is not None
         trainer, epoch = self.trainer, self.trainer.current_epoch
         last = epoch + 1 == trainer.max_epochs or trainer.global_step == trainer.max_steps or trainer.should_stop
-        return not trainer.sanity_checking and (last or self.probe_falls_due(epoch, trainer.check_val_every_n_epoch))
+        due = not trainer.sanity_checking and (last or self.probe_falls_due(epoch, self._probed))
+        if due:
+            self._probed = epoch
+        return due
 
-    def probe_falls_due(self, epoch: int, validated_every: int | None) -> bool:
-        """Return whether a validation after this epoch, from 0, is the first one since the probe's turn came.
+    def probe_falls_due(self, epoch: int, before: int) -> bool:
+        """Return whether a validation in this epoch, from 0, is the first one since the probe's turn came.
 
-        Its turn comes in every ``probe_every``-th epoch, from the first one. Every ``validated_every``-th epoch is
-        validated; ``None`` stands for intervals in batches.
+        Its turn comes in every ``probe_every``-th epoch, from the first. ``before`` is the epoch of the probe's last
+        evaluation, or -1. Further validations in that epoch evaluate it as well.
         """
-        return epoch % self.probe_every < (validated_every or 1)
+        return epoch == before or epoch // self.probe_every > before // self.probe_every
 
     def test_dataloader(self) -> BatchLoader:
         """Return the test images, in the set's order."""

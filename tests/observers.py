@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, final
 
 import torch
+from filelock import FileLock, Timeout
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import nn
@@ -28,6 +29,26 @@ class StepWeights(Callback):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         torch.save(self.weights, self.file)
+
+
+class FolderLock(Callback):
+    """Print if another process could train the run, after training and in the test."""
+
+    def _print(self, trainer: Trainer, when: str) -> None:
+        lock = FileLock(trainer.logger.folder / ".lock", timeout=0)  # type: ignore[union-attr]
+        try:
+            lock.acquire()
+        except Timeout:
+            print(f"held {when}")
+        else:
+            lock.release()
+            print(f"free {when}")
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._print(trainer, "after training")
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._print(trainer, "in the test")
 
 
 class HasObject(Callback):

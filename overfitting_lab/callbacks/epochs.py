@@ -38,6 +38,7 @@ class EpochRecorder(Callback):
         self.learning_rate = float("nan")  # of the running step. After the step, a schedule may have changed it
         self._training_seconds = 0.0
         self._training_images = 0
+        self._epoch_images = 0  # of the running epoch
         self.best: Validation | None = None  # at which best.ckpt was saved
         self.is_best = False  # True if the last validation is the best
         self._best_is_scheduled = True
@@ -49,7 +50,7 @@ class EpochRecorder(Callback):
 
     @property
     def images_per_second(self) -> float | None:
-        """Training images per second of training; ``None`` before the first epoch has ended."""
+        """Training images per second of the epochs that have ended; ``None`` before the first has."""
         return round(self._training_images / self._training_seconds, 1) if self._training_seconds else None
 
     @property
@@ -74,6 +75,7 @@ class EpochRecorder(Callback):
             "validation_seconds": self._validation_seconds,
             "training_seconds": self._training_seconds,
             "training_images": self._training_images,
+            "epoch_images": self._epoch_images,
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -96,6 +98,7 @@ class EpochRecorder(Callback):
         self._validation_seconds = state_dict["validation_seconds"]
         self._training_seconds = state_dict["training_seconds"]
         self._training_images = state_dict["training_images"]
+        self._epoch_images = state_dict.get("epoch_images", 0)  # earlier versions counted them in training_images
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Restore the records from an earlier version's checkpoint, which stored them with the summary callback."""
@@ -123,7 +126,7 @@ class EpochRecorder(Callback):
 
     def on_train_batch_end(self, trainer: Trainer, model: LightningModule, outputs: Any, batch: Any, *_: Any) -> None:
         """Count the images of the whole step."""
-        self._training_images += batch.total
+        self._epoch_images += batch.total
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Stop the clock of training."""
@@ -153,6 +156,8 @@ class EpochRecorder(Callback):
         logged = {name: plain(value) for name, value in trainer.callback_metrics.items()}  # synchronizes processes
         seconds = time.perf_counter() - self._epoch_started
         self._training_seconds += seconds - self._validation_seconds
+        self._training_images += self._epoch_images
+        self._epoch_images = 0
         validation = vars(self._validation) if self._validated and self._validation else {}
         metrics: dict[str, Any] = {
             name: (validation if name.startswith("val_") else logged).get(name) for name in METRICS

@@ -66,9 +66,11 @@ def probes(trainer: Trainer, data: CIFAR10DataModule, length: Length) -> int:
     """Return the number of evaluations of the probe in a run."""
     if not data.probe_every:
         return 0
-    every = trainer.check_val_every_n_epoch or 1
-    validated = range(every - 1, length.epochs, every)
-    return sum(data.probe_falls_due(epoch, every) or epoch + 1 == length.epochs for epoch in validated)
+    every, evaluated = trainer.check_val_every_n_epoch or 1, [-1]
+    for epoch in range(every - 1, length.epochs, every):
+        if epoch + 1 == length.epochs or data.probe_falls_due(epoch, evaluated[-1]):
+            evaluated.append(epoch)
+    return len(evaluated) - 1
 
 
 class Foretold(Callback):

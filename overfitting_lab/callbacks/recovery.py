@@ -101,7 +101,7 @@ class Recovery(Checkpoint):
         # Since the last check, of each batch:
         self._losses: list[Tensor] = []
         self._rates: list[float] = []
-        # From the start of a run to its end:
+        # From the start of a run to its end, which for the folder is that of the test:
         self._handlers: dict[int, Any] = {}  # of the signals, from before
         self._lock: BaseFileLock | None = None
 
@@ -152,20 +152,24 @@ class Recovery(Checkpoint):
             files.last.unlink(missing_ok=True)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Do as at the end of a run; Lightning does not call ``teardown`` if it fails."""
+        """Release the signals and the folder; Lightning does not call ``teardown`` if it fails."""
         self.teardown(trainer, pl_module, "fit")
+        self.release_folder()
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Release the signals and the folder."""
+        """Release the signals."""
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
+        self._handlers.clear()
+
+    def release_folder(self) -> None:
+        """Let other processes write to the folder. The test, which follows training, still writes to it."""
         if self._lock is not None:
             if os.name == "posix":  # elsewhere an open file cannot be removed, and the lock removes it itself
                 with contextlib.suppress(OSError):  # the folder is gone
                     self._logger.files.lock.unlink(missing_ok=True)
             self._lock.release()
             self._lock = None
-        for number, handler in self._handlers.items():
-            signal.signal(number, handler)
-        self._handlers.clear()
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         if self._signal and number == signal.SIGINT:

@@ -24,7 +24,7 @@ from overfitting_lab.callbacks.ending import ObservedTrainer
 from overfitting_lab.callbacks.fitting_data import fit_schedule
 from overfitting_lab.callbacks.further_loggers import resume_loggers
 from overfitting_lab.callbacks.logger import RunLogger
-from overfitting_lab.callbacks.recovery import Keep
+from overfitting_lab.callbacks.recovery import Keep, Recovery
 from overfitting_lab.cli import trainer_callbacks
 from overfitting_lab.cli.agreement import decided_by_first
 from overfitting_lab.cli.assembly import Assembly, check_writable
@@ -362,8 +362,14 @@ class ExperimentCLI(LightningCLI):
         return config
 
     def leave_together(self) -> None:
-        """Wait for all processes and end their group, so that no process exits while another still waits for it."""
+        """Wait for all processes and end their group, so that no process exits while another still waits for it.
+
+        Then release the run's folder.
+        """
         leave_together(self.trainer.strategy)
+        for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, Recovery):
+                callback.release_folder()
         self._let_others_search()
 
     @property

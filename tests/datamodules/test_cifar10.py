@@ -389,27 +389,31 @@ def test_the_probe_is_drawn_from_the_training_images_once(
 
 
 @pytest.mark.parametrize(
-    ("every", "validated_every", "epochs"),
+    ("every", "validated", "evaluated"),
     [
-        (1, 1, [0, 1, 2, 3, 4, 5]),
-        (4, None, [0, 4, 5]),
-        (9, 1, [0, 5]),
-        (4, 2, [1, 5]),
-        (2, 3, [2, 5]),
-        (4, 4, [3]),
+        (1, [0, 1, 2, 3, 4, 5], [0, 1, 2, 3, 4, 5]),
+        (4, [0, 1, 2, 3, 4, 5], [0, 4, 5]),
+        (4, [0, 0, 1, 1, 2, 2, 3, 3, 4, 4], [0, 0, 4, 4]),  # twice an epoch
+        (9, [0, 1, 2, 3, 4, 5], [0, 5]),
+        (4, [1, 3, 5], [1, 5]),
+        (2, [2, 5], [2, 5]),
+        (4, [3], [3]),
+        (2, [1, 4], [1, 4]),  # of intervals in steps, whatever the epochs between them
+        (1, [1, 2, 4], [1, 2, 4]),
+        (3, [2, 3, 5], [2, 3, 5]),
     ],
 )
 def test_the_probe_is_evaluated_every_so_many_epochs_and_in_the_last(
-    every: int, validated_every: int | None, epochs: list[int], module: Any
+    every: int, validated: list[int], evaluated: list[int], module: Any
 ) -> None:
-    data = attach(module(probe_every=every), max_epochs=6, check_val_every_n_epoch=validated_every)
-    _, probe = data.val_dataloader()
-    trainer = cast(Any, data.trainer)
-    evaluated = []
-    validated = range((validated_every or 1) - 1, 6, validated_every or 1)
-    for trainer.current_epoch in validated:
-        evaluated += [trainer.current_epoch] if list(probe) else []
-    assert evaluated == epochs
+    found, state = [], module().state_dict()
+    for epoch in validated:  # each as if the run had been resumed before it
+        data = attach(module(probe_every=every), max_epochs=6, current_epoch=epoch)
+        data.load_state_dict(state)
+        found += [epoch] if list(data.val_dataloader()[1]) else []
+        state = data.state_dict()
+    assert found == evaluated
+    trainer, (_, probe) = cast(Any, data.trainer), data.val_dataloader()
     trainer.current_epoch, trainer.sanity_checking = 0, True
     assert not list(probe)
     trainer.current_epoch, trainer.sanity_checking = 2, False

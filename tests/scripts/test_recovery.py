@@ -310,6 +310,19 @@ def test_one_process_at_a_time_trains_a_run(run_script: Script, finished: Path) 
     assert len(Run(finished).records) == 2
 
 
+def test_its_folder_is_its_own_until_the_test_has_ended(run_script: Script, quick: Flags, tmp_path: Path) -> None:
+    outcome = run_script("fit", "--config=overfit", *quick, "--trainer.callbacks+=tests.observers.FolderLock")
+    assert outcome.status == 0, outcome.err
+    assert "held after training" in outcome.out
+    assert "held in the test" in outcome.out
+    with FileLock(tmp_path / FIRST / ".lock", timeout=0):
+        pass
+    failing = callback("Failing", "hook=on_test_start").split()
+    assert run_script("fit", "--config=overfit", *quick, *failing).status == 1
+    with FileLock(tmp_path / "lightning_logs/overfit/version_1/.lock", timeout=0):
+        pass
+
+
 @pytest.mark.parametrize(("pause", "previous"), [(0, 2), (10**9, 0)])
 def test_short_epochs_do_not_all_leave_a_checkpoint(
     pause: float, previous: int, run_script: Script, quick: Flags, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
