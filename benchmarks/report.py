@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from benchmarks.measuring import Spread
 from overfitting_lab.comparison.report import render
 from overfitting_lab.runs.figures import save_figure
+from overfitting_lab.runs.files import write_text
 from overfitting_lab.runs.notes import attempt
 
 COLOURS = ("#999999", "#56B4E9", "#0072B2", "#009E73", "#E69F00", "#CC79A7")  # Okabe & Ito 2008
@@ -56,10 +57,8 @@ def write(part: str, results: dict[str, Any], facts: dict[str, Any], folder: Pat
     files = [folder / "benchmark.json", folder / "benchmark.md"]
     known = json.loads(files[0].read_text(encoding="utf-8"), object_hook=_spread) if files[0].is_file() else {}
     known[part] = {**facts, "results": results}
-    files[0].write_text(json.dumps(known, indent=2, default=asdict) + "\n", encoding="utf-8")
-    files[1].write_text(
-        tables({name: entry["results"] for name, entry in known.items()}, origins=known), encoding="utf-8"
-    )
+    write_text(files[0], json.dumps(known, indent=2, default=asdict) + "\n")
+    write_text(files[1], tables({name: entry["results"] for name, entry in known.items()}, origins=known))
     if "steps" in known:
         files.append(folder / "benchmark.png")
         with attempt(files[-1].name):

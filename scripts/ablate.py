@@ -80,7 +80,7 @@ def ablation(
         said = io.StringIO()
         try:
             with redirect_stderr(said):
-                return finished_run(command.line(setting), output)
+                return finished_run(command.line(setting), output, keep_checkpoints=False)
         except SystemExit as end:
             message = said.getvalue().partition("error: ")[2].partition("\nhelp: ")[0]
             if end.code != USAGE or not message:

@@ -8,6 +8,8 @@ from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
+from itertools import product
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -19,6 +21,7 @@ from overfitting_lab.cli import finished
 from overfitting_lab.cli.experiment import ExperimentCLI
 from overfitting_lab.cli.parser import setting_name
 from overfitting_lab.runs import Run, RunError, RunFiles, UsageError, runs_of
+from overfitting_lab.runs.files import replace_file
 from overfitting_lab.runs.recipe import decides
 
 OWN = ("-c", "config", "experiment", "resume", "ckpt_path", "check", "trainer.logger", "trainer.default_root_dir")
@@ -156,28 +159,28 @@ def work(found: Sequence[State], given: Sequence[str]) -> int:
 
 
 def ablate(ablation: Ablation, given: Sequence[str]) -> None:
-    """Make an ablation's page by ``scripts/ablate.py``, and copy it. Another worker may still have a part of it.
+    """Make an ablation's page by ``scripts/ablate.py``, and copy it, unless another worker still has a part of it.
 
     Raises:
         RunError: if a run failed.
     """
     print(f"begun      {ablation.short_name}: {ablation.purpose}", flush=True)
-    script = Path(sys.argv[0]).with_name("ablate.py")
+    script, folder = Path(sys.argv[0]).with_name("ablate.py"), LOGS / ablation.short_name
+    before = {page: page.stat().st_mtime_ns for page in folder.glob("*.json")}  # of other flags, or of fewer trials
     status = finished.run_command([sys.executable, str(script), *ablation.line(given)], None)
     if status:
         raise RunError(f"{ablation.short_name}: scripts/ablate.py ended with status {status}; its message is above")
-    pages = sorted((LOGS / ablation.short_name).glob("*.json"), key=lambda page: page.stat().st_mtime)
+    written = [page for page in folder.glob("*.json") if page.stat().st_mtime_ns != before.get(page)]
+    if not written:
+        print(f"{ablation.short_name} has trials with other workers; start this again when they have finished")
     (DOCS / ablation.name).parent.mkdir(exist_ok=True)
-    for ending in (".md", ".png", ".json") if pages else ():  # older pages are of other flags
-        shutil.copy(pages[-1].with_suffix(ending), DOCS / f"{ablation.name}{ending}")
+    for page, ending in product(written, (".md", ".png", ".json")):
+        replace_file(DOCS / f"{ablation.name}{ending}", partial(shutil.copy, page.with_suffix(ending)))
 
 
 def _make(entry: Entry, seed: int, given: Sequence[str]) -> None:
-    """Find or train a run, collect it, and discard the checkpoints if it was trained here."""
-    before = {run.folder for each in finished.experiments(LOGS) for run in runs_of(each) if run.finished}
-    run = finished.finished_run(entry.line(seed, given), anywhere=True)
+    """Find or train a run, and collect it."""
+    run = finished.finished_run(entry.line(seed, given), anywhere=True, keep_checkpoints=False)
     collect(run, folder_of(entry, seed), whole=seed == 0)
     if (size := reference_bytes()) > LARGEST:
         print(f"note       the reference runs have {size / 2**20:.0f} MiB, more than {LARGEST // 2**20}", flush=True)
-    for path in run.files.checkpoints.rglob("*.*") if run.folder not in before else ():
-        path.unlink(missing_ok=True)  # most of a run's size

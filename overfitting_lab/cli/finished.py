@@ -37,7 +37,12 @@ def plan(arguments: Sequence[str], *, divided: bool = True) -> tuple[Path, dict[
 
 
 def finished_run(
-    arguments: Sequence[str], output: IO[str] | None = None, *, anywhere: bool = False, scripts: Path | None = None
+    arguments: Sequence[str],
+    output: IO[str] | None = None,
+    *,
+    anywhere: bool = False,
+    scripts: Path | None = None,
+    keep_checkpoints: bool = True,
 ) -> Run:
     """Return the newest finished run with the recipe of a command line, on the same data.
 
@@ -48,6 +53,7 @@ def finished_run(
         output: receives what ``fit.py`` prints; by default the screen does.
         anywhere: look for the run in the folders of all experiments, not only in the folder of its own.
         scripts: the folder of ``fit.py``; by default the folder of the script that is running.
+        keep_checkpoints: if false, discard those of a run that is trained here: they are most of its size.
 
     Raises:
         RunError: if ``fit.py`` fails.
@@ -76,6 +82,8 @@ def finished_run(
     fit = (scripts or Path(sys.argv[0]).resolve().parent) / "fit.py"
     status = run_command([sys.executable, str(fit), *command], output)
     if run := finished():
+        for path in run.files.checkpoints.rglob("*.*") if not keep_checkpoints else ():
+            path.unlink(missing_ok=True)
         return run
     unfinished = f": {begun[0].why_unfinished}" if (begun := matching()) else ""
     raise RunError(

@@ -160,7 +160,7 @@ class Ablation:
         stem = name.replace(", ", ",").replace(" ", "=").replace("/", "-")
         log = self.folder / "logs" / f"{stem if len(stem) <= LONGEST else f'{stem[:LONGEST]}-{trial.number}'}.txt"
         log.parent.mkdir(exist_ok=True)
-        before = {run.folder: run.finished for run in runs_of(self.folder)}
+        before = {run.folder for run in runs_of(self.folder)}
         begun = time.monotonic()
         print(f"begun      {name}", flush=True)
         try:
@@ -174,8 +174,6 @@ class Ablation:
         except BaseException:
             release(trial)
             raise
-        for path in run.files.checkpoints.rglob("*.*") if not before.get(run.folder) else ():
-            path.unlink(missing_ok=True)  # most of a run's size
         training = run.summary.seconds  # with validation; the rest is the start and the test
         took = {"training": training, "rest": time.monotonic() - begun - training}
         facts = {"result": asdict(result), **({"took": took} if run.folder not in before else {})}

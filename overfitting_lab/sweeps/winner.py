@@ -90,7 +90,8 @@ def write_best(tuning: Tuning, selection: Selection, config: str, command: str) 
         f"# Search:   {command}\n"
         f"# Command:  python scripts/fit.py --config {path}\n"
     )
-    write_text(path, card + config)
+    with FileLock(tuning.folder / ".winner.lock"):
+        write_text(path, card + config)
     return path
 
 

@@ -10,7 +10,7 @@ import optuna
 import pytest
 from optuna.storages.journal import JournalFileBackend
 
-from overfitting_lab.runs import runs_of
+from overfitting_lab.runs import RunFiles, runs_of
 from overfitting_lab.sweeps.workers import GONE
 from tests.callbacks.test_clock import HOOKS, PAUSE, Slow
 from tests.conftest import Flags, Script
@@ -96,6 +96,21 @@ def test_a_run_that_was_there_keeps_its_checkpoints(run_script: Script, small: F
     assert "1 of 2\n" in made.out
     assert [*first.rglob("last.ckpt")]
     assert not [*second.rglob("*.ckpt")]
+
+
+def test_so_does_a_run_that_another_process_finishes(
+    run_script: Script, small: Flags, fitted: list[list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert run_script("fit", "--config=overfit", "--experiment=ablation", "--data.train_size=40", *small).status == 0
+    run = FOLDER / "version_0"
+    whole = (run / "summary.json").read_text()
+    untested = {name: fact for name, fact in json.loads(whole).items() if name != "test"}
+    (run / "summary.json").write_text(json.dumps(untested))
+    monkeypatch.setattr(RunFiles, "wait_for_training", lambda files: files.summary.write_text(whole))
+    made = run_script("ablate", "--seeds=1", "--sizes", "40", *small)
+    assert made.status == 0, made.err
+    assert not fitted
+    assert [*run.rglob("last.ckpt")]
 
 
 def test_a_run_that_fails_is_told_and_tried_again_later(

@@ -142,7 +142,13 @@ def test_workers_share_the_runs_and_a_failed_one_does_not_stop_the_others(
 
 
 def test_an_ablation_is_made_once_and_fills_its_block(
-    run_script: Script, fitted: list[list[str]], docs: Path, flags: str, image_folder: Path, tmp_path: Path
+    run_script: Script,
+    fitted: list[list[str]],
+    docs: Path,
+    flags: str,
+    image_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     line = flags.replace("--config=overfit", "--seeds=1").replace("--data.train_size", "--train_size")
     ablation = {"for": "worth", "flags": f"{line} --factor model.dropout=0,0.5"}
@@ -158,6 +164,13 @@ def test_an_ablation_is_made_once_and_fills_its_block(
     assert "worth                        missing" in run_script("reproduce", "--dry-run", "--only", "worth").out
     assert run_script("reproduce", "--pages").out.startswith("written docs/page.md")
     assert not (docs / "ablation").exists(), "--pages trains nothing"
+    (LOGS / "worth").mkdir(parents=True)
+    (LOGS / "worth/factorial.json").write_text("{}")  # of other flags, or of fewer seeds
+    with monkeypatch.context() as others:
+        others.setattr("overfitting_lab.cli.finished.run_command", lambda *_: 0)
+        outcome = run_script("reproduce", "--only", "worth", f"--data.root={image_folder}")
+    assert "worth has trials with other workers" in outcome.out
+    assert not (docs / "ablation/worth.json").exists(), "a page that was there may be another one"
     outcome = run_script("reproduce", "--only", "worth", f"--data.root={image_folder}")
     assert outcome.status == 0, outcome.err
     page = json.loads((docs / "ablation/worth.json").read_text())
