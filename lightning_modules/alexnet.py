@@ -98,8 +98,8 @@ class AlexNet(ImageClassifier):
             image_size,
             optimizer,
             lr_scheduler,
-            lr_scheduler_interval,
-            decay_biases,
-            label_smoothing,
-            metrics,
+            lr_scheduler_interval=lr_scheduler_interval,
+            decay_biases=decay_biases,
+            label_smoothing=label_smoothing,
+            metrics=metrics,
         )

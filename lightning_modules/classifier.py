@@ -32,7 +32,7 @@ T = TypeVar("T")
 class ImageClassifier(LightningModule, ABC):
     """A network that gives one logit per class, trained by softmax cross-entropy.
 
-    A subclass builds ``network`` and passes it on, with ``**training`` for all arguments that follow the image size.
+    A subclass builds ``network`` and passes it on, with the arguments that it takes of those that follow.
 
     ``label_smoothing``, in [0, 1), is the share of a label that is divided equally among all classes (Szegedy et al.
     2016, sec. 7). Only the loss that training minimizes is smoothed.

@@ -28,15 +28,15 @@ def built(name: str, make: Callable[[int], Metric], num_classes: int) -> Metric:
     try:
         metric = make(num_classes)
         metric.update(torch.eye(num_classes), torch.arange(num_classes))
-        metric.merge_state(metric.metric_state)  # as a run does that resumes within an epoch
         value = metric.compute()
-        metric.reset()
     except Exception as error:  # of any class
         raise ModelError(
             f"{flag} cannot be measured: {type(error).__name__}: {error}\n"
             "a metric here is a class of torchmetrics whose first argument is the number of classes, such as "
             "torchmetrics.classification.MulticlassF1Score"
         ) from error
+    _check_merging(flag, metric)
+    metric.reset()
     if not (isinstance(value, torch.Tensor) and value.numel() == 1):
         raise ModelError(
             f"{flag} gives no single number; average it over the classes, often by init_args: {{average: macro}}"
@@ -49,3 +49,15 @@ def built(name: str, make: Callable[[int], Metric], num_classes: int) -> Metric:
             "callbacks and --monitor know it"
         )
     return metric
+
+
+def _check_merging(flag: str, metric: Metric) -> None:
+    """Merge two states, as a run does that resumes within an epoch."""
+    try:
+        metric.merge_state(metric.metric_state)
+    except RuntimeError as error:
+        name = type(metric).__name__
+        raise ModelError(
+            f"{flag}: a run that resumes within an epoch adds the counts of both parts up, which {name} does not allow; "
+            f"if an update of {name} does not depend on earlier ones, write full_state_update = False in its class"
+        ) from error

@@ -147,10 +147,10 @@ class VGG(ImageClassifier):
             image_size,
             optimizer,
             lr_scheduler,
-            lr_scheduler_interval,
-            decay_biases,
-            label_smoothing,
-            metrics,
+            lr_scheduler_interval=lr_scheduler_interval,
+            decay_biases=decay_biases,
+            label_smoothing=label_smoothing,
+            metrics=metrics,
         )
         self._batch_norm, self._softmax, self._init_from, self._layers = batch_norm, softmax, init_from, layers
 

@@ -252,7 +252,7 @@ def export(
     data.setup("test")
     number = len(data.test_indices)
     places = torch.arange(min(IMAGES, number)) * number // min(IMAGES, number)
-    images = data.images.test_images[places].permute(0, 3, 1, 2)
+    images = data.images.test_images[data.test_indices[places]].permute(0, 3, 1, 2)
     trust = trust_of(run, temperature)
     texts = {"classes": json.dumps(classes), "trust": json.dumps(trust._asdict()) if trust else ""}
     reference = _from_checkpoint(checkpoint, classes, temperature).probabilities(images)

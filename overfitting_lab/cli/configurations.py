@@ -7,7 +7,6 @@ import yaml
 
 from overfitting_lab.runs.recipe import read_config
 
-WORDS = ("yes", "no", "on", "off")  # YAML 1.1 reads them as true and false
 GROUPS = ("data", "trainer")
 SWITCHES = ("check",)  # flags without a value; jsonargparse takes their value in a file as it is
 BOOLEAN, NUMBER, TEXT = "tag:yaml.org,2002:bool", "tag:yaml.org,2002:int", "tag:yaml.org,2002:str"

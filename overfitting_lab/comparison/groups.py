@@ -14,7 +14,7 @@ from overfitting_lab.runs.epochs import METRICS, EpochRecord, Gap, Instrument, h
 from overfitting_lab.runs.summary import Summary, TestSummary
 
 Answers = tuple[NDArray[np.floating], NDArray[np.integer]]  # probabilities [N, classes] and labels [N]
-SMALLEST = 6e-8  # above 0 in float16, in which probabilities are kept; lower bound before the logarithm
+SMALLEST_KEPT = 6e-8  # above 0 in float16, in which probabilities are kept; lower bound before the logarithm
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ class NamedRun:
         if self.answers is None or self.test.temperature is None:
             return None
         probabilities, labels = self.answers
-        logits = np.log(np.maximum(probabilities, SMALLEST, dtype=np.float64))
+        logits = np.log(np.maximum(probabilities, SMALLEST_KEPT, dtype=np.float64))
         return at_temperature(logits, self.test.temperature), labels
 
     @property
@@ -141,8 +141,8 @@ class Group:
 
     @property
     def calibration_errors(self) -> list[float | None]:
-        """The calibration errors on the test images, one a seed; ``None`` for a run without ``images.npz``."""
-        return [None if run.calibration is None else run.calibration.error for run in self.seeds]
+        """The calibration errors on the test images, one a seed; ``None`` for a run that has none."""
+        return [run.run.calibration_error for run in self.seeds]
 
     @property
     def calibration(self) -> Calibration | None:

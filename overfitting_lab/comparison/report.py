@@ -223,9 +223,9 @@ def _results(group: Group, own: Sequence[str], *, named: bool) -> Iterator[list[
 def _confidences(group: Group) -> Iterator[list[Any]]:
     """Yield the mean calibration of a group of several seeds, then the calibration of each run."""
     for each in _rows(group):
-        if None in each.calibration_errors:
-            continue
         tests, calibrations = [run.test for run in each.seeds], [run.calibration for run in each.seeds]
+        if None in calibrations:
+            continue
         yield [
             _row_name(each),
             mean_cell(each.accuracies, unit="%"),

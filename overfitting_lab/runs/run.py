@@ -11,6 +11,7 @@ from zipfile import BadZipFile
 import numpy as np
 from numpy.typing import NDArray
 
+from overfitting_lab.runs.calibration import calibration
 from overfitting_lab.runs.checkpoints import checked_checkpoint
 from overfitting_lab.runs.epochs import EpochRecord, read_records
 from overfitting_lab.runs.files import RunError, RunFiles, resume_command
@@ -154,6 +155,22 @@ class Run:
                 f"every validation image, or is of an older version; begin a new run: {self._new_run}"
             )
         return self.summary.test.temperature
+
+    @property
+    def calibration_error(self) -> float | None:
+        """The expected calibration error on the test images; ``None`` if it is unknown.
+
+        Summaries of earlier versions lack it. It is computed from ``images.npz`` then.
+
+        Raises:
+            RunError: if ``images.npz`` is damaged.
+        """
+        test = self.summary.test
+        if test is None:
+            return None
+        if test.calibration_error is not None or "test_labels" not in self.images:
+            return test.calibration_error
+        return calibration(self.images["test_probabilities"], self.images["test_labels"]).error
 
     @property
     def best_checkpoint(self) -> Path:

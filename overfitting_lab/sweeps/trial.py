@@ -5,7 +5,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from overfitting_lab.runs import Run, RunError
-from overfitting_lab.runs.calibration import calibration
 from overfitting_lab.runs.epochs import Monitor
 
 
@@ -66,8 +65,6 @@ def result_of(run: Run, setting: Mapping[str, Any]) -> Trial:
         **{name: summary.versions[name] for name in ("python", "torch", "lightning")},
         "commit": summary.git_commit,
     }
-    images = run.images
-    error = calibration(images["test_probabilities"], images["test_labels"]).error if "test_labels" in images else None
     return Trial(
         setting=setting,
         test_acc=summary.test.acc,
@@ -78,7 +75,7 @@ def result_of(run: Run, setting: Mapping[str, Any]) -> Trial:
         epochs=summary.epochs,
         origin=origin,
         gap_instrument=summary.gap_instrument or "training",
-        calibration_error=error,
+        calibration_error=run.calibration_error,
         monitor=run.recipe["monitor"],
         averaged=summary.test.averaged,
     )

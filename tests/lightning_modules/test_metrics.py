@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torchmetrics import Metric
 from torchmetrics.classification import MulticlassAccuracy
 
 from datamodules import Batch
@@ -28,6 +29,29 @@ model:
 CLASSIFICATION = "torchmetrics.classification"
 
 
+class Constant(Metric):
+    """A metric that is 0.5 whatever it is given."""
+
+    full_state_update = False
+    seen: torch.Tensor
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.add_state("seen", torch.tensor(0), dist_reduce_fx="sum")
+
+    def update(self, logits: torch.Tensor, labels: torch.Tensor) -> None:
+        self.seen += len(labels)
+
+    def compute(self) -> torch.Tensor:
+        return torch.full((), 0.5)
+
+
+class Unmerged(Constant):
+    """A metric as it is first written, without a word on how its state is updated."""
+
+    full_state_update = None
+
+
 @pytest.fixture
 def fit(tiny: Flags, tmp_path: Path) -> list[str]:
     (tmp_path / "metrics.yaml").write_text(METRICS)
@@ -43,14 +67,7 @@ def macro_f1(labels: np.ndarray, predictions: np.ndarray) -> float:
 
 
 def test_own_metrics_stand_where_accuracy_stands(run_script: Script, fit: list[str], tmp_path: Path) -> None:
-    plateau = (
-        "=lightning.pytorch.cli.ReduceLROnPlateau",
-        ".monitor=val_top2",
-        ".mode=max",
-        ".patience=0",
-        ".factor=0.5",
-    )
-    flags = ["--monitor=val_f1", "--trainer.max_epochs=3", *(f"--model.lr_scheduler{word}" for word in plateau)]
+    flags = ["--monitor=val_f1", "--trainer.max_epochs=3"]
     stop = ("+=EarlyStopping", ".monitor=val_calibration_error", ".patience=9")
     flags += [f"--trainer.callbacks{word}" for word in stop]
     outcome = run_script("fit", *fit, *flags)
@@ -78,13 +95,22 @@ def test_own_metrics_stand_where_accuracy_stands(run_script: Script, fit: list[s
     assert {"train_top2", "probe_f1"} <= rows[0].keys()
     assert [y for _, y in scalars_of(run.folder / "val")["curves/f1"]] == pytest.approx(scores)
     assert any("result/test_f1" in tag for tag in events_of(run.folder).Tags()["scalars"])
-    halved = [row.learning_rate for row in run.records]
-    top2 = [record.own["val_top2"] for record in run.records]
-    assert (halved[2] < halved[1]) == (top2[1] <= top2[0] or halved[1] < halved[0]), "the schedule follows val_top2"
 
     outcome = run_script("compare", RUN, "--output", "page")
     assert outcome.status == 0, outcome.err
     assert "test f1" in (tmp_path / "page/report.md").read_text()
+
+
+def test_a_schedule_follows_an_own_metric_alone(run_script: Script, fit: list[str], tmp_path: Path) -> None:
+    plateau = ("=lightning.pytorch.cli.ReduceLROnPlateau", ".monitor=val_f1", ".mode=max", ".patience=0", ".factor=0.5")
+    constant = ("--model.metrics.f1=tests.lightning_modules.test_metrics.Constant",)
+    flags = [*constant, "--trainer.max_epochs=3", *(f"--model.lr_scheduler{word}" for word in plateau)]
+    outcome = run_script("fit", *fit, *flags)
+    assert outcome.status == 0, outcome.err
+    rates = [record.learning_rate for record in Run(tmp_path / RUN).records]
+    assert rates == [rates[0], rates[0], rates[0] / 2], "the second validation is not better"
+    losses = [record.val_loss or 0 for record in Run(tmp_path / RUN).records]
+    assert losses[1] < losses[0], "a schedule that followed the loss would not have halved the rate"
 
 
 def test_a_resumed_run_counts_own_metrics_as_well(run_script: Script, fit: list[str], tmp_path: Path) -> None:
@@ -112,13 +138,15 @@ def test_a_resumed_run_counts_own_metrics_as_well(run_script: Script, fit: list[
         ({"calibration": "MulticlassCalibrationError"}, "less of MulticlassCalibrationError is better"),
         ({"f1_loss": "MulticlassF1Score"}, "so let its name not end in loss or error"),
         ({"f1": "NoSuchScore"}, "NoSuchScore"),
+        ({"f1": "tests.lightning_modules.test_metrics.Unmerged"}, "write full_state_update = False in its class"),
     ],
 )
 def test_a_metric_that_does_not_work_is_refused(
     flags: dict[str, str], words: str, run_script: Script, tiny: Flags
 ) -> None:
     ((name, kind),) = flags.items()
-    outcome = run_script("fit", "--config=overfit", *tiny, f'--model.metrics={{"{name}": "{CLASSIFICATION}.{kind}"}}')
+    path = kind if "." in kind else f"{CLASSIFICATION}.{kind}"
+    outcome = run_script("fit", "--config=overfit", *tiny, f'--model.metrics={{"{name}": "{path}"}}')
     assert outcome.status in (1, 2)
     check_one_message(outcome, outcome.status)
     assert words in outcome.err
