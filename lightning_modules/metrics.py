@@ -27,13 +27,13 @@ def built(name: str, make: Callable[[int], Metric], num_classes: int) -> Metric:
         )
     try:
         metric = make(num_classes)
-        metric.update(torch.eye(num_classes), torch.arange(num_classes))
+        metric.update(preds=torch.eye(num_classes), target=torch.arange(num_classes))
         value = metric.compute()
     except Exception as error:  # of any class
         raise ModelError(
             f"{flag} cannot be measured: {type(error).__name__}: {error}\n"
-            "a metric here is a class of torchmetrics whose first argument is the number of classes, such as "
-            "torchmetrics.classification.MulticlassF1Score"
+            "a metric here is a class of torchmetrics whose first argument is the number of classes, and whose update "
+            "takes preds and target, such as torchmetrics.classification.MulticlassF1Score"
         ) from error
     _check_merging(flag, metric)
     metric.reset()
@@ -58,6 +58,6 @@ def _check_merging(flag: str, metric: Metric) -> None:
     except RuntimeError as error:
         name = type(metric).__name__
         raise ModelError(
-            f"{flag}: a run that resumes within an epoch adds the counts of both parts up, which {name} does not allow; "
-            f"if an update of {name} does not depend on earlier ones, write full_state_update = False in its class"
+            f"{flag}: a run that resumes within an epoch adds up the counts of both parts, which {name} refuses; if an "
+            f"update of {name} does not depend on earlier ones, write full_state_update = False in its class"
         ) from error

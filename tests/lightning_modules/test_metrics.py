@@ -32,18 +32,25 @@ CLASSIFICATION = "torchmetrics.classification"
 class Constant(Metric):
     """A metric that is 0.5 whatever it is given."""
 
-    full_state_update = False
+    full_state_update: bool | None = False
     seen: torch.Tensor
 
     def __init__(self, num_classes: int) -> None:
         super().__init__()
         self.add_state("seen", torch.tensor(0), dist_reduce_fx="sum")
 
-    def update(self, logits: torch.Tensor, labels: torch.Tensor) -> None:
-        self.seen += len(labels)
+    def update(self, preds: torch.Tensor, target: torch.Tensor) -> None:
+        self.seen += len(target)
 
     def compute(self) -> torch.Tensor:
         return torch.full((), 0.5)
+
+
+class OtherNames(Constant):
+    """A metric whose update names its arguments as it likes."""
+
+    def update(self, logits: torch.Tensor, labels: torch.Tensor) -> None:  # type: ignore[override]
+        super().update(logits, labels)
 
 
 class Unmerged(Constant):
@@ -139,6 +146,7 @@ def test_a_resumed_run_counts_own_metrics_as_well(run_script: Script, fit: list[
         ({"f1_loss": "MulticlassF1Score"}, "so let its name not end in loss or error"),
         ({"f1": "NoSuchScore"}, "NoSuchScore"),
         ({"f1": "tests.lightning_modules.test_metrics.Unmerged"}, "write full_state_update = False in its class"),
+        ({"f1": "tests.lightning_modules.test_metrics.OtherNames"}, "whose update takes preds and target"),
     ],
 )
 def test_a_metric_that_does_not_work_is_refused(
