@@ -49,7 +49,7 @@ class Constant(Metric):
 class OtherNames(Constant):
     """A metric whose update names its arguments as it likes."""
 
-    def update(self, logits: torch.Tensor, labels: torch.Tensor) -> None:  # type: ignore[override]
+    def update(self, logits: torch.Tensor, labels: torch.Tensor) -> None:
         super().update(logits, labels)
 
 
