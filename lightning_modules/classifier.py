@@ -11,8 +11,10 @@ import torch
 import torch.nn.functional as F
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable, ReduceLROnPlateau
+from lightning.pytorch.utilities.seed import isolate_rng
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
+from torch.nn.parameter import UninitializedParameter
 from torch.optim import Optimizer
 from torchmetrics import MeanMetric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix
@@ -88,6 +90,8 @@ class ImageClassifier(LightningModule, ABC):
         # longer needed. The run's config.yaml has them all.
         ignored = ["network", "initialization", "init_from", "optimizer", "lr_scheduler", "metrics"]
         self.save_hyperparameters(ignore=ignored, logger=False)  # the loggers get all settings, from a callback
+        if any(isinstance(parameter, UninitializedParameter) for parameter in network.parameters()):
+            raise ModelError("the network has lazy layers: show it one image in __init__, which gives them their sizes")
         self.network = network.to(memory_format=torch.channels_last)
         self.num_classes = num_classes
         self.image_size = image_size
@@ -129,6 +133,36 @@ class ImageClassifier(LightningModule, ABC):
             ModelError: if the weights cannot be used.
         """
         return {}
+
+    def check_network(self) -> None:
+        """Try the network on one image, before any work.
+
+        Raises:
+            ModelError: if it does not return one logit per class, answers at random in evaluation mode, or has weights
+                elsewhere than in ``network``.
+        """
+        if apart := [name for name, _ in self.named_parameters() if not name.startswith("network.")]:
+            raise ModelError(
+                f"{', '.join(apart)}: weights outside of the network that {type(self).__name__} gives to "
+                "ImageClassifier, which weights.pth and exports would lack: make them layers of that network"
+            )
+        with isolate_rng(), torch.no_grad():
+            training, image = self.training, torch.randn(1, 3, self.image_size, self.image_size)
+            outputs = self.eval()(image), self(image)
+            self.train(training)
+        logits = outputs[0]
+        if not isinstance(logits, Tensor):
+            raise ModelError(f"the network returns a {type(logits).__name__}, not logits [N, {self.num_classes}] alone")
+        if logits.shape != (1, self.num_classes):
+            raise ModelError(
+                f"the network returns {list(logits.shape)} for an image, not one logit for each of the "
+                f"{self.num_classes} classes: its last layer needs num_classes outputs"
+            )
+        if not torch.allclose(*outputs, rtol=1e-3, atol=1e-5, equal_nan=True):
+            raise ModelError(
+                "the network gives two answers for one image in evaluation mode: write F.dropout(x, p, self.training), "
+                "or use nn.Dropout, which a validation switches off"
+            )
 
     def on_fit_start(self) -> None:
         """Load pretrained weights, unless a checkpoint was loaded.

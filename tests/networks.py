@@ -77,7 +77,7 @@ class Tiny(ImageClassifier):
         initialization: Initialization = He("fan_out"),
         optimizer: OptimizerCallable = partial(torch.optim.Adam, lr=1e-3),
         lr_scheduler: LRSchedulerCallable | None = None,
-        lr_scheduler_interval: Interval = "epoch",
+        lr_scheduler_interval: Interval | None = None,
         label_smoothing: float = 0.0,
     ) -> None:
         convolutions = [nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(8, 8, 3, padding=1)]

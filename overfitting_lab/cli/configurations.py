@@ -48,9 +48,31 @@ def checked_config(path: Path) -> str:
             raise ValueError(f"{path}, line {key.start_mark.line + 1}: {key.value} needs true or false")
     switches = [value for key, value in root.value if key.value in SWITCHES]
     words = [node for node in _scalars(root, path, ()) if _is_word(node) and node not in switches]
+    _refuse_twice(root, path)
     for node in words:
         node.tag, node.style = TEXT, "'"
     return str(yaml.serialize(root, Dumper=yaml.SafeDumper, allow_unicode=True)) if words else text
+
+
+def _refuse_twice(root: yaml.MappingNode, path: Path) -> None:
+    """Refuse a setting that stands in a mapping and, in one word, before or after it: ``trainer.max_epochs``."""
+    lines: dict[str, int] = {}
+    for name, line in _leaves(root, ""):
+        if name in lines:
+            raise ValueError(
+                f"{path}: {name} stands twice, in line {lines[name]} and in line {line}; one would replace the other: "
+                "leave one out"
+            )
+        lines[name] = line
+
+
+def _leaves(node: yaml.MappingNode, prefix: str) -> Iterator[tuple[str, int]]:
+    """Yield the settings with a value of their own, by flag, and their lines."""
+    for key, value in node.value:
+        if isinstance(value, yaml.MappingNode) and value.value:
+            yield from _leaves(value, f"{prefix}{key.value}.")
+        else:
+            yield f"{prefix}{key.value}", key.start_mark.line + 1
 
 
 def _scalars(node: yaml.Node, path: Path, above: tuple[yaml.Node, ...]) -> Iterator[yaml.ScalarNode]:

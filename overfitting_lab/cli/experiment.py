@@ -233,9 +233,7 @@ class ExperimentCLI(LightningCLI):
         return str(run.folder) if run else ""
 
     def _with_schedule(self) -> dict[str, Any]:
-        """Return all settings by flag, with what a run computes of its learning-rate schedule."""
-        if self.config.model.init_args.get("lr_scheduler") is None:
-            return self._settings
+        """Return all settings by flag, with what a run computes of its learning-rate schedule and its interval."""
         with isolate_rng():  # the network that is drawn here must not change the one that is trained
             planned = ExperimentCLI(self._arguments, keep=False)
             fit_schedule(planned.trainer, planned.model, self.datamodule)
@@ -275,6 +273,8 @@ class ExperimentCLI(LightningCLI):
             self._prepare_loggers()
             super().instantiate_classes()
             self.datamodule.share_of_batch(self.trainer.world_size)
+            if self._trains:
+                self.model.check_network()
             if self.config.compile is not None:
                 self.model.network.compile(mode=self.config.compile)
             if self._trains:

@@ -226,6 +226,10 @@ class ExperimentParser(LightningArgumentParser):
         overlay = None
         for path in filter(os.path.isfile, self._configs):
             keys = _callback_keys(Path(path))
+            if len(keys) > 1:
+                self.error(
+                    f"{path} has callbacks and callbacks+, of which one would be lost: put all under one of them"
+                )
             if overlay is not None and "callbacks" in keys:
                 self.error(f"{path} would replace the callbacks of {overlay}: give --config {path} first")
             overlay = path if "callbacks+" in keys else overlay

@@ -60,6 +60,30 @@ def test_a_key_that_stands_twice_is_refused_before_any_work(name: str, run_scrip
     assert f"{name}: the key data stands twice, in line 1 and in line 3" in outcome.err
 
 
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (
+            "trainer: {max_epochs: 3}\ntrainer.max_epochs: 5\n",
+            "trainer.max_epochs stands twice, in line 1 and in line 2",
+        ),
+        (
+            "trainer.max_epochs: 5\ntrainer:\n  max_epochs: 3\n",
+            "trainer.max_epochs stands twice, in line 1 and in line 3",
+        ),
+        (
+            "trainer:\n  callbacks: [{class_path: LearningRateMonitor}]\n  callbacks+: [{class_path: ModelSummary}]\n",
+            "has callbacks and callbacks+, of which",
+        ),
+    ],
+)
+def test_a_setting_that_would_be_lost_is_refused(text: str, words: str, run_script: Script, tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text(text, encoding="utf-8")
+    outcome = run_script("fit", "--config=overfit", "--config=mine.yaml")
+    assert outcome.status == 2
+    assert words in outcome.err
+
+
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
 def test_words_stay_words_in_every_encoding(encoding: str, tmp_path: Path, parse: Parse) -> None:
     (tmp_path / "mine.yaml").write_text(f"{OFF}data:\r\n  root: 猫/é\n", encoding=encoding)

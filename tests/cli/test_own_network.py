@@ -38,6 +38,51 @@ def block(language: str, section: str = "Another network", place: int = 0) -> st
     return str(re.findall(rf"^```{language}\n(.*?)^```", text, re.MULTILINE | re.DOTALL)[place])
 
 
+WRONG = """
+import torch
+import torch.nn.functional as F
+from torch import nn
+from lightning_modules import ImageClassifier
+
+
+def layers(outputs):
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(16, outputs))
+
+
+class Pair(nn.Module):
+    def __init__(self, outputs):
+        super().__init__()
+        self.layers = layers(outputs)
+
+    def forward(self, images):
+        return self.layers(images), None
+
+
+class Random(Pair):
+    def forward(self, images):
+        return self.layers(F.dropout(images, 0.5))
+
+
+class Wrong(ImageClassifier):
+    def __init__(self, kind: str, num_classes: int, image_size: int, **training) -> None:
+        networks = {
+            "forgotten": lambda: layers(1000),
+            "fewer": lambda: layers(num_classes - 1),
+            "pair": lambda: Pair(num_classes),
+            "random": lambda: Random(num_classes),
+            "map": lambda: nn.Conv2d(3, num_classes, 3),
+            "lazy": lambda: nn.Sequential(nn.Flatten(), nn.LazyLinear(num_classes)),
+            "apart": lambda: layers(8),
+        }
+        super().__init__(networks[kind](), num_classes, image_size, **training)
+        if kind == "apart":
+            self.head = nn.Linear(8, num_classes)
+
+    def forward(self, images):
+        return self.head(self.network(images)) if hasattr(self, "head") else self.network(images)
+"""
+
+
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Return a folder elsewhere that has the example's files. Python forgets them after the test."""
@@ -72,6 +117,43 @@ def test_layers_that_the_doctor_does_not_know_end_no_run(
     outcome = run_script("fit", f"--config={folder / 'bare.yaml'}", *small, "--trainer.max_epochs=12")
     assert outcome.status == 0, outcome.err
     assert "doctor     " in outcome.out
+
+
+@pytest.mark.parametrize("check", [False, True])
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        ("forgotten", "returns [1, 1000] for an image, not one logit for each of the 3 classes"),
+        ("fewer", "returns [1, 2] for an image"),
+        ("map", "returns [1, 3, 6, 6] for an image"),
+        ("pair", "the network returns a tuple, not logits [N, 3] alone"),
+        ("random", "two answers for one image in evaluation mode: write F.dropout(x, p, self.training)"),
+        ("lazy", "lazy layers: show it one image in __init__"),
+        ("apart", "head.weight, head.bias: weights outside of the network"),
+    ],
+)
+def test_a_network_that_cannot_be_measured_is_refused_before_any_work(
+    kind: str,
+    words: str,
+    check: bool,
+    folder: Path,
+    small: list[str],
+    run_script: Script,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delitem(sys.modules, "wrong", raising=False)
+    (folder / "wrong.py").write_text(WRONG)
+    (folder / "wrong.yaml").write_text(
+        "experiment: wrong\nmodel: {class_path: wrong.Wrong, init_args: {optimizer: {class_path: torch.optim.Adam}}}\n"
+        "data: {split: overfit}\n"
+    )
+    outcome = run_script(
+        "fit", f"--config={folder / 'wrong.yaml'}", *small, f"--model.kind={kind}", *["--check"] * check
+    )
+    check_one_message(outcome, outcome.status)
+    assert outcome.status in (1, 2)
+    assert words in outcome.err
+    assert not Path("lightning_logs").exists()
 
 
 def test_the_example_trains_tests_resumes_and_predicts(

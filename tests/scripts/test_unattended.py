@@ -26,7 +26,9 @@ def runs(folder: Path) -> list[str]:
     return sorted(path.name for path in (folder / FIRST).parent.glob("version_*"))
 
 
-def test_a_complete_run_is_told(run_script: Script, quick: Flags, tmp_path: Path) -> None:
+@pytest.mark.parametrize("network", [(), ("--model=AlexNet", "--model.width=0.125")])
+def test_a_complete_run_is_told(network: Flags, run_script: Script, quick: Flags, tmp_path: Path) -> None:
+    quick = (*quick, *network)
     assert run_script("fit", "--config=overfit", *quick, AUTO).status == 0
     before = summary_of(tmp_path / FIRST)
     again = run_script("fit", "--config=overfit", *quick, AUTO, "--trainer.precision=bf16-true")
