@@ -122,13 +122,18 @@ class WrongLabels(Callback):
 
 
 class LeakedImages(Callback):
-    """Replace a number of validation images by training images, pixel for pixel, label for label."""
+    """Replace a number of validation or test images by training images, pixel for pixel, label for label."""
 
-    def __init__(self, number: int) -> None:
+    def __init__(self, number: int, test: bool = False) -> None:
         self.number = number
+        self.test = test
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         data = trainer.datamodule  # type: ignore[attr-defined]
+        if self.test:
+            source, target = data.train_indices[: self.number], data.test_indices[: self.number]
+            data.images.test_images[target] = data.images.train_images[source]
+            return
         source, target = data.train_indices[: self.number], data.val_indices[: self.number]
         data.images.train_images[target] = data.images.train_images[source]
         data.images.train_labels[target] = data.images.train_labels[source]

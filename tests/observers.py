@@ -31,6 +31,14 @@ class StepWeights(Callback):
         torch.save(self.weights, self.file)
 
 
+class Draws(Callback):
+    """Draw an image into TensorBoard, as callbacks for Lightning's own logger do."""
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        if trainer.global_step == 0:
+            trainer.logger.experiment.add_image("first batch", batch.images[0], 0)  # type: ignore[union-attr]
+
+
 class FolderLock(Callback):
     """Print if another process could train the run, after training and in the test."""
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from lightning.fabric.loggers.logger import rank_zero_experiment
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.strategies import Strategy
 from lightning_utilities.core.rank_zero import rank_zero_only
@@ -115,6 +116,15 @@ class RunLogger(Logger):
             )
         return self._writers[sub_run]
 
+    @property
+    @rank_zero_experiment
+    def experiment(self) -> "SummaryWriter":
+        """The run's event file, for a callback's own images and histograms, as in Lightning's TensorBoardLogger.
+
+        Lightning asks for it before the run may have a folder. So only a call of a method opens the file.
+        """
+        return cast("SummaryWriter", _LazyWriter(self))
+
     def open(self) -> None:
         """Let callbacks change the folder, and write the events that wait."""
         self.is_open = True
@@ -159,6 +169,16 @@ class RunLogger(Logger):
             with attempt(TENSORBOARD):
                 writer.close()
         self._writers.clear()
+
+
+class _LazyWriter:
+    """Stand-in for an event file that is opened when it is written to."""
+
+    def __init__(self, logger: RunLogger) -> None:
+        self._logger = logger
+
+    def __getattr__(self, method: str) -> Any:
+        return getattr(self._logger.writer(), method)
 
 
 class _WaitingWriter:

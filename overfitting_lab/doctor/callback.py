@@ -216,10 +216,11 @@ def examine(datamodule: Any, pl_module: LightningModule) -> tuple[progress.Facts
     """Return what a set-up ``CIFAR10DataModule`` and an ``ImageClassifier`` show before the first step."""
     images, train, val = datamodule.images, datamodule.train_indices, datamodule.val_indices
     labels, classes = images.train_labels[train], len(images.classes)
-    copies = data_rules.duplicates(images.train_images, train, val)
+    known, tested = images.train_images[train], datamodule.test_indices
     found = [
         *data_rules.images_show_nothing(images.train_images, train),
-        *data_rules.duplicate_images(copies, len(val)),
+        *data_rules.duplicate_images(data_rules.duplicates(known, images.train_images[val]), len(val)),
+        *data_rules.duplicate_images(data_rules.duplicates(known, images.test_images[tested]), len(tested), test=True),
     ]
     missing = list(data_rules.class_without_images(labels, images.classes))
     found += missing or data_rules.class_imbalance(labels, images.classes)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from overfitting_lab.doctor.diagnosis import Diagnosis, Severity
 
-LEAK = 0.01  # share of the validation images
+LEAK = 0.01  # share of the validation or test images
 IMBALANCE = 3  # ratio of the largest class to the smallest
 FEW = 200  # with fewer images, an accuracy shows nothing
 PROBED = 5000  # the linear probe uses at most so many images
@@ -19,14 +19,14 @@ BLACK = 16  # of 255: an image without a value as high as this looks black
 MANY = 0.01  # share of the training images
 
 
-def duplicates(images: Tensor, train: Tensor, val: Tensor) -> int:
-    """Count the validation images that are, pixel for pixel, training images.
+def duplicates(known: Tensor, asked: Tensor) -> int:
+    """Count the images asked about that are, pixel for pixel, known ones. Both are uint8 [N, height, width, 3]."""
 
-    ``images`` are uint8 [N, height, width, 3]. ``train`` and ``val`` are int64, indices of images.
-    """
-    pixels = images.numpy()
-    known = {sha256(pixels[index].tobytes()).digest() for index in train.tolist()}
-    return sum(sha256(pixels[index].tobytes()).digest() in known for index in val.tolist())
+    def digests(images: Tensor) -> list[bytes]:
+        return [sha256(image.tobytes()).digest() for image in images.numpy()]
+
+    train = set(digests(known))
+    return sum(digest in train for digest in digests(asked))
 
 
 def chance(labels: Tensor, classes: int) -> float:
@@ -58,17 +58,20 @@ def labels_fit(images: Tensor, labels: Tensor, train: Tensor, val: Tensor, class
     return accuracy > share + 3 * math.sqrt(share * (1 - share) / len(val))
 
 
-def duplicate_images(number: int, val_size: int) -> Iterator[Diagnosis]:
-    """Report validation images that are training images too: a warning if more than a hundredth are, else a note."""
+def duplicate_images(number: int, size: int, *, test: bool = False) -> Iterator[Diagnosis]:
+    """Report validation or test images that are training images too: a warning if more than a hundredth are, or a note.
+
+    ``number`` of ``size`` images are.
+    """
     if not number:
         return
-    leak = number > LEAK * val_size
+    split, leak = "test" if test else "validation", number > LEAK * size
     yield Diagnosis(
-        "duplicate_images",
+        "duplicate_test_images" if test else "duplicate_images",
         Severity.WARNING if leak else Severity.NOTE,
-        "validation images are training images too" + ", so the validation accuracy is no measure" * leak,
-        f"{number:,} of {val_size:,} validation images ({number / val_size:.1%}) are pixel for pixel training images",
-        "remove the copies from the folder; another --data.split_seed splits the images anew"
+        f"{split} images are training images too" + f", so the {split} accuracy is no measure" * leak,
+        f"{number:,} of {size:,} {split} images ({number / size:.1%}) are pixel for pixel training images",
+        "remove the copies from the folder" + "; another --data.split_seed splits the images anew" * (not test)
         if leak
         else "nothing: so few hardly change the accuracy",
     )

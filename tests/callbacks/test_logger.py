@@ -5,6 +5,7 @@ from threading import Barrier
 import pytest
 
 from overfitting_lab.callbacks.logger import RunLogger
+from tests.conftest import Flags, Script, events_of
 
 
 @pytest.fixture
@@ -31,6 +32,14 @@ def test_next_version(experiment: Path, taken: list[str], version: str) -> None:
     assert logger.version == logger.version == version
     assert logger.folder == experiment / version
     assert sorted(path.name for path in experiment.iterdir()) == sorted([*taken, version])
+
+
+def test_a_callback_may_draw_into_tensorboard_as_with_lightnings_logger(
+    run_script: Script, quick: Flags, tmp_path: Path
+) -> None:
+    outcome = run_script("fit", "--config=overfit", *quick, "--trainer.callbacks+=tests.observers.Draws")
+    assert outcome.status == 0, outcome.err
+    assert "first batch" in events_of(tmp_path / "lightning_logs/overfit/version_0").Tags()["images"]
 
 
 def test_no_folder_is_claimed_before_something_reads_its_name(tmp_path: Path) -> None:

@@ -71,6 +71,12 @@ def alarms(found: dict[str, dict[str, Any]]) -> set[str]:
         ([f"{FAULT}Poison", "--trainer.callbacks.layer=4", "--trainer.callbacks.step=3"], "not_finite", ["4"], "fatal"),
         ([f"{FAULT}LeakedImages", "--trainer.callbacks.number=30"], "duplicate_images", [], "warning"),
         ([f"{FAULT}LeakedImages", "--trainer.callbacks.number=2"], "duplicate_images", [], "note"),
+        (
+            [f"{FAULT}LeakedImages", "--trainer.callbacks.number=20", "--trainer.callbacks.test=true"],
+            "duplicate_test_images",
+            [],
+            "warning",
+        ),
         ([f"{FAULT}RareClass", "--trainer.callbacks.label=1"], "class_imbalance", [], "warning"),
     ],
 )

@@ -257,9 +257,8 @@ def test_duplicates_are_found_pixel_for_pixel() -> None:
     pixels[41], pixels[47] = pixels[3], pixels[3]
     pixels[44] = pixels[5]
     pixels[44, 0, 0, 0] += 1
-    train, val = torch.arange(40), torch.arange(40, 50)
-    assert data.duplicates(pixels, train, val) == 2
-    assert data.duplicates(pixels, train, val[:1]) == 0
+    assert data.duplicates(pixels[:40], pixels[40:]) == 2
+    assert data.duplicates(pixels[:40], pixels[40:41]) == 0
 
 
 def test_a_few_images_of_a_class_are_a_matter_of_chance() -> None:
