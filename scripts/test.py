@@ -41,6 +41,8 @@ def main() -> None:
         members = []
         for run, checkpoint in zip(runs, checkpoints, strict=True):
             print(f"run        {run.folder}" + ", averaged over mirror images" * bool(arguments.tta), flush=True)
+            for name in run.changed_code:
+                print(f"changed    the file of {name}: the network was trained with other code", flush=True)
             own = ["--config", str(run.files.config), *overrides]
             cli = ExperimentCLI(own, description=__doc__, keep=False, trains=False)
             if cli.config.trainer.limit_test_batches == 0:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import yaml
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
@@ -26,7 +27,9 @@ from overfitting_lab.runs.checkpoints import load_checkpoint
 from overfitting_lab.runs.epochs import last_gap, write_records
 from overfitting_lab.runs.figures import curves, save_figure
 from overfitting_lab.runs.files import replace_file, write_text
+from overfitting_lab.runs.imports import code_of
 from overfitting_lab.runs.notes import attempt, in_words, notes
+from overfitting_lab.runs.recipe import decides, flat
 from overfitting_lab.runs.summary import DataSummary, ModelSummary, Summary, TestSummary
 
 
@@ -75,8 +78,10 @@ class RunSummary(Callback):
             return
         optimizer = trainer.optimizers[0]
         settings = {key: value for key, value in optimizer.defaults.items() if isinstance(value, float | int | str)}
+        config = self._config()
         self._summary = Summary(
             **self._facts,
+            code=self._code(config),
             status="running",
             data=DataSummary(**trainer.datamodule.description()),  # type: ignore[attr-defined]
             model=ModelSummary(class_path(type(pl_module)), sum(weights.numel() for weights in pl_module.parameters())),
@@ -90,8 +95,19 @@ class RunSummary(Callback):
             world_size=trainer.world_size,
         )
         if not self._logger.resumed:
-            write_text(self._logger.files.config, self._config())
+            write_text(self._logger.files.config, config)
             self._update(trainer)
+
+    def _code(self, config: str) -> dict[str, str]:
+        """Return the digests of the user's own modules: all that the run has had, if it was resumed with others."""
+        code = code_of({name: value for name, value in flat(yaml.safe_load(config)).items() if decides(name)})
+        before: dict[str, str] = {}
+        with contextlib.suppress(RunError):  # a lost summary
+            before = Run(self._logger.folder).summary.code if self._logger.resumed else {}
+        for name, digests in before.items():
+            known = digests.split(", ")
+            code[name] = digests if code.get(name) in known else ", ".join([*known, code.get(name, "gone")])
+        return code
 
     def state_dict(self) -> dict[str, Any]:
         return {"seconds": self._seconds_before + time.perf_counter() - self._started}

@@ -256,6 +256,9 @@ class ExperimentCLI(LightningCLI):
     def _print_changes(self, resumption: Resumption) -> None:
         for key, (before, after) in resumption.changes.items():
             rank_zero_only(print)(f"changed    {key}: {_short(before)} -> {_short(after)}")
+        if resumption.run.status != "unknown":
+            for name in resumption.run.changed_code:
+                rank_zero_only(print)(f"changed    the file of {name}: this run began with other code")
 
     def _set_seed(self) -> None:
         """Seed everything; report a seed that torch refuses as a usage error."""

@@ -3,12 +3,22 @@
 import os
 import re
 import sys
-from collections.abc import Iterable
+import sysconfig
+from collections.abc import Iterable, Mapping
+from hashlib import sha256
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 NAME = re.compile(r"(?<![\w./-])([A-Za-z_]\w*)\.[A-Za-z_]")  # of a top-level module, in a text
+PROJECT = Path(__file__).resolve().parents[2]
+# Where modules lie that a version or a commit identifies.
+VERSIONED = [
+    *(Path(sysconfig.get_paths()[kind]).resolve() for kind in ("stdlib", "platstdlib", "purelib", "platlib")),
+    *(PROJECT / name for name in ("datamodules", "lightning_modules", "overfitting_lab")),
+]
+DIGITS = 12  # of the digest of a module
 
 
 def why_not_imported(class_path: str) -> str | None:
@@ -27,6 +37,26 @@ def why_not_imported(class_path: str) -> str | None:
     except Exception as error:  # of any code
         return f"the module {module} fails: {type(error).__name__}: {error}"
     return None if hasattr(found, name) else f"{module} ({getattr(found, '__file__', '')}) has no {name}"
+
+
+def code_of(settings: Mapping[str, Any]) -> dict[str, str]:
+    """Return a digest of each module of a user's own that settings name: of its file, or of a package's files.
+
+    Installed packages and this project have versions. Modules that such a module imports are not in its digest.
+    """
+    found = {}
+    for name in sorted({match for value in settings.values() for match in NAME.findall(str(value))}):
+        try:
+            spec = find_spec(name)
+        except (ImportError, ValueError):
+            continue
+        if spec is None or spec.origin is None or not spec.origin.endswith(".py"):
+            continue
+        file = Path(spec.origin).resolve()
+        if not any(file.is_relative_to(place) for place in VERSIONED):
+            files = sorted(file.parent.rglob("*.py")) if spec.submodule_search_locations else [file]
+            found[name] = sha256(b"\0".join(path.read_bytes() for path in files)).hexdigest()[:DIGITS]
+    return found
 
 
 def find_modules_beside(config: Path, texts: Iterable[str]) -> None:

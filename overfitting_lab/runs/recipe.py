@@ -9,6 +9,7 @@ import yaml
 from yaml import CSafeLoader
 
 from overfitting_lab.runs.files import RunError
+from overfitting_lab.runs.imports import code_of
 
 # Every setting of fit.py is in one of these two. The settings of a class, such as model.dropout, follow the class.
 DECISIVE = (
@@ -63,14 +64,19 @@ def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return settings
 
 
-def recipe(settings: Mapping[str, Any], data: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """Return the settings, by flag, that decide the result.
+def recipe(
+    settings: Mapping[str, Any], data: Mapping[str, Any] | None = None, code: Mapping[str, str] | None = None
+) -> dict[str, Any]:
+    """Return the settings, by flag, that decide the result, and the digests of a user's own modules.
 
     ``data`` is the data module's description. It has the values that the data decides if they are not given. A setting
-    that a configuration of an earlier version lacks has the value of that version.
+    that a configuration of an earlier version lacks has the value of that version. ``code`` has the digests; by default
+    they are those of the modules as they are now.
     """
+    mine = {name: value for name, value in settings.items() if decides(name)}
+    digests = {f"code.{name}": digest for name, digest in (code_of(mine) if code is None else code).items()}
     decided = {f"data.{name}": data[name] for name in ("augment", "train_size", "val_size")} if data else {}
-    return LATER | {name: value for name, value in settings.items() if decides(name)} | decided
+    return LATER | mine | decided | digests
 
 
 def read_config(path: Path) -> str:

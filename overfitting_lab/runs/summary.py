@@ -85,6 +85,7 @@ class Summary:
     optimizer: dict[str, Any]  # class_path and plain settings
     versions: dict[str, str]  # of Python and of the libraries
     git_commit: str  # with -dirty if files differed from it; empty outside a checkout
+    code: dict[str, str] = field(default_factory=dict)  # digests of the user's own modules that the settings name
     epochs: int = 0  # that have ended
     global_step: int = 0
     seconds: float = 0.0  # of training with validation, over all resumes

@@ -203,6 +203,30 @@ def test_a_network_of_another_library(
     assert f"name: {name}" in Path("lightning_logs/library_net/version_0/config.yaml").read_text()
 
 
+def test_a_network_whose_code_has_changed_is_another_one(
+    folder: Path, small: list[str], run_script: Script, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, auto = f"--config={folder / 'my_net.yaml'}", "--resume=auto"
+    assert run_script("fit", config, *small, auto).status == 0
+    first = summary_of(RUN)["code"]
+    assert [*first] == ["my_net"]
+    assert "already complete" in run_script("fit", config, *small, auto).out
+    text = (folder / "my_net.py").read_text()
+    (folder / "my_net.py").write_text(text.replace("nn.ReLU()", "nn.Sigmoid()"))
+    forget(monkeypatch, folder)
+    tested = run_script("test", RUN, config)
+    assert tested.status == 0, tested.err
+    assert "changed    the file of my_net: the network was trained with other code" in tested.out
+    resumed = run_script("fit", f"--resume={RUN}", config, "--trainer.max_epochs=3")
+    assert "changed    the file of my_net: this run began with other code" in resumed.out
+    assert run_script("fit", config, *small, auto).status == 0
+    second = RUN.with_name("version_1")
+    assert summary_of(second)["code"] != first
+    compared = run_script("compare", RUN, second)
+    assert compared.status == 0, compared.err
+    assert "code.my_net" in Path(re.findall(r"\S+/report.md", compared.out)[0]).read_text()
+
+
 def test_images_and_a_metric_of_ones_own(folder: Path, small: list[str], run_script: Script) -> None:
     exec(block("python", "Another data set").replace("2000", "120").replace("500", "40"), {})
     (folder / "my_metric.py").write_text(block("python", "Another metric"))
