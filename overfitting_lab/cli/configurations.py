@@ -9,6 +9,7 @@ from overfitting_lab.runs.recipe import read_config
 
 GROUPS = ("data", "trainer")
 SWITCHES = ("check",)  # flags without a value; jsonargparse takes their value in a file as it is
+OF_CLASS = ("class_path", "init_args", "dict_kwargs")
 BOOLEAN, NUMBER, TEXT = "tag:yaml.org,2002:bool", "tag:yaml.org,2002:int", "tag:yaml.org,2002:str"
 AS_TEXT = (BOOLEAN, "tag:yaml.org,2002:timestamp")
 
@@ -85,6 +86,13 @@ def _scalars(node: yaml.Node, path: Path, above: tuple[yaml.Node, ...]) -> Itera
         raise ValueError(f"{path}, line {line}: a value contains itself: remove the *name below its own &name")
     pairs = node.value if isinstance(node, yaml.MappingNode) else [(None, value) for value in node.value]
     lines: dict[str, int] = {}
+    keys = [key for key, _ in pairs if isinstance(key, yaml.ScalarNode)]
+    beside = [key for key in keys if key.value not in OF_CLASS] if "class_path" in [key.value for key in keys] else []
+    if beside:
+        line, name = beside[0].start_mark.line + 1, beside[0].value
+        raise ValueError(
+            f"{path}, line {line}: {name} stands beside class_path: put the settings of a class in init_args"
+        )
     for key, value in pairs:
         if isinstance(key, yaml.ScalarNode):
             if key.value in lines:

@@ -277,6 +277,7 @@ class ExperimentCLI(LightningCLI):
             super().instantiate_classes()
             self.datamodule.share_of_batch(self.trainer.world_size)
             if self._trains:
+                self._refuse_lost_optimizer()
                 self.model.check_network()
             if self.config.compile is not None:
                 self.model.network.compile(mode=self.config.compile)
@@ -294,6 +295,18 @@ class ExperimentCLI(LightningCLI):
                 raise
             message = str(error) if isinstance(error, OF_USAGE) else in_words(error)
             self.parser.error(message, error)
+
+    def _refuse_lost_optimizer(self) -> None:
+        """Refuse settings of the optimizer that the network's own ``configure_optimizers`` would not use."""
+        own, settings = type(self.model).configure_optimizers, self.config.model.init_args
+        if own is ImageClassifier.configure_optimizers or "super" in own.__code__.co_names:
+            return
+        for name in ("optimizer", "lr_scheduler"):
+            if isinstance(settings.get(name), Namespace):  # a default is a function
+                self.parser.error(
+                    f"--model.{name} would do nothing: {type(self.model).__name__} has its own configure_optimizers; "
+                    "leave the setting out, or let the method begin with super().configure_optimizers()"
+                )
 
     def _prepare_loggers(self) -> None:
         """Check the configured loggers, and choose where each writes. Without a run's folder, build none."""

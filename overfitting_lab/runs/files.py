@@ -8,6 +8,7 @@ from pathlib import Path
 
 from filelock import BaseFileLock, FileLock, Timeout
 
+from overfitting_lab.runs.imports import python_path
 from overfitting_lab.runs.text import ESCAPE
 
 
@@ -74,7 +75,7 @@ def user_path(text: str) -> Path:
 
 def resume_command(folder: Path) -> str:
     """Return the command that resumes a run, for a shell."""
-    return f"python scripts/fit.py --resume {shlex.quote(str(folder))}"
+    return f"{python_path()}python scripts/fit.py --resume {shlex.quote(str(folder))}"
 
 
 def replace_file(path: Path, write: Callable[[Path], object]) -> None:

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import sys
 import sysconfig
 from collections.abc import Iterable, Mapping
@@ -19,6 +20,7 @@ VERSIONED = [
     *(PROJECT / name for name in ("datamodules", "lightning_modules", "overfitting_lab")),
 ]
 DIGITS = 12  # of the digest of a module
+_added: list[str] = []  # folders in which Python finds modules because they lie beside a configuration
 
 
 def why_not_imported(class_path: str) -> str | None:
@@ -50,13 +52,22 @@ def code_of(settings: Mapping[str, Any]) -> dict[str, str]:
             spec = find_spec(name)
         except (ImportError, ValueError):
             continue
-        if spec is None or spec.origin is None or not spec.origin.endswith(".py"):
+        places = [*(spec.submodule_search_locations or [])] if spec else []
+        if spec is None or (not (spec.origin or "").endswith(".py") and not places):
             continue
-        file = Path(spec.origin).resolve()
+        file = Path(places[0] if places else str(spec.origin)).resolve()
         if not any(file.is_relative_to(place) for place in VERSIONED):
-            files = sorted(file.parent.rglob("*.py")) if spec.submodule_search_locations else [file]
-            found[name] = sha256(b"\0".join(path.read_bytes() for path in files)).hexdigest()[:DIGITS]
+            files = sorted(file.rglob("*.py")) if places else [file]
+            found |= (
+                {name: sha256(b"\0".join(path.read_bytes() for path in files)).hexdigest()[:DIGITS]} if files else {}
+            )
     return found
+
+
+def python_path() -> str:
+    """Return what must stand in front of a command without these configurations; empty if they had no module beside."""
+    needed = [folder for folder in dict.fromkeys(_added) if folder in sys.path]
+    return f"PYTHONPATH={shlex.quote(os.pathsep.join(needed))} " if needed else ""
 
 
 def find_modules_beside(config: Path, texts: Iterable[str]) -> None:
@@ -69,12 +80,15 @@ def find_modules_beside(config: Path, texts: Iterable[str]) -> None:
     """
     folder = config.resolve().parent
     for name in {match for text in texts for match in NAME.findall(text)}:
-        beside = next((path for path in (folder / f"{name}.py", folder / name / "__init__.py") if path.is_file()), None)
-        if beside is None:
+        places = (folder / f"{name}.py", folder / name / "__init__.py")
+        beside = next((path for path in places if path.is_file()), None)
+        if beside is None and not any((folder / name).glob("*.py")):  # a package may lack its __init__.py
             continue
         if str(folder) not in sys.path:
             sys.path.append(str(folder))
+            _added.append(str(folder))
             os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (os.environ.get("PYTHONPATH"), str(folder))))
         spec = find_spec(name)
         if spec is not None and spec.origin is not None and Path(spec.origin).resolve() != beside:
-            raise ValueError(f"{config} names {name}, but Python imports it from {spec.origin}: rename {beside}")
+            mine = beside or folder / name
+            raise ValueError(f"{config} names {name}, but Python imports it from {spec.origin}: rename {mine}")

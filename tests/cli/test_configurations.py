@@ -75,6 +75,10 @@ def test_a_key_that_stands_twice_is_refused_before_any_work(name: str, run_scrip
             "trainer:\n  callbacks: [{class_path: LearningRateMonitor}]\n  callbacks+: [{class_path: ModelSummary}]\n",
             "has callbacks and callbacks+, of which",
         ),
+        (
+            "model:\n  class_path: AlexNet\n  width: 0.1\n",
+            "line 3: width stands beside class_path: put the settings of",
+        ),
     ],
 )
 def test_a_setting_that_would_be_lost_is_refused(text: str, words: str, run_script: Script, tmp_path: Path) -> None:

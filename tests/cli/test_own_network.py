@@ -1,6 +1,7 @@
 """A network, images and metrics outside of the repository: the examples of docs/your_own.md, as a reader types them."""
 
 import re
+import signal
 import sys
 from pathlib import Path
 
@@ -201,6 +202,46 @@ def test_a_network_of_another_library(
     )
     assert outcome.status == 0, outcome.err
     assert f"name: {name}" in Path("lightning_logs/library_net/version_0/config.yaml").read_text()
+
+
+def test_a_package_beside_the_configuration_needs_no_init_file(
+    folder: Path, small: list[str], run_script: Script
+) -> None:
+    (folder / "my_pack").mkdir()
+    (folder / "my_net.py").rename(folder / "my_pack/net.py")
+    config = folder / "my_net.yaml"
+    config.write_text(config.read_text().replace("my_net.MyNet", "my_pack.net.MyNet"))
+    outcome = run_script("fit", f"--config={config}", *small)
+    assert outcome.status == 0, outcome.err
+    assert [*summary_of(RUN)["code"]] == ["my_pack"]
+
+
+@pytest.mark.parametrize(("begins", "status"), [("", 2), ("super().configure_optimizers(); ", 0)])
+def test_a_networks_own_optimizer_and_a_flag_that_would_do_nothing(
+    begins: str, status: int, folder: Path, small: list[str], run_script: Script
+) -> None:
+    with (folder / "my_net.py").open("a") as file:
+        file.write("\n    def configure_optimizers(self):\n")
+        file.write(f"        {begins}return torch.optim.SGD(self.parameters(), lr=0.05)\n")
+    text = (folder / "my_net.py").read_text()
+    (folder / "my_net.py").write_text(f"import torch\n{text}")
+    outcome = run_script("fit", f"--config={folder / 'my_net.yaml'}", *small)
+    assert outcome.status == status
+    if status:
+        assert "--model.optimizer would do nothing: MyNet has its own configure_optimizers" in outcome.err
+
+
+def test_a_run_that_is_stopped_says_how_to_resume_with_its_module(
+    folder: Path, small: list[str], run_script: Script, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kill = ("place=step", "step=3", f"mark={tmp_path / 'mark'}", f"number={int(signal.SIGTERM)}")
+    killer = ["--trainer.callbacks+=tests.faults.KillOnce", *(f"--trainer.callbacks.{each}" for each in kill)]
+    stopped = run_script("fit", f"--config={folder / 'my_net.yaml'}", *small, *killer)
+    assert stopped.status == 143
+    assert f"resume with: PYTHONPATH={folder} python scripts/fit.py --resume {RUN}" in stopped.err
+    forget(monkeypatch, folder)
+    monkeypatch.syspath_prepend(folder)
+    assert run_script("fit", "--resume", RUN).status == 0
 
 
 def test_a_network_whose_code_has_changed_is_another_one(
