@@ -46,22 +46,23 @@ def code_of(settings: Mapping[str, Any]) -> dict[str, str]:
 
     Installed packages and this project have versions. Modules that such a module imports are not in its digest.
     """
-    found = {}
-    for name in sorted({match for value in settings.values() for match in NAME.findall(str(value))}):
-        try:
-            spec = find_spec(name)
-        except (ImportError, ValueError):
-            continue
-        places = [*(spec.submodule_search_locations or [])] if spec else []
-        if spec is None or (not (spec.origin or "").endswith(".py") and not places):
-            continue
-        file = Path(places[0] if places else str(spec.origin)).resolve()
-        if not any(file.is_relative_to(place) for place in VERSIONED):
-            files = sorted(file.rglob("*.py")) if places else [file]
-            found |= (
-                {name: sha256(b"\0".join(path.read_bytes() for path in files)).hexdigest()[:DIGITS]} if files else {}
-            )
-    return found
+    names = sorted({match for value in settings.values() for match in NAME.findall(str(value))})
+    found = {name: _own_files(name) for name in names}
+    contents = {name: b"\0".join(file.read_bytes() for file in files) for name, files in found.items() if files}
+    return {name: sha256(content).hexdigest()[:DIGITS] for name, content in contents.items()}
+
+
+def _own_files(name: str) -> list[Path]:
+    """Return the files of a user's own module or package; none if it is no module, or has a version."""
+    try:
+        spec = find_spec(name)
+    except (ImportError, ValueError):
+        return []
+    folders = [*(spec.submodule_search_locations or [])] if spec else []
+    place = Path(next(iter(folders), spec and spec.origin) or "").resolve()
+    if any(place.is_relative_to(folder) for folder in VERSIONED):
+        return []
+    return sorted(place.rglob("*.py")) if folders else [place] if place.suffix == ".py" else []
 
 
 def python_path() -> str:
