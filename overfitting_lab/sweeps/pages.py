@@ -266,11 +266,17 @@ def _chosen(design: Design, groups: Groups) -> str:
     sentence = f"The test accuracy is from the checkpoint with the {values.get(monitor, f'best {monitor}')}"
     if any(by_loss) and not all(by_loss):
         sentence += f", but with the lowest validation loss in the cells with: {_cells(design, by_loss)}"
-    averaged = [any(trial.averaged for trial in group) for group in groups]
-    if all(averaged):
+    averaged = [sum(bool(trial.averaged) for trial in group) for group in groups]
+    whole = [number == len(group) for number, group in zip(averaged, groups, strict=True)]
+    if all(whole):
         sentence += ". The tested network is an average of weights"
-    elif any(averaged):
-        sentence += f". The tested network is an average of weights in the cells with: {_cells(design, averaged)}"
+    elif any(whole):
+        sentence += f". The tested network is an average of weights in the cells with: {_cells(design, whole)}"
+    for cell, number, group in zip(design.cells, averaged, groups, strict=True):
+        if 0 < number < len(group):
+            name = cell_name(design, cell) or "none"
+            runs = f"{number} of {len(group)} runs"
+            sentence += f". With {name}, it is one in {runs}: the others chose an epoch before the average began"
     return f"{sentence}."
 
 

@@ -172,6 +172,13 @@ def test_the_page_tells_which_networks_are_averages(tmp_path: Path) -> None:
     made = [replace(each, averaged=each.setting["swa"] == "on" or None) for each in trials(design, lambda cell: 0.4)]
     page = write_page(design, made, FACTS, tmp_path / "page")[0].read_text()
     assert "accuracy. The tested network is an average of weights in the cells with: swa on." in page
+    some = one_at_a_time([*two_level(1), swa])
+    made = [
+        replace(each, averaged=(each.setting["swa"] == "on" and each.setting["seed"] == 1) or None)
+        for each in trials(some, lambda cell: 0.4, seeds=3)
+    ]
+    page = write_page(some, made, FACTS, tmp_path / "some")[0].read_text()
+    assert "With swa, it is one in 1 of 3 runs: the others chose an epoch before the average began." in page
 
 
 def test_a_factor_of_its_own_has_no_others(tmp_path: Path) -> None:
