@@ -278,10 +278,6 @@ class ExperimentCLI(LightningCLI):
             self.datamodule.share_of_batch(self.trainer.world_size)
             if self._trains:
                 self._refuse_lost_optimizer()
-                self.model.check_network()
-            if self.config.compile is not None:
-                self.model.network.compile(mode=self.config.compile)
-            if self._trains:
                 trainer_callbacks.check_device(self.trainer)
                 check_monitors(self.trainer, self.model, self._given_callbacks, self.config.monitor)
             else:
@@ -295,6 +291,10 @@ class ExperimentCLI(LightningCLI):
                 raise
             message = str(error) if isinstance(error, OF_USAGE) else in_words(error)
             self.parser.error(message, error)
+        if self._trains:
+            self.model.check_network()
+        if self.config.compile is not None:
+            self.model.network.compile(mode=self.config.compile)
 
     def _refuse_lost_optimizer(self) -> None:
         """Refuse settings of the optimizer that the network's own ``configure_optimizers`` would not use."""

@@ -64,12 +64,18 @@ class Random(Pair):
         return self.layers(F.dropout(images, 0.5))
 
 
+class Broken(Pair):
+    def forward(self, images):
+        return images[:, 3]
+
+
 class Wrong(ImageClassifier):
     def __init__(self, kind: str, num_classes: int, image_size: int, **training) -> None:
         networks = {
             "forgotten": lambda: layers(1000),
             "fewer": lambda: layers(num_classes - 1),
             "pair": lambda: Pair(num_classes),
+            "broken": lambda: Broken(num_classes),
             "random": lambda: Random(num_classes),
             "map": lambda: nn.Conv2d(3, num_classes, 3),
             "lazy": lambda: nn.Sequential(nn.Flatten(), nn.LazyLinear(num_classes)),
@@ -128,6 +134,7 @@ def test_layers_that_the_doctor_does_not_know_end_no_run(
         ("fewer", "returns [1, 2] for an image"),
         ("map", "returns [1, 3, 6, 6] for an image"),
         ("pair", "the network returns a tuple, not logits [N, 3] alone"),
+        ("broken", "IndexError: index 3 is out of bounds"),
         ("random", "two answers for one image in evaluation mode: write F.dropout(x, p, self.training)"),
         ("lazy", "lazy layers: show it one image in __init__"),
         ("apart", "head.weight, head.bias: weights outside of the network"),
