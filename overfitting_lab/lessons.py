@@ -18,9 +18,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 
-from overfitting_lab.campaign.figures import cells_of
 from overfitting_lab.campaign.pages import results_of
 from overfitting_lab.campaign.reference import REFERENCE
+from overfitting_lab.campaign.values import cells_of
 from overfitting_lab.cli import finished
 from overfitting_lab.comparison.charts import (
     add_legend,

@@ -9,6 +9,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
+from lightning_modules.errors import ModelError
 from overfitting_lab.callbacks.progress import ends_epoch, stops, validation_is_scheduled
 from overfitting_lab.runs.epochs import (
     METRICS,
@@ -125,7 +126,16 @@ class EpochRecorder(Callback):
         self.learning_rate = trainer.optimizers[0].param_groups[0]["lr"]
 
     def on_train_batch_end(self, trainer: Trainer, model: LightningModule, outputs: Any, batch: Any, *_: Any) -> None:
-        """Count the images of the whole step."""
+        """Count the images of the whole step.
+
+        Raises:
+            ModelError: if a network's own ``training_step`` does not return what callbacks need.
+        """
+        if lacking := {"cross_entropy", "logits"} - outputs.keys():
+            raise ModelError(
+                f"{type(model).__name__}.training_step does not return {' and '.join(sorted(lacking))}: let it end "
+                "with return super().training_step(batch, batch_idx), or change the loss alone, by training_losses"
+            )
         self._epoch_images += batch.total
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -6,9 +6,9 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch.nn.functional import cross_entropy
 
-from overfitting_lab.campaign.figures import hours
 from overfitting_lab.campaign.plan import Ablation, Campaign, Entry
 from overfitting_lab.campaign.reference import REFERENCE, reference_bytes, reference_runs
+from overfitting_lab.campaign.values import hours
 from overfitting_lab.campaign.work import State, is_there
 from overfitting_lab.cli.experiment import ExperimentCLI
 from overfitting_lab.runs import Run

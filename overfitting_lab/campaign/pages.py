@@ -14,9 +14,9 @@ from jinja2 import TemplateError
 from matplotlib.figure import Figure
 from PIL import Image
 
-from overfitting_lab.campaign.figures import Cell, Measured, NotMeasuredError, alike, cells_of, difference
 from overfitting_lab.campaign.plan import DOCS, Campaign, Study
 from overfitting_lab.campaign.reference import LOGS, reference_runs
+from overfitting_lab.campaign.values import Cell, Measured, NotMeasuredError, alike, cells_of, difference
 from overfitting_lab.comparison.comparison import Comparison
 from overfitting_lab.comparison.report import html_page, overview, read_template
 from overfitting_lab.runs import Run, UsageError

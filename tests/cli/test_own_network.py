@@ -238,6 +238,15 @@ def test_a_networks_own_optimizer_and_a_flag_that_would_do_nothing(
         assert "--model.optimizer would do nothing: MyNet has its own configure_optimizers" in outcome.err
 
 
+def test_a_networks_own_step_returns_what_the_run_needs(folder: Path, small: list[str], run_script: Script) -> None:
+    with (folder / "my_net.py").open("a") as file:
+        file.write("\n    def training_step(self, batch, batch_idx):\n")
+        file.write("        return nn.functional.cross_entropy(self(batch.images), batch.labels)\n")
+    outcome = run_script("fit", f"--config={folder / 'my_net.yaml'}", *small)
+    check_one_message(outcome, 1)
+    assert "MyNet.training_step does not return cross_entropy and logits: let it end" in outcome.err
+
+
 def test_a_run_that_is_stopped_says_how_to_resume_with_its_module(
     folder: Path, small: list[str], run_script: Script, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

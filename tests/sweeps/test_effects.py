@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from overfitting_lab.campaign.figures import cells_of
+from overfitting_lab.campaign.values import cells_of
 from overfitting_lab.sweeps.designs import Design, full_factorial
 from overfitting_lab.sweeps.effects import effects, images_for
 from overfitting_lab.sweeps.factors import REMEDIES, SIZE

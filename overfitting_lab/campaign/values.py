@@ -1,4 +1,4 @@
-"""The figures of an entry's runs, as text for the pages."""
+"""The values of an entry's runs, as text for the pages."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
