@@ -46,6 +46,8 @@ SAYS_ENVIRONMENT = (
 REMEDIES = {
     "allocate": "the memory is too small: try a smaller --data.batch_size, --data.train_size or network",
     "Too many open files": "allow more open files: ulimit -n 4096",
+    "Expected more than 1 value per channel": "batch normalization cannot train on a batch of one image: try another "
+    "--data.batch_size or --data.train_size, so that the last batch of an epoch has more",
     "No space left on device": "make room on the disk",
     "not implemented for": "this device cannot compute in this precision: try --trainer.precision 32-true",
 }

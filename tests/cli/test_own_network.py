@@ -238,6 +238,16 @@ def test_a_networks_own_optimizer_and_a_flag_that_would_do_nothing(
         assert "--model.optimizer would do nothing: MyNet has its own configure_optimizers" in outcome.err
 
 
+def test_batch_normalization_and_a_last_batch_of_one_image(folder: Path, small: list[str], run_script: Script) -> None:
+    text = (folder / "my_net.py").read_text()
+    normalized = text.replace("nn.Flatten()]", "nn.Flatten(), nn.BatchNorm1d(16 * channels)]")
+    assert normalized != text
+    (folder / "my_net.py").write_text(normalized)
+    outcome = run_script("fit", f"--config={folder / 'my_net.yaml'}", *small, "--data.train_size=41")
+    check_one_message(outcome, 1)
+    assert "batch normalization cannot train on a batch of one image: try another --data.batch_size" in outcome.err
+
+
 def test_a_networks_own_step_returns_what_the_run_needs(folder: Path, small: list[str], run_script: Script) -> None:
     with (folder / "my_net.py").open("a") as file:
         file.write("\n    def training_step(self, batch, batch_idx):\n")
