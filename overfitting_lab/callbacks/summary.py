@@ -27,9 +27,8 @@ from overfitting_lab.runs.checkpoints import load_checkpoint
 from overfitting_lab.runs.epochs import last_gap, write_records
 from overfitting_lab.runs.figures import curves, save_figure
 from overfitting_lab.runs.files import replace_file, write_text
-from overfitting_lab.runs.imports import code_of
 from overfitting_lab.runs.notes import attempt, in_words, notes
-from overfitting_lab.runs.recipe import decides, flat
+from overfitting_lab.runs.recipe import flat, own_code
 from overfitting_lab.runs.summary import DataSummary, ModelSummary, Summary, TestSummary
 
 
@@ -100,7 +99,7 @@ class RunSummary(Callback):
 
     def _code(self, config: str) -> dict[str, str]:
         """Return the digests of the user's own modules: all that the run has had, if it was resumed with others."""
-        code = code_of({name: value for name, value in flat(yaml.safe_load(config)).items() if decides(name)})
+        code = own_code(flat(yaml.safe_load(config)))
         before: dict[str, str] = {}
         with contextlib.suppress(RunError):  # a lost summary
             before = Run(self._logger.folder).summary.code if self._logger.resumed else {}

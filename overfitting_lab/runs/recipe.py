@@ -52,6 +52,11 @@ def decides(setting: str) -> bool:
     return not any(f"{setting}.".startswith(f"{name}.") for name in CIRCUMSTANTIAL)
 
 
+def own_code(settings: Mapping[str, Any]) -> dict[str, str]:
+    """Return the digests of a user's own modules, as they are now, that the decisive settings name."""
+    return code_of({name: value for name, value in settings.items() if decides(name)})
+
+
 def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Flatten a nested configuration to flags, such as ``model.optimizer.lr``; a class stands under its parent's."""
     settings: dict[str, Any] = {}
@@ -74,7 +79,7 @@ def recipe(
     they are those of the modules as they are now.
     """
     mine = {name: value for name, value in settings.items() if decides(name)}
-    digests = {f"code.{name}": digest for name, digest in (code_of(mine) if code is None else code).items()}
+    digests = {f"code.{name}": digest for name, digest in (own_code(settings) if code is None else code).items()}
     decided = {f"data.{name}": data[name] for name in ("augment", "train_size", "val_size")} if data else {}
     return LATER | mine | decided | digests
 

@@ -15,8 +15,7 @@ from overfitting_lab.runs.calibration import calibration
 from overfitting_lab.runs.checkpoints import checked_checkpoint
 from overfitting_lab.runs.epochs import EpochRecord, read_records
 from overfitting_lab.runs.files import RunError, RunFiles, resume_command
-from overfitting_lab.runs.imports import code_of
-from overfitting_lab.runs.recipe import decides, read_settings, recipe
+from overfitting_lab.runs.recipe import own_code, read_settings, recipe
 from overfitting_lab.runs.summary import Summary
 
 
@@ -48,7 +47,7 @@ class Run:
     @property
     def changed_code(self) -> list[str]:
         """The user's own modules that are no longer as they were in training, or that are gone."""
-        now = code_of({name: value for name, value in self.settings.items() if decides(name)})
+        now = own_code(self.settings)
         return [name for name, digest in self.summary.code.items() if now.get(name) != digest]
 
     @cached_property
