@@ -48,8 +48,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.fixture(autouse=True)
 def _blank_pictures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leave a run's curves and confusion matrices blank, two fifths of a tiny run, unless a test is marked pictures."""
+    """Leave every picture blank unless a test is marked pictures: a run's are two fifths of a tiny run."""
     if not request.node.get_closest_marker("pictures"):
+        monkeypatch.setattr("overfitting_lab.runs.figures.plain_text", lambda _: Figure(figsize=(1, 1)))
         for place in ("summary.curves", "dashboard.confusion_matrix"):
             monkeypatch.setattr(f"overfitting_lab.callbacks.{place}", lambda *_: Figure(figsize=(1, 1)))
 
@@ -112,8 +113,8 @@ def write_images(root: Path, train: int, test: int) -> Path:
 
 
 @pytest.fixture(scope="session")
-def tiny(image_folder: Path) -> Flags:
-    """Return flags that make any experiment of AlexNet a matter of a second or two, on any CPU."""
+def short(image_folder: Path) -> Flags:
+    """Return flags that make a run short, whatever its network, on any CPU."""
     return (
         "--data.source=folder",
         f"--data.root={image_folder}",
@@ -121,7 +122,6 @@ def tiny(image_folder: Path) -> Flags:
         "--data.val_size=50",
         "--data.batch_size=20",
         "--data.image_size=8",
-        "--model.hidden_features=16",
         "--trainer.max_epochs=2",
         "--trainer.accelerator=cpu",
         "--trainer.precision=32-true",  # without hardware for bf16, a step in bf16 takes 30 times as long
@@ -129,9 +129,15 @@ def tiny(image_folder: Path) -> Flags:
 
 
 @pytest.fixture(scope="session")
-def quick(tiny: Flags) -> Flags:
-    """Return flags for a test in which any network will do, at two thirds of the cost of ``tiny``."""
-    return ("--model=tests.networks.Tiny", *tiny)
+def tiny(short: Flags) -> Flags:
+    """Return flags that make any experiment of AlexNet or VGG a matter of a second."""
+    return (*short, "--model.hidden_features=128", "--model.width=0.125")
+
+
+@pytest.fixture(scope="session")
+def quick(short: Flags) -> Flags:
+    """Return flags for a test in which any network will do, at less than the cost of ``tiny``."""
+    return ("--model=tests.networks.Tiny", *short)
 
 
 def events_of(folder: Path) -> Any:
@@ -199,15 +205,15 @@ def fitted(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
 
 
 @pytest.fixture(scope="session")
-def finished_run(tiny: Flags, tmp_path_factory: pytest.TempPathFactory) -> FinishedRun:
+def finished_run(short: Flags, tmp_path_factory: pytest.TempPathFactory) -> FinishedRun:
     """Train three epochs of overfit.yaml at 32x32. The last is the worst: the learning rate jumps before it."""
     schedule = ("torch.optim.lr_scheduler.StepLR", "step_size=2", "gamma=1000")
     flags = [f"--model.lr_scheduler{'.' if '=' in word else '='}{word}" for word in schedule]
-    flags += ["--data.image_size=32", "--trainer.max_epochs=3"]
+    flags += ["--model.hidden_features=16", "--data.image_size=32", "--trainer.max_epochs=3"]
     with pytest.MonkeyPatch.context() as monkeypatch, redirect_stdout(io.StringIO()) as out:
         monkeypatch.chdir(tmp_path_factory.mktemp("finished"))
         with redirect_stderr(io.StringIO()) as err:
-            status = execute(monkeypatch, "fit", "--config", "overfit.yaml", *tiny, *flags)
+            status = execute(monkeypatch, "fit", "--config", "overfit.yaml", *short, *flags)
         assert status == 0, err.getvalue()
         folder = Path("lightning_logs/overfit/version_0").resolve()
     return FinishedRun(folder, out.getvalue())

@@ -202,16 +202,16 @@ class Deterministic:
         folder = self.folder / name
         folder.mkdir(exist_ok=True)
         # AlexNet: the backward pass of Tiny's adaptive pooling has no deterministic form on a GPU.
-        given = flags if "--resume" in flags else (*RECIPE, *self._flags, ALEXNET, *flags)
+        given = flags if "--resume" in flags else (*RECIPE, *ALEXNET, *self._flags, *flags)
         ended = run_python(folder, str(ROOT / "scripts" / "fit.py"), *given)
         assert ended.returncode == status, ended.stdout + ended.stderr
         return folder / RUN
 
 
-def test_a_killed_run_resumes_bit_for_bit(precision: str, there: Flags, tiny: Flags, tmp_path: Path) -> None:
+def test_a_killed_run_resumes_bit_for_bit(precision: str, there: Flags, short: Flags, tmp_path: Path) -> None:
     """A run of deterministic algorithms, the same one killed and resumed, and one whose images lie in memory."""
     # The interval is given, because a checkpoint notes it as it was given, and a resumed run gives all settings.
-    flags = (*tiny, *there, f"--trainer.precision={precision}", "--trainer.deterministic=true")
+    flags = (*short, *there, f"--trainer.precision={precision}", "--trainer.deterministic=true")
     flags += ("--model.lr_scheduler_interval=epoch",)
     runs = Deterministic(tmp_path, (*flags, "--trainer.max_epochs=3"))
     whole = runs.fit("whole")
@@ -279,7 +279,8 @@ def test_too_little_memory_is_one_message(device: str, there: Flags, run_script:
     torch.cuda.empty_cache()
     torch.cuda.set_per_process_memory_fraction(2**28 / torch.cuda.get_device_properties(0).total_memory)
     try:
-        outcome = run_script("fit", "--config=overfit", *tiny, *there, "--model.hidden_features=8192")
+        wide = ("--model.hidden_features=8192", "--model.width=1")
+        outcome = run_script("fit", "--config=overfit", *tiny, *there, *wide)
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)
     check_one_message(outcome, 1)

@@ -20,6 +20,7 @@ from lightning_modules.schedules import OPTIONAL
 from overfitting_lab.cli.configurations import checked_config
 from overfitting_lab.cli.failures import wants_trace
 from overfitting_lab.cli.loggers import explained, missing_package, without_logger
+from overfitting_lab.cli.replay import without_unwritable
 from overfitting_lab.cli.suggestions import DASHES, meant, nearest
 from overfitting_lab.cli.trainer_callbacks import refusal
 from overfitting_lab.runs.files import user_path
@@ -206,6 +207,16 @@ class ExperimentParser(LightningArgumentParser):
         for flag in _without_value(config, self._actions):
             self.error(f"--{flag}: null, which YAML also writes as ~, is no value here: give one, or leave it out")
         return _with_home(config)
+
+    def dump(self, cfg: Namespace, *args: Any, **settings: Any) -> str:
+        """Return a configuration as YAML. What ``--print_config`` prints can be given as ``--config`` again."""
+        text: str = super().dump(cfg, *args, **settings)
+        if not hasattr(self, "print_config"):  # jsonargparse's note that the flag was given
+            return text
+        try:
+            return without_unwritable(text, cfg)
+        except ValueError as error:
+            self.error(str(error), error)
 
     def add_class_arguments(self, theclass: Any, *args: Any, skip: Any = None, **settings: Any) -> list[str]:
         """Add the arguments of a class. A schedule's length may be left out."""

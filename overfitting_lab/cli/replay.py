@@ -42,7 +42,22 @@ def replayable(parser: ArgumentParser, config: Namespace) -> str:
     text = str(parser.dump(config, format="replayable", skip_validation=True))
     nones = [path for path, value, defaults in _settings(config)
              if value is None and _default(parser, path, defaults) is not None]  # fmt: skip
-    if not nones and UNWRITABLE not in text:
+    text = without_unwritable(text, config)
+    if not nones:
+        return text
+    content = yaml.safe_load(text)
+    for path in nones:
+        _at(content, path[:-1])[path[-1]] = None
+    return _write(content)
+
+
+def without_unwritable(text: str, config: Namespace) -> str:
+    """Leave out what YAML cannot hold in the text of a configuration, if it is the default of its class.
+
+    Raises:
+        ValueError: if it is not the default. The message names the value's flag.
+    """
+    if UNWRITABLE not in text:
         return text
     content = yaml.safe_load(text)
     for path, written, _ in list(_settings(content)):
@@ -53,8 +68,6 @@ def replayable(parser: ArgumentParser, config: Namespace) -> str:
             if given is not defaults.get(str(name)):
                 raise ValueError(f"--{_flag(path)}: a run's config.yaml cannot hold {given!r}; give a number or a text")
             del _at(content, holder)[name]
-    for path in nones:
-        _at(content, path[:-1])[path[-1]] = None
     return _write(content)
 
 

@@ -27,10 +27,9 @@ START = "--trainer.callbacks.start=0.4"
 
 
 @pytest.fixture
-def fit(tiny: Flags) -> list[str]:
+def fit(short: Flags) -> list[str]:
     """Return flags for four epochs of five steps of a network with batch normalization."""
-    flags = [flag for flag in tiny if "hidden_features" not in flag]
-    return ["--config=overfit", *flags, *NORMALIZED, "--trainer.max_epochs=4"]
+    return ["--config=overfit", *short, *NORMALIZED, "--trainer.max_epochs=4"]
 
 
 @pytest.mark.parametrize(

@@ -103,6 +103,7 @@ def check_loggers(loggers: list[tuple[Points, dict[str, str]]], epochs: dict[int
             assert str(settings[name]) == str(wanted[name])
 
 
+@pytest.mark.long
 def test_a_killed_run_resumes_the_runs_of_its_loggers(
     run_script: Script, quick: Flags, tmp_path: Path, environment: dict[str, str]
 ) -> None:

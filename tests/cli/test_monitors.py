@@ -71,11 +71,11 @@ def test_a_right_monitor_is_not_refused(
 
 
 @pytest.fixture
-def others(tiny: Flags, tmp_path: Path) -> list[str]:
+def others(short: Flags, tmp_path: Path) -> list[str]:
     """Return flags that train a user's own network, which logs val_f1."""
     config = tmp_path / "own.yaml"
     config.write_text("model: tests.observers.LogsMore\n")
-    return [f"--config={config}", *(flag for flag in tiny if not flag.startswith("--model"))]
+    return [f"--config={config}", *short]
 
 
 @pytest.mark.parametrize("monitor", ["val_f1", "val_f2"])

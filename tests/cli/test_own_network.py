@@ -110,18 +110,13 @@ def forget(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
     monkeypatch.delitem(sys.modules, "my_net", raising=False)
 
 
-@pytest.fixture
-def small(tiny: Flags) -> list[str]:
-    return [flag for flag in tiny if not flag.startswith("--model")]
-
-
 def test_layers_that_the_doctor_does_not_know_end_no_run(
-    folder: Path, small: list[str], run_script: Script, monkeypatch: pytest.MonkeyPatch
+    folder: Path, short: Flags, run_script: Script, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delitem(sys.modules, "bare", raising=False)
     (folder / "bare.py").write_text(BARE)
     (folder / "bare.yaml").write_text(block("yaml").replace("my_net.MyNet", "bare.Bare").replace("channels: 16, ", ""))
-    outcome = run_script("fit", f"--config={folder / 'bare.yaml'}", *small, "--trainer.max_epochs=12")
+    outcome = run_script("fit", f"--config={folder / 'bare.yaml'}", *short, "--trainer.max_epochs=12")
     assert outcome.status == 0, outcome.err
     assert "doctor     " in outcome.out
 
@@ -145,7 +140,7 @@ def test_a_network_that_cannot_be_measured_is_refused_before_any_work(
     words: str,
     check: bool,
     folder: Path,
-    small: list[str],
+    short: Flags,
     run_script: Script,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -156,7 +151,7 @@ def test_a_network_that_cannot_be_measured_is_refused_before_any_work(
         "data: {split: overfit}\n"
     )
     outcome = run_script(
-        "fit", f"--config={folder / 'wrong.yaml'}", *small, f"--model.kind={kind}", *["--check"] * check
+        "fit", f"--config={folder / 'wrong.yaml'}", *short, f"--model.kind={kind}", *["--check"] * check
     )
     check_one_message(outcome, outcome.status)
     assert outcome.status in (1, 2)
@@ -165,14 +160,14 @@ def test_a_network_that_cannot_be_measured_is_refused_before_any_work(
 
 
 def test_the_example_trains_tests_resumes_and_predicts(
-    folder: Path, small: list[str], run_script: Script, monkeypatch: pytest.MonkeyPatch, image_folder: Path
+    folder: Path, short: Flags, run_script: Script, monkeypatch: pytest.MonkeyPatch, image_folder: Path
 ) -> None:
     lines = [line for kind in ("python", "yaml", "sh") for line in block(kind).splitlines() if line]
     assert len(lines) <= 15
     assert lines[-1] == "python scripts/fit.py --config my_net.yaml"
     config = f"--config={folder / 'my_net.yaml'}"
     more = ("--model.label_smoothing=0.1", "--model.channels=4")
-    outcome = run_script("fit", config, *small, *more)
+    outcome = run_script("fit", config, *short, *more)
     assert outcome.status == 0, outcome.err
     assert "class_path: my_net.MyNet" in (RUN / "config.yaml").read_text()
     forget(monkeypatch, folder)
@@ -199,70 +194,68 @@ def test_the_example_trains_tests_resumes_and_predicts(
     ],
 )
 def test_a_network_of_another_library(
-    library: str, function: str, name: str, folder: Path, small: list[str], run_script: Script
+    library: str, function: str, name: str, folder: Path, short: Flags, run_script: Script
 ) -> None:
     code = block("python", LIBRARY).replace("timm.create_model", function).replace("import timm", f"import {library}")
     (folder / "library_net.py").write_text(code)
     (folder / "library_net.yaml").write_text(block("yaml", LIBRARY))
     outcome = run_script(
-        "fit", f"--config={folder / 'library_net.yaml'}", *small, "--data.image_size=32", f"--model.name={name}"
+        "fit", f"--config={folder / 'library_net.yaml'}", *short, "--data.image_size=32", f"--model.name={name}"
     )
     assert outcome.status == 0, outcome.err
     assert f"name: {name}" in Path("lightning_logs/library_net/version_0/config.yaml").read_text()
 
 
-def test_a_package_beside_the_configuration_needs_no_init_file(
-    folder: Path, small: list[str], run_script: Script
-) -> None:
+def test_a_package_beside_the_configuration_needs_no_init_file(folder: Path, short: Flags, run_script: Script) -> None:
     (folder / "my_pack").mkdir()
     (folder / "my_net.py").rename(folder / "my_pack/net.py")
     config = folder / "my_net.yaml"
     config.write_text(config.read_text().replace("my_net.MyNet", "my_pack.net.MyNet"))
-    outcome = run_script("fit", f"--config={config}", *small)
+    outcome = run_script("fit", f"--config={config}", *short)
     assert outcome.status == 0, outcome.err
     assert [*summary_of(RUN)["code"]] == ["my_pack"]
 
 
 @pytest.mark.parametrize(("begins", "status"), [("", 2), ("super().configure_optimizers(); ", 0)])
 def test_a_networks_own_optimizer_and_a_flag_that_would_do_nothing(
-    begins: str, status: int, folder: Path, small: list[str], run_script: Script
+    begins: str, status: int, folder: Path, short: Flags, run_script: Script
 ) -> None:
     with (folder / "my_net.py").open("a") as file:
         file.write("\n    def configure_optimizers(self):\n")
         file.write(f"        {begins}return torch.optim.SGD(self.parameters(), lr=0.05)\n")
     text = (folder / "my_net.py").read_text()
     (folder / "my_net.py").write_text(f"import torch\n{text}")
-    outcome = run_script("fit", f"--config={folder / 'my_net.yaml'}", *small)
+    outcome = run_script("fit", f"--config={folder / 'my_net.yaml'}", *short)
     assert outcome.status == status
     if status:
         assert "--model.optimizer would do nothing: MyNet has its own configure_optimizers" in outcome.err
 
 
-def test_batch_normalization_and_a_last_batch_of_one_image(folder: Path, small: list[str], run_script: Script) -> None:
+def test_batch_normalization_and_a_last_batch_of_one_image(folder: Path, short: Flags, run_script: Script) -> None:
     text = (folder / "my_net.py").read_text()
     normalized = text.replace("nn.Flatten()]", "nn.Flatten(), nn.BatchNorm1d(16 * channels)]")
     assert normalized != text
     (folder / "my_net.py").write_text(normalized)
-    outcome = run_script("fit", f"--config={folder / 'my_net.yaml'}", *small, "--data.train_size=41")
+    outcome = run_script("fit", f"--config={folder / 'my_net.yaml'}", *short, "--data.train_size=41")
     check_one_message(outcome, 1)
     assert "batch normalization cannot train on a batch of one image: try another --data.batch_size" in outcome.err
 
 
-def test_a_networks_own_step_returns_what_the_run_needs(folder: Path, small: list[str], run_script: Script) -> None:
+def test_a_networks_own_step_returns_what_the_run_needs(folder: Path, short: Flags, run_script: Script) -> None:
     with (folder / "my_net.py").open("a") as file:
         file.write("\n    def training_step(self, batch, batch_idx):\n")
         file.write("        return nn.functional.cross_entropy(self(batch.images), batch.labels)\n")
-    outcome = run_script("fit", f"--config={folder / 'my_net.yaml'}", *small)
+    outcome = run_script("fit", f"--config={folder / 'my_net.yaml'}", *short)
     check_one_message(outcome, 1)
     assert "MyNet.training_step does not return cross_entropy and logits: let it end" in outcome.err
 
 
 def test_a_run_that_is_stopped_says_how_to_resume_with_its_module(
-    folder: Path, small: list[str], run_script: Script, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    folder: Path, short: Flags, run_script: Script, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kill = ("place=step", "step=3", f"mark={tmp_path / 'mark'}", f"number={int(signal.SIGTERM)}")
     killer = ["--trainer.callbacks+=tests.faults.KillOnce", *(f"--trainer.callbacks.{each}" for each in kill)]
-    stopped = run_script("fit", f"--config={folder / 'my_net.yaml'}", *small, *killer)
+    stopped = run_script("fit", f"--config={folder / 'my_net.yaml'}", *short, *killer)
     assert stopped.status == 143
     assert f"resume with: PYTHONPATH={folder} python scripts/fit.py --resume {RUN}" in stopped.err
     forget(monkeypatch, folder)
@@ -271,13 +264,13 @@ def test_a_run_that_is_stopped_says_how_to_resume_with_its_module(
 
 
 def test_a_network_whose_code_has_changed_is_another_one(
-    folder: Path, small: list[str], run_script: Script, monkeypatch: pytest.MonkeyPatch
+    folder: Path, short: Flags, run_script: Script, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config, auto = f"--config={folder / 'my_net.yaml'}", "--resume=auto"
-    assert run_script("fit", config, *small, auto).status == 0
+    assert run_script("fit", config, *short, auto).status == 0
     first = summary_of(RUN)["code"]
     assert [*first] == ["my_net"]
-    assert "already complete" in run_script("fit", config, *small, auto).out
+    assert "already complete" in run_script("fit", config, *short, auto).out
     text = (folder / "my_net.py").read_text()
     (folder / "my_net.py").write_text(text.replace("nn.ReLU()", "nn.Sigmoid()"))
     forget(monkeypatch, folder)
@@ -286,7 +279,7 @@ def test_a_network_whose_code_has_changed_is_another_one(
     assert "changed    the file of my_net: the network was trained with other code" in tested.out
     resumed = run_script("fit", f"--resume={RUN}", config, "--trainer.max_epochs=3")
     assert "changed    the file of my_net: this run began with other code" in resumed.out
-    assert run_script("fit", config, *small, auto).status == 0
+    assert run_script("fit", config, *short, auto).status == 0
     second = RUN.with_name("version_1")
     assert summary_of(second)["code"] != first
     compared = run_script("compare", RUN, second)
@@ -294,14 +287,14 @@ def test_a_network_whose_code_has_changed_is_another_one(
     assert "code.my_net" in Path(re.findall(r"\S+/report.md", compared.out)[0]).read_text()
 
 
-def test_images_and_a_metric_of_ones_own(folder: Path, small: list[str], run_script: Script) -> None:
+def test_images_and_a_metric_of_ones_own(folder: Path, short: Flags, run_script: Script) -> None:
     exec(block("python", "Another data set").replace("2000", "120").replace("500", "40"), {})
     (folder / "my_metric.py").write_text(block("python", "Another metric"))
     line = re.findall("`(worst: .*?)`", PAGE)[0]
     (folder / "metrics.yaml").write_text(f"{block('yaml', 'Another metric')}      {line}\n")
     chosen = ("--data.root=pictures", "--data.split=full", "--data.train_size=80", "--data.val_size=40")
     both = [f"--config={folder / name}.yaml" for name in ("my_net", "metrics")]
-    outcome = run_script("fit", *both, *small, *chosen, "--data.augment=none", "--monitor=val_worst")
+    outcome = run_script("fit", *both, *short, *chosen, "--data.augment=none", "--monitor=val_worst")
     assert outcome.status == 0, outcome.err
     summary = summary_of(RUN)
     assert summary["data"]["classes"] == [f"class_{label}" for label in range(4)]
@@ -320,21 +313,21 @@ def test_images_and_a_metric_of_ones_own(folder: Path, small: list[str], run_scr
     ],
 )
 def test_a_module_that_cannot_be_imported(
-    code: str | None, words: str, folder: Path, small: list[str], run_script: Script
+    code: str | None, words: str, folder: Path, short: Flags, run_script: Script
 ) -> None:
     (folder / "my_net.py").unlink()
     if code is not None:
         (folder / "my_net.py").write_text(code)
-    outcome = run_script("fit", f"--config={folder / 'my_net.yaml'}", *small)
+    outcome = run_script("fit", f"--config={folder / 'my_net.yaml'}", *short)
     check_one_message(outcome, outcome.status)
     assert words in outcome.err
 
 
-def test_a_name_that_is_also_somebody_elses(folder: Path, small: list[str], run_script: Script) -> None:
+def test_a_name_that_is_also_somebody_elses(folder: Path, short: Flags, run_script: Script) -> None:
     (folder / "my_net.py").rename(folder / "colorsys.py")
     config = folder / "my_net.yaml"
     config.write_text(config.read_text().replace("my_net.MyNet", "colorsys.MyNet"))
-    outcome = run_script("fit", f"--config={config}", *small)
+    outcome = run_script("fit", f"--config={config}", *short)
     check_one_message(outcome, 2)
     assert "names colorsys, but Python imports it from" in outcome.err
     assert f"rename {folder / 'colorsys.py'}" in outcome.err

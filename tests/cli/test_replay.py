@@ -63,3 +63,11 @@ def test_a_default_that_yaml_cannot_hold_is_left_out(run_script: Script, quick: 
     written = yaml.safe_load(Path("lightning_logs/overfit/version_0/config.yaml").read_text())
     (callback,) = written["trainer"]["callbacks"]
     assert callback == {"class_path": "tests.observers.HasObject", "init_args": {"patience": None}}
+
+
+def test_a_printed_configuration_can_be_given_again(run_script: Script, tmp_path: Path) -> None:
+    network = "--model=lightning_modules.ImageClassifier"  # its default optimizer is a function, which YAML cannot hold
+    printed = run_script("fit", network, "--model.network=torch.nn.Flatten", "--experiment=mine", "--print_config")
+    (tmp_path / "mine.yaml").write_text(printed.out)
+    again = run_script("fit", f"--config={tmp_path / 'mine.yaml'}", "--print_config")
+    assert (again.status, again.out) == (0, printed.out)

@@ -44,8 +44,8 @@ def test_values_that_the_data_decides_are_part_of_the_recipe() -> None:
     assert recipe(settings, data) == {"data.augment": "none", "data.train_size": 10, "data.val_size": 5, **LATER}
 
 
-def test_a_setting_that_an_earlier_version_lacks_has_the_value_of_that_version(tiny: tuple[str, ...]) -> None:
-    cli = ExperimentCLI(["--config=overfit", *tiny], keep=False)
+def test_a_setting_that_an_earlier_version_lacks_has_the_value_of_that_version(short: tuple[str, ...]) -> None:
+    cli = ExperimentCLI(["--config=overfit", *short], keep=False)
     now = flat(yaml.safe_load(cli.complete_config))
     before = {name: value for name, value in now.items() if name not in LATER}
     assert len(before) == len(now) - len(LATER)

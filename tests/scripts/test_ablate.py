@@ -21,9 +21,9 @@ TIMEOUT = 240
 
 
 @pytest.fixture
-def small(tiny: Flags) -> Flags:
+def small(short: Flags) -> Flags:
     """Return flags of a trial that takes less than a second."""
-    flags = (flag for flag in tiny if "train_size" not in flag)
+    flags = (flag for flag in short if "train_size" not in flag)
     return ("--model=tests.networks.Tiny", *flags, "--trainer.max_epochs=1")
 
 
@@ -237,6 +237,7 @@ def test_a_worker_that_is_killed_leaves_its_trial_to_the_next(
     assert "resumed    in epoch" in (FOLDER / "logs/size=40,seed=0.txt").read_text()
 
 
+@pytest.mark.long  # one that is killed beside another is below
 def test_of_two_workers_each_trial_is_made_once(small: Flags, tmp_path: Path) -> None:
     flags = ["--seeds=1", "--sizes", "40", "60", *small, f"--storage=sqlite:///{tmp_path}/trials.db"]
     folders = [tmp_path / name for name in ("one", "other")]
@@ -318,8 +319,7 @@ def test_a_run_of_an_earlier_version_is_found(run_script: Script, small: Flags, 
 
 def test_a_number_of_any_setting_becomes_a_curve(run_script: Script, small: Flags, fitted: list[list[str]]) -> None:
     flags = ["--factor=model.hidden_features=8,16,32", "--train_size=40", "--seeds=1"]
-    others = [flag for flag in small if "hidden_features" not in flag]
-    outcome = run_script("ablate", *flags, *others)
+    outcome = run_script("ablate", *flags, *small)
     assert outcome.status == 0, outcome.err
     assert "design     curve: 3 cells x 1 seeds = 3 trials" in outcome.out
     assert "done       hidden_features 8, seed 0: " in outcome.out
@@ -327,7 +327,7 @@ def test_a_number_of_any_setting_becomes_a_curve(run_script: Script, small: Flag
     page = (FOLDER / "curve-hidden_features-40.md").read_text()
     assert page.startswith("## Test accuracy over hidden features at 40 training images\n")
     assert "| 16 | 1 |" in page
-    more = run_script("ablate", *flags, *others, "--factor=data.label_noise=0,0.5")
+    more = run_script("ablate", *flags, *small, "--factor=data.label_noise=0,0.5")
     assert more.status == 0, more.err
     assert len(fitted) == 3 + 3, "runs of the other study are found"
     page = (FOLDER / "levels-hidden_features-label_noise-40.md").read_text()

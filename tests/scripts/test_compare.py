@@ -15,6 +15,7 @@ from tests.processes import PATHS, start
 LOGS = Path("lightning_logs")
 
 
+@pytest.mark.pictures
 def test_configurations_are_trained_once_and_compared(
     run_script: Script, quick: Flags, fitted: list[list[str]], tmp_path: Path
 ) -> None:

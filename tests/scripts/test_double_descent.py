@@ -17,6 +17,7 @@ def small(image_folder: Path) -> tuple[str, ...]:
     )  # fmt: skip
 
 
+@pytest.mark.pictures
 def test_points_summary_figure_and_page_are_written(run_script: Script, small: tuple[str, ...], tmp_path: Path) -> None:
     outcome = run_script("double_descent", *small, "--seeds=3", "--ridge=2", "--output=out/here")
     assert outcome.status == 0, outcome.err

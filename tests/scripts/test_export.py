@@ -64,12 +64,12 @@ def vgg(tiny: Flags, tmp_path_factory: pytest.TempPathFactory) -> Exported:
     sizes = ("--data.image_size=64", "--data.train_size=20", "--data.val_size=10", "--trainer.max_epochs=1")
     kind = ("--model.configuration=A", "--model.batch_norm=true", "--model.softmax=true", "--model.initialization=He")
     config = ("--config", "vgg16_bn_32", "--experiment=vgg", "--model.lr_scheduler=null", "--trainer.callbacks=null")
-    rest = ("--data.augment=vgg", "--doctor=off", "--model.width=0.25")
+    rest = ("--data.augment=vgg", "--doctor=off")
     quietly(root, "fit", *config, *tiny, *sizes, *kind, *rest)
     folder = root / "lightning_logs" / "vgg" / "version_0"
     out = quietly(root, "export", folder)
     network = VGG(
-        num_classes=3, image_size=64, configuration="A", batch_norm=True, hidden_features=16, width=0.25, softmax=True
+        num_classes=3, image_size=64, configuration="A", batch_norm=True, hidden_features=128, width=0.125, softmax=True
     ).network
 
     def window(images: Tensor) -> Tensor:  # 64 of 73, as 224 of 256
@@ -79,11 +79,11 @@ def vgg(tiny: Flags, tmp_path_factory: pytest.TempPathFactory) -> Exported:
 
 
 @pytest.fixture(scope="module")
-def bf16(tiny: Flags, tmp_path_factory: pytest.TempPathFactory) -> Exported:
+def bf16(quick: Flags, tmp_path_factory: pytest.TempPathFactory) -> Exported:
     """Train a network whose weights are bf16, and export it."""
     root = tmp_path_factory.mktemp("bf16")
-    small = ("--model=tests.networks.Tiny", "--data.image_size=32", "--trainer.max_epochs=1")
-    quietly(root, "fit", "--config=overfit", *tiny, *small, "--trainer.precision=bf16-true")
+    flags = ("--data.image_size=32", "--trainer.max_epochs=1", "--trainer.precision=bf16-true")
+    quietly(root, "fit", "--config=overfit", *quick, *flags)
     folder = root / "lightning_logs" / "overfit" / "version_0"
     out = quietly(root, "export", folder)
     network = Tiny(num_classes=3).network
@@ -170,19 +170,18 @@ def test_state_dict(run: Exported) -> None:
     }
 
 
-def fit_faulty(run_script: Script, tiny: Flags, fault: str) -> Path:
+def fit_faulty(run_script: Script, short: Flags, fault: str) -> Path:
     """Train a network that cannot be exported right, and return the folder of the run."""
-    flags = [flag for flag in tiny if not flag.startswith("--model.")]
     model = ("--model=tests.networks.NotExportable", f"--model.fault={fault}", "--model.optimizer=torch.optim.Adam")
     rest = ("--model.optimizer.lr=1e-3", "--data.split=overfit", "--trainer.max_epochs=1")
-    outcome = run_script("fit", *flags, *model, *rest)
+    outcome = run_script("fit", *short, *model, *rest)
     assert outcome.status == 0, outcome.err
     return Path("lightning_logs/unnamed/version_0")
 
 
 @pytest.mark.parametrize("kind", FORMATS)
-def test_a_file_that_disagrees_is_not_left(kind: str, run_script: Script, tiny: Flags) -> None:
-    folder = fit_faulty(run_script, tiny, "weights" if kind == "pth" else "network")
+def test_a_file_that_disagrees_is_not_left(kind: str, run_script: Script, short: Flags) -> None:
+    folder = fit_faulty(run_script, short, "weights" if kind == "pth" else "network")
     before = contents(folder)
     outcome = run_script("export", folder, "--formats", kind)
     check_one_message(outcome, 1)
@@ -233,8 +232,8 @@ def test_a_network_outlives_the_place_of_its_data(
 
 
 @pytest.mark.parametrize("kind", ["pt2", "onnx"])
-def test_a_network_that_a_format_cannot_hold_is_told(kind: str, run_script: Script, tiny: Flags) -> None:
-    folder = fit_faulty(run_script, tiny, "branch")
+def test_a_network_that_a_format_cannot_hold_is_told(kind: str, run_script: Script, short: Flags) -> None:
+    folder = fit_faulty(run_script, short, "branch")
     before = contents(folder)
     outcome = run_script("export", folder, "--formats", kind)
     assert outcome.status == 1

@@ -333,9 +333,9 @@ def test_other_optimizer_schedule_and_precision(run_script: Script, tiny: Flags,
     assert row.learning_rate == pytest.approx(1e-4 / 25e4), "the cycle's end, at the last step"
 
 
-def test_the_machine_decides_the_precision(run_script: Script, tiny: Flags, tmp_path: Path) -> None:
-    flags = ("--model=tests.networks.Tiny", "--trainer.precision=null", "--trainer.max_epochs=1")
-    outcome = run_script("fit", "--config", "overfit.yaml", *tiny, *flags)
+def test_the_machine_decides_the_precision(run_script: Script, quick: Flags, tmp_path: Path) -> None:
+    flags = ("--trainer.precision=null", "--trainer.max_epochs=1")
+    outcome = run_script("fit", "--config", "overfit.yaml", *quick, *flags)
     assert outcome.status == 0, outcome.err
     precision, _ = default_precision("cpu")
     assert Run(tmp_path / RUN).summary.precision == precision

@@ -17,6 +17,7 @@ from tests.scripts.test_errors import check_one_message
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)  # of overfit.yaml
 
 
+@pytest.mark.pictures
 def test_names_classes_with_their_probabilities_in_the_order_of_the_images(
     run_script: Script, finished_run: FinishedRun, image_folder: Path, tmp_path: Path
 ) -> None:
@@ -84,6 +85,7 @@ def test_an_exported_file_gives_the_runs_answer(
     assert (pictures[0][below_the_title] == pictures[1][below_the_title]).all()
 
 
+@pytest.mark.pictures
 def test_answers_are_drawn(run_script: Script, finished_run: FinishedRun, image_folder: Path, tmp_path: Path) -> None:
     colour = (250, 0, 250)  # of no bar
     Image.new("RGB", (40, 40), colour).save(tmp_path / "pink.png")
@@ -109,6 +111,7 @@ def test_answers_are_drawn(run_script: Script, finished_run: FinishedRun, image_
     assert again.out.splitlines()[-1] == "replaced prediction.png"
 
 
+@pytest.mark.pictures
 def test_of_many_images_the_first_are_drawn(
     run_script: Script, finished_run: FinishedRun, image_folder: Path, tmp_path: Path
 ) -> None:

@@ -86,6 +86,7 @@ def test_a_process_that_hangs(tiny: Flags, tmp_path: Path) -> None:
     assert others(tmp_path) == []
 
 
+@pytest.mark.long
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="processes are counted in /proc")
 def test_the_first_process_leaves_none_behind(quick: Flags, tmp_path: Path) -> None:
     kill = (

@@ -110,11 +110,10 @@ def test_averaged_weights_are_not_trained_on(run_script: Script, quick: Flags, t
     assert contents(tmp_path / FIRST) == before
 
 
-def test_the_monitor_chooses_the_best_checkpoint(run_script: Script, tiny: Flags, tmp_path: Path) -> None:
+def test_the_monitor_chooses_the_best_checkpoint(run_script: Script, short: Flags, tmp_path: Path) -> None:
     rate = ("--model.optimizer.lr=3e-3", "--model.optimizer=torch.optim.SGD", "--trainer.max_epochs=6")
     noisy = ("--data.label_noise=0.5", "--model=tests.networks.Small", "--model.width=512")
-    flags = [flag for flag in tiny if "hidden_features" not in flag]
-    outcome = run_script("fit", "--config=overfit", *flags, *rate, *noisy, "--monitor=val_loss")
+    outcome = run_script("fit", "--config=overfit", *short, *rate, *noisy, "--monitor=val_loss")
     assert outcome.status == 0, outcome.err
     run = Run(tmp_path / FIRST)
     best = best_epoch(run.records, "val_loss")
@@ -138,7 +137,7 @@ def test_ckpt_path_starts_a_new_run_from_a_state(run_script: Script, tiny: Flags
 
 @pytest.mark.parametrize("there", [True, False])
 def test_a_run_from_a_state_starts_with_the_best_weights_beside_it(
-    there: bool, run_script: Script, tiny: Flags, finished_run: FinishedRun, tmp_path: Path
+    there: bool, run_script: Script, short: Flags, finished_run: FinishedRun, tmp_path: Path
 ) -> None:
     before = Path(shutil.copytree(finished_run.folder / "checkpoints", tmp_path / "of another run"))
     best = before / "best.ckpt"  # not of the last epoch, which is its worst
@@ -148,8 +147,8 @@ def test_a_run_from_a_state_starts_with_the_best_weights_beside_it(
     state = f"--ckpt_path={before / 'last.ckpt'}"
     words = ("=torch.optim.lr_scheduler.StepLR", ".step_size=2", ".gamma=1000")
     schedule = [f"--model.lr_scheduler{setting}" for setting in words]
-    size = "--data.image_size=32"  # that of the other run
-    outcome = run_script("fit", "--config=overfit", *tiny, *schedule, "--trainer.max_epochs=4", state, size)
+    sizes = ("--data.image_size=32", "--model.hidden_features=16")  # those of the other run
+    outcome = run_script("fit", "--config=overfit", *short, *schedule, "--trainer.max_epochs=4", state, *sizes)
     assert outcome.status == 0, outcome.err
     new = Run(tmp_path / FIRST)
     if there:
@@ -168,7 +167,7 @@ def test_a_run_from_a_state_starts_with_the_best_weights_beside_it(
         (["--data.train_size=90"], "another split"),
         (["--data.split_seed=1", "--data.split=full"], "another split"),
         (
-            ["--model.hidden_features=8"],
+            ["--model.hidden_features=64"],
             r"another network than AlexNet .*: network\.\d+\.\w+ is \(16.*\) there and \(8.*\) here; "
             r"use the checkpoint with the config\.yaml of the run",
         ),
@@ -240,7 +239,7 @@ def test_too_little_disk_space_is_refused_before_the_first_step(
     run_script: Script, tiny: Flags, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     usage = shutil.disk_usage(tmp_path)
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=10_000_000))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=10_000))
     outcome = run_script("fit", "--config=overfit", *tiny)
     assert outcome.status == 1
     assert "0.0 GB left" in outcome.err
@@ -249,7 +248,7 @@ def test_too_little_disk_space_is_refused_before_the_first_step(
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """Mount a file system of 60 MB, which a run of the tiny network fills. Only root can."""
+    """Mount a file system of 60 MB, which a run of AlexNet fills. Only root can."""
     folder = tmp_path / "disk"
     folder.mkdir()
     command = ["mount", "-t", "tmpfs", "-o", "size=60m", "tmpfs", str(folder)]
@@ -268,7 +267,7 @@ def test_a_full_disk_costs_no_checkpoint(
 ) -> None:
     usage = shutil.disk_usage(small_disk)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=10**12))  # space that is gone later
-    flags = [*tiny, f"--trainer.default_root_dir={small_disk}", "--trainer.max_epochs=3"]
+    flags = [*tiny, f"--trainer.default_root_dir={small_disk}", "--trainer.max_epochs=3", "--model.width=1"]
     outcome = run_script("fit", "--config=overfit", *flags)
     assert outcome.status == 1
     assert "No space left on device" in outcome.err

@@ -35,24 +35,24 @@ RECIPE = (  # all that has a state: dropout, augmentation, mixing, Adam, a plate
     "--checkpoint_steps=2",
     "--data.stand_in=false",
 )
-ALEXNET = "--model=lightning_modules.AlexNet"  # whose checkpoints take some time to write
+ALEXNET = ("--model=lightning_modules.AlexNet", "--model.hidden_features=16")  # whose checkpoints take time to write
 FIRST = "lightning_logs/overfit/version_0"
 
 
 @pytest.fixture
-def recipe(tiny: Flags) -> list[str]:
-    return [*RECIPE, *tiny, f"--trainer.max_epochs={EPOCHS}"]
+def recipe(short: Flags) -> list[str]:
+    return [*RECIPE, *short, f"--trainer.max_epochs={EPOCHS}"]
 
 
 @pytest.fixture(scope="module")
-def through(tiny: Flags, tmp_path_factory: pytest.TempPathFactory) -> Any:
+def through(short: Flags, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """Return the run of the recipe and more flags that ran through."""
     folders: dict[Flags, Path] = {}
 
     def run(*more: str) -> Path:
         if more not in folders:
             folder = tmp_path_factory.mktemp("through")
-            finish(start("fit", [*RECIPE, *tiny, f"--trainer.max_epochs={EPOCHS}", *more], folder), folder)
+            finish(start("fit", [*RECIPE, *short, f"--trainer.max_epochs={EPOCHS}", *more], folder), folder)
             folders[more] = folder / FIRST
         return folders[more]
 
@@ -106,18 +106,11 @@ def assert_same(run: Path, through: Path, *, curves: bool = True) -> None:
     assert differences(one, other) == []
 
 
-def test_killed_at_3_random_moments(recipe: list[str], through: Any, tmp_path: Path) -> None:
-    assert_survives_kills(3, recipe, through(), tmp_path)
-
-
 @pytest.mark.long
 def test_killed_at_200_random_moments(recipe: list[str], through: Any, tmp_path: Path) -> None:
-    assert_survives_kills(200, [*recipe, ALEXNET], through(ALEXNET), tmp_path)
-
-
-def assert_survives_kills(kills: int, recipe: list[str], through: Path, tmp_path: Path) -> None:
     """Kill and resume a run, and if it ends before there were kills enough, another one."""
-    moments, training = random.Random(0), summary_of(through)["seconds"]
+    recipe += ALEXNET
+    moments, training, kills = random.Random(0), summary_of(through(*ALEXNET))["seconds"], 200
     survived = runs = 0
     while survived < kills:
         folder = tmp_path / str(runs)
@@ -134,7 +127,7 @@ def assert_survives_kills(kills: int, recipe: list[str], through: Path, tmp_path
                 survived += 1
                 process = start("fit", ["--resume", FIRST] if (run / "config.yaml").exists() else recipe, folder)
         finish(process, folder)
-        assert_same(run, through)
+        assert_same(run, through(*ALEXNET))
     print(f"{survived} kills in {runs} runs of {training:.1f} s")
 
 
@@ -146,14 +139,8 @@ def stamp(run: Path) -> int:
         return 0
 
 
-PLACES = [
-    ("step", 3),
-    ("step", 4),
-    ("step", STEPS),
-    ("step", STEPS + 1),
-    ("validation", 2 * STEPS),
-    ("saving", STEPS + 2),
-]
+PLACES = [("step", 3), ("validation", 2 * STEPS), ("saving", STEPS + 2)]
+MORE = [("step", 4), ("step", STEPS), ("step", STEPS + 1)]
 
 
 @pytest.mark.parametrize(
@@ -161,7 +148,8 @@ PLACES = [
     [
         *((*place, "32-true") for place in PLACES),
         ("step", 3, "bf16-mixed"),
-        *(pytest.param(*place, "bf16-mixed", marks=pytest.mark.long) for place in PLACES[1:]),
+        *(pytest.param(*place, "32-true", marks=pytest.mark.long) for place in MORE),
+        *(pytest.param(*place, "bf16-mixed", marks=pytest.mark.long) for place in (*PLACES[1:], *MORE)),
     ],
 )
 def test_killed_at_a_certain_place(
@@ -185,7 +173,11 @@ def test_a_run_that_was_killed_is_found_by_its_settings(recipe: list[str], throu
 
 
 @pytest.mark.parametrize(
-    "more", [["--trainer.max_steps=8", "--trainer.max_epochs=-1"], ["--trainer.val_check_interval=2"]]
+    "more",
+    [
+        pytest.param(["--trainer.max_steps=8", "--trainer.max_epochs=-1"], marks=pytest.mark.long),
+        ["--trainer.val_check_interval=2"],
+    ],
 )
 def test_killed_in_a_run_of_unusual_epochs(
     more: list[str], recipe: list[str], two_folders: tuple[Path, Path], tmp_path: Path
@@ -198,7 +190,13 @@ def test_killed_in_a_run_of_unusual_epochs(
     assert differences(weights_of(whole / FIRST), weights_of(killed / FIRST)) == []
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129)])
+@pytest.mark.parametrize(
+    ("number", "status"),
+    [
+        (signal.SIGINT, 130),
+        *(pytest.param(*case, marks=pytest.mark.long) for case in ((signal.SIGTERM, 143), (signal.SIGHUP, 129))),
+    ],
+)
 def test_a_signal_saves_and_says_how_to_resume(
     number: signal.Signals, status: int, recipe: list[str], through: Any, tmp_path: Path
 ) -> None:

@@ -86,12 +86,12 @@ def documented(beginning: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def slurm(tiny: Flags) -> Iterator[Cluster]:
+def slurm(short: Flags) -> Iterator[Cluster]:
     if lacking := missing():
         packages = "slurmctld slurmd slurm-client munge"
         pytest.skip(f"SLURM is not installed (no {lacking}): apt-get install --no-install-recommends {packages}")
     with cluster() as environment:
-        yield Cluster(environment, (*RECIPE[1:], *tiny, "--trainer.max_epochs=4"))
+        yield Cluster(environment, (*RECIPE[1:], *short, "--trainer.max_epochs=4"))
 
 
 @pytest.fixture(scope="module")
@@ -104,10 +104,10 @@ def limited(slurm: Cluster, tmp_path_factory: pytest.TempPathFactory) -> tuple[s
 
 
 @pytest.fixture(scope="module")
-def through(tiny: Flags, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def through(short: Flags, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same run without SLURM."""
     folder = tmp_path_factory.mktemp("through")
-    finish(start("fit", [*RECIPE, *tiny, "--trainer.max_epochs=4"], folder), folder)
+    finish(start("fit", [*RECIPE, *short, "--trainer.max_epochs=4"], folder), folder)
     return folder / FIRST
 
 
@@ -119,7 +119,7 @@ def wait_for(run: Path, epochs: int) -> None:
         time.sleep(0.2)
 
 
-def test_a_job_that_is_requeued_amid_training(slurm: Cluster, tiny: Flags, tmp_path: Path) -> None:
+def test_a_job_that_is_requeued_amid_training(slurm: Cluster, short: Flags, tmp_path: Path) -> None:
     job = slurm.submit(documented("#!/bin/bash"), tmp_path / "job", *PACE[:1], f"{PACE[1]}=1.5")
     run = tmp_path / "job" / FIRST
     wait_for(run, epochs=1)
@@ -129,12 +129,12 @@ def test_a_job_that_is_requeued_amid_training(slurm: Cluster, tiny: Flags, tmp_p
     assert "DUE TO JOB REQUEUE" in output
     assert "resumed    in epoch" in output
     (whole := tmp_path / "whole").mkdir()
-    finish_two(start_two([*RECIPE, *tiny, "--trainer.max_epochs=4", *TWO], whole), whole)
+    finish_two(start_two([*RECIPE, *short, "--trainer.max_epochs=4", *TWO], whole), whole)
     assert_same(run, whole / FIRST)
 
 
-def test_two_nodes_train_as_one_process(slurm: Cluster, tiny: Flags, tmp_path: Path) -> None:
-    flags = [*RECIPE, *tiny, "--trainer.max_epochs=4", "--model.dropout=0"]
+def test_two_nodes_train_as_one_process(slurm: Cluster, short: Flags, tmp_path: Path) -> None:
+    flags = [*RECIPE, *short, "--trainer.max_epochs=4", "--model.dropout=0"]
     (one := tmp_path / "one").mkdir()
     process = start("fit", flags, one)
     slurm.finish(slurm.submit(documented("sbatch --nodes 2"), tmp_path, "--model.dropout=0"), tmp_path)

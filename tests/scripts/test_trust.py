@@ -71,11 +71,11 @@ def test_nothing_is_imported_because_a_file_names_it(
 def test_a_run_of_somebodys_network_is_used_by_its_folder(
     package: Path,
     run_script: Script,
-    tiny: Flags,
+    short: Flags,
     image_folder: Path,
     tmp_path: Path,
 ) -> None:
-    outcome = run_script("fit", "--config", "overfit", *tiny, "--model=somebodys.Net", "--trainer.max_epochs=1")
+    outcome = run_script("fit", "--config", "overfit", *short, "--model=somebodys.Net", "--trainer.max_epochs=1")
     assert outcome.status == 0, outcome.err
     run, image = tmp_path / "lightning_logs" / "overfit" / "version_0", image_folder / "test" / "cat" / "00002.png"
     outcome = run_script("export", run, "--formats", "pth")

@@ -20,12 +20,6 @@ LR, WIDTH, AUGMENT = "model.optimizer.lr=1e-3..1e-1", "model.hidden_features=4..
 TIMEOUT = 240
 
 
-@pytest.fixture
-def small(tiny: Flags) -> Flags:
-    """Return flags of a trial that takes less than a second."""
-    return ("--model=tests.networks.Tiny", *(flag for flag in tiny if "hidden_features" not in flag))
-
-
 def search(kind: str = "search") -> optuna.Study:
     """Return a study in the folder's journal."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -37,11 +31,12 @@ def trials(kind: str = "search") -> list[tuple[int, str]]:
     return [(trial.number, trial.state.name) for trial in search(kind).get_trials()]
 
 
+@pytest.mark.pictures
 def test_the_winner_alone_is_tested_and_its_configuration_replays_it(
-    run_script: Script, small: Flags, fitted: list[list[str]]
+    run_script: Script, quick: Flags, fitted: list[list[str]]
 ) -> None:
     searches = [f"--search={text}" for text in (LR, WIDTH, AUGMENT)]
-    outcome = run_script("tune", *searches, "--trials=3", "--confirm=1", *small)
+    outcome = run_script("tune", *searches, "--trials=3", "--confirm=1", *quick)
     assert outcome.status == 0, outcome.err
     assert "search     model.optimizer.lr: 0.001 to 0.1, logarithmic scale\n" in outcome.out
     assert "search     model.hidden_features: 4 to 20, whole numbers, linear scale\n" in outcome.out
@@ -87,21 +82,21 @@ def test_the_winner_alone_is_tested_and_its_configuration_replays_it(
     assert timeless(again.folder) == timeless(winner)
     assert summary_of(again.folder)["test"] == summary_of(winner)["test"]
 
-    assert run_script("tune", *searches, "--trials=3", "--confirm=1", *small).status == 0
+    assert run_script("tune", *searches, "--trials=3", "--confirm=1", *quick).status == 0
     assert len(fitted) == 6
-    other = run_script("tune", *searches[:2], "--trials=3", *small)
+    other = run_script("tune", *searches[:2], "--trials=3", *quick)
     assert other.status == 2
     assert "was begun with other settings (--search data.augment)" in other.err
-    other = run_script("tune", *searches, "--trials=3", *small, "--data.batch_size=10")
+    other = run_script("tune", *searches, "--trials=3", *quick, "--data.batch_size=10")
     assert (other.status, len(fitted)) == (2, 6)
     assert "was begun with other settings (data.batch_size)" in other.err
 
 
 def test_equal_trials_are_counted_and_without_other_seeds_the_page_speaks_of_none(
-    run_script: Script, small: Flags, fitted: list[list[str]]
+    run_script: Script, quick: Flags, fitted: list[list[str]]
 ) -> None:
     idle = "--search=model.optimizer.betas=[0.9,0.999],[0.9,0.9990]"  # twice the same
-    outcome = run_script("tune", idle, "--trials=2", "--confirm=0", *small)
+    outcome = run_script("tune", idle, "--trials=2", "--confirm=0", *quick)
     assert outcome.status == 0, outcome.err
     assert "search     model.optimizer.betas: [0.9,0.999], [0.9,0.9990]\n" in outcome.out
     text = (FOLDER / "tuning.md").read_text()
@@ -113,8 +108,9 @@ def test_equal_trials_are_counted_and_without_other_seeds_the_page_speaks_of_non
     assert "Warning" not in outcome.err
 
 
+@pytest.mark.pictures
 def test_importances_are_drawn_of_enough_different_trials(
-    run_script: Script, small: Flags, fitted: list[list[str]]
+    run_script: Script, quick: Flags, fitted: list[list[str]]
 ) -> None:
     FOLDER.mkdir(parents=True)
     scales: dict[str, BaseDistribution] = {
@@ -130,7 +126,7 @@ def test_importances_are_drawn_of_enough_different_trials(
             )
         )
     searches = [f"--search={LR}", "--search=model.dropout=0..0.5"]
-    outcome = run_script("tune", *searches, "--trials=21", "--confirm=0", *small)
+    outcome = run_script("tune", *searches, "--trials=21", "--confirm=0", *quick)
     assert outcome.status == 0, outcome.err
     text = (FOLDER / "tuning.md").read_text()
     assert "(tuning-importances.png)\n" in text
@@ -140,7 +136,7 @@ def test_importances_are_drawn_of_enough_different_trials(
     assert "Warning" not in outcome.err
 
 
-def test_a_trial_below_the_median_is_pruned(run_script: Script, small: Flags, fitted: list[list[str]]) -> None:
+def test_a_trial_below_the_median_is_pruned(run_script: Script, quick: Flags, fitted: list[list[str]]) -> None:
     FOLDER.mkdir(parents=True)
     for _ in range(5):  # finished trials whose every epoch was better than an accuracy can be
         search().add_trial(
@@ -152,7 +148,7 @@ def test_a_trial_below_the_median_is_pruned(run_script: Script, small: Flags, fi
                 user_attrs={"flags": []},
             )
         )
-    outcome = run_script("tune", f"--search={LR}", "--trials=6", *small, "--trainer.max_epochs=3")
+    outcome = run_script("tune", f"--search={LR}", "--trials=6", *quick, "--trainer.max_epochs=3")
     assert "pruned     trial 6: after epoch 2 its best val_acc, " in outcome.out, outcome.err
     assert search().get_trials()[5].state == TrialState.PRUNED
     (run,) = runs_of(FOLDER)
@@ -165,8 +161,8 @@ def test_a_trial_below_the_median_is_pruned(run_script: Script, small: Flags, fi
     assert "the run of trial 1 is gone" in outcome.err
 
 
-def test_a_trial_that_diverges_is_a_bad_one(run_script: Script, small: Flags, fitted: list[list[str]]) -> None:
-    outcome = run_script("tune", "--search=model.optimizer.lr=1e30,1e35", "--trials=1", *small)
+def test_a_trial_that_diverges_is_a_bad_one(run_script: Script, quick: Flags, fitted: list[list[str]]) -> None:
+    outcome = run_script("tune", "--search=model.optimizer.lr=1e30,1e35", "--trials=1", *quick)
     assert "pruned     trial 1: the loss is NaN or infinite" in outcome.out
     assert trials() == [(0, "PRUNED")]
     assert outcome.status == 1
@@ -174,12 +170,12 @@ def test_a_trial_that_diverges_is_a_bad_one(run_script: Script, small: Flags, fi
 
 
 def test_a_trial_that_fails_is_resumed_by_the_next_command_with_its_callbacks_once(
-    run_script: Script, small: Flags, fitted: list[list[str]]
+    run_script: Script, quick: Flags, fitted: list[list[str]]
 ) -> None:
     kill = {"+": "tests.faults.KillOnce", ".place": "step", ".step": 7, ".mark": "killed", ".number": 15}
     stops = [f"--trainer.callbacks{key}={value}" for key, value in kill.items()]  # of 10 steps
     overlays = ["--config=overfit", "--config=averaging/ema", "--config=early_stopping"]
-    command = [*overlays, f"--search={LR}", "--trials=1", "--confirm=0", *small, *stops]
+    command = [*overlays, f"--search={LR}", "--trials=1", "--confirm=0", *quick, *stops]
     first = run_script("tune", *command)
     assert first.status == 1
     assert "failed     trial 1: exit status 143; its output is in lightning_logs/tuning/logs/trial-1.txt" in first.out
@@ -197,22 +193,22 @@ def test_a_trial_that_fails_is_resumed_by_the_next_command_with_its_callbacks_on
     assert "no run with another seed tells how much of that is selection" in second.out
 
 
-def test_ctrl_c_says_how_to_resume(run_script: Script, small: Flags, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ctrl_c_says_how_to_resume(run_script: Script, quick: Flags, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupt(command: list[str], output: IO[str] | None) -> int:
         raise KeyboardInterrupt
 
     monkeypatch.setattr("overfitting_lab.cli.finished.run_command", interrupt)
-    outcome = run_script("tune", f"--search={LR}", *small)
+    outcome = run_script("tune", f"--search={LR}", *quick)
     assert outcome.status == 130
     assert "run the same command again to resume" in outcome.out
 
 
 @pytest.mark.long
 def test_of_two_workers_one_is_killed_and_each_trial_is_made_once(
-    run_script: Script, small: Flags, fitted: list[list[str]], tmp_path: Path
+    run_script: Script, quick: Flags, fitted: list[list[str]], tmp_path: Path
 ) -> None:
     slow = ["--trainer.callbacks=tests.faults.SlowStep", "--trainer.callbacks.step=7"]  # of 5 in an epoch
-    flags = [f"--search={LR}", "--trials=2", "--confirm=0", *small, *slow, "--checkpoint_steps=1"]
+    flags = [f"--search={LR}", "--trials=2", "--confirm=0", *quick, *slow, "--checkpoint_steps=1"]
     worker = start_worker("tune", flags, tmp_path)
     deadline = time.monotonic() + TIMEOUT
     while not (tmp_path / "in a step").exists():
@@ -266,9 +262,9 @@ def test_of_two_workers_one_is_killed_and_each_trial_is_made_once(
     ],
 )
 def test_a_wrong_search_is_refused_before_anything_is_trained(
-    flags: list[str], message: str, run_script: Script, small: Flags, fitted: list[list[str]]
+    flags: list[str], message: str, run_script: Script, quick: Flags, fitted: list[list[str]]
 ) -> None:
-    outcome = run_script("tune", *small, *flags)
+    outcome = run_script("tune", *quick, *flags)
     assert outcome.status == 2, outcome.err
     assert message in outcome.err
     assert "Traceback" not in outcome.err
@@ -276,9 +272,9 @@ def test_a_wrong_search_is_refused_before_anything_is_trained(
     assert not FOLDER.exists()
 
 
-def test_a_storage_that_cannot_be_used_is_named(run_script: Script, small: Flags) -> None:
+def test_a_storage_that_cannot_be_used_is_named(run_script: Script, quick: Flags) -> None:
     Path("torn.journal").write_text(json.dumps({"op_code": 0})[:-1] + "\n{")
-    outcome = run_script("tune", f"--search={LR}", *small, "--storage=torn.journal")
+    outcome = run_script("tune", f"--search={LR}", *quick, "--storage=torn.journal")
     assert outcome.status == 1
     assert "--storage torn.journal cannot be used" in outcome.err
     assert "move it away: the search begins anew" in outcome.err

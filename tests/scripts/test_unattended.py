@@ -18,8 +18,8 @@ AUTO = "--resume=auto"
 
 
 @pytest.fixture
-def recipe(tiny: Flags) -> list[str]:
-    return [*RECIPE, *tiny, AUTO]
+def recipe(short: Flags) -> list[str]:
+    return [*RECIPE, *short, AUTO]
 
 
 def runs(folder: Path) -> list[str]:
@@ -78,6 +78,7 @@ def test_two_that_start_at_once_train_one_run(recipe: list[str], tmp_path: Path)
     assert output.count(f"{FIRST} is already complete") == 1
 
 
+@pytest.mark.long
 def test_two_processes_find_the_run_together(recipe: list[str], tmp_path: Path) -> None:
     signalled = killer("step", 3, tmp_path / "mark", "rank=1", f"number={int(signal.SIGUSR1)}")
     for process in start_two([*recipe, *TWO, *signalled], tmp_path):
@@ -106,7 +107,7 @@ def test_the_first_process_fails_before_it_has_found_the_run(recipe: list[str], 
     "schedule",
     [
         ("OneCycleLR",),  # the run computes its length, its highest rate and its interval
-        ("StepLR", "step_size=1"),  # the network decides its interval
+        pytest.param(("StepLR", "step_size=1"), marks=pytest.mark.long),  # the network decides its interval
     ],
 )
 def test_a_run_is_found_whatever_its_schedule_leaves_to_it(

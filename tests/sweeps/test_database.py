@@ -49,9 +49,9 @@ def database(server: Server) -> str:
 
 
 @pytest.fixture
-def small(tiny: Flags) -> Flags:
+def small(short: Flags) -> Flags:
     """Return flags of a trial that takes less than a second."""
-    flags = (flag for flag in tiny if "train_size" not in flag)
+    flags = (flag for flag in short if "train_size" not in flag)
     return ("--model=tests.networks.Tiny", *flags, "--trainer.max_epochs=1", *TWO_TRIALS)
 
 

@@ -104,6 +104,7 @@ def test_the_ease_of_a_set_of_images_is_no_noise() -> None:
     assert mean.high - mean.low > 0.01, "the mean itself varies with the images"
 
 
+@pytest.mark.pictures
 def test_levels_are_compared_over_the_levels_of_the_others(tmp_path: Path) -> None:
     factors = [Factor("augment", "data.augment", ("none", "flip_crop", "vgg")), Factor("a", "model.a", (0, 1))]
     design = design_of(factors, alone=False, full=False)
@@ -199,6 +200,7 @@ def test_a_cell_whose_seeds_do_not_differ_is_compared_in_silence(varies: str, tm
     assert "| a 1 | 3 |" in write_page(design, made, FACTS, tmp_path / "page")[0].read_text()
 
 
+@pytest.mark.pictures
 def test_a_curve_of_levels_with_zero_is_drawn_with_intervals(tmp_path: Path) -> None:
     decay = Factor("weight_decay", "model.optimizer.weight_decay", (0.0, 1e-4, 1e-2))
     design = design_of([decay], alone=False, full=False)

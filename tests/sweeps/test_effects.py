@@ -128,6 +128,7 @@ def test_a_curve_that_falls_by_chance_is_made_monotone() -> None:
     assert images_for(0.45, (1000, 2000, 4000), (0.4, 0.5, 0.48)) == pytest.approx(1000 * 2 ** (0.05 / 0.09))
 
 
+@pytest.mark.pictures
 def test_the_factorial_is_written(factorial: list[Trial], tmp_path: Path) -> None:
     text, picture, numbers = write_page(FULL, factorial, FACTS, tmp_path / "factorial")
     said = text.read_text()
@@ -168,6 +169,7 @@ def test_trials_of_earlier_versions_have_the_gap_that_they_have(factorial: list[
     assert "calibration" not in said
 
 
+@pytest.mark.pictures
 def test_the_curve_is_written_with_what_remedies_are_worth(factorial: list[Trial], tmp_path: Path) -> None:
     sizes = {500: 0.35, 1000: 0.4, 2000: 0.45, 4000: 0.6}
     curve = [trial({"size": size, "seed": 0}, accuracy) for size, accuracy in sizes.items()]
