@@ -21,7 +21,7 @@ def faults() -> int:
     for _ in range(4):
         before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
         torch.ones(16_000_000)  # 64 MB, above any threshold of malloc's
-    return int(resource.getrusage(resource.RUSAGE_SELF).ru_minflt) - before
+    return int(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 
 
 @pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="mallopt is glibc's")
