@@ -13,7 +13,7 @@ from matplotlib.ticker import MaxNLocator
 
 from overfitting_lab.comparison.groups import Group, NamedRun, shared_instrument
 from overfitting_lab.runs.epochs import PROBE
-from overfitting_lab.runs.figures import Curve, metric_curve, shown, usual_losses
+from overfitting_lab.runs.figures import Curve, metric_curve, shortened, usual_losses
 
 RUNS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # on white and on black (Okabe & Ito 2008)
 FEWEST = 10  # images that a bin needs for its accuracy to be drawn
@@ -74,7 +74,7 @@ def draw_accuracies(axes: Axes, groups: Sequence[Group]) -> None:
         axes.annotate(
             f"{accuracy.value:.1%}", (x, place), (0, 7), textcoords="offset points", ha="center", gid=mine["gid"]
         )
-    axes.set_yticks(range(len(groups)), [shown(group.name, 40) for group in groups])
+    axes.set_yticks(range(len(groups)), [shortened(group.name, 40) for group in groups])
     axes.set_ylim(len(groups) - 0.5, -0.6)
     axes.margins(x=0.15)
     label_axes(axes, x="test accuracy (%), 95 % interval")
@@ -157,7 +157,7 @@ def label_axes(axes: Axes, y: str = "", x: str = "epoch") -> None:
 
 def add_legend(figure: Figure, groups: Sequence[Group], lines: Mapping[str, Any]) -> None:
     """Name the groups above a figure, and in grey its kinds of lines, each with a line style of matplotlib."""
-    handles = [Line2D([], [], label=shown(group.label, 60), **style(place)) for place, group in enumerate(groups)]
+    handles = [Line2D([], [], label=shortened(group.label, 60), **style(place)) for place, group in enumerate(groups)]
     handles += [Line2D([], [], color="grey", linestyle=line, label=name) for name, line in lines.items()]
     if any(group.several for group in groups):
         handles += [Line2D([], [], label="one seed", **{"color": "grey"} | SEED)]

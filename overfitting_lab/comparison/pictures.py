@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from overfitting_lab.comparison.groups import NamedRun
-from overfitting_lab.runs.figures import shown
+from overfitting_lab.runs.figures import shortened
 
 Kind = Literal["learned_last", "most_forgotten", "least_forgotten"]
 ARRAYS = {  # in images.npz: places of the images, their pixels, and the number that a caption names
@@ -66,12 +66,12 @@ def gallery(pictures: Sequence[Captioned], title: str, columns: int = 8) -> Figu
     """Draw images in rows, each with its caption and note below it. They are enlarged without smoothing."""
     rows = max(1, -(-len(pictures) // columns))
     figure = Figure(figsize=(1.25 * columns, 0.4 + 1.65 * rows), layout="constrained")
-    figure.suptitle(shown(title))
+    figure.suptitle(shortened(title))
     places = figure.subplots(rows, columns, squeeze=False).ravel()
     for axes in places:
         axes.set_axis_off()
     for axes, picture in zip(places, pictures, strict=False):
         axes.imshow(picture.pixels, interpolation="nearest")
-        text = f"{shown(picture.caption, 22)}\n{shown(picture.note, 22)}"
+        text = f"{shortened(picture.caption, 22)}\n{shortened(picture.note, 22)}"
         axes.text(0.5, -0.03, text, transform=axes.transAxes, ha="center", va="top", fontsize="small")
     return figure

@@ -85,7 +85,7 @@ def curves(epochs: Sequence[EpochMetrics], title: str) -> Figure:
     noisy, own = any(each.probe_clean_acc is not None for each in epochs), own_of(epochs)
     charts = 2 + noisy + len(own)
     figure = Figure(figsize=(5.5 * charts, 4.2), layout="constrained")
-    figure.suptitle(shown(title, 100))
+    figure.suptitle(shortened(title, 100))
     loss, accuracy, *others = figure.subplots(1, charts)
     if noisy:
         draw_noise(others.pop(0), epochs)
@@ -131,13 +131,13 @@ def confusion_matrix(counts: NDArray[Any], classes: Sequence[str], title: str) -
     shares = 100 * counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     side = min(max(5.0, 1.5 + 0.55 * len(classes)), LONGEST_SIDE)
     size = min(10.0, 50 * side / len(classes))  # points, of a name
-    names = [shown(name, 40) for name in classes] if size >= LEGIBLE else []
+    names = [shortened(name, 40) for name in classes] if size >= LEGIBLE else []
     figure = Figure(figsize=(side, side), layout="constrained")
     axes = figure.subplots()
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=100)
     axes.set_xticks(range(len(names)), names, rotation=45, ha="right", fontsize=size)
     axes.set_yticks(range(len(names)), names, fontsize=size)
-    axes.set(xlabel="predicted", ylabel="true", title=f"{shown(title)}: {np.trace(counts)} of {counts.sum()} right")
+    axes.set(xlabel="predicted", ylabel="true", title=f"{shortened(title)}: {np.trace(counts)} of {counts.sum()} right")
     if len(classes) <= 20:
         for (row, column), share in np.ndenumerate(shares):
             ink = "white" if share > 50 else "black"
@@ -158,7 +158,7 @@ def answers(
     """
     height = 0.5 + 1.1 * len(pictures)
     figure = Figure(figsize=(7, height))
-    figure.suptitle(shown(title), y=1 - 0.15 / height, va="top", fontsize="medium")
+    figure.suptitle(shortened(title), y=1 - 0.15 / height, va="top", fontsize="medium")
     margins = {"left": 0.03, "right": 0.97, "top": 1 - 0.6 / height, "bottom": 0.1 / height}
     grid = figure.subplots(
         len(pictures), 2, squeeze=False, width_ratios=(1, 5), gridspec_kw={**margins, "hspace": 0.35, "wspace": 0.03}
@@ -167,18 +167,18 @@ def answers(
         left.imshow(picture, interpolation="nearest")
         left.set_axis_off()
         right.set_axis_off()
-        right.set_title(shown(name), loc="left", fontsize="small")
+        right.set_title(shortened(name), loc="left", fontsize="small")
         right.set(xlim=(0, 100), ylim=(len(classes) - 0.4, -0.6))
         shares = [100 * probability for _, probability in classes]
         colours = [TRAINING, *["#BBBBBB"] * (len(classes) - 1)]
         right.barh(range(len(classes)), [0.6 * share for share in shares], left=30, height=0.8, color=colours)
         for place, ((label, _), share) in enumerate(zip(classes, shares, strict=True)):
-            right.text(29, place, shown(label, 40), ha="right", va="center", fontsize="small")
+            right.text(29, place, shortened(label, 40), ha="right", va="center", fontsize="small")
             right.text(31 + 0.6 * share, place, f"{share:.1f} %", va="center", fontsize="small")
     return figure
 
 
-def shown(text: str, length: int = 75) -> str:
+def shortened(text: str, length: int = 75) -> str:
     """Return a path or a name without its beginning if it is too long for the figure."""
     text = escaped(text)
     return text if len(text) <= length else "…" + text[1 - length :]
