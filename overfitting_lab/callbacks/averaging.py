@@ -176,9 +176,11 @@ def validated_network(trainer: Trainer, pl_module: LightningModule) -> Iterator[
     averages = [callback for callback in trainer.callbacks if isinstance(callback, WeightAveraging)]  # type: ignore[attr-defined]
     for average in averages:
         average.on_validation_epoch_start(trainer, pl_module)
-    yield
-    for average in averages:
-        average.on_validation_epoch_end(trainer, pl_module)
+    try:
+        yield
+    finally:
+        for average in averages:
+            average.on_validation_epoch_end(trainer, pl_module)
 
 
 class AverageRequired(Callback):

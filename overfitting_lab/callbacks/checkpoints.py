@@ -1,7 +1,7 @@
 """Checkpoints that survive a crash, and the checkpoint of the best epoch."""
 
 import os
-import shutil
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from lightning.pytorch.callbacks import Checkpoint
 from overfitting_lab.callbacks.averaging import validated_network
 from overfitting_lab.callbacks.epochs import recorder_of
 from overfitting_lab.callbacks.logger import RunLogger
-from overfitting_lab.runs.files import replace_file
+from overfitting_lab.runs.files import link_or_copy, replace_file
 
 
 class CheckpointError(Exception):
@@ -50,29 +50,64 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
 
 class BestCheckpoint(Checkpoint):
-    """Keep the weights of the best validation, which :class:`EpochRecorder` chooses, as ``best.ckpt``."""
+    """Keep the weights of the best validation, which :class:`EpochRecorder` chooses, as ``best.ckpt``.
+
+    These may be newer than the state of training, which is saved less often. Until it is saved again, the best weights
+    that it knows of are kept as ``best_before.ckpt``: a run that is resumed from it with other settings takes another
+    way, on which the newer weights do not lie.
+    """
 
     def __init__(self, logger: RunLogger) -> None:
         self._logger = logger
+        self._known: Path | None = None  # the best weights that the state of training knows of
+        self._settled = True  # False until best.ckpt is that file
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Copy the best weights of another run that this one starts from; without them, discard their validation."""
-        recorder = recorder_of(trainer)
-        if recorder.best is None:
+        """Find the best weights that the state of training knows of; without them, discard their validation."""
+        if trainer.ckpt_path is None:
             return
-        best = self._logger.files.best
-        before = Path(str(trainer.ckpt_path)).with_name(best.name)
-        if trainer.is_global_zero and not best.is_file() and before.is_file():
-            best.parent.mkdir(parents=True, exist_ok=True)
-            replace_file(best, lambda path: shutil.copyfile(before, path))
-        if not trainer.strategy.broadcast(best.is_file()):
+        recorder, files, self._settled = recorder_of(trainer), self._logger.files, False
+        if recorder.best is not None and trainer.is_global_zero:
+            folders = files.checkpoints, Path(trainer.ckpt_path).parent
+            places = [folder / file.name for folder in folders for file in (files.best, files.best_before)]
+            self._known = next((path for path in places if _step_of(path) == recorder.best.step), None)
+        if not trainer.strategy.broadcast(self._known is not None):
             recorder.best = None
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Let ``best.ckpt`` be what the state of training knows of. A run that fails before has changed nothing."""
+        self._settle(trainer)
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Do the same if nothing was left to train."""
+        self._settle(trainer)
+
+    def _settle(self, trainer: Trainer) -> None:
+        files, known = self._logger.files, self._known
+        if trainer.is_global_zero and not self._settled:
+            if known is None:
+                files.best.unlink(missing_ok=True)
+            elif known != files.best:
+                replace_file(files.best, lambda path: link_or_copy(known, path))
+            files.best_before.unlink(missing_ok=True)
+        self._settled = True
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save the weights if the validation is the best."""
-        if not trainer.sanity_checking and recorder_of(trainer).is_best:
-            with validated_network(trainer, pl_module):
-                trainer.save_checkpoint(self._logger.files.best, weights_only=True)
+        if trainer.sanity_checking or not recorder_of(trainer).is_best:
+            return
+        files = self._logger.files
+        if trainer.is_global_zero and files.best.is_file() and not files.best_before.exists():
+            replace_file(files.best_before, lambda path: link_or_copy(files.best, path))
+        with validated_network(trainer, pl_module):
+            trainer.save_checkpoint(files.best, weights_only=True)
+
+
+def _step_of(checkpoint: Path) -> int | None:
+    """Return the optimizer step of a checkpoint; ``None`` if there is none that can be read."""
+    with suppress(Exception):  # torch raises errors of many classes
+        return int(torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)["global_step"])
+    return None
 
 
 def _reason(error: OSError | RuntimeError) -> str:

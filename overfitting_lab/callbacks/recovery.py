@@ -13,7 +13,7 @@ from typing import Any, Literal
 import torch
 from filelock import BaseFileLock, FileLock, Timeout
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import Checkpoint, EarlyStopping, Timer
+from lightning.pytorch.callbacks import Checkpoint, EarlyStopping, Timer, WeightAveraging
 from torch import Tensor
 
 from overfitting_lab.callbacks.checkpoints import CheckpointError
@@ -21,7 +21,7 @@ from overfitting_lab.callbacks.ending import ObservedTrainer, reason_to_stop
 from overfitting_lab.callbacks.epochs import recorder_of
 from overfitting_lab.callbacks.logger import RunLogger
 from overfitting_lab.callbacks.progress import ends_epoch, ends_step, stops, validation_is_scheduled
-from overfitting_lab.runs.files import replace_file, resume_command
+from overfitting_lab.runs.files import link_or_copy, replace_file, resume_command
 
 CHECK_EVERY = 20  # steps between two checks of the loss, at which several processes also agree
 STOP_SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGHUP", "SIGUSR1") if hasattr(signal, name)]
@@ -122,7 +122,7 @@ class Recovery(Checkpoint):
             return
         folder = self._logger.files.checkpoints
         folder.mkdir(parents=True, exist_ok=True)
-        needed = checkpoint_bytes(pl_module)
+        needed = checkpoint_bytes(trainer, pl_module)
         there = sum(path.stat().st_size for path in folder.glob("*.ckpt"))
         free = shutil.disk_usage(folder).free
         if free + there < needed:
@@ -268,10 +268,12 @@ class Recovery(Checkpoint):
     def _save(self, trainer: Trainer) -> None:
         files = self._logger.files
         if trainer.is_global_zero and files.last.exists():
-            replace_file(files.previous, lambda new: _link_or_copy(files.last, new))
+            replace_file(files.previous, lambda new: link_or_copy(files.last, new))
         self._logger.flush()
         started = time.monotonic()
         trainer.save_checkpoint(files.last)
+        if trainer.is_global_zero:
+            files.best_before.unlink(missing_ok=True)
         self._saved_at = time.monotonic()
         self._save_seconds = self._saved_at - started
         self._saved_step = trainer.global_step
@@ -297,16 +299,10 @@ def _stop(trainer: Trainer, by: object) -> None:
         trainer.stopped_by = by
 
 
-def checkpoint_bytes(pl_module: LightningModule) -> int:
+def checkpoint_bytes(trainer: Trainer, pl_module: LightningModule) -> int:
     """Return the bytes that a run's checkpoints take up at most."""
     network = sum(parameter.numel() * parameter.element_size() for parameter in pl_module.parameters())
-    # Last, previous and the one being written, each with Adam's two numbers per weight; best twice; weights.pth.
-    return (3 * 3 + 2 + 1) * network
-
-
-def _link_or_copy(path: Path, new: Path) -> None:
-    """Make ``new`` a second name of a file, or a copy if the file system has no such links."""
-    try:
-        os.link(path, new)
-    except OSError:
-        shutil.copyfile(path, new)
+    averages = any(isinstance(callback, WeightAveraging) for callback in trainer.callbacks)  # type: ignore[attr-defined]
+    # Last, previous and the one being written, each with Adam's two numbers per weight and the average; best, the best
+    # before and the one being written; weights.pth.
+    return (3 * (3 + averages) + 3 + 1) * network

@@ -88,7 +88,7 @@ def check(trainer: Trainer, model: ImageClassifier, data: CIFAR10DataModule) -> 
     _print_costs(trainer, model, data, optimizer, batch, run)
     root = Path(trainer.default_root_dir)
     folder = next(path for path in (root, *root.resolve().parents) if path.is_dir())
-    needed, free = checkpoint_bytes(model), shutil.disk_usage(folder).free
+    needed, free = checkpoint_bytes(trainer, model), shutil.disk_usage(folder).free
     print(f"disk       up to {needed / 1e9:.1f} GB for checkpoints; {free / 1e9:.1f} GB are free")
     problems += [f"{folder} has too little room; --trainer.default_root_dir FOLDER"] * (free < needed)
     for diagnosis in found:

@@ -2,6 +2,7 @@
 
 import os
 import shlex
+import shutil
 from collections.abc import Callable
 from itertools import chain, count
 from pathlib import Path
@@ -40,6 +41,7 @@ class RunFiles:
         self.export = folder / "export"
         self.checkpoints = folder / "checkpoints"
         self.best = self.checkpoints / "best.ckpt"
+        self.best_before = self.checkpoints / "best_before.ckpt"
         self.last = self.checkpoints / "last.ckpt"
         self.previous = self.checkpoints / "previous.ckpt"
         self.others = self.checkpoints / "model_checkpoint"  # of Lightning's ModelCheckpoint, if the user gives one
@@ -102,6 +104,14 @@ def replace_file(path: Path, write: Callable[[Path], object]) -> None:
                 os.close(folder)
     finally:
         new.unlink(missing_ok=True)
+
+
+def link_or_copy(path: Path, new: Path) -> None:
+    """Make ``new`` a second name of a file, or a copy if the file system has no such links."""
+    try:
+        os.link(path, new)
+    except OSError:
+        shutil.copyfile(path, new)
 
 
 def unused(path: Path) -> Path:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from filelock import FileLock
+from lightning.pytorch import Callback, LightningModule, Trainer
 
 from overfitting_lab.callbacks import recovery
 from overfitting_lab.runs import Run, RunFiles
@@ -133,6 +134,44 @@ def test_ckpt_path_starts_a_new_run_from_a_state(run_script: Script, tiny: Flags
     new = Run(finished.with_name("version_1"))
     assert [row.epoch for row in new.records] == [0, 1, 2]
     assert new.records[:2] == Run(finished).records
+
+
+class FailsInThirdEpoch(Callback):
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.current_epoch == 2:
+            raise ValueError("as asked for")
+
+
+@pytest.mark.parametrize("known", [True, False], ids=["best_before.ckpt", "no earlier weights"])
+@pytest.mark.parametrize(
+    "resumed",
+    [
+        ["--resume", FIRST, "--trainer.max_steps=7", "--trainer.callbacks=null"],
+        ["--resume", FIRST, "--model.optimizer.lr=1e-30", "--trainer.callbacks=null"],
+        ["--config=overfit", "--ckpt_path", f"{FIRST}/checkpoints/last.ckpt", "--trainer.max_steps=7"],
+    ],
+    ids=["fewer steps", "another rate", "another run"],
+)
+def test_the_best_weights_are_no_newer_than_the_state(
+    resumed: list[str], known: bool, run_script: Script, quick: Flags, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("overfitting_lab.callbacks.recovery.PAUSE", 1e9)  # the first epoch and the last are saved
+    flags = [*quick, "--monitor=val_loss", "--trainer.max_epochs=4", "--model.optimizer.lr=1e-3"]
+    fails = "--trainer.callbacks=tests.scripts.test_recovery.FailsInThirdEpoch"
+    assert run_script("fit", "--config=overfit", *flags, fails).status == 1
+    files = Run(tmp_path / FIRST).files
+    state, best, before = (torch.load(path, weights_only=True) for path in (files.last, files.best, files.best_before))
+    assert [each["global_step"] for each in (state, best, before)] == [5, 10, 5], "the test needs newer weights"
+    if not known:
+        files.best_before.unlink()
+    outcome = run_script("fit", *resumed, *(flags if "--config=overfit" in resumed else ()))
+    assert outcome.status == 0, outcome.err
+    run = max(Path("lightning_logs/overfit").glob("version_*"))
+    summary, best_file = Run(run).summary, Run(run).files.best
+    steps = 5 if known else 10 if "--model.optimizer.lr=1e-30" in resumed else None  # a cut epoch is not validated
+    assert (summary.best and summary.best.step) == steps
+    assert (best_file.is_file() and torch.load(best_file, weights_only=True)["global_step"]) == (steps or False)
+    assert [path.name for path in run.rglob("*before*")] == []
 
 
 @pytest.mark.parametrize("there", [True, False])
