@@ -84,7 +84,7 @@ class Folder(Source):
         """Return a digest of the code that reads images, and of every file's name, size and time of change."""
         digest = hashlib.sha256(Path(images.__file__).read_bytes())
         digest.update(ascii((SIZE, self.classes)).encode())
-        start = len(str(self.root))
+        root = os.path.join(self.root, "")  # noqa: PTH118  # of ".", no path begins with it
         for split in ("train", "test"):
             for file, _ in self._files(split):
                 try:
@@ -92,7 +92,7 @@ class Folder(Source):
                     changed = stat.st_size, stat.st_mtime_ns
                 except OSError:  # a link to nothing, or to itself
                     changed = 0, 0
-                digest.update(b"%b\0%d\0%d\n" % (os.fsencode(file.path[start:]), *changed))
+                digest.update(b"%b\0%d\0%d\n" % (os.fsencode(os.sep + file.path.removeprefix(root)), *changed))
         return digest.hexdigest()
 
     def prepare(self) -> None:

@@ -1,5 +1,6 @@
 """The lines, the progress bar and the table that a terminal shows of a run."""
 
+import shlex
 import sys
 import time
 import warnings
@@ -115,7 +116,8 @@ class Console(Callback):
         if self._logger:
             kept = ", ".join(path.name for path in self._logger.files.results)
             print(f"kept       {self._logger.folder}: {kept}")
-            print(f"           tensorboard --logdir {self._logger.save_dir} --host localhost", flush=True)
+            logs = shlex.quote(str(self._logger.save_dir))
+            print(f"           tensorboard --logdir {logs} --host localhost", flush=True)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Print where the run is if Ctrl-C ended it at once."""

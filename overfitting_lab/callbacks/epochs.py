@@ -1,5 +1,6 @@
 """The record of each epoch, built once for every callback that reads it."""
 
+import math
 import time
 from dataclasses import asdict
 from typing import Any
@@ -23,6 +24,13 @@ from overfitting_lab.runs.epochs import (
     value_of,
 )
 from overfitting_lab.runs.files import RunError
+
+
+class DivergedError(Exception):
+    """The loss is NaN or infinite. The message names the step and the learning rate."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(f"{what}; the checkpoints are older. Try a smaller --model.optimizer.lr")
 
 
 class EpochRecorder(Callback):
@@ -143,12 +151,19 @@ class EpochRecorder(Callback):
         self._validation_started = time.perf_counter()
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Store the validation's metrics, and decide if it is the best."""
+        """Store the validation's metrics, and decide if it is the best.
+
+        Raises:
+            DivergedError: if the loss is not finite.
+        """
         self._validation_seconds += time.perf_counter() - self._validation_started
         if trainer.sanity_checking:
             return
         logged, own = trainer.callback_metrics, names_of(pl_module.own_metrics)  # type: ignore[arg-type]
         loss, accuracy = (plain(logged[name]) for name in ("val_loss", "val_acc"))
+        if not math.isfinite(loss):
+            rate = f"learning rate {self.learning_rate:g}"
+            raise DivergedError(f"the validation loss is NaN or infinite after step {trainer.global_step} ({rate})")
         mine = {name: plain(logged[name]) for name in own if name.startswith("val_")}
         validation = Validation(trainer.current_epoch, loss, accuracy, trainer.global_step, mine)
         scheduled = validation_is_scheduled(trainer) or not stops(trainer)

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from overfitting_lab.callbacks.checkpoints import CheckpointError
 from overfitting_lab.callbacks.ending import ObservedTrainer, reason_to_stop
-from overfitting_lab.callbacks.epochs import recorder_of
+from overfitting_lab.callbacks.epochs import DivergedError, recorder_of
 from overfitting_lab.callbacks.logger import RunLogger
 from overfitting_lab.callbacks.progress import ends_epoch, ends_step, stops, validation_is_scheduled
 from overfitting_lab.runs.files import link_or_copy, replace_file, resume_command
@@ -36,10 +36,6 @@ class StoppedError(Exception):
         self.status = 128 + number  # exit status for the process
         name = "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
         super().__init__(f"stopped by {name}; resume with: {resume_command(folder)}")
-
-
-class DivergedError(Exception):
-    """The loss is NaN or infinite. The message names the step and the learning rate."""
 
 
 class Recovery(Checkpoint):
@@ -100,7 +96,7 @@ class Recovery(Checkpoint):
         self._held_stops: list[object] = []  # objects that asked training to stop before a step's end
         # Since the last check, of each batch:
         self._losses: list[Tensor] = []
-        self._rates: list[float] = []
+        self._steps_of: list[tuple[int, float]] = []  # the number of its optimizer step, and the learning rate
         # From the start of a run to its end, which for the folder is that of the test:
         self._handlers: dict[int, Any] = {}  # of the signals, from before
         self._lock: BaseFileLock | None = None
@@ -184,7 +180,7 @@ class Recovery(Checkpoint):
         """Seed dropout for the step."""
         place = f"{self._seed} {trainer.current_epoch} {batch_idx} {trainer.global_rank}"
         torch.manual_seed(int.from_bytes(hashlib.sha256(place.encode()).digest()[:4], "big"))
-        self._rates.append(recorder_of(trainer).learning_rate)
+        self._steps_of.append((trainer.global_step + 1, recorder_of(trainer).learning_rate))
 
     def on_train_batch_end(self, trainer: Trainer, _: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Check the loss every 20 steps; save if it is time, or if a signal arrived."""
@@ -193,7 +189,8 @@ class Recovery(Checkpoint):
             self._hold_stop(trainer)
             return
         self._release_stop(trainer)
-        wanted = trainer.world_size == 1 and (self._signal or self._is_due(trainer))
+        alone = trainer.world_size == 1 and (self._signal or self._is_due(trainer))
+        wanted = alone or self._is_due_by_steps(trainer)  # which is the same in each process
         if not (wanted or stops(trainer) or ends_epoch(trainer) or len(self._losses) >= CHECK_EVERY):
             return
         stop, due = self._agree(trainer, due=self._is_due(trainer))
@@ -244,25 +241,24 @@ class Recovery(Checkpoint):
             raise StoppedError(stop, self._logger.folder)
 
     def _is_due(self, trainer: Trainer) -> bool:
-        by_steps = self._steps is not None and trainer.global_step - self._saved_step >= self._steps
-        return by_steps or time.monotonic() - self._saved_at >= self._seconds
+        return self._is_due_by_steps(trainer) or time.monotonic() - self._saved_at >= self._seconds
+
+    def _is_due_by_steps(self, trainer: Trainer) -> bool:
+        return self._steps is not None and trainer.global_step - self._saved_step >= self._steps
 
     def _agree(self, trainer: Trainer, *, due: bool) -> tuple[int, bool]:
         """Return what any process knows: the signal that asks to stop, or 0; and if a checkpoint is due."""
         finite = torch.stack(self._losses).isfinite().tolist() if self._losses else []
-        first = trainer.global_step - len(finite) + 1 if trainer.accumulate_grad_batches == 1 else trainer.global_step
         bad = finite.index(False) if False in finite else -1
         known = torch.tensor([self._signal, due, bad + 1], device=trainer.strategy.root_device)
         if trainer.world_size > 1:
             torch.distributed.all_reduce(known, torch.distributed.ReduceOp.MAX)
         stop, anyone_due, bad = known.tolist()
         if bad:
-            raise DivergedError(
-                f"the loss is NaN or infinite at step {first + bad - 1} (learning rate {self._rates[bad - 1]:g}); "
-                "the checkpoints are older. Try a smaller --model.optimizer.lr"
-            )
+            step, rate = self._steps_of[bad - 1]
+            raise DivergedError(f"the loss is NaN or infinite at step {step} (learning rate {rate:g})")
         self._losses.clear()
-        self._rates.clear()
+        self._steps_of.clear()
         return stop, bool(anyone_due)
 
     def _save(self, trainer: Trainer) -> None:

@@ -265,21 +265,17 @@ def _confidence(trainer: Trainer) -> dict[str, float]:
     if record is None or record.tested is None:
         return {}
     labels, probabilities = (each.numpy() for each in record.tested)
+    if not np.isfinite(probabilities).all():
+        return {}
     found = calibration(probabilities, labels)
     fields = {"confidence": found.confidence, "calibration_error": found.error}
-    if record.best_validation is not None:
+    if record.best_validation is not None and trainer.ckpt_path is not None:  # else another network is tested
         val_labels, val_logits = (each.numpy() for each in record.best_validation)
-        if (val_logits.argmax(axis=1) == val_labels).all():  # the colder, the better: no temperature is the best
-            return _plain(fields)
-        temperature = best_temperature(val_logits, val_labels)
-        logits = np.log(np.maximum(probabilities, SMALLEST))
-        cooler = calibration(at_temperature(logits, temperature), labels)
-        fields |= {"temperature": temperature, "calibration_error_at_temperature": cooler.error}
-    return _plain(fields)
-
-
-def _plain(values: dict[str, float]) -> dict[str, float]:
-    return {name: plain(torch.tensor(value)) for name, value in values.items()}
+        if (temperature := best_temperature(val_logits, val_labels)) is not None:
+            logits = np.log(np.maximum(probabilities, SMALLEST))
+            cooler = calibration(at_temperature(logits, temperature), labels)
+            fields |= {"temperature": temperature, "calibration_error_at_temperature": cooler.error}
+    return {name: plain(torch.tensor(value)) for name, value in fields.items()}
 
 
 def class_path(kind: type) -> str:

@@ -147,6 +147,8 @@ class ExperimentCLI(LightningCLI):
         resumed, others = finder.parse_known_args(args)
         if resumed.resume is None or resumed.resume == AUTO:
             self.config = parser.parse_args(args)
+            if self.config.resume not in (None, AUTO):
+                parser.error(f"resume: a configuration cannot name the run; say --resume {self.config.resume}")
             if not self._keep:
                 self.config.trainer.logger, self.config.resume = False, None
             return

@@ -14,9 +14,9 @@ from lightning_utilities.core.rank_zero import rank_zero_only
 from datamodules import DataError
 from lightning_modules.errors import ModelError
 from overfitting_lab.callbacks.checkpoints import CheckpointError
+from overfitting_lab.callbacks.epochs import DivergedError
 from overfitting_lab.callbacks.fitting_data import LimitError
 from overfitting_lab.callbacks.logger import RunLogger
-from overfitting_lab.callbacks.recovery import DivergedError
 from overfitting_lab.callbacks.summary import UntrainedError
 from overfitting_lab.cli.processes import ProcessError
 from overfitting_lab.doctor.callback import HopelessError

@@ -108,7 +108,8 @@ def _check_moment(monitor: Monitor, trainer: Trainer) -> None:
         return
     setting = "check_on_train_epoch_end" if isinstance(monitor.by, EarlyStopping) else "save_on_train_epoch_end"
     at_epoch_end = getattr(monitor.by, f"_{setting}")
-    each_epoch = trainer.val_check_interval == 1.0 and trainer.check_val_every_n_epoch == 1
+    # A Trainer that validates every so many minutes has no interval.
+    each_epoch = getattr(trainer, "val_check_interval", None) == 1.0 and trainer.check_val_every_n_epoch == 1
     if monitor.metric.startswith("train_") and not (each_epoch if at_epoch_end is None else at_epoch_end):
         raise ValueError(
             f"{monitor.who} reads {monitor.metric!r} after a validation, before the epoch's end logs it; "

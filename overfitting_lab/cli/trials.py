@@ -2,8 +2,7 @@
 
 from collections.abc import Sequence
 
-from overfitting_lab.callbacks.epochs import recorder_of
-from overfitting_lab.callbacks.recovery import DivergedError
+from overfitting_lab.callbacks.epochs import DivergedError, recorder_of
 from overfitting_lab.cli.errors import Report
 from overfitting_lab.cli.experiment import ExperimentCLI
 from overfitting_lab.cli.searches import Settings

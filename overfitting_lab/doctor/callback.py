@@ -12,10 +12,9 @@ from torch import Tensor, nn
 
 import overfitting_lab.doctor.data as data_rules
 from lightning_modules.classifier import scaler_of
-from overfitting_lab.callbacks.epochs import recorder_of
+from overfitting_lab.callbacks.epochs import DivergedError, recorder_of
 from overfitting_lab.callbacks.images import images_of
 from overfitting_lab.callbacks.logger import TENSORBOARD, RunLogger
-from overfitting_lab.callbacks.recovery import DivergedError
 from overfitting_lab.doctor import Diagnosis, Severity, activations, gradients, progress
 from overfitting_lab.doctor.confidence import over_confident
 from overfitting_lab.doctor.layers import Measurement, measure_layers, weighted_layers

@@ -44,23 +44,27 @@ def calibration(probabilities: NDArray[np.floating], labels: NDArray[np.integer]
     return Calibration(float(confidence.mean()), float(error), counts, confidences, accuracies)
 
 
-def best_temperature(logits: NDArray[np.floating], labels: NDArray[np.integer]) -> float:
+def best_temperature(logits: NDArray[np.floating], labels: NDArray[np.integer]) -> float | None:
     """Return the temperature, in [0.01, 100], by which logits must be divided to minimize the cross-entropy.
 
-    See Guo et al. 2017, sec. 4.2. The predicted classes stay the same.
+    See Guo et al. 2017, sec. 4.2. The predicted classes stay the same. ``None`` if no temperature is the best: of
+    predictions that are all right the colder is the better, of some that are mostly wrong the hotter.
 
     Args:
         logits: [N, classes], N at least 1.
         labels: [N], the true classes.
     """
     logits = logits.astype(np.float64)
+    if (logits.argmax(axis=1) == labels).all():
+        return None
 
     def loss(log_temperature: float) -> float:
         scores = log_softmax(logits / np.exp(log_temperature), axis=1)
         return float(-scores[np.arange(len(labels)), labels].mean())
 
     found = minimize_scalar(loss, bounds=np.log([COLDEST, HOTTEST]), method="bounded", options={"xatol": 1e-6})
-    return float(np.exp(found.x))
+    temperature = float(np.exp(found.x))
+    return temperature if 1.01 * COLDEST < temperature < HOTTEST / 1.01 else None
 
 
 def at_temperature(logits: NDArray[np.floating], temperature: float) -> NDArray[np.float64]:

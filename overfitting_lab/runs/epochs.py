@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+from overfitting_lab.runs.files import RunError
+
 METRICS = ("train_loss", "train_acc", "val_loss", "val_acc")
 PROBE = ("probe_loss", "probe_acc", "probe_clean_acc", "probe_memorized_acc", "probe_true_acc")  # not of every epoch
 PATIENCE = 8  # validations in a row that must be worse than the best one
@@ -137,11 +139,20 @@ def _row(record: EpochMetrics) -> dict[str, Any]:
 
 
 def read_records(path: Path) -> list[EpochRecord]:
-    """Read the rows of a ``metrics.csv``; none if there is no such file."""
+    """Read the rows of a ``metrics.csv``; none if there is no such file. A last row that was cut off does not count.
+
+    Raises:
+        RunError: if a row holds what is no number.
+    """
     if not path.is_file():
         return []
     with path.open(newline="", encoding="utf-8") as file:
-        return [_record(row) for row in csv.DictReader(file)]
+        lines = file.readlines()
+    whole = lines if lines and lines[-1].endswith("\n") else lines[:-1]
+    try:
+        return [_record(row) for row in csv.DictReader(whole)]
+    except ValueError as error:
+        raise RunError(f"{path} is damaged ({error}); remove what does not belong there") from error
 
 
 def _record(row: dict[str, str]) -> EpochRecord:

@@ -80,6 +80,11 @@ def resume_command(folder: Path) -> str:
     return f"{python_path()}python scripts/fit.py --resume {shlex.quote(str(folder))}"
 
 
+def new_run_command(config: Path) -> str:
+    """Return the command that trains with a configuration, for a shell."""
+    return f"{python_path()}python scripts/fit.py --config {shlex.quote(str(config))}"
+
+
 def replace_file(path: Path, write: Callable[[Path], object]) -> None:
     """Replace a file as a whole: whenever the process or the machine dies, the old file or the new one is there.
 

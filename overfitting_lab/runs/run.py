@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from overfitting_lab.runs.calibration import calibration
 from overfitting_lab.runs.checkpoints import checked_checkpoint
 from overfitting_lab.runs.epochs import EpochRecord, read_records
-from overfitting_lab.runs.files import RunError, RunFiles, resume_command
+from overfitting_lab.runs.files import RunError, RunFiles, new_run_command, resume_command
 from overfitting_lab.runs.recipe import own_code, read_settings, recipe
 from overfitting_lab.runs.summary import Summary
 
@@ -32,7 +32,7 @@ class Run:
         if not self.files.config.is_file():
             example = "give one such as lightning_logs/overfit/version_0"
             raise RunError(f"{folder} is not a run's folder (it has no config.yaml); {example}")
-        self._new_run = f"python scripts/fit.py --config {self.files.config}"
+        self._new_run = new_run_command(self.files.config)
 
     @cached_property
     def settings(self) -> dict[str, Any]:
@@ -157,8 +157,9 @@ class Run:
         """
         if self.summary.test is None or self.summary.test.temperature is None:
             raise RunError(
-                f"{self.files.summary} has no temperature: the run had no validation, was not tested, was right on "
-                f"every validation image, or is of an older version; begin a new run: {self._new_run}"
+                f"{self.files.summary} has no temperature: the run had no validation, was not tested with its best "
+                "checkpoint, no temperature is the best (as if every validation image is right), or it is of an older "
+                f"version; begin a new run: {self._new_run}"
             )
         return self.summary.test.temperature
 

@@ -14,8 +14,7 @@ from optuna.trial import FrozenTrial, TrialState
 from overfitting_lab.comparison.report import render
 from overfitting_lab.runs import Run, RunError
 from overfitting_lab.runs.figures import save_figure
-from overfitting_lab.runs.files import write_text
-from overfitting_lab.runs.imports import python_path
+from overfitting_lab.runs.files import new_run_command, write_text
 from overfitting_lab.runs.notes import attempt
 from overfitting_lab.sweeps import search_charts
 from overfitting_lab.sweeps.names import shown, trial_name
@@ -89,7 +88,7 @@ def write_best(tuning: Tuning, selection: Selection, config: str, command: str) 
         f"({data.train_size:,} training images of {data.name}, n = 1 seed).{tested}\n"
         f"# Caution:  {selection.sentence}.\n"
         f"# Search:   {command}\n"
-        f"# Command:  {python_path()}python scripts/fit.py --config {path}\n"
+        f"# Command:  {new_run_command(path)}\n"
     )
     with FileLock(tuning.folder / ".winner.lock"):
         write_text(path, card + config)

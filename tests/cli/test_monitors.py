@@ -43,6 +43,7 @@ RIGHT = (
     f"{SAVE}step --trainer.callbacks.mode=max",
     f"{STOP}lr-Adam --trainer.callbacks.strict=false --trainer.callbacks+=LearningRateMonitor",
     f"{PLATEAU}val_acc --model.lr_scheduler.mode=max",
+    f"{STOP}val_acc --trainer.callbacks.mode=max --trainer.val_check_interval=00:00:00:10",
 )
 
 

@@ -102,13 +102,13 @@ def test_hidden_files_and_folders_are_ignored(split: str, root: Path) -> None:
     assert images.classes == ("cat", "dog")
 
 
-@pytest.mark.parametrize("spelled", ["animals", "./animals/../animals", "link"])
+@pytest.mark.parametrize("spelled", ["animals", "./animals/../animals", "link", "."])
 def test_a_folder_is_decoded_once_however_its_path_is_spelled(
     spelled: str, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first, then = prepared(root), made(root)
-    monkeypatch.chdir(root.parent)
-    Path("link").symlink_to(root)
+    monkeypatch.chdir(root if spelled == "." else root.parent)
+    (root.parent / "link").symlink_to(root)
     second = prepared(Path(spelled))
     assert made(root) == then
     assert second.identity == first.identity

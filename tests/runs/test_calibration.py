@@ -50,9 +50,16 @@ def test_the_best_temperature_is_the_one_that_made_the_labels(temperature: float
     logits = random.normal(size=(20_000, 5))
     labels = (at_temperature(logits, temperature).cumsum(axis=1) < random.random((20_000, 1))).sum(axis=1)
     found = best_temperature(logits, labels)
+    assert found is not None
     assert found == pytest.approx(temperature, rel=0.1)
 
     def loss(at: float) -> float:
         return float(cross_entropy(torch.tensor(logits) / at, torch.tensor(labels)))
 
     assert loss(found) <= min(loss(0.99 * found), loss(1.01 * found))
+
+
+def test_answers_that_are_all_right_or_all_wrong_have_no_best_temperature() -> None:
+    logits = np.random.default_rng(0).normal(size=(50, 5))
+    assert best_temperature(logits, logits.argmax(axis=1)) is None
+    assert best_temperature(logits, logits.argmin(axis=1)) is None

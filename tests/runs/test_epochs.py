@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from overfitting_lab.runs import Run
+from overfitting_lab.runs import Run, RunError
 from overfitting_lab.runs.epochs import EpochRecord, best_epoch, last_gap, over_fits_since, read_records, write_records
 from tests.conftest import ROOT
 
@@ -81,6 +81,18 @@ def test_records_are_read_as_they_were_written(tmp_path: Path) -> None:
     assert read_records(path) == rows
     assert path.read_text().startswith("epoch,step,train_loss,train_acc,val_loss,val_acc,learning_rate,seconds,probe_")
     assert read_records(tmp_path / "none.csv") == []
+
+
+def test_a_row_that_was_cut_off_does_not_count_and_another_damage_is_named(tmp_path: Path) -> None:
+    rows, path = records([0.5, 0.4]), tmp_path / "metrics.csv"
+    write_records(path, rows)
+    text = path.read_text()
+    for cut in (text + "2,3,1e-", text + "2,3,0.5"):
+        path.write_text(cut)
+        assert read_records(path) == rows
+    path.write_text(text + "much,3,0.5\n")
+    with pytest.raises(RunError, match=r"metrics.csv is damaged \(could not convert string to float: 'much'"):
+        read_records(path)
 
 
 def test_the_gap_is_measured_on_the_probe_if_there_is_one() -> None:

@@ -1,4 +1,5 @@
 import os
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -6,7 +7,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from overfitting_lab.runs import Run
+from overfitting_lab.runs import Run, RunError
 from tests.conftest import CLASSES, Flags, Outcome, Script, summary_of
 
 NAMES = (b"caf\xe9", b"a\nb\x1b[31m", b"[b]Ba$$^ <i>&%s")  # no text; controls of a terminal; marks of other languages
@@ -72,3 +73,14 @@ def test_the_message_about_a_file_does_not_control_the_terminal(
     outcome = run_script("predict", finished_run.folder, folder(tmp_path, b"none \xe9\x1b[31m.png"))
     assert outcome.status == 1
     assert r"none \xe9\x1b[31m.png: no such file" in outcome.err
+
+
+def test_commands_that_a_run_prints_can_be_pasted(run_script: Script, quick: Flags, tmp_path: Path) -> None:
+    root = tmp_path / "my runs"
+    flags = (*quick, "--trainer.max_epochs=1", f"--trainer.default_root_dir={root}")
+    outcome = run_script("fit", "--config=overfit", *flags)
+    assert f"tensorboard --logdir '{root}/lightning_logs' --host" in outcome.out
+    run = Run(root / "lightning_logs" / "overfit" / "version_0")
+    run.files.best.unlink()
+    with pytest.raises(RunError, match=re.escape(f"python scripts/fit.py --config '{run.files.config}'")):
+        _ = run.best_checkpoint

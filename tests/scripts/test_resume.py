@@ -250,6 +250,8 @@ def test_two_processes_killed_and_one_killed_alone(
     reason = f"process 1 of 2 was ended by SIGKILL; resume with: python scripts/fit.py --resume {FIRST}"
     assert died.stderr.splitlines()[-1] == f"error: {reason}"
     assert (summary_of(killed / FIRST)["status"], summary_of(killed / FIRST)["reason"]) == ("failed", reason)
+    state = torch.load(killed / FIRST / "checkpoints" / "last.ckpt", weights_only=True)
+    assert state["global_step"] == STEPS + 2, "two steps after the epoch's end"
     finish_two(start_two(["--resume", FIRST], killed), killed)
     assert_same(killed / FIRST, whole / FIRST)
 

@@ -54,6 +54,13 @@ def test_a_run_that_can_go_on_no_more_is_left_as_it_is(run_script: Script, quick
     assert (summary_of(tmp_path / FIRST), runs(tmp_path)) == (summary, ["version_0", "version_1"])
 
 
+def test_a_configuration_names_no_run_to_resume(run_script: Script, quick: Flags, tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text(f"resume: {FIRST}\n")
+    outcome = run_script("fit", "--config=overfit", *quick, "--config=mine.yaml")
+    assert outcome.status == 2
+    assert f"a configuration cannot name the run; say --resume {FIRST}" in outcome.err
+
+
 @pytest.mark.parametrize(
     ("flag", "reason"),
     [
