@@ -8,6 +8,7 @@ and .md. Five seeds take a few minutes on two cores. No network is trained.
 
 import time
 from pathlib import Path
+from tempfile import TemporaryFile
 
 try:
     from overfitting_lab.cli import reported_errors
@@ -22,7 +23,7 @@ from jsonargparse.typing import PositiveFloat, PositiveInt
 from datamodules import CIFAR10DataModule
 from overfitting_lab.callbacks.console import data_lines
 from overfitting_lab.cli.parser import ExperimentParser
-from overfitting_lab.double_descent.page import write
+from overfitting_lab.double_descent.page import NAME, write
 from overfitting_lab.double_descent.regression import FEWEST, Point, measure
 from overfitting_lab.runs import UsageError
 from overfitting_lab.runs.files import user_path
@@ -46,6 +47,7 @@ def main() -> None:
         except ValueError as error:
             parser.error(str(error), error)
         arguments.output.mkdir(parents=True, exist_ok=True)
+        TemporaryFile(dir=arguments.output).close()  # fails now if the results could not be written
         data.prepare_data()
         data.setup("fit")
         if len(data.train_indices) < FEWEST:
@@ -60,7 +62,8 @@ def main() -> None:
             print(f"seed       {seed} of 0 to {arguments.seeds - 1}, {time.perf_counter() - began:.0f} s", flush=True)
         facts = {"seconds": time.perf_counter() - began, "command": command_line()}
         facts |= {"versions": versions(), "git_commit": git_commit()}
-        print("written", *write(points, data, facts, arguments.output))
+        done = "replaced" if any(arguments.output.glob(f"{NAME}.*")) else "written"
+        print(done, *write(points, data, facts, arguments.output))
 
 
 if __name__ == "__main__":

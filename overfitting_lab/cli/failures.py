@@ -43,12 +43,15 @@ SAYS_ENVIRONMENT = (
     "not implemented for",
     "open shared memory",
 )
+ELSEWHERE = "give yourself access to it, or name another folder: --output or --trainer.default_root_dir, see --help"
 REMEDIES = {
     "allocate": "the memory is too small: try a smaller --data.batch_size, --data.train_size or network",
     "Too many open files": "allow more open files: ulimit -n 4096",
     "Expected more than 1 value per channel": "batch normalization cannot train on a batch of one image: try another "
     "--data.batch_size or --data.train_size, so that the last batch of an epoch has more",
     "No space left on device": "make room on the disk",
+    "Read-only file system": ELSEWHERE,
+    "Permission denied": ELSEWHERE,
     "not implemented for": "this device cannot compute in this precision: try --trainer.precision 32-true",
 }
 Place = tuple[str, str, int]  # module, file and line

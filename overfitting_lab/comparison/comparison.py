@@ -28,6 +28,7 @@ from overfitting_lab.runs.text import readable
 SEED = "seed_everything"
 NAMED = 3  # groups in the name of a report's folder
 LONGEST = 80  # characters in this name
+LONGEST = 40  # characters of the settings in a run's name
 PAIRS = 10  # with more pairs than this, sentences describe only the pairs of the best setting
 
 
@@ -178,11 +179,19 @@ class Comparison:
         if seconds[slow] > 1.2 * seconds[fast]:
             machines = {(run.summary.device, run.summary.precision, run.summary.world_size) for run in self.runs}
             other = ", though not on the same kind of device" if len(machines) > 1 else ""
-            yield f"{slow} trained {seconds[slow] / seconds[fast]:.1f} times as long as {fast}{other}."
+            steps = {run.name: run.summary.global_step for run in self.runs}
+            many = f"{steps[slow] / max(steps[fast], 1):.1f} times the" if steps[slow] != steps[fast] else "the same"
+            yield (
+                f"{slow} trained {seconds[slow] / seconds[fast]:.1f} times as long as {fast}{other}. It took {many} "
+                "number of steps. Other work on a machine lengthens the time too."
+            )
 
 
 def _short_names(runs: Sequence[Run], *, seeds: bool = True) -> list[str]:
-    """Name each run by its experiment, then by the settings that differ within the experiment, then by its folder."""
+    """Name each run by its experiment, then by the settings that differ within the experiment, then by its folder.
+
+    Settings that would make a long name are left out.
+    """
     paths = [[*map(readable, run.folder.resolve().parts)] for run in runs]
     names = [path[-2] for path in paths]
     for experiment, count in Counter(names).items():
@@ -190,13 +199,16 @@ def _short_names(runs: Sequence[Run], *, seeds: bool = True) -> list[str]:
         if count > 1:
             differing = _differing([runs[place].recipe for place in places], seeds=seeds)
             short = {setting: "seed" if setting == SEED else setting.rpartition(".")[2] for setting in differing}
-            for number, place in enumerate(places):
-                values = (f"{short[setting]} {row[number]}" for setting, row in differing.items())
-                names[place] = ", ".join([experiment, *values])
-    for depth in (1, 2, len(max(paths, key=len))):
+            values = [", ".join(f"{short[setting]} {row[number]}" for setting, row in differing.items())
+                      for number in range(count)]  # fmt: skip
+            if max(map(len, values)) <= LONGEST:
+                for place, value in zip(places, values, strict=True):
+                    names[place] = f"{experiment}, {value}" if value else experiment
+    given = names
+    for depth in range(1, len(max(paths, key=len)) + 1):
         twice = {name for name, count in Counter(names).items() if count > 1}
-        names = [f"{name} ({'/'.join(path[-depth:])})" if name in twice else name
-                 for name, path in zip(names, paths, strict=True)]  # fmt: skip
+        names = [f"{own} ({'/'.join(path[-depth:])})" if name in twice else name
+                 for own, name, path in zip(given, names, paths, strict=True)]  # fmt: skip
     return names
 
 

@@ -96,9 +96,10 @@ def figure(summary: Summary) -> Figure:
     """
     drawn = Figure(figsize=(16.5, 4.6), layout="constrained")
     images, features, curves = summary["data"]["train_size"], summary["features"], summary["curves"]
+    seeds = len(summary["seeds"])
     drawn.suptitle(
         f"Regression on random features of {images:,} images of {summary['data']['name']}; "
-        f"median and range over {len(summary['seeds'])} draws"
+        f"{f'median and range over {seeds} draws' if seeds > 1 else 'one draw'}"
     )
     panels = {"test_error": "test error", "test_acc": "test accuracy (%)", "train_acc": "training accuracy (%)"}
     for axes, (metric, label) in zip(drawn.subplots(1, len(panels)), panels.items(), strict=True):
