@@ -61,7 +61,7 @@ class Run:
         if not path.is_file():
             raise RunError(f"{path} is missing: the run ended before its first step; begin a new run: {self._new_run}")
         try:
-            return Summary.from_json(path.read_text(encoding="utf-8"))
+            return Summary.from_json(path.read_text(encoding="utf-8-sig"))  # an editor may have added the mark
         except ValueError as error:
             raise RunError(f"{path} is damaged ({error}); begin a new run: {self._new_run}") from error
 

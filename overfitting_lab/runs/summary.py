@@ -4,7 +4,7 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, get_args, get_type_hints
 
 from overfitting_lab.runs.epochs import BestMetrics, EpochMetrics
 
@@ -155,6 +155,9 @@ def _present(thing: Any) -> dict[str, Any]:
 
 
 def _make(kind: type[T], values: Mapping[str, Any]) -> T:
+    for name, hint in get_type_hints(kind).items():
+        if isinstance(values.get(name), str) and {int, float} & {hint, *get_args(hint)}:
+            raise TypeError(f"{name} is {values[name]!r}, which is no number")
     return kind(**{each.name: values[each.name] for each in fields(kind) if each.name in values})  # type: ignore[arg-type]
 
 

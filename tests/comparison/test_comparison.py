@@ -129,7 +129,16 @@ def test_confusion_counts_by_true_class(tmp_path: Path) -> None:
 def test_runs_of_one_experiment_have_names_of_their_own(tmp_path: Path) -> None:
     folders = [make_run(tmp_path / f"{place}/version_0", GOOD) for place in ("x/a", "y/a", "y/b")]
     assert [run.name for run in compared(*folders[1:]).runs] == ["a", "b"]
-    assert len({run.name for run in compared(*folders).runs}) == 3
+    assert [run.name for run in compared(*folders).runs] == ["a (x/a/version_0)", "a (y/a/version_0)", "b"]
+
+
+def test_settings_that_make_a_long_name_are_left_out(tmp_path: Path) -> None:
+    sizes = [{"train_size": 1000}, {"train_size": 200, "val_size": 100, "test_size": 1000, "augment": "flip_crop"}]
+    short, long = ([make_run(tmp_path / f"{place}/a/version_{number}", GOOD, dropout=number / 2, data=data)
+                   for number, data in enumerate(each)]
+                   for place, each in (("x", ({}, {})), ("y", sizes)))  # fmt: skip
+    assert [run.name for run in compared(*short).runs] == ["a, dropout 0.0", "a, dropout 0.5"]
+    assert [run.name for run in compared(*long).runs] == ["a (version_0)", "a (version_1)"]
 
 
 def test_weights_that_no_validation_chose_are_named(tmp_path: Path) -> None:

@@ -1,4 +1,5 @@
 import pickle
+import re
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +75,17 @@ def test_why_there_is_no_best_checkpoint(changes: dict[str, Any], message: str, 
     folder = make_run(tmp_path / "made" / "version_0", np.array([True] * 9), **changes)
     with pytest.raises(RunError, match=rf"best\.ckpt is missing: .*{message}"):
         _ = Run(folder).best_checkpoint
+
+
+def test_a_summary_that_an_editor_has_changed_is_read_or_its_fault_is_named(folder: Path) -> None:
+    path = folder / "summary.json"
+    text, summary = path.read_text(), Run(folder).summary
+    path.write_text(text, encoding="utf-8-sig")
+    assert Run(folder).summary == summary
+    for name in ("seconds", "acc"):
+        path.write_text(re.sub(rf'"{name}": [^,}}\n]+', f'"{name}": "0,99"', text))
+        with pytest.raises(RunError, match=f"damaged .TypeError: {name} is '0,99', which is no number"):
+            _ = Run(folder).summary
 
 
 @pytest.mark.parametrize("content", ["", '{"status": ', "[]", "{}"])
