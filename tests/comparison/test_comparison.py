@@ -133,7 +133,10 @@ def test_runs_of_one_experiment_have_names_of_their_own(tmp_path: Path) -> None:
 
 
 def test_settings_that_make_a_long_name_are_left_out(tmp_path: Path) -> None:
-    sizes = [{"train_size": 1000}, {"train_size": 200, "val_size": 100, "test_size": 1000, "augment": "flip_crop"}]
+    sizes: list[dict[str, Any]] = [
+        {"train_size": 1000},
+        {"train_size": 200, "val_size": 100, "test_size": 1000, "augment": "flip_crop"},
+    ]
     short, long = ([make_run(tmp_path / f"{place}/a/version_{number}", GOOD, dropout=number / 2, data=data)
                    for number, data in enumerate(each)]
                    for place, each in (("x", ({}, {})), ("y", sizes)))  # fmt: skip
