@@ -4,7 +4,6 @@ import shlex
 import sys
 import time
 import warnings
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from overfitting_lab.callbacks.ending import reason, untested
 from overfitting_lab.callbacks.epochs import recorder_of
 from overfitting_lab.callbacks.logger import RunLogger
 from overfitting_lab.runs.summary import part
+from overfitting_lab.runs.text import duration
 
 PAUSE = 10  # seconds between two lines about the test
 
@@ -65,7 +65,7 @@ class Console(Callback):
             line += f"  probe loss {record.probe_loss:.4f} accuracy {record.probe_acc:6.1%}{own(record.own, 'probe_')}"
         line += f"  {record.seconds:.1f} s"
         if last > 0:
-            line += f", {timedelta(seconds=round(record.seconds * (last - record.epoch - 1)))} left"
+            line += f", {duration(record.seconds * (last - record.epoch - 1))} left"
         print(line, flush=True)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -88,7 +88,7 @@ class Console(Callback):
         if trainer.is_global_zero and self._lines and now - self._said >= PAUSE:
             self._said = now
             done, batches = batch_idx + 1, int(trainer.num_test_batches[0])
-            left = timedelta(seconds=round((now - self._test_started) * (batches - done) / done))
+            left = duration((now - self._test_started) * (batches - done) / done)
             print(f"testing    {done:,} of {batches:,} batches, {left} left", flush=True)
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -111,8 +111,8 @@ class Console(Callback):
             return
         print(f"test       {self._result or f'not done: {untested(trainer)}'}")
         if (times := clock_of(trainer).times) and times.training:
-            each = ", ".join(f"{name} {_duration(taken)}" for name, taken in vars(times).items() if taken is not None)
-            print(f"time       {_duration(times.total)}: {each}")
+            each = ", ".join(f"{name} {duration(taken)}" for name, taken in vars(times).items() if taken is not None)
+            print(f"time       {duration(times.total)}: {each}")
         if self._logger:
             kept = ", ".join(path.name for path in self._logger.files.results)
             print(f"kept       {self._logger.folder}: {kept}")
@@ -183,10 +183,6 @@ def data_lines(data: dict[str, Any]) -> str:
         f"{data['val_size']:,} validation, {part(data['test_size'], data['test_available'])} test images; {training}\n"
         f"           fingerprint {data['fingerprint'][:16]}"
     )
-
-
-def _duration(seconds: float) -> timedelta:
-    return timedelta(seconds=round(seconds))
 
 
 def _device(trainer: Trainer, pl_module: LightningModule) -> str:

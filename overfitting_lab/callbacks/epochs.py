@@ -94,12 +94,10 @@ class EpochRecorder(Callback):
                 f"leave --monitor out, or begin a new run"
             )
         self.records = [EpochRecord(**row) for row in state_dict["rows"]]
-        if "best" not in state_dict:  # a checkpoint of an earlier version
-            best = best_epoch(self.records)
-            state_dict["best"] = best and {
-                name: getattr(best, name) for name in ("epoch", "step", "val_loss", "val_acc")
-            }
-        self.best = Validation(**state_dict["best"]) if state_dict["best"] else None
+        best = state_dict.get("best")
+        if "best" not in state_dict and (epoch := best_epoch(self.records)):  # a checkpoint of an earlier version
+            best = {name: getattr(epoch, name) for name in ("epoch", "step", "val_loss", "val_acc")}
+        self.best = Validation(**best) if best else None
         self._validation = Validation(**state_dict["validation"]) if state_dict.get("validation") else None
         self._validated = state_dict.get("validated", False)
         self._probe = state_dict.get("probe", {})

@@ -1,7 +1,6 @@
 """The time that a run will take, as a range: before it begins, and from its first steps on."""
 
 import time
-from datetime import timedelta
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -13,6 +12,7 @@ from datamodules import CIFAR10DataModule
 from lightning_modules.schedules import Length
 from overfitting_lab.callbacks.fitting_data import limited, run_length, validations
 from overfitting_lab.callbacks.progress import ends_step
+from overfitting_lab.runs.text import duration
 
 WORTH_SAYING = 60  # seconds: of a shorter run nothing is said
 MEASURED = 5  # seconds of steps that are measured, in at least so many steps:
@@ -36,7 +36,7 @@ class Range(NamedTuple):
         return Range(self.low * factor, self.high * factor)
 
     def __str__(self) -> str:
-        low, high = (timedelta(seconds=round(seconds)) for seconds in self)
+        low, high = map(duration, self)
         return f"{low}" if low == high else f"{low} to {high}"
 
 

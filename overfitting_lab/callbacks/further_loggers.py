@@ -14,9 +14,9 @@ from lightning.pytorch.loggers.csv_logs import ExperimentWriter
 from overfitting_lab.callbacks.epochs import recorder_of
 from overfitting_lab.callbacks.guarded import given_class
 from overfitting_lab.callbacks.logger import RunLogger
-from overfitting_lab.callbacks.summary import class_path
 from overfitting_lab.runs.epochs import EpochRecord
 from overfitting_lab.runs.files import write_text
+from overfitting_lab.runs.imports import class_path
 from overfitting_lab.runs.notes import attempt
 
 UNWRITTEN = 30  # seconds of a killed run that a logger may not have written: W&B writes every 15 s

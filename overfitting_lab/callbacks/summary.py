@@ -1,7 +1,6 @@
 """The files that a run writes about itself: config.yaml, metrics.csv, summary.json, curves.png and weights.pth."""
 
 import contextlib
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -27,6 +26,7 @@ from overfitting_lab.runs.checkpoints import load_checkpoint
 from overfitting_lab.runs.epochs import last_gap, write_records
 from overfitting_lab.runs.figures import curves, save_figure
 from overfitting_lab.runs.files import replace_file, write_text
+from overfitting_lab.runs.imports import class_path
 from overfitting_lab.runs.notes import attempt, in_words, notes
 from overfitting_lab.runs.recipe import flat, own_code
 from overfitting_lab.runs.summary import DataSummary, ModelSummary, Summary, TestSummary
@@ -276,10 +276,3 @@ def _confidence(trainer: Trainer) -> dict[str, float]:
             cooler = calibration(at_temperature(logits, temperature), labels)
             fields |= {"temperature": temperature, "calibration_error_at_temperature": cooler.error}
     return {name: plain(torch.tensor(value)) for name, value in fields.items()}
-
-
-def class_path(kind: type) -> str:
-    """Return the import path of a class in its shortest form: ``torch.optim.Adam``."""
-    package = kind.__module__.rpartition(".")[0]
-    public = getattr(sys.modules.get(package), kind.__name__, None) is kind
-    return f"{package if public else kind.__module__}.{kind.__name__}"

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch.nn.functional import cross_entropy
 
+from overfitting_lab.callbacks.foretold import Range
 from overfitting_lab.campaign.plan import Ablation, Campaign, Entry
 from overfitting_lab.campaign.reference import REFERENCE, reference_bytes, reference_runs
 from overfitting_lab.campaign.values import hours
@@ -17,9 +18,6 @@ REST = 45_000  # training images of CIFAR-10 that validation leaves
 TIMED = 4.0  # seconds of the timing, at least one step
 BATCH = 128
 UNCERTAIN = 2.0  # other work on a machine makes a run this much slower, or made the reference run
-
-
-Range = tuple[float, float]  # of seconds, from the least to the most
 
 
 class Estimator:
@@ -45,13 +43,13 @@ class Estimator:
         size = own[0].summary.data.train_size if own else entry.recipe["data.train_size"]
         images = entry.recipe["trainer.max_epochs"] * (size or REST)
         speeds = [speed(run) for run in like]
-        return images / max(speeds) * self._scale / UNCERTAIN, images / min(speeds) * self._scale * UNCERTAIN
+        return Range(images / max(speeds) * self._scale / UNCERTAIN, images / min(speeds) * self._scale * UNCERTAIN)
 
 
 def described(found: Sequence[State], ablations: Sequence[Ablation], campaign: Campaign) -> Iterator[str]:
     """Yield a line for each entry and ablation, and a sum: what is there, what is missing, and its time here."""
     estimator = Estimator(campaign) if any(state.to_train for state in found) else None
-    sums, unknown = (0.0, 0.0), 0
+    sums, unknown = Range(0.0, 0.0), 0
     for state in found:
         entry, parts = state.entry, [f"there: {_seeds(state.there)}"]
         parts += [f"seed {seed}: {run.status} in {run.folder}" for seed, run in sorted(state.begun.items())]
@@ -63,9 +61,9 @@ def described(found: Sequence[State], ablations: Sequence[Ablation], campaign: C
                 unknown += n
                 parts[-1] += ", time unknown: no run of this network tells it"
             else:
-                low, high = (n * seconds for seconds in time_of_one)
-                sums = sums[0] + low, sums[1] + high
-                parts[-1] += f", {hours(low)} to {hours(high)} h"
+                of_all = time_of_one.times(n)
+                sums += of_all
+                parts[-1] += f", {hours(of_all.low)} to {hours(of_all.high)} h"
         yield f"{entry.name:28} {'; '.join([*parts, *state.refused])}"
     absent = [ablation for ablation in ablations if not is_there(ablation)]
     for ablation in ablations:
@@ -77,7 +75,7 @@ def described(found: Sequence[State], ablations: Sequence[Ablation], campaign: C
         return
     runs = sum(len(state.to_train) for state in found)
     others = f", and {unknown + len(absent)} of unknown time" if unknown or absent else ""
-    yield f"missing    {runs} runs, {hours(sums[0])} to {hours(sums[1])} h here with one worker{others}; {size}"
+    yield f"missing    {runs} runs, {hours(sums.low)} to {hours(sums.high)} h here with one worker{others}; {size}"
     if estimator.here:
         yield (
             f"estimate   from the times of the reference runs, and {estimator.here:.0f} images/s of AlexNet in a short "

@@ -263,7 +263,9 @@ class ExperimentCLI(LightningCLI):
                 rank_zero_only(print)(f"changed    the file of {name}: this run began with other code")
 
     def _set_seed(self) -> None:
-        """Seed everything; report a seed that torch refuses as a usage error."""
+        """Seed everything; report a seed that torch refuses, or that Lightning would choose, as a usage error."""
+        if isinstance(self.config.seed_everything, bool):
+            self.parser.error("--seed_everything: give a whole number, such as 1; it makes the run repeatable")
         try:
             super()._set_seed()
         except ValueError as error:

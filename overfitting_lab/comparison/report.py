@@ -4,7 +4,6 @@ import base64
 import io
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from datetime import timedelta
 from functools import partial
 from html import escape
 from itertools import chain
@@ -39,6 +38,7 @@ from overfitting_lab.runs.figures import save_figure, write_figure
 from overfitting_lab.runs.files import write_text
 from overfitting_lab.runs.notes import attempt
 from overfitting_lab.runs.provenance import short_commit
+from overfitting_lab.runs.text import duration
 
 TEMPLATES = Path(__file__).with_name("templates")
 INK = "#123457"  # stands for the page's own colour of text, light or dark
@@ -262,7 +262,7 @@ def _cost(run: NamedRun) -> list[Any]:
     summary, data = run.summary, run.summary.data
     return [
         run.name,
-        _duration(summary.total_seconds),
+        duration(summary.total_seconds),
         summary.train_images_per_second,
         summary.model.class_path.rpartition(".")[2],
         f"{summary.model.parameters:,}",
@@ -271,14 +271,10 @@ def _cost(run: NamedRun) -> list[Any]:
         short_commit(summary.git_commit),
         ", ".join(f"{name} {summary.versions[name]}" for name in ("python", "torch", "lightning")),
         f"{data.name}, split {data.split}, {data.fingerprint[:16]}",
-        " + ".join(str(_duration(each or 0)) for each in vars(summary.seconds_of).values())
+        " + ".join(str(duration(each or 0)) for each in vars(summary.seconds_of).values())
         if summary.seconds_of
         else "",
     ]
-
-
-def _duration(seconds: float) -> timedelta:
-    return timedelta(seconds=round(seconds))
 
 
 def _probability(p: float) -> str:

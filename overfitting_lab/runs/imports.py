@@ -93,3 +93,10 @@ def find_modules_beside(config: Path, texts: Iterable[str]) -> None:
         if spec is not None and spec.origin is not None and Path(spec.origin).resolve() != beside:
             mine = beside or folder / name
             raise ValueError(f"{config} names {name}, but Python imports it from {spec.origin}: rename {mine}")
+
+
+def class_path(kind: type) -> str:
+    """Return the import path of a class in its shortest form: ``torch.optim.Adam``."""
+    package = kind.__module__.rpartition(".")[0]
+    public = getattr(sys.modules.get(package), kind.__name__, None) is kind
+    return f"{package if public else kind.__module__}.{kind.__name__}"

@@ -1,12 +1,18 @@
-"""Names of files and classes as text that every file, figure, page and screen can show."""
+"""Names of files and classes as text that every file, figure, page and screen can show, and durations."""
 
 import codecs
 import os
+from datetime import timedelta
 from pathlib import Path
 from unicodedata import bidirectional, category, normalize
 
 CONTROLS = {"Cc", "Cs", "Zl", "Zp"}  # categories: control characters, halves of characters, ends of lines
 TURNS = {"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"}  # they change the direction of the text
+
+
+def duration(seconds: float) -> timedelta:
+    """Return a duration that prints as ``0:05:02``."""
+    return timedelta(seconds=round(seconds))
 
 
 def readable(name: str | os.PathLike[str]) -> str:

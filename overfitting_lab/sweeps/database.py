@@ -3,7 +3,6 @@
 import threading
 import time
 from collections.abc import Callable
-from datetime import timedelta
 from functools import wraps
 from typing import Any, TypeVar
 
@@ -15,6 +14,7 @@ from sqlalchemy.pool import NullPool
 
 from overfitting_lab.runs import RunError
 from overfitting_lab.runs.provenance import without_password
+from overfitting_lab.runs.text import duration
 
 Result = TypeVar("Result")
 
@@ -106,12 +106,12 @@ class PatientStorage(_CachedStorage):
             silent = now - self._silent_since
             if silent >= self._patience:
                 raise StorageError(
-                    f"{self._shown} has not answered for {_time(silent)}: {reason}; "
+                    f"{self._shown} has not answered for {duration(silent)}: {reason}; "
                     "finished runs are kept, so start this again when it answers"
                 )
             if silent and not self._said:  # at the second attempt
                 self._said = True
-                print(f"storage    waits up to {_time(self._patience)} for the database: {reason}", flush=True)
+                print(f"storage    waits up to {duration(self._patience)} for the database: {reason}", flush=True)
         time.sleep(min(PAUSE, self._patience))
 
     def _note_answer(self) -> None:
@@ -119,7 +119,7 @@ class PatientStorage(_CachedStorage):
             if self._silent_since is None:
                 return
             if self._said:
-                print(f"storage    answers again, after {_time(time.monotonic() - self._silent_since)}", flush=True)
+                print(f"storage    answers again, after {duration(time.monotonic() - self._silent_since)}", flush=True)
             self._silent_since, self._said, self.answered_again = None, False, time.time()
 
 
@@ -149,7 +149,3 @@ def _reason(error: BaseException | None) -> str:
     """Return the driver's message as one line."""
     driver = error.orig if isinstance(error, exc.DBAPIError) else error
     return " ".join(str(driver).split())[:LONGEST]
-
-
-def _time(seconds: float) -> timedelta:
-    return timedelta(seconds=round(seconds))

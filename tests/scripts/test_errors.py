@@ -57,6 +57,7 @@ USAGE = {
     ),
     "image size of AlexNet": Mistake(f"fit {OVERFIT} --data.image_size=30", 2, ("image_size", "multiple of 8", "30")),
     "image size of VGG": Mistake("fit --config vgg16 {flags} --data.image_size=40", 2, ("multiple of 32", "40")),
+    "seed of Lightning's choice": Mistake(f"fit {OVERFIT} --seed_everything=true", 2, ("give a whole number",)),
     "batch of 0": Mistake(f"fit {OVERFIT} --data.batch_size=0", 2, ("data.batch_size must be at least 1",)),
     "cutout beyond the image": Mistake(f"fit {OVERFIT} --data.cutout=33", 2, ("data.cutout", "at most", "not 33")),
     "no epoch": Mistake(f"fit {OVERFIT} --trainer.max_epochs=0", 2, ("--trainer.max_epochs 0: must be at least 1",)),
