@@ -101,14 +101,14 @@ def curves(epochs: Sequence[EpochMetrics], title: str) -> Figure:
         axes.set(ylabel=metric)
         axes.legend(loc="best")
     loss.set(ylabel="cross-entropy (nats)", ylim=(0, None))
-    loss.legend(loc="upper right")
+    loss.legend(loc="best")
     usual = usual_losses(epochs)
     if usual and epochs[0].train_loss > 1.5 * max(usual):
         loss.set_ylim(top=1.1 * max(usual))
         hidden = f"training loss of the first epoch, {epochs[0].train_loss:.1f}, not shown"
         loss.set_title(hidden, fontsize="small", loc="left")
     accuracy.set(ylabel="accuracy (%)", ylim=(0, 100))
-    accuracy.legend(loc="lower right")  # neither curve of a run that over-fits ends there
+    accuracy.legend(loc="best")
     return figure
 
 
