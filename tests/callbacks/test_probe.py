@@ -95,6 +95,14 @@ def test_a_network_that_is_always_right_has_no_best_temperature(finished_run: Fi
     assert summary.test.temperature is None
 
 
+def test_a_network_that_is_not_the_validated_one_has_no_temperature(run_script: Script, quick: Flags) -> None:
+    assert run_script("fit", "--config=overfit", *quick, "--trainer.enable_checkpointing=false").status == 0
+    test = Run(Path(RUN)).summary.test
+    assert test is not None
+    assert (test.checkpoint, test.temperature, test.calibration_error_at_temperature) == ("last", None, None)
+    assert test.calibration_error is not None
+
+
 def test_the_summary_says_how_sure_the_network_is(run_script: Script, quick: Flags, tmp_path: Path) -> None:
     assert run_script("fit", "--config=overfit", *quick, "--trainer.max_epochs=1").status == 0
     run = Run(tmp_path / RUN)
