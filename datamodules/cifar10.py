@@ -254,7 +254,7 @@ class CIFAR10DataModule(LightningDataModule):
                     f"  1. lay cifar-10-python.tar.gz in {self._source.root}, from wherever you can get it;\n"
                     "  2. use your own images: --data.source folder --data.root FOLDER "
                     "(with train/<class>/* and test/<class>/*);\n"
-                    "  3. use the stand-in, drawn images that need no download: --data.source synthetic"
+                    "  3. use the stand-in, synthetic images that need no download: --data.source synthetic"
                 ) from error
             self.source.prepare()
 

@@ -310,7 +310,9 @@ def _reason(path: Path, error: Exception) -> str:
     if head.startswith(b"version https://git-lfs"):
         return "a pointer of Git LFS: git lfs pull"
     if head[4:8] == b"ftyp":
-        return f"the format is {head[8:12].decode('ascii', 'replace')}, which Pillow does not read"
+        return (
+            f"the format is {head[8:12].decode('ascii', 'replace')}, which Pillow does not read: save it as PNG or JPEG"
+        )
     return f"it begins with {head!r}"
 
 

@@ -444,7 +444,10 @@ def test_the_first_frame_is_seen(name: str, tmp_path: Path) -> None:
         (b"", "the file is empty"),
         (b"<!DOCTYPE html><title>Not found</title>", r"it begins with b'<!DOCTYPE html"),
         (b"version https://git-lfs.github.com/spec/v1\n", "a pointer of Git LFS: git lfs pull"),
-        (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(99), "the format is heic, which Pillow does not read"),
+        (
+            b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(99),
+            "the format is heic, which Pillow does not read: save it as PNG or JPEG",
+        ),
     ],
 )
 def test_the_message_says_what_the_file_is_instead(content: bytes, reason: str, tmp_path: Path) -> None:
