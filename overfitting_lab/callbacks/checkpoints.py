@@ -59,14 +59,13 @@ class BestCheckpoint(Checkpoint):
 
     def __init__(self, logger: RunLogger) -> None:
         self._logger = logger
-        self._known: Path | None = None  # the best weights that the state of training knows of
-        self._settled = True  # False until best.ckpt is that file
+        self._known: Path | None = None  # until best.ckpt is it: the best weights that the loaded state knows of
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Find the best weights that the state of training knows of; without them, discard their validation."""
         if trainer.ckpt_path is None:
             return
-        recorder, files, self._settled = recorder_of(trainer), self._logger.files, False
+        recorder, files = recorder_of(trainer), self._logger.files
         if recorder.best is not None and trainer.is_global_zero:
             folders = files.checkpoints, Path(trainer.ckpt_path).parent
             places = [folder / file.name for folder in folders for file in (files.best, files.best_before)]
@@ -76,21 +75,17 @@ class BestCheckpoint(Checkpoint):
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Let ``best.ckpt`` be what the state of training knows of. A run that fails before has changed nothing."""
-        self._settle(trainer)
-
-    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Do the same if nothing was left to train."""
-        self._settle(trainer)
-
-    def _settle(self, trainer: Trainer) -> None:
         files, known = self._logger.files, self._known
-        if trainer.is_global_zero and not self._settled:
-            if known is None:
-                files.best.unlink(missing_ok=True)
-            elif known != files.best:
+        if known is not None:  # in process 0 alone
+            if known != files.best:
                 replace_file(files.best, lambda path: link_or_copy(known, path))
             files.best_before.unlink(missing_ok=True)
-        self._settled = True
+            self._known = None
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Discard weights that no validation of this run chose."""
+        if trainer.is_global_zero and recorder_of(trainer).best is None:
+            self._logger.files.best.unlink(missing_ok=True)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save the weights if the validation is the best."""
