@@ -75,8 +75,9 @@ class BestCheckpoint(Checkpoint):
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Let ``best.ckpt`` be what the state of training knows of. A run that fails before has changed nothing."""
-        files, known = self._logger.files, self._known
+        known = self._known
         if known is not None:  # in process 0 alone
+            files = self._logger.files
             if known != files.best:
                 replace_file(files.best, lambda path: link_or_copy(known, path))
             files.best_before.unlink(missing_ok=True)

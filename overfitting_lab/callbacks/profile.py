@@ -1,8 +1,21 @@
-"""The folder of the Trainer's profiler."""
+"""The Trainer's profiler: where it writes, and none at all."""
+
+import contextlib
 
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.profilers import PassThroughProfiler
 
 from overfitting_lab.callbacks.logger import RunLogger
+
+
+class NoProfiler(PassThroughProfiler):
+    """Measure nothing. Lightning's own class does so by a generator, for each hook of each callback in each step."""
+
+    def profile(self, action_name: str) -> contextlib.AbstractContextManager[None]:  # type: ignore[override]
+        return NOTHING
+
+
+NOTHING = contextlib.nullcontext()
 
 
 class ProfileFolder(Callback):

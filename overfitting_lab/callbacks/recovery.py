@@ -179,7 +179,10 @@ class Recovery(Checkpoint):
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Seed dropout for the step."""
         place = f"{self._seed} {trainer.current_epoch} {batch_idx} {trainer.global_rank}"
-        torch.manual_seed(int.from_bytes(hashlib.sha256(place.encode()).digest()[:4], "big"))
+        seed = int.from_bytes(hashlib.sha256(place.encode()).digest()[:4], "big")
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed takes a millisecond: it asks for every device
+        if (device := trainer.strategy.root_device).type != "cpu":
+            torch.get_device_module(device).manual_seed(seed)
         self._steps_of.append((trainer.global_step + 1, recorder_of(trainer).learning_rate))
 
     def on_train_batch_end(self, trainer: Trainer, _: Any, outputs: Any, batch: Any, batch_idx: int) -> None:

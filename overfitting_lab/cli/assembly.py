@@ -31,7 +31,7 @@ from overfitting_lab.callbacks.noise import LabelNoiseProbe
 from overfitting_lab.callbacks.optimizer import OptimizerSettings
 from overfitting_lab.callbacks.other_checkpoints import OtherCheckpoints
 from overfitting_lab.callbacks.plateau import PlateauSchedule
-from overfitting_lab.callbacks.profile import ProfileFolder
+from overfitting_lab.callbacks.profile import NoProfiler, ProfileFolder
 from overfitting_lab.callbacks.recovery import Recovery
 from overfitting_lab.callbacks.step_limit import StepLimit
 from overfitting_lab.callbacks.summary import RunSummary
@@ -73,6 +73,7 @@ class Assembly:
             "enable_checkpointing": self.logger is not None and trainer.enable_checkpointing is not False,
             "enable_model_summary": False,
             "plugins": [*plugins, AtomicCheckpointIO()],
+            "profiler": trainer.profiler or NoProfiler(),
             "log_every_n_steps": trainer.log_every_n_steps or 1,
         }
 
