@@ -10,6 +10,7 @@ import pytest
 import torch
 from lightning.pytorch import Callback
 from torch import nn
+from torch._dynamo.utils import counters
 
 from benchmarks.contenders import prepared
 from datamodules import Batch, CIFAR10DataModule
@@ -234,10 +235,12 @@ def test_a_compiled_network_trains_as_another(
 ) -> None:
     flags = ("--config=overfit", *quick, *there, "--model.dropout=0", "--trainer.max_epochs=1")
     assert run_script("fit", *flags).status == 0
+    counters["stats"].clear()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of torch's compiler
         outcome = run_script("fit", *flags, f"--compile={mode}")
     assert outcome.status == 0, outcome.err
+    assert counters["stats"]["unique_graphs"]
     one, other = (tmp_path / RUN).with_name("version_0"), (tmp_path / RUN).with_name("version_1")
     torch.testing.assert_close(weights_of(other), weights_of(one), rtol=1e-2, atol=1e-3)
     losses = [summary_of(folder)["last"]["train_loss"] for folder in (one, other)]

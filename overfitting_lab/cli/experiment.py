@@ -298,7 +298,7 @@ class ExperimentCLI(LightningCLI):
         if self._trains:
             self.model.check_network()
         if self.config.compile is not None:
-            self.model.network.compile(mode=self.config.compile)
+            self.model.compile_network(self.config.compile)
 
     def _refuse_lost_optimizer(self) -> None:
         """Refuse settings of the optimizer that the network's own ``configure_optimizers`` would not use."""
