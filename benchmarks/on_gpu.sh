@@ -26,7 +26,7 @@
 #
 #   python3 -m pip install --no-index --no-deps --target site wheels/*.whl && export PYTHONPATH=$PWD/site
 #
-# The goals, and what was measured: docs/speed.md, "On a GPU". That the whole campaign has n = 5 is another goal.
+# The goals, and what was measured: docs/speed.md, "On a GPU". Another goal: five seeds for every run of the campaign.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

@@ -167,14 +167,25 @@ class ImageClassifier(LightningModule, ABC):
     def compile_network(self, mode: str) -> None:
         """Compile the network in training, in a mode of torch.compile. Evaluation stays as it is.
 
-        ``network.compile`` would not do in torch 2.11. There the compiler skips an ``nn.Sequential``, whose frames are
-        torch's own, and for good a network that is called while its operations are counted, as Lightning's table of
-        layers does in evaluation. It says nothing of either.
-        """
-        compiled, plain = torch.compile(self.network.forward, mode=mode), self.network._call_impl
+        Dropout draws the same masks as in a network that is not compiled. Each size of a batch is compiled for itself,
+        so that a resumed run computes its steps with the same code.
 
-        def call(images: Tensor) -> Any:
-            return (compiled if self.network.training else plain)(images)
+        torch 2.11 silently ignores ``network.compile`` in two cases. It skips code of torch's own, such as an
+        ``nn.Sequential``. And if the network is first called while Lightning's table of layers counts its operations,
+        which is in evaluation, it is never compiled afterwards.
+        """
+        from torch._inductor import config  # not at the top: slow to import
+
+        config.fallback_random = True
+        plain: Callable[..., Any] = self.network._call_impl  # with the network's hooks
+
+        def whole(*inputs: Any, **options: Any) -> Any:
+            return plain(*inputs, **options)
+
+        compiled = torch.compile(whole, mode=mode, dynamic=False)
+
+        def call(*inputs: Any, **options: Any) -> Any:
+            return (compiled if self.network.training else plain)(*inputs, **options)
 
         self.network._compiled_call_impl = call
 

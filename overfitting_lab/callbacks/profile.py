@@ -1,4 +1,4 @@
-"""The Trainer's profiler: where it writes, and none at all."""
+"""The folder that the Trainer's profiler writes to, and a profiler that does nothing."""
 
 import contextlib
 
@@ -9,7 +9,7 @@ from overfitting_lab.callbacks.logger import RunLogger
 
 
 class NoProfiler(PassThroughProfiler):
-    """Measure nothing. Lightning's own class does so by a generator, for each hook of each callback in each step."""
+    """Measure nothing. Lightning's own class makes a generator for every hook of every callback in every step."""
 
     def profile(self, action_name: str) -> contextlib.AbstractContextManager[None]:  # type: ignore[override]
         return NOTHING

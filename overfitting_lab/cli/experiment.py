@@ -12,6 +12,7 @@ from jsonargparse import ArgumentError, Namespace
 from jsonargparse.typing import PositiveFloat, PositiveInt, extend_base_type
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import GradientAccumulationScheduler
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities.seed import isolate_rng
@@ -50,7 +51,8 @@ from overfitting_lab.runs.text import not_text
 OF_USAGE = (ArgumentError, ModuleNotFoundError, ValueError)  # their messages are shown as they are
 CompileMode = Literal["default", "reduce-overhead", "max-autotune"]
 OF_TRAINING = (  # flags that do nothing if nothing is trained
-    "experiment", "resume", "ckpt_path", "checkpoint_minutes", "checkpoint_steps", "keep", "monitor", "doctor", "check"
+    "experiment", "resume", "ckpt_path", "checkpoint_minutes", "checkpoint_steps", "keep", "monitor", "compile",
+    "doctor", "check",
 )  # fmt: skip
 
 
@@ -297,8 +299,20 @@ class ExperimentCLI(LightningCLI):
             self.parser.error(message, error)
         if self._trains:
             self.model.check_network()
-        if self.config.compile is not None:
-            self.model.compile_network(self.config.compile)
+            if self.config.compile is not None:
+                self._compile(self.config.compile)
+
+    def _compile(self, mode: CompileMode) -> None:
+        """Compile the network. Refuse CUDA graphs, which two of the modes record on a GPU, beside accumulation.
+
+        A graph writes the gradients of each batch where those of the batch before lie (pytorch/pytorch#96693, #169545).
+        """
+        accumulates = self.trainer.accumulate_grad_batches > 1 or any(
+            isinstance(callback, GradientAccumulationScheduler) for callback in self._given_callbacks
+        )
+        if accumulates and mode != "default":
+            self.parser.error(f"--compile {mode} loses gradients that several batches add up: give --compile default")
+        self.model.compile_network(mode)
 
     def _refuse_lost_optimizer(self) -> None:
         """Refuse settings of the optimizer that the network's own ``configure_optimizers`` would not use."""

@@ -311,7 +311,8 @@ TRAINER_FLAGS: dict[str, Flag] = {
     "enable_model_summary": honoured("`false` leaves the table of layers out."),
     "accumulate_grad_batches": limited(
         "At least 1 and at most an epoch's batches. An epoch's last step accumulates the batches that are left. Each "
-        "has the same weight as in a whole step.",
+        "has the same weight as in a whole step. More than 1 is refused with `--compile reduce-overhead` and "
+        "`max-autotune`.",
         at_least(1),
     ),
     "gradient_clip_val": limited(

@@ -36,6 +36,7 @@ from tests.conftest import (
     weights_of,
 )
 from tests.processes import run_python
+from tests.scripts.test_errors import check_one_message
 
 RUN = Path("lightning_logs/overfit/version_0")
 TOLERANCE = 1e-4  # between one process and two, of a loss; measured: 5e-6
@@ -477,7 +478,7 @@ def test_the_network_is_compiled_on_request(
     modes: list[str] = []
     convolutions: list[int] = []
     steps: list[int] = []
-    compile = torch.compile
+    torchs = torch.compile
 
     def backend(graph: torch.fx.GraphModule, inputs: Any) -> Callable[..., Any]:
         convolutions.append(sum("conv" in str(node.target) for node in graph.graph.nodes))
@@ -488,16 +489,29 @@ def test_the_network_is_compiled_on_request(
 
         return counted
 
-    def compiled(function: Callable[..., Any], *, mode: str) -> Callable[..., Any]:
+    def compiled(function: Callable[..., Any], *, mode: str, **settings: Any) -> Callable[..., Any]:
         modes.append(mode)
-        return compile(function, backend=backend)
+        return torchs(function, backend=backend, **settings)
 
     monkeypatch.setattr(torch, "compile", compiled)
     assert run_script("fit", "--config=overfit", *tiny, "--compile=reduce-overhead").status == 0
     assert modes == ["reduce-overhead"]
     assert min(convolutions) >= 2
-    assert len(steps) == 10  # of training
+    assert len(steps) == 10  # two epochs of five steps, and no validation
     assert "0.weight" in weights_of(tmp_path / RUN)
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--trainer.accumulate_grad_batches=2"],
+        ["--trainer.callbacks=GradientAccumulationScheduler", '--trainer.callbacks.scheduling={"0": 2}'],
+    ],
+)
+def test_graphs_that_would_lose_gradients_are_refused(flags: list[str], run_script: Script, quick: Flags) -> None:
+    outcome = run_script("fit", "--config=overfit", *quick, "--compile=reduce-overhead", *flags)
+    check_one_message(outcome, 2)
+    assert "--compile reduce-overhead loses gradients" in outcome.err
 
 
 def test_a_short_trial_may_test_fewer_images(run_script: Script, quick: Flags, tmp_path: Path) -> None:

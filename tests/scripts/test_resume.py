@@ -103,7 +103,7 @@ def assert_same(run: Path, through: Path, *, curves: bool = True) -> None:
     for summary in (one, other):
         summary.pop("train_images_per_second")
         summary.pop("git_commit")
-        summary.pop("code", None)  # that of KillOnce
+        summary.pop("code", None)  # of KillOnce's file
     assert differences(one, other) == []
 
 
@@ -161,6 +161,18 @@ def test_killed_at_a_certain_place(
     assert (tmp_path / "mark").exists()
     finish(start("fit", ["--resume", FIRST], tmp_path), tmp_path)
     assert_same(tmp_path / FIRST, through(precision))
+
+
+@pytest.mark.long
+def test_a_compiled_run_that_was_killed(recipe: list[str], through: Any, tmp_path: Path) -> None:
+    """The last batch of an epoch is smaller than the others, and is compiled for itself."""
+    flags = ("--compile=default", "--data.train_size=90")
+    deadly = killer("step", STEPS + 3, tmp_path / "mark")
+    finish(start("fit", [*recipe, *flags, *deadly], tmp_path), tmp_path, -signal.SIGKILL)
+    finish(start("fit", ["--resume", FIRST], tmp_path), tmp_path)
+    assert_same(tmp_path / FIRST, through(*flags))
+    compiled, plain = (timeless(through(*given)) for given in (flags, flags[1:]))
+    assert [each.train_loss for each in compiled] == pytest.approx([each.train_loss for each in plain], rel=1e-4)
 
 
 def test_a_run_that_was_killed_is_found_by_its_settings(recipe: list[str], through: Any, tmp_path: Path) -> None:
