@@ -16,7 +16,6 @@ from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from PIL import Image
 
 from overfitting_lab.campaign.pages import results_of
 from overfitting_lab.campaign.reference import REFERENCE
@@ -35,7 +34,7 @@ from overfitting_lab.comparison.groups import Group, shared_instrument
 from overfitting_lab.comparison.statistics import mean_cell
 from overfitting_lab.runs import Run, RunError, runs_of
 from overfitting_lab.runs.epochs import EpochRecord, last_gap, value_of
-from overfitting_lab.runs.figures import write_figure
+from overfitting_lab.runs.figures import reduce_colours, write_figure
 from overfitting_lab.sweeps.charts import draw_curve, draw_worth
 
 SCRIPTS = Path("scripts")
@@ -58,7 +57,7 @@ class Picture:
     def __init__(self, figure: Figure) -> None:
         drawn, small = io.BytesIO(), io.BytesIO()
         write_figure(figure, drawn, format="png", dpi=DPI)
-        Image.open(drawn).convert("RGB").quantize(256).save(small, format="png", optimize=True)
+        reduce_colours(drawn, small)
         self._png = small.getvalue()
 
     def _repr_png_(self) -> bytes:

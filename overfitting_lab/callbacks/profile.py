@@ -7,15 +7,14 @@ from lightning.pytorch.profilers import PassThroughProfiler
 
 from overfitting_lab.callbacks.logger import RunLogger
 
+NOTHING = contextlib.nullcontext()
+
 
 class NoProfiler(PassThroughProfiler):
     """Measure nothing. Lightning's own class makes a generator for every hook of every callback in every step."""
 
     def profile(self, action_name: str) -> contextlib.AbstractContextManager[None]:  # type: ignore[override]
         return NOTHING
-
-
-NOTHING = contextlib.nullcontext()
 
 
 class ProfileFolder(Callback):

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from overfitting_lab.campaign.plan import Entry
 from overfitting_lab.cli.replay import Writer
 from overfitting_lab.runs import Run, RunFiles
+from overfitting_lab.runs.figures import reduce_colours
 from overfitting_lab.runs.files import experiments_folder
 
 LOGS = experiments_folder(None)
@@ -61,7 +62,7 @@ def collect(run: Run, folder: Path, *, whole: bool) -> None:
             if path.is_file() and not any(name.encode() in path.read_bytes() for name in (root, here)):
                 copy = files.folder / path.relative_to(run.folder)
                 copy.parent.mkdir(exist_ok=True)
-                shutil.copy(path, copy)
+                (reduce_colours if path == run.files.curves else shutil.copy)(path, copy)
         if folder.exists():
             shutil.rmtree(folder)
         files.folder.rename(folder)

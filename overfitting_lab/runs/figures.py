@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
+from PIL import Image
 
 from overfitting_lab.runs.epochs import EpochMetrics, has_probe, own_of, value_of
 from overfitting_lab.runs.files import replace_file
@@ -49,6 +50,11 @@ def write_figure(figure: Figure, file: Path | IO[Any], **settings: Any) -> None:
 def save_figure(path: Path, figure: Figure) -> None:
     """Replace a PNG by a figure."""
     replace_file(path, lambda new: write_figure(figure, new, dpi=120, format="png"))
+
+
+def reduce_colours(png: Path | IO[bytes], smaller: Path | IO[bytes]) -> None:
+    """Write a PNG again with at most 256 colours. A chart looks the same, and takes less than half the bytes."""
+    Image.open(png).convert("RGB").quantize(256).save(smaller, format="png", optimize=True)
 
 
 def metric_curve(epochs: Sequence[EpochMetrics], metric: str) -> Curve:
