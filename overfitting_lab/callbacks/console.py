@@ -5,6 +5,7 @@ import sys
 import time
 import warnings
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import rich
@@ -23,6 +24,7 @@ from overfitting_lab.runs.summary import part
 from overfitting_lab.runs.text import duration
 
 PAUSE = 10  # seconds between two lines about the test
+RECENT = 5  # epochs, whose median time tells how long the rest takes
 
 
 class Console(Callback):
@@ -65,7 +67,8 @@ class Console(Callback):
             line += f"  probe loss {record.probe_loss:.4f} accuracy {record.probe_acc:6.1%}{own(record.own, 'probe_')}"
         line += f"  {record.seconds:.1f} s"
         if last > 0:
-            line += f", {duration(record.seconds * (last - record.epoch - 1))} left"
+            usual = median(each.seconds for each in recorder_of(trainer).records[-RECENT:])
+            line += f", {duration(usual * (last - record.epoch - 1))} left"
         print(line, flush=True)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

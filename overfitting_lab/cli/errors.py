@@ -81,7 +81,7 @@ def _reported(report: Report) -> Iterator[Report]:
         elif str(error).startswith("Early stopping conditioned on metric"):
             message = "--trainer.callbacks.monitor names a metric that was not logged"
         elif type(error).__module__.startswith(("torch._inductor", "torch._dynamo")):
-            message = "torch cannot compile the network here: leave --compile out"
+            message = "torch cannot compile the network here: install what it names, or leave --compile out"
         else:
             _leave_or_raise(error, report)
         reason = str(error).partition("\n")[0].partition(" Including non-PyTorch memory")[0]

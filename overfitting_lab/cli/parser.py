@@ -270,7 +270,7 @@ class ExperimentParser(LightningArgumentParser):
         elif match := re.search(r"(?:Group '(\w+)' does not accept o|O)ption '([\w.]+)'", text):
             text += self._meant(".".join(filter(None, match.groups())))
         script = Path(sys.argv[0]).name  # jsonargparse keeps parsers of classes, which may be of an earlier script
-        self.exit(2, f"{script}: error: {text}\nhelp: {script} --help\n")
+        self.exit(2, f"{script}: error: {worded(text)}\nhelp: {script} --help\n")
 
     def _meant(self, given: str, *, typed: bool = False) -> str:
         """Return a line about the setting or the flag that was meant."""
@@ -290,6 +290,8 @@ NOISE = re.compile(
     "Given value( type: |: Namespace|: NestedArg|: \\[)|Subtypes: |Subclass types expect one of|a class path [(]str|"
     "a dict with"
 )
+KINDS = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "text"}
+LITERAL = re.compile(r"Expected a typing\.Literal\[([^]]*)\]")
 CALLBACK = re.compile(r"(?:class_path=['\"]|Given value: )([\w.]+)")
 IMPORTED = r"([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)+)"
 CLASS, GIVEN = re.compile(rf"class_path\W{{1,4}}{IMPORTED}"), re.compile(f"Given value: {IMPORTED}")
@@ -305,6 +307,23 @@ def _unimportable(message: str) -> str | None:
         if reason := why_not_imported(name):
             return f"{name} cannot be imported: {reason}"
     return None
+
+
+def worded(text: str) -> str:
+    """Return a message of jsonargparse without Python's names of types, and with the choice that may be meant."""
+    text = re.sub(r'^Parser key "([\w.+]+)":', r"\1:", text)
+    text = re.sub(r"Expected a <class '(int|float|bool|str)'>", lambda match: f"expected {KINDS[match[1]]}", text)
+    text = re.sub(
+        r"Not of type Positive(Int|Float): .*does not conform to restriction v>0",
+        lambda match: f"expected {KINDS[match[1].lower()]} above 0",
+        text,
+    )
+    choices = [choice.replace("'", "") for choices in LITERAL.findall(text) for choice in choices.split(", ")]
+    text = LITERAL.sub(lambda match: f"expected one of {match[1]}".replace("'", ""), text)
+    given = re.search(r"(?:Given|Got) value: (\S+)$", text)
+    if given and (choice := nearest(given[1], choices)):
+        text += f"\ndid you mean {choice}?"
+    return text
 
 
 def clear(message: str) -> str:

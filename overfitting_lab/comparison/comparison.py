@@ -28,7 +28,7 @@ from overfitting_lab.runs.text import readable
 SEED = "seed_everything"
 NAMED = 3  # groups in the name of a report's folder
 LONGEST = 80  # characters in this name
-LONGEST = 40  # characters of the settings in a run's name
+LONGEST_SETTINGS = 40  # characters of the settings in a run's name
 PAIRS = 10  # with more pairs than this, sentences describe only the pairs of the best setting
 
 
@@ -201,7 +201,7 @@ def _short_names(runs: Sequence[Run], *, seeds: bool = True) -> list[str]:
             short = {setting: "seed" if setting == SEED else setting.rpartition(".")[2] for setting in differing}
             values = [", ".join(f"{short[setting]} {row[number]}" for setting, row in differing.items())
                       for number in range(count)]  # fmt: skip
-            if max(map(len, values)) <= LONGEST:
+            if max(map(len, values)) <= LONGEST_SETTINGS:
                 for place, value in zip(places, values, strict=True):
                     names[place] = f"{experiment}, {value}" if value else experiment
     given = names

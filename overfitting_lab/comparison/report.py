@@ -122,6 +122,7 @@ def _content(comparison: Comparison) -> dict[str, Any]:
             {"label": group.label, "colour": style(place)["color"], "symbol": SYMBOLS[style(place)["marker"]]}
             for place, group in enumerate(comparison.drawn)
         ],
+        "tested_on": _tested_on(runs),
         "several": any(group.several for group in comparison.groups),
         "conclusions": list(comparison.conclusions()),
         "one_seed": not all(group.several for group in comparison.groups),
@@ -134,6 +135,14 @@ def _content(comparison: Comparison) -> dict[str, Any]:
             "least": _training_images(runs, "least_forgotten"),
         },
     }
+
+
+def _tested_on(runs: Sequence[NamedRun]) -> str:
+    """Return the number of tested images, with the runs' names if it is not the same for all."""
+    names: dict[str, list[str]] = {}
+    for run in runs:
+        names.setdefault(run.summary.tested_on, []).append(run.name)
+    return next(iter(names)) if len(names) == 1 else "; ".join(f"{n} ({', '.join(of)})" for n, of in names.items())
 
 
 def tables(comparison: Comparison) -> dict[str, Table]:

@@ -1,12 +1,14 @@
-"""The line that says, in the first epoch, how long the rest of a run will take."""
+"""What a run says of the time that it will take: in the first epoch, and after each."""
 
 import re
 import time
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from lightning.pytorch import Callback
 
+from overfitting_lab.callbacks.epochs import recorder_of
 from tests.conftest import Flags, Script
 
 PAUSE = 0.2
@@ -71,3 +73,24 @@ def test_a_run_of_seconds_needs_no_line(run_script: Script, quick: Flags) -> Non
     outcome = run_script("fit", "--config=overfit", *quick)
     assert "epoch   2/2" in outcome.out
     assert not LINE.search(outcome.out)
+
+
+class OneLongEpoch(Callback):
+    """Let each epoch take ten seconds, and the third one a hundred."""
+
+    def on_train_epoch_end(self, trainer: Any, *_: Any) -> None:
+        records = recorder_of(trainer).records
+        records[-1] = replace(records[-1], seconds=100.0 if trainer.current_epoch == 2 else 10.0)
+
+
+def test_an_epoch_that_took_long_does_not_stretch_the_rest(run_script: Script, quick: Flags) -> None:
+    flags = (*quick, "--trainer.max_epochs=6", f"--trainer.callbacks={__name__}.OneLongEpoch")
+    out = run_script("fit", "--config=overfit", *flags).out
+    assert re.findall(r"^epoch   \d/6.* (\d+\.\d s), (\S+) left$", out, re.M) == [
+        ("10.0 s", "0:00:50"),
+        ("10.0 s", "0:00:40"),
+        ("100.0 s", "0:00:30"),
+        ("10.0 s", "0:00:20"),
+        ("10.0 s", "0:00:10"),
+        ("10.0 s", "0:00:00"),
+    ]

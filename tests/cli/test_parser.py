@@ -99,6 +99,26 @@ def test_clear_drops_the_noise(message: str, text: str) -> None:
     assert clear(message) == text
 
 
+@pytest.mark.parametrize(
+    ("flag", "said"),
+    [
+        ("--compile=defualt", "compile:\n  expected one of default, reduce-overhead, max-autotune"),
+        ("--compile=defualt", "\ndid you mean default?\n"),
+        ("--data.augment=flipcrop", "\ndid you mean flip_crop?\n"),
+        ("--keep=both", "keep:\n  expected one of all, weights. Got value: both\n"),
+        ("--data.train_size=1.5", "data.train_size:\n  expected a whole number\n"),
+        ("--model.width=abc", "width:\n  expected a number. Got value: abc\n"),
+        ("--data.on_device=maybe", "data.on_device:\n  expected true or false\n"),
+        ("--checkpoint_minutes=-1", "checkpoint_minutes:\n  expected a number above 0\n"),
+        ("--checkpoint_steps=0", "checkpoint_steps:\n  expected a whole number above 0\n"),
+    ],
+)
+def test_a_wrong_value_is_explained_without_names_of_types(flag: str, said: str, run_script: Script) -> None:
+    outcome = run_script("fit", "--config=overfit", flag)
+    assert outcome.status == 2
+    assert said in outcome.err
+
+
 @pytest.mark.parametrize("key", ["num_classes", "image_size"])
 def test_what_the_data_decides_is_no_setting(key: str, run_script: Script, tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text(f"model:\n  init_args:\n    {key}: 64\n", encoding="utf-8")

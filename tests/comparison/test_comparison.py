@@ -235,6 +235,17 @@ def test_other_numbers_of_test_images_are_other_tests(tmp_path: Path) -> None:
     folders = two_runs(tmp_path, GOOD, GOOD[:200])
     assert compared(*folders).pairs == []
     assert "tested on different images" in sentences(*folders)
+    write_report(compared(*folders), tmp_path)
+    first, second = (run.name for run in compared(*folders).runs)
+    assert f"Test images: {len(GOOD)} ({first}); 200 ({second})." in (tmp_path / "report.md").read_text()
+
+
+def test_the_name_of_a_report_holds_three_groups(tmp_path: Path) -> None:
+    folders = [
+        make_run(tmp_path / f"{name * 20}/version_0", GOOD, dropout=dropout)
+        for name, dropout in (("a", 0.1), ("b", 0.2), ("c", 0.3))
+    ]
+    assert compared(*folders).folder_name == "-".join(name * 20 for name in "abc")
 
 
 def test_runs_of_earlier_versions_are_compared(tmp_path: Path) -> None:

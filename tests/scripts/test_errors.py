@@ -40,8 +40,10 @@ USAGE = {
     "unknown group": Mistake(
         f"fit {OVERFIT} --config {{bad}}/group.yaml", 2, ("datta", "did you mean data.batch_size?")
     ),
-    "wrong type": Mistake(f"fit {OVERFIT} --data.batch_size=many", 2, ("data.batch_size", "int", "many")),
-    "wrong type in YAML": Mistake(f"fit {OVERFIT} --config {{bad}}/type.yaml", 2, ("data.batch_size", "int", "many")),
+    "wrong type": Mistake(f"fit {OVERFIT} --data.batch_size=many", 2, ("data.batch_size", "a whole number", "many")),
+    "wrong type in YAML": Mistake(
+        f"fit {OVERFIT} --config {{bad}}/type.yaml", 2, ("data.batch_size", "number", "many")
+    ),
     "missing config": Mistake("fit --config nothing.yaml", 2, ("nothing.yaml", "not exist", *CONFIGURATIONS)),
     "broken YAML": Mistake("fit --config {bad}/broken.yaml", 2, ("line 2", "broken.yaml")),
     "empty YAML": Mistake("fit --config {bad}/empty.yaml", 2, ("empty.yaml",)),
@@ -63,7 +65,7 @@ USAGE = {
     "no epoch": Mistake(f"fit {OVERFIT} --trainer.max_epochs=0", 2, ("--trainer.max_epochs 0: must be at least 1",)),
     "batch too large": Mistake(f"fit {OVERFIT} --data.batch_size=101", 2, ("101", "100 training images")),
     "batch does not divide": Mistake(f"fit {OVERFIT} --data.batch_size=21 --trainer.devices=2", 2, ("21", "divided")),
-    "no such source": Mistake(f"fit {OVERFIT} --data.source=nothing", 2, ("data.source", "'folder'", "nothing")),
+    "no such source": Mistake(f"fit {OVERFIT} --data.source=nothing", 2, ("data.source", "folder", "nothing")),
     "negative rate": Mistake(f"fit {OVERFIT} --model.optimizer.lr=-1", 2, ("learning rate", "-1")),
     "unwritable": Mistake(f"fit {OVERFIT} --trainer.default_root_dir={{bad}}/text.png", 2, ("cannot write to",)),
     "no folder": Mistake(f"fit {OVERFIT} --data.root={{bad}}/none", 1, ("{bad}/none/train", "train/<class>/*")),
