@@ -281,6 +281,9 @@ class ExperimentParser(LightningArgumentParser):
             return f"\ndid you mean --config {given if '/' in given else Path(config).name}?"
         options += [] if of_class else [f"model.{name}" for name in NETWORK]
         line = meant(given, options, known_elsewhere=not of_class or "optimizer" in options)
+        as_typed = re.compile(rf"(--(?:[\w.]+\.)?){re.escape(given)}(?:=|$)")
+        if of_class and (flag := next(filter(None, map(as_typed.match, sys.argv)), None)):
+            line = re.sub("mean (?=[^-])", f"mean {flag[1]}", line)
         return line and f"\n{line if not typed else re.sub('mean (?=[^-])', 'mean --', line)}"
 
 

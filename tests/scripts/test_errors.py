@@ -32,7 +32,7 @@ CONFIGURATIONS = tuple(
 )
 USAGE = {
     "unknown flag": Mistake(f"fit {OVERFIT} --data.bach_size=3", 2, ("bach_size", "did you mean --data.batch_size?")),
-    "unknown flag of the model": Mistake(f"fit {OVERFIT} --model.dropot=0.1", 2, ("dropot", "did you mean dropout?")),
+    "unknown flag of the model": Mistake(f"fit {OVERFIT} --model.dropot=0.1", 2, ("dropot", "mean --model.dropout?")),
     "unknown key": Mistake(
         f"fit {OVERFIT} --config {{bad}}/key.yaml", 2, ("bach_size", "did you mean data.batch_size?")
     ),
