@@ -180,7 +180,7 @@ class Recovery(Checkpoint):
         """Seed dropout for the step."""
         place = f"{self._seed} {trainer.current_epoch} {batch_idx} {trainer.global_rank}"
         seed = int.from_bytes(hashlib.sha256(place.encode()).digest()[:4], "big")
-        torch.default_generator.manual_seed(seed)  # torch.manual_seed asks for every kind of device: a millisecond
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would ask for every kind of device
         if (device := trainer.strategy.root_device).type != "cpu":
             torch.get_device_module(device).manual_seed(seed)
         self._steps_of.append((trainer.global_step + 1, recorder_of(trainer).learning_rate))
