@@ -30,6 +30,7 @@ def test_a_script_without_an_installation_says_what_to_type(script: Path) -> Non
     assert outcome.stderr.endswith("install the project first: pip install -e .\n")
 
 
+@pytest.mark.thorough
 def test_the_packages_import_beside_others_and_leave_the_environment_as_it_is(tmp_path: Path) -> None:
     for name in ("callbacks", "cli", "doctor", "reporting", "runs", "comparison"):
         (tmp_path / name).mkdir()

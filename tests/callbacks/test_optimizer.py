@@ -54,6 +54,7 @@ def test_a_changed_weight_decay_leaves_biases_alone(run_script: Script, logs: Pa
     assert [group["weight_decay"] for group in groups] == [0.1, 0]
 
 
+@pytest.mark.thorough
 def test_a_run_without_decay_of_biases_resumes_bit_for_bit(run_script: Script, tiny: Flags, tmp_path: Path) -> None:
     network = ("--model.batch_norm=true", "--model.width=0.5", UNDECAYED, "--trainer.callbacks+=LearningRateMonitor")
     schedule = ("OneCycleLR", "max_lr=1e-3", "total_steps=10")

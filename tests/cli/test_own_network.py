@@ -263,6 +263,7 @@ def test_a_run_that_is_stopped_says_how_to_resume_with_its_module(
     assert run_script("fit", "--resume", RUN).status == 0
 
 
+@pytest.mark.thorough
 def test_a_network_whose_code_has_changed_is_another_one(
     folder: Path, short: Flags, run_script: Script, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -165,6 +165,7 @@ def check_readings(paths: list[Path], unspoiled: Path) -> set[Path]:
     return unreadable
 
 
+@pytest.mark.thorough
 @pytest.mark.filterwarnings("ignore::UserWarning:PIL", "ignore::PIL.Image.DecompressionBombWarning")
 def test_500_spoiled_files_are_read_as_a_viewer_shows_them_or_named_in_one_message(
     run_script: Script, finished_run: FinishedRun, image_folder: Path, tmp_path: Path

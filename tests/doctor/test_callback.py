@@ -179,6 +179,7 @@ def test_images_that_cannot_be_learned(fit: Fit) -> None:
     assert "shuffled_labels" not in found
 
 
+@pytest.mark.thorough
 def test_over_fitting_is_a_note_with_its_epoch(fit: Fit) -> None:
     wrong = (f"{FAULT}WrongLabels", "--trainer.callbacks.share=0.5")
     outcome, found = fit(*wrong, "--model.width=1024", "--model.optimizer.lr=3e-3", "--trainer.max_epochs=40")

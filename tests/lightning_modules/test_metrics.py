@@ -120,6 +120,7 @@ def test_a_schedule_follows_an_own_metric_alone(run_script: Script, fit: list[st
     assert losses[1] < losses[0], "a schedule that followed the loss would not have halved the rate"
 
 
+@pytest.mark.thorough
 def test_a_resumed_run_counts_own_metrics_as_well(run_script: Script, fit: list[str], tmp_path: Path) -> None:
     fit.append("--config=schedule/one_cycle")
     assert run_script("fit", *fit).status == 0

@@ -162,6 +162,7 @@ def vgg(tiny: Flags) -> Flags:
     return "--config=vgg16_32", *tiny, *data, *small_steps, "--trainer.max_epochs=1", "--model.width=0.25"
 
 
+@pytest.mark.thorough
 def test_the_papers_way(run_script: Script, vgg: Flags, tmp_path: Path, image_folder: Path) -> None:
     a, d = (tmp_path / "lightning_logs" / name / "version_0" for name in ("vgg11_32", "vgg16_32"))
     outcome = run_script("fit", *vgg, "--model.configuration", "A", "--experiment", "vgg11_32")

@@ -80,6 +80,7 @@ def test_an_overlay_of_one_cycle_is_stored(run_script: Script, quick: Flags, tmp
     assert Run(tmp_path / RUN).records[-1].learning_rate == pytest.approx(0.01 / 25e4)
 
 
+@pytest.mark.thorough
 def test_a_trial_with_a_computed_schedule_is_found_again(run_script: Script, tiny: Flags, fitted: list[Any]) -> None:
     small = [flag for flag in tiny if "train_size" not in flag]
     flags = ("--config=overfit", "--config=schedule/cosine", *small, "--train_size=100")

@@ -76,6 +76,7 @@ def test_more_seeds_are_added_to_what_is_there(run_script: Script, small: Flags,
     assert "| 40 | 2 |" in (FOLDER / "sizes.md").read_text()
 
 
+@pytest.mark.thorough
 def test_the_time_of_a_trial_counts_start_and_test(run_script: Script, small: Flags, fitted: list[list[str]]) -> None:
     slow = f"--trainer.callbacks={Slow.__module__}.Slow"
     outcome = run_script("ablate", "--seeds=1", "--sizes", "40", "60", *small, slow)
@@ -113,6 +114,7 @@ def test_so_does_a_run_that_another_process_finishes(
     assert [*run.rglob("last.ckpt")]
 
 
+@pytest.mark.thorough
 def test_a_run_that_fails_is_told_and_tried_again_later(
     run_script: Script, small: Flags, fitted: list[list[str]]
 ) -> None:
@@ -174,6 +176,7 @@ def test_what_a_trial_cannot_have_is_told(run_script: Script, small: Flags, fitt
     assert "ran without validation, but an ablation needs it: remove --trainer.limit_val_batches" in blind.out
 
 
+@pytest.mark.thorough
 def test_a_worker_that_was_killed_while_it_wrote_holds_nobody_up(
     run_script: Script, small: Flags, fitted: list[list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -203,6 +206,7 @@ def test_a_storage_that_cannot_be_used_is_named(storage: str, remedy: str, run_s
     assert "Traceback" not in outcome.err
 
 
+@pytest.mark.thorough
 def test_experiments_may_share_a_storage(run_script: Script, small: Flags, fitted: list[list[str]]) -> None:
     shared = ["--seeds=1", "--sizes", "40", *small, "--storage=shared.journal"]
     assert run_script("ablate", *shared).status == 0
@@ -317,6 +321,7 @@ def test_a_run_of_an_earlier_version_is_found(run_script: Script, small: Flags, 
     assert len(fitted) == 1
 
 
+@pytest.mark.thorough
 def test_a_number_of_any_setting_becomes_a_curve(run_script: Script, small: Flags, fitted: list[list[str]]) -> None:
     flags = ["--factor=model.hidden_features=8,16,32", "--train_size=40", "--seeds=1"]
     outcome = run_script("ablate", *flags, *small)
@@ -343,6 +348,7 @@ def test_all_images_may_be_a_level(run_script: Script, small: Flags, fitted: lis
     assert len(fitted) == 2
 
 
+@pytest.mark.thorough
 def test_factors_alone_on_several_sets_of_images(run_script: Script, small: Flags, fitted: list[list[str]]) -> None:
     factors = ["--factor=data.augment=none,flip_crop,notebook", "--factor=optimizer/sgd_momentum"]
     flags = ["--one_at_a_time", "--subsets=2", "--seeds=1", "--train_size=40", *factors, *small]
@@ -366,6 +372,7 @@ def test_factors_alone_on_several_sets_of_images(run_script: Script, small: Flag
     assert "They cover other images as well as other seeds" in page
 
 
+@pytest.mark.thorough
 def test_configurations_of_one_name_are_not_confused(run_script: Script, small: Flags, fitted: list[list[str]]) -> None:
     """Each content of a configuration has trials of its own, with and without a suffix, in one experiment."""
 
@@ -398,6 +405,7 @@ def test_configurations_of_one_name_are_not_confused(run_script: Script, small: 
     assert pages == [FOLDER / name for name in names], "no page replaces another's"
 
 
+@pytest.mark.thorough
 def test_a_whole_configuration_replaces_the_settings_that_it_has(
     run_script: Script, small: Flags, fitted: list[list[str]]
 ) -> None:
@@ -490,6 +498,7 @@ def test_what_cannot_vary_is_told_before_anything_is_trained(
     assert "begun" not in outcome.out
 
 
+@pytest.mark.thorough
 def test_a_worker_that_is_killed_amid_a_trial_changes_no_result(
     run_script: Script, small: Flags, fitted: list[list[str]], tmp_path: Path
 ) -> None:

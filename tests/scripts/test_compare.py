@@ -80,6 +80,7 @@ def test_what_cannot_be_compared_is_said(
     assert not (tmp_path / "report").exists()
 
 
+@pytest.mark.thorough
 def test_a_run_on_other_data_is_another_run(
     run_script: Script, quick: Flags, fitted: list[list[str]], image_folder: Path, tmp_path: Path
 ) -> None:
@@ -110,6 +111,7 @@ def test_a_run_that_another_process_trains_is_waited_for(run_script: Script, qui
     assert len(runs_of(tmp_path / LOGS / "overfit")) == 1
 
 
+@pytest.mark.thorough
 def test_a_run_that_fails_ends_it(run_script: Script, monkeypatch: pytest.MonkeyPatch, quick: Flags) -> None:
     monkeypatch.setenv("PYTHONPATH", PATHS)  # so that the process of fit.py finds tests.faults
     kill = {"": "tests.faults.KillOnce", ".place": "step", ".step": 2, ".mark": "killed"}

@@ -107,7 +107,7 @@ def read_pixels(image_folder: Path, number: int) -> NDArray[np.uint8]:
     return np.stack([np.asarray(Image.open(path)) for path in paths]).transpose(0, 3, 1, 2)
 
 
-@pytest.fixture(params=["alexnet", "vgg", "bf16"])
+@pytest.fixture(params=["alexnet", *(pytest.param(name, marks=pytest.mark.thorough) for name in ("vgg", "bf16"))])
 def run(request: pytest.FixtureRequest) -> Exported:
     exported: Exported = request.getfixturevalue(request.param)
     return exported
@@ -244,6 +244,7 @@ def test_a_network_that_a_format_cannot_hold_is_told(kind: str, run_script: Scri
     assert contents(folder) == before
 
 
+@pytest.mark.thorough
 def test_the_temperature_is_in_every_file(run_script: Script, finished_run: FinishedRun, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(finished_run.folder, tmp_path / "run"))
     path = folder / "summary.json"

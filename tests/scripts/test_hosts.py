@@ -45,6 +45,7 @@ def assert_close(run: Path, other: Path) -> None:
     assert len(Run(run).records) == len(Run(other).records)
 
 
+@pytest.mark.thorough
 def test_two_hosts_train_as_one_process(run_script: Script, quick: Flags, hosts: Hosts, tmp_path: Path) -> None:
     flags = ("--config=overfit", *quick, *SGD)
     said = ended(hosts.torchrun(*flags), hosts, PATIENCE)

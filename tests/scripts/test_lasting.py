@@ -185,6 +185,7 @@ def test_a_command_that_needs_its_screen(kind: str, capfd: pytest.CaptureFixture
     assert "Traceback" not in err
 
 
+@pytest.mark.thorough
 def test_a_run_whose_reader_leaves(tiny: Flags, tmp_path: Path) -> None:
     fit = [sys.executable, str(ROOT / "scripts" / "fit.py"), "--config=overfit", *tiny, ONE_EPOCH]
     pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "cwd": tmp_path}

@@ -58,6 +58,7 @@ def others(folder: Path) -> list[int]:
     return found
 
 
+@pytest.mark.thorough
 def test_a_process_that_fails_before_the_first_step(quick: Flags, tmp_path: Path) -> None:
     fault = "--trainer.callbacks+=tests.faults.Unprepared"
     failed = run_python(tmp_path, str(ROOT / "scripts" / "fit.py"), "--config=overfit", *quick, *TWO, fault)

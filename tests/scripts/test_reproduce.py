@@ -222,6 +222,7 @@ def test_a_wrong_campaign_is_one_message(
     assert message in outcome.err
 
 
+@pytest.mark.thorough
 def test_a_fresh_clone_says_what_is_there_and_what_is_not(
     run_script: Script, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

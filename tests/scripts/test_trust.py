@@ -68,6 +68,7 @@ def test_nothing_is_imported_because_a_file_names_it(
         assert "Traceback" not in outcome.err
 
 
+@pytest.mark.thorough
 def test_a_run_of_somebodys_network_is_used_by_its_folder(
     package: Path,
     run_script: Script,

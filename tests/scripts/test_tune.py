@@ -31,6 +31,7 @@ def trials(kind: str = "search") -> list[tuple[int, str]]:
     return [(trial.number, trial.state.name) for trial in search(kind).get_trials()]
 
 
+@pytest.mark.thorough
 @pytest.mark.pictures
 def test_the_winner_alone_is_tested_and_its_configuration_replays_it(
     run_script: Script, quick: Flags, fitted: list[list[str]]
@@ -108,6 +109,7 @@ def test_equal_trials_are_counted_and_without_other_seeds_the_page_speaks_of_non
     assert "Warning" not in outcome.err
 
 
+@pytest.mark.thorough
 @pytest.mark.pictures
 def test_importances_are_drawn_of_enough_different_trials(
     run_script: Script, quick: Flags, fitted: list[list[str]]
@@ -169,6 +171,7 @@ def test_a_trial_that_diverges_is_a_bad_one(run_script: Script, quick: Flags, fi
     assert "no trial trained to its end, so there is no winner" in outcome.err
 
 
+@pytest.mark.thorough
 def test_a_trial_that_fails_is_resumed_by_the_next_command_with_its_callbacks_once(
     run_script: Script, quick: Flags, fitted: list[list[str]]
 ) -> None:

@@ -200,6 +200,7 @@ def test_workers_without_a_folder_in_common_create_the_tables_at_once(database: 
     assert study == "lab, sizes"
 
 
+@pytest.mark.thorough
 @pytest.mark.postgres
 def test_a_server_that_restarts_amid_a_trial_delays_its_result(
     run_script: Script,
@@ -225,6 +226,7 @@ def test_a_server_that_restarts_amid_a_trial_delays_its_result(
     assert (FOLDER / "sizes.md").is_file()
 
 
+@pytest.mark.thorough
 @pytest.mark.postgres
 def test_a_server_that_stays_away_is_named_and_the_run_is_found_again(
     run_script: Script,
@@ -269,7 +271,9 @@ def hold(path: Path, seconds: float) -> threading.Thread:
     return thread
 
 
-@pytest.mark.parametrize("seconds", [3, pytest.param(150, marks=pytest.mark.long)])
+@pytest.mark.parametrize(
+    "seconds", [pytest.param(3, marks=pytest.mark.thorough), pytest.param(150, marks=pytest.mark.long)]
+)
 def test_a_locked_sqlite_database_delays_a_result_and_a_start(
     seconds: int,
     run_script: Script,
