@@ -6,11 +6,12 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
-from jinja2 import TemplateError
+from jinja2 import Template, TemplateError
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -41,6 +42,11 @@ class Results:
     def __init__(self, campaign: Campaign) -> None:
         self._campaign = campaign
         self.runs = {name: Measured(entry, reference_runs(entry)) for name, entry in campaign.runs.items()}
+
+    @cached_property
+    def _blocks(self) -> Template:
+        """The macros of the pages' blocks."""
+        return read_template(BLOCKS)
 
     def _levels(self, study: Study) -> dict[str, dict[str, Any]]:
         """Return the levels of a study's entries. The images decide some of them, so that a run knows them best."""
@@ -122,7 +128,7 @@ class Results:
             "points": lambda fraction: f"{100 * fraction:.1f}",
         }
         try:
-            blocks = read_template(BLOCKS).make_module(content)
+            blocks = self._blocks.make_module(content)
             if not hasattr(blocks, name):
                 raise UsageError(f"{BLOCKS} has no macro {name}")
             arguments = [] if argument is None else [argument]
