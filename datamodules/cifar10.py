@@ -2,8 +2,10 @@
 
 import math
 import os
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -247,15 +249,17 @@ class CIFAR10DataModule(LightningDataModule):
         try:
             self._source.prepare()
         except UnreachableError as error:
+            missing = f"CIFAR-10 is not in {self._source.root} and could not be downloaded: {error}"
             if not self._stand_in:
                 raise DataError(
-                    f"CIFAR-10 is not in {self._source.root} and could not be downloaded: {error}\n"
+                    f"{missing}\n"
                     "Three ways on:\n"
                     f"  1. lay cifar-10-python.tar.gz in {self._source.root}, from wherever you can get it;\n"
                     "  2. use your own images: --data.source folder --data.root FOLDER "
                     "(with train/<class>/* and test/<class>/*);\n"
                     "  3. use the stand-in, synthetic images that need no download: --data.source synthetic"
                 ) from error
+            _say_once(missing)
             self.source.prepare()
 
     def setup(self, stage: str) -> None:
@@ -433,3 +437,9 @@ class CIFAR10DataModule(LightningDataModule):
         if read.transparent:
             print(f"{read.transparent} of {len(paths)} images are transparent in part: they are laid on white")
         return torch.from_numpy(read.images).permute(0, 3, 1, 2)
+
+
+@cache
+def _say_once(text: str) -> None:
+    """Print to stderr what the data modules of one script would repeat."""
+    print(text, file=sys.stderr, flush=True)

@@ -173,8 +173,7 @@ def own(metrics: dict[str, float], before: str) -> str:
 def data_lines(data: dict[str, Any]) -> str:
     """Return the lines about the data, from a ``CIFAR10DataModule``'s description."""
     warning = (
-        "NOT CIFAR-10: this run is on the stand-in, synthetic images, because it was asked for or because\n"
-        "CIFAR-10 is neither there nor reachable. Its accuracies say nothing about CIFAR-10.\n"
+        "NOT CIFAR-10: this run is on the stand-in, synthetic images.\nIts accuracies say nothing about CIFAR-10.\n"
     )
     training = f"augmentation {data['augment']}"
     training += "".join(f", {name} {data[name]:g}" for name in ("cutout", "mixup", "cutmix") if data[name])

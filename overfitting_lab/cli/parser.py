@@ -4,6 +4,7 @@ import argparse
 import inspect
 import os
 import re
+import shlex
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
@@ -269,8 +270,8 @@ class ExperimentParser(LightningArgumentParser):
             text += self._meant(match[1], typed=True)
         elif match := re.search(r"(?:Group '(\w+)' does not accept o|O)ption '([\w.]+)'", text):
             text += self._meant(".".join(filter(None, match.groups())))
-        script = Path(sys.argv[0]).name  # jsonargparse keeps parsers of classes, which may be of an earlier script
-        self.exit(2, f"{script}: error: {worded(text)}\nhelp: {script} --help\n")
+        script = sys.argv[0]  # jsonargparse keeps parsers of classes, which may be of an earlier script
+        self.exit(2, f"{Path(script).name}: error: {worded(text)}\nhelp: python {shlex.quote(script)} --help\n")
 
     def _meant(self, given: str, *, typed: bool = False) -> str:
         """Return a line about the setting or the flag that was meant."""

@@ -13,11 +13,12 @@ from optuna.storages.journal import JournalFileBackend
 from overfitting_lab.runs import RunFiles, runs_of
 from overfitting_lab.sweeps.workers import GONE
 from tests.callbacks.test_clock import HOOKS, PAUSE, Slow
-from tests.conftest import Flags, Script
+from tests.conftest import ROOT, Flags, Script
 from tests.processes import start, start_worker
 
 FOLDER = Path("lightning_logs/ablation")
 TIMEOUT = 240
+HELP = f"\nhelp: python {ROOT / 'scripts' / 'ablate.py'} --help\n"
 
 
 @pytest.fixture
@@ -454,11 +455,11 @@ def test_combinations_that_train_the_same_are_told(run_script: Script, small: Fl
     [
         (
             ["--factor=model.dropot=0,1"],
-            "did you mean dropout?\nhelp: ablate.py --help\nwith --factor model.dropot=0",
+            f"did you mean dropout?{HELP}with --factor model.dropot=0",
         ),
         (
             ["--factor=model.dropout=0,much"],
-            "Got value: much\nhelp: ablate.py --help\nwith --factor model.dropout=much\n",
+            f"Got value: much{HELP}with --factor model.dropout=much\n",
         ),
         (["--factor=data.label_noise=0,7"], "data.label_noise must be in [0, 1], not 7"),
         (["--factor=data.augment=none,blur"], "blur"),
@@ -475,7 +476,7 @@ def test_combinations_that_train_the_same_are_told(run_script: Script, small: Fl
         (["--factor=optimizer/adam", "--factor=optimizer/sgd_momentum"], "and so does --factor"),
         (
             ["--factor=averaging/ema", "--factor=averaging/swa.yaml"],
-            "only one network can be validated: give one\nhelp: ablate.py --help\n"
+            f"only one network can be validated: give one{HELP}"
             "with --factor averaging/ema --factor averaging/swa.yaml\n",
         ),
         (["--factor=data.train_size=40,500"], "data.train_size=500: 500 training and 50 validation images"),

@@ -224,6 +224,8 @@ def test_unreachable_cifar10_is_replaced_loudly_for_overfit(
     outcome = run_script("fit", "--config", "overfit.yaml", *tiny, *flags, "--trainer.max_epochs=1")
     assert outcome.status == 0, outcome.err
     assert "NOT CIFAR-10" in outcome.out
+    assert outcome.err.startswith("CIFAR-10 is not in data and could not be downloaded: No mirror delivers the file.")
+    assert outcome.err.count("Connection refused") == 1
     assert "60 test images of stand-in" in outcome.out
     config = (tmp_path / "lightning_logs" / "overfit" / "version_0" / "config.yaml").read_text()
     assert "source: synthetic\n" in config, "a replay is to use the same data, also where CIFAR-10 is reachable"
