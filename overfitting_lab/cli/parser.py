@@ -295,6 +295,7 @@ NOISE = re.compile(
     "a dict with"
 )
 KINDS = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "text"}
+DECIMAL_COMMA = re.compile(r"[-+]?\d*,\d+")
 LITERAL = re.compile(r"Expected a typing\.Literal\[([^]]*)\]")
 CALLBACK = re.compile(r"(?:class_path=['\"]|Given value: )([\w.]+)")
 IMPORTED = r"([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)+)"
@@ -325,7 +326,10 @@ def worded(text: str) -> str:
     choices = [choice.replace("'", "") for choices in LITERAL.findall(text) for choice in choices.split(", ")]
     text = LITERAL.sub(lambda match: f"expected one of {match[1]}".replace("'", ""), text)
     given = re.search(r"(?:Given|Got) value: (\S+)$", text)
-    if given and (choice := nearest(given[1], choices)):
+    choice = nearest(given[1], choices) if given else None
+    if given and "expected a number" in text and DECIMAL_COMMA.fullmatch(given[1]):
+        choice = given[1].replace(",", ".")
+    if choice:
         text += f"\ndid you mean {choice}?"
     return text
 
