@@ -23,7 +23,7 @@ from typing import IO, Any
 try:
     from overfitting_lab.cli import reported_errors
 except ImportError as error:
-    remedy = "take other packages of this name off PYTHONPATH, or install the project first: pip install -e ."
+    remedy = "activate the project's environment, or install it: pip install -e . (or take its namesake off PYTHONPATH)"
     raise SystemExit(f"{error}; {remedy}") from None
 except KeyboardInterrupt:
     raise SystemExit(130) from None

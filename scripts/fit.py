@@ -13,7 +13,7 @@ run with the command's own settings and data, or begins one: the same command ma
 try:
     from overfitting_lab.cli import ExperimentCLI, reported_errors
 except ImportError as error:
-    remedy = "take other packages of this name off PYTHONPATH, or install the project first: pip install -e ."
+    remedy = "activate the project's environment, or install it: pip install -e . (or take its namesake off PYTHONPATH)"
     raise SystemExit(f"{error}; {remedy}") from None
 except KeyboardInterrupt:
     raise SystemExit(130) from None

@@ -46,7 +46,11 @@ def test_command_can_be_typed(script: str, arguments: str, parser: Any, run_scri
     if script != "fit":  # flags that a script does not know go to fit.py
         own = re.findall(r"--[\w-]+", run_script(script, "--help").out)
         flags = [flag for flag in flags if re.split("[ =]", flag)[0] not in own]
-    if script != "fit" or "--resume" in arguments:
+        configs = re.findall(r"--config[ =](\S+)", arguments) or ["overfit.yaml"]
+        varied = re.findall(r"--(?:factor|search)[ =]([\w.]+)=(\S+)", arguments)
+        levels = [f"--{key}={level}" for key, texts in varied for level in re.split(r",|\.\.", texts)]
+        flags = [*(f"--config={name}" for name in configs), *flags, *levels]
+    elif "--resume" in arguments:
         flags = ["--config=overfit.yaml", *flags]
     try:
         parser.parse_args(shlex.split(" ".join(flags), comments=True))
