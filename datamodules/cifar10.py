@@ -253,8 +253,8 @@ class CIFAR10DataModule(LightningDataModule):
             if not self._stand_in:
                 raise DataError(
                     f"{missing}\n"
-                    "Three ways on:\n"
-                    f"  1. lay cifar-10-python.tar.gz in {self._source.root}, from wherever you can get it;\n"
+                    "You can:\n"
+                    f"  1. put cifar-10-python.tar.gz into {self._source.root}, from wherever you can get it;\n"
                     "  2. use your own images: --data.source folder --data.root FOLDER "
                     "(with train/<class>/* and test/<class>/*);\n"
                     "  3. use the stand-in, synthetic images that need no download: --data.source synthetic"

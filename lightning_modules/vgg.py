@@ -92,11 +92,11 @@ class VGG(ImageClassifier):
         softmax: end the network in a softmax layer, although cross-entropy applies a softmax too. This mistake is kept
             to be shown: the loss stays above ln(1 + (num_classes - 1) / e), 1.46 for ten classes, and its gradient
             vanishes when the network is sure, right or wrong.
-        init_from: folder of a run of configuration A, as lightning_logs/vgg11/version_0. Its ``weights.pth`` gives the
-            first four convolutions, their batch normalization and the three fully-connected layers; ``initialization``
-            draws the others (sec. 3.1). Convolutions match by block and place in the block, because they do not fit by
-            order alone: the second is 64->128 in A and 64->64 in D. Both networks must have batch normalization, or
-            neither. A resumed run no longer needs the folder.
+        init_from: folder of a run of configuration A, such as lightning_logs/vgg11/version_0. Its ``weights.pth`` gives
+            the first four convolutions, their batch normalization and the three fully-connected layers. The others are
+            drawn by ``initialization`` (sec. 3.1). Convolutions match by block and place in the block, because they do
+            not fit by order alone: the second is 64->128 in A and 64->64 in D. Both networks must have batch
+            normalization, or neither. A resumed run no longer needs the folder.
         initialization: draws the weights. With the paper's normal of variance 0.01, the first loss is about 10^7 at
             this depth. The default keeps the variance of the activations and starts near ln(num_classes).
         optimizer: from parameters to an optimizer.
@@ -169,7 +169,7 @@ class VGG(ImageClassifier):
             return {}
         folder = Path(self._init_from)
         path = RunFiles(folder).weights
-        example = "give model.init_from the run of a trained configuration A, as lightning_logs/vgg11/version_0"
+        example = "give model.init_from the run of a trained configuration A, such as lightning_logs/vgg11/version_0"
         if not path.is_file():
             why = "has no weights.pth: it is no run, or one that has not ended" if folder.is_dir() else "is no folder"
             raise ModelError(f"{folder} {why}; {example}")
@@ -183,7 +183,7 @@ class VGG(ImageClassifier):
         if theirs.keys() == other.state_dict().keys():
             has, lacks = ("this network", folder) if self._batch_norm else (folder, "this network")
             raise ModelError(
-                f"{has} has batch normalization and {lacks} has not; set --model.batch_norm to the same for both"
+                f"{has} has batch normalization and {lacks} does not; set --model.batch_norm to the same for both"
             )
         if theirs.keys() != expected.state_dict().keys():
             raise ModelError(

@@ -38,9 +38,9 @@ class Trust(NamedTuple):
     @property
     def sentence(self) -> str:
         """The result in words."""
-        text = f"On {self.images}, this network was right for {self.acc:.1%}"
+        text = f"On {self.images}, this network's accuracy was {self.acc:.1%}"
         if self.confidence is not None:
-            text += f", and its first answer had a probability of {self.confidence:.1%} on average"
+            text += f", with a mean confidence of {self.confidence:.1%}"
         error = self.calibration_error
         return f"{text}{'' if error is None else f' (calibration error {error:.3f})'}."
 

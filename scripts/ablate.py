@@ -141,10 +141,10 @@ def main() -> None:
 def announce(design: Design, arguments: argparse.Namespace) -> None:
     """Print the number of trials."""
     cells, subsets, seeds = len(design.cells), arguments.subsets, arguments.seeds
-    sets = f" x {subsets} subsets" if subsets > 1 else ""
-    print(
-        f"design     {design.title}: {cells} cells{sets} x {seeds} seeds = {cells * subsets * seeds} trials", flush=True
-    )
+    counts = {"cell": cells, **({"subset": subsets} if subsets > 1 else {}), "seed": seeds}
+    factors = " x ".join(f"{number} {name}{'s' * (number > 1)}" for name, number in counts.items())
+    trials = cells * subsets * seeds
+    print(f"design     {design.title}: {factors} = {trials} trial{'s' * (trials > 1)}", flush=True)
 
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ from overfitting_lab.runs import UsageError
 from overfitting_lab.runs.files import user_path
 from overfitting_lab.runs.provenance import command_line, git_commit, versions
 
-UNUSED = {"augment", "cutout", "mixup", "cutmix", "batch_size", "seed", "probe_every"}  # settings of training
+UNUSED = {"augment", "cutout", "mixup", "cutmix", "batch_size", "seed", "probe_every", "on_device"}  # of training
 
 
 def main() -> None:

@@ -60,9 +60,7 @@ def main() -> None:
         rich.print(table)
         trust = predictor.trust.sentence if predictor.trust else UNKNOWN
         print(f"{trust}\n{UNLIKE}")
-        title = readable(arguments.model) + (
-            f", right for {predictor.trust.acc:.1%} of its tests" if predictor.trust else ""
-        )
+        title = readable(arguments.model) + (f", test accuracy {predictor.trust.acc:.1%}" if predictor.trust else "")
         pictures = images[:DRAWN].permute(0, 2, 3, 1).numpy()
         save_figure(output, answers(pictures, names[:DRAWN], best[:DRAWN], title=title))
         part = f" (the first {DRAWN} of {len(names)})" if len(names) > DRAWN else ""

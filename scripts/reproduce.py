@@ -48,8 +48,7 @@ def main() -> None:
         if not arguments.pages and (missing or any(state.left for state in found)):
             check_images(campaign, flags)
             failed = work(found, flags)
-            for ablation in missing:
-                ablate(ablation, flags)
+            failed += ablate(missing, flags)
         written = " ".join(map(str, write_pages(campaign)))
         print(f"written {written or 'nothing: all pages are up to date'}")
         if failed:

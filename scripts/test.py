@@ -14,11 +14,11 @@ except ImportError as error:
 except KeyboardInterrupt:
     raise SystemExit(130) from None
 
-from overfitting_lab.callbacks.images import Answers
+from overfitting_lab.callbacks.images import AnswerCollector
 from overfitting_lab.callbacks.mirrored import MirroredTest
 from overfitting_lab.cli.parser import ScriptParser
 from overfitting_lab.cli.patterns import expand_patterns
-from overfitting_lab.comparison.ensemble import ensemble
+from overfitting_lab.comparison.ensemble import Answers, ensemble
 from overfitting_lab.runs import Run, RunError
 from overfitting_lab.runs.checkpoints import checked_checkpoint
 from overfitting_lab.runs.files import user_path
@@ -47,12 +47,12 @@ def main() -> None:
             cli = ExperimentCLI(own, description=__doc__, keep=False, trains=False)
             if cli.config.trainer.limit_test_batches == 0:
                 raise RunError("--trainer.limit_test_batches 0 leaves nothing to test; give 1.0 for all images")
-            answers = Answers()
-            cli.trainer.callbacks += [answers, *([MirroredTest()] if arguments.tta else [])]  # type: ignore[attr-defined]
+            collector = AnswerCollector()
+            cli.trainer.callbacks += [collector, *([MirroredTest()] if arguments.tta else [])]  # type: ignore[attr-defined]
             cli.trainer.test(
                 cli.model, datamodule=cli.datamodule, ckpt_path=str(checkpoint), verbose=False, weights_only=True
             )
-            members.append(answers.arrays)
+            members.append(Answers(*collector.arrays))
         if len(runs) > 1 and cli.trainer.is_global_zero:
             print(f"together   {ensemble(f'{len(runs)} runs', runs, members).sentence}")
         cli.leave_together()

@@ -108,7 +108,7 @@ class Source(ABC):
         except OSError as error:
             raise DataError(
                 f"cannot keep the prepared images in {self.cache}: {error.strerror or error}; "
-                "make the folder writable, or put the data where there is room and leave to write"
+                "make the folder writable, or put the data on a disk with room, where you may write"
             ) from error
 
     def load(self) -> Images:
@@ -142,9 +142,9 @@ class Source(ABC):
     def _stored(self) -> dict[str, Any]:
         """Describe the prepared arrays in plain values; nothing if they are missing or damaged."""
         try:
-            stored: dict[str, Any] = json.loads((self.cache / "meta.json").read_text(encoding="utf-8"))
-            return stored if stored.get("bytes") == self._sizes(self.cache) else {}
-        except (FileNotFoundError, NotADirectoryError, json.JSONDecodeError):
+            stored = json.loads((self.cache / "meta.json").read_text(encoding="utf-8"))
+            return stored if isinstance(stored, dict) and stored.get("bytes") == self._sizes(self.cache) else {}
+        except (FileNotFoundError, NotADirectoryError, ValueError):
             return {}
 
     def _sizes(self, folder: Path) -> dict[str, int]:

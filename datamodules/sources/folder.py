@@ -150,7 +150,7 @@ class Folder(Source):
         if unknown:
             meant = closest(unknown[0], known)
             hint = f"; train has {meant}: rename one of the two" if meant else ""
-            raise DataError(f"{folder} has classes that train has not: {listed(unknown)}{hint}")
+            raise DataError(f"{folder} has classes that train lacks: {listed(unknown)}{hint}")
         found = [(file, name) for name in known for path in folders.get(name, []) for file in files(path, left_out)]
         if not found:
             raise self._missing(split, "holds no images")

@@ -44,7 +44,9 @@ def entries(folder: Path) -> list[File]:
     except (FileNotFoundError, NotADirectoryError):
         return []
     except OSError as error:
-        raise DataError(f"{folder} cannot be read: {error.strerror}; give yourself leave to read it") from error
+        raise DataError(
+            f"{folder} cannot be read: {error.strerror}; change its permissions so that you can read it"
+        ) from error
 
 
 def is_file(entry: File) -> bool:
@@ -124,7 +126,7 @@ def holds_images(folders: Sequence[Path]) -> bool:
 
 
 def advice(root: Path) -> str:
-    """Say where the images of a folder source are that ``root`` has not, as well as can be told."""
+    """Suggest where the images may be that a folder source lacks in ``root``."""
     near = [*root.absolute().parents[:2], *below(root)]
     if found := next((folder for folder in near if is_root(folder)), None):
         return f"did you mean --data.root {quote(str(found))}?"

@@ -20,7 +20,7 @@ SMALLEST = torch.finfo(torch.float32).tiny  # lower bound of a probability befor
 NOT_VISITED = -1  # in place of right, 0, or wrong, 1
 
 
-class Answers(Callback):
+class AnswerCollector(Callback):
     """Collect a network's answers for the test images.
 
     ``tested`` holds, after the test, the labels int64 [M] and the probabilities float32 [M, classes] of all processes'
@@ -48,7 +48,7 @@ class Answers(Callback):
         self._answers.clear()
 
 
-class ImageRecord(Answers):
+class ImageRecord(AnswerCollector):
     """Write ``images.npz``, an archive of named arrays.
 
     Of the N training images, written when training ends:

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 from torch.nn.functional import cross_entropy
@@ -17,6 +18,7 @@ from overfitting_lab.runs import Run
 REST = 45_000  # training images of CIFAR-10 that validation leaves
 TIMED = 4.0  # seconds of the timing, at least one step
 BATCH = 128
+ALEXNET = ("lightning_modules.AlexNet", 32, 1.0)  # as it is timed: network, image size and width
 UNCERTAIN = 2.0  # other work on a machine makes a run this much slower, or made the reference run
 
 
@@ -25,25 +27,33 @@ class Estimator:
 
     A run's time is its number of images divided by the speed of the entry's own reference runs, or of the runs of the
     same network at the same size. The slowest and the fastest of them give the range. It is scaled by the speed of
-    AlexNet here, against the median of the reference runs of AlexNet, and widened at both ends.
+    AlexNet here, against the median of the reference runs of AlexNet, and widened at both ends. Only reference runs on
+    this kind of device count, because a GPU is not faster than a CPU by the same factor for every network.
     """
 
     def __init__(self, campaign: Campaign) -> None:
-        self._runs = [run for entry in campaign.runs.values() for run in reference_runs(entry).values()]
-        speeds = sorted(speed(run) for run in self._runs if _network(run.recipe) == ("lightning_modules.AlexNet", 32))
-        self.here = measured_speed() if speeds else None
-        self._scale = speeds[len(speeds) // 2] / self.here if self.here else 1.0
+        runs = [run for entry in campaign.runs.values() for run in reference_runs(entry).values()]
+        self.here: float | None = None
+        self._device = ""
+        if runs:
+            self.here, self._device = measured_speed()
+        self._runs = self._on_device(runs)
+        speeds = sorted(speed(run) for run in self._runs if _network(run.recipe) == ALEXNET)
+        self._scale = speeds[len(speeds) // 2] / self.here if speeds and self.here else 1.0
 
     def estimate(self, entry: Entry) -> Range | None:
         """Return the time of one run of an entry; ``None`` if no run tells anything about it."""
-        own = [*reference_runs(entry).values()]
-        like = own or [run for run in self._runs if _network(run.recipe) == _network(entry.recipe)]
+        there = [*reference_runs(entry).values()]
+        like = self._on_device(there) or [run for run in self._runs if _network(run.recipe) == _network(entry.recipe)]
         if not like:
             return None
-        size = own[0].summary.data.train_size if own else entry.recipe["data.train_size"]
+        size = there[0].summary.data.train_size if there else entry.recipe["data.train_size"]
         images = entry.recipe["trainer.max_epochs"] * (size or REST)
         speeds = [speed(run) for run in like]
         return Range(images / max(speeds) * self._scale / UNCERTAIN, images / min(speeds) * self._scale * UNCERTAIN)
+
+    def _on_device(self, runs: Sequence[Run]) -> list[Run]:
+        return [run for run in runs if run.summary.device == self._device]
 
 
 def described(found: Sequence[State], ablations: Sequence[Ablation], campaign: Campaign) -> Iterator[str]:
@@ -59,7 +69,7 @@ def described(found: Sequence[State], ablations: Sequence[Ablation], campaign: C
             time_of_one, n = estimator.estimate(entry), len(state.to_train)
             if time_of_one is None:
                 unknown += n
-                parts[-1] += ", time unknown: no run of this network tells it"
+                parts[-1] += ", time unknown: no run of this network on such a device tells it"
             else:
                 of_all = time_of_one.times(n)
                 sums += of_all
@@ -92,8 +102,11 @@ def speed(run: Run) -> float:
     return run.summary.epochs * run.summary.data.train_size / run.summary.seconds
 
 
-def measured_speed() -> float:
-    """Return the images per second of a few training steps of AlexNet on this machine, with its usual precision."""
+def measured_speed() -> tuple[float, str]:
+    """Return the images per second of a few training steps of AlexNet here, with the usual precision, and the device.
+
+    The device is ``cpu``, ``cuda`` or ``mps``.
+    """
     cli = ExperimentCLI(["--config=overfit", "--data.source=synthetic"], keep=False)
     device = cli.trainer.strategy.root_device
     network = cli.model.to(device).network
@@ -114,8 +127,8 @@ def measured_speed() -> float:
     while steps == 0 or time.monotonic() - begun < TIMED:
         step()
         steps += 1
-    return steps * BATCH / (time.monotonic() - begun)
+    return steps * BATCH / (time.monotonic() - begun), device.type
 
 
-def _network(recipe: dict[str, object]) -> tuple[object, object]:
-    return recipe["model"], recipe["data.image_size"]
+def _network(recipe: dict[str, Any]) -> tuple[str, int, float]:
+    return recipe["model"], recipe["data.image_size"], recipe.get("model.width", 1.0)

@@ -9,7 +9,7 @@ import numpy as np
 
 from overfitting_lab.campaign.plan import Entry
 from overfitting_lab.comparison.groups import NamedRun
-from overfitting_lab.comparison.statistics import Estimate, mean_cell, paired_difference, welch_difference, wilson
+from overfitting_lab.comparison.statistics import Estimate, mean_cell, paired_difference, welch_difference
 from overfitting_lab.runs import Run
 from overfitting_lab.runs.epochs import EpochRecord
 from overfitting_lab.runs.provenance import short_commit
@@ -109,9 +109,7 @@ class Measured:
     @property
     def tested(self) -> Estimate:
         """The test accuracy of the run with the first seed, with Wilson's interval."""
-        test = self.run.summary.test
-        assert test is not None, "reference runs have finished"
-        return wilson(round(test.acc * test.images), test.images)
+        return NamedRun(self.entry.name, self.run).accuracy
 
     @property
     def epochs(self) -> int:

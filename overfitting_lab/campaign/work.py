@@ -72,12 +72,18 @@ def _state(entry: Entry, seeds: int, local: Sequence[Run]) -> State:
                     begun[run.summary.seed] = run
     left = [seed for seed in range(seeds) if seed not in there]
     folders = [folder_of(entry, seed) for seed in left if RunFiles(folder_of(entry, seed)).config.is_file()]
-    others = {folder: ", ".join(entry.differences(Run(folder))) for folder in folders}
-    refused = [
-        f"{folder} {f'has other settings: {keys}' if keys else 'is incomplete'}" for folder, keys in others.items()
-    ]
+    refused = [f"{folder} {_refusal(entry, folder)}" for folder in folders]
     missing = [seed for seed in left if seed not in begun]
     return State(entry, [seed for seed in there if seed < seeds], begun, missing, refused)
+
+
+def _refusal(entry: Entry, folder: Path) -> str:
+    """Return why a folder in the place of a reference run is none."""
+    try:
+        keys = entry.differences(Run(folder))
+    except RunError:
+        keys = []
+    return f"has other settings: {', '.join(keys)}" if keys else "is incomplete"
 
 
 def is_there(ablation: Ablation) -> bool:
@@ -158,24 +164,37 @@ def work(found: Sequence[State], given: Sequence[str]) -> int:
     return failed
 
 
-def ablate(ablation: Ablation, given: Sequence[str]) -> None:
-    """Make an ablation's page by ``scripts/ablate.py``, and copy it, unless another worker still has a part of it.
+def ablate(missing: Sequence[Ablation], given: Sequence[str]) -> int:
+    """Make ablations' pages, and copy those that no other worker still has a part of. Return how many failed."""
+    failed = 0
+    for ablation in missing:
+        print(f"begun      {ablation.short_name}: {ablation.purpose}", flush=True)
+        try:
+            _make_page(ablation, given)
+        except RunError as error:
+            print(f"failed     {ablation.short_name}: {error}", file=sys.stderr, flush=True)
+            failed += 1
+    return failed
+
+
+def _make_page(ablation: Ablation, given: Sequence[str]) -> None:
+    """Make an ablation's page by ``scripts/ablate.py``, and copy it.
 
     Raises:
         RunError: if a run failed.
     """
-    print(f"begun      {ablation.short_name}: {ablation.purpose}", flush=True)
     script, folder = Path(sys.argv[0]).with_name("ablate.py"), LOGS / ablation.short_name
     before = {page: page.stat().st_mtime_ns for page in folder.glob("*.json")}  # of other flags, or of fewer trials
     status = finished.run_command([sys.executable, str(script), *ablation.line(given)], None)
     if status:
-        raise RunError(f"{ablation.short_name}: scripts/ablate.py ended with status {status}; its message is above")
+        raise RunError(f"scripts/ablate.py ended with status {status}; its message is above")
     written = [page for page in folder.glob("*.json") if page.stat().st_mtime_ns != before.get(page)]
     if not written:
         print(f"{ablation.short_name} has trials with other workers; start this again when they have finished")
     (DOCS / ablation.name).parent.mkdir(exist_ok=True)
     for page, ending in product(written, (".md", ".png", ".json")):
-        replace_file(DOCS / f"{ablation.name}{ending}", partial(shutil.copy, page.with_suffix(ending)))
+        if page.with_suffix(ending).is_file():  # a figure that could not be drawn is missing
+            replace_file(DOCS / f"{ablation.name}{ending}", partial(shutil.copy, page.with_suffix(ending)))
 
 
 def _make(entry: Entry, seed: int, given: Sequence[str]) -> None:

@@ -83,7 +83,7 @@ def draw_accuracies(axes: Axes, groups: Sequence[Group]) -> None:
 def draw_learned(axes: Axes, groups: Sequence[Group]) -> None:
     """Draw the share of training images learned for good by each epoch, in per cent; see ``callbacks.images``."""
     for place, group in enumerate(groups):
-        _draw(axes, group, _learned, style(place))
+        _draw(axes, group, learned_curve, style(place))
     axes.set_ylim(0, 100)
     label_axes(axes, "training images learned for good (%)")
 
@@ -139,7 +139,8 @@ def _draw(axes: Axes, group: Group, curve: Callable[[NamedRun], Curve], line: di
     axes.plot(*mean_curve(group, curve), **line)
 
 
-def _learned(run: NamedRun) -> Curve:
+def learned_curve(run: NamedRun) -> Curve:
+    """Return the epochs, and the per cent of training images that are learned: no mistake on them follows."""
     learned = run.run.images.get("train_learned")
     if learned is None or not (learned >= 0).any():
         return np.array([]), np.array([])

@@ -120,7 +120,7 @@ class Comparison:
     @cached_property
     def ensembles(self) -> list[Ensemble]:
         """The seeds of each setting as an ensemble, and the runs that were asked to answer together."""
-        kept = {group.name: [run.run for run in group.runs if run.correct is not None] for group in self.groups}
+        kept = {group.name: [run.run for run in group.seeds if run.correct is not None] for group in self.groups}
         seeds = [ensemble(f"{name}, {len(runs)} runs", runs) for name, runs in kept.items() if len(runs) > 1]
         return [*seeds, *([self._together] if self._together else [])]
 
@@ -264,7 +264,7 @@ def _training_sentence(run: NamedRun) -> str:
         return text
     return (
         f"{text} It over-fits: validation loss is lowest after epoch {lowest.epoch + 1} ({lowest.val_loss:.2f}) "
-        f"and ends at {last.val_loss:.2f}, while training loss keeps falling."
+        f"and ends at {last.val_loss:.2f}, while training loss ends lower than it was then."
     )
 
 

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import combinations
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +13,12 @@ from overfitting_lab.comparison.statistics import Estimate, wilson
 from overfitting_lab.runs import Run, RunError
 from overfitting_lab.runs.calibration import Calibration, calibration
 
-Answers = tuple[NDArray[np.integer], NDArray[np.floating]]  # labels [N] and probabilities [N, classes]
+
+class Answers(NamedTuple):
+    """A network's answers for test images."""
+
+    labels: NDArray[np.integer]  # [N], true classes
+    probabilities: NDArray[np.floating]  # [N, classes]
 
 
 @dataclass(frozen=True)
@@ -87,4 +93,4 @@ def _kept(run: Run) -> Answers:
         raise RunError(
             f"{run.files.images} has no probabilities of test images; instead, use python scripts/test.py RUN RUN"
         )
-    return run.images["test_labels"], run.images["test_probabilities"]
+    return Answers(run.images["test_labels"], run.images["test_probabilities"])

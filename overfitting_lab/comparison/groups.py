@@ -7,13 +7,13 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from overfitting_lab.comparison.ensemble import Answers
 from overfitting_lab.comparison.statistics import Estimate, mean, wilson
 from overfitting_lab.runs import Run
 from overfitting_lab.runs.calibration import Calibration, at_temperature, calibration
 from overfitting_lab.runs.epochs import METRICS, EpochRecord, Gap, Instrument, has_probe, last_gap
 from overfitting_lab.runs.summary import Summary, TestSummary
 
-Answers = tuple[NDArray[np.floating], NDArray[np.integer]]  # probabilities [N, classes] and labels [N]
 SMALLEST_KEPT = 6e-8  # above 0 in float16, in which probabilities are kept; lower bound before the logarithm
 
 
@@ -42,7 +42,7 @@ class NamedRun:
 
     @property
     def tested(self) -> str:
-        """The test accuracy in per cent with its interval, and a note about averaged weights, and if not the best."""
+        """The test accuracy in per cent with its interval, and which weights were tested if not the best epoch's."""
         note = "" if self.test.checkpoint == "best" else f", {self.test.checkpoint} weights"
         note += ", averaged weights" * bool(self.test.averaged)
         return self.accuracy.in_percent() + note
@@ -70,18 +70,17 @@ class NamedRun:
 
     @property
     def answers(self) -> Answers | None:
-        """The probabilities of the test images and their labels; ``None`` without ``images.npz``."""
+        """The answers for the test images; ``None`` without ``images.npz``."""
         images = self.run.images
-        return (images["test_probabilities"], images["test_labels"]) if "test_labels" in images else None
+        return Answers(images["test_labels"], images["test_probabilities"]) if "test_labels" in images else None
 
     @property
     def answers_at_temperature(self) -> Answers | None:
         """The answers with outputs that are divided by the run's temperature; ``None`` without one of the two."""
         if self.answers is None or self.test.temperature is None:
             return None
-        probabilities, labels = self.answers
-        logits = np.log(np.maximum(probabilities, SMALLEST_KEPT, dtype=np.float64))
-        return at_temperature(logits, self.test.temperature), labels
+        logits = np.log(np.maximum(self.answers.probabilities, SMALLEST_KEPT, dtype=np.float64))
+        return Answers(self.answers.labels, at_temperature(logits, self.test.temperature))
 
     @property
     def epochs(self) -> list[EpochRecord]:
@@ -170,5 +169,5 @@ def _calibration(answers: Sequence[Answers | None]) -> Calibration | None:
     known = [each for each in answers if each is not None]
     if len(known) < len(answers):
         return None
-    probabilities, labels = map(np.concatenate, zip(*known, strict=True))
+    labels, probabilities = map(np.concatenate, zip(*known, strict=True))
     return calibration(probabilities, labels)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from overfitting_lab.comparison.charts import mean_metric
+from overfitting_lab.comparison.charts import learned_curve, mean_curve, mean_metric
 from overfitting_lab.comparison.groups import Group, NamedRun
 
 MOST = 36  # pictures of training images, and as many of test images
@@ -42,7 +42,10 @@ class Moments:
 
     @property
     def values(self) -> list[dict[str, Any]]:
-        """The values of each line by epoch, means over its seeds: accuracies in per cent, the gap in points."""
+        """The values of each line by epoch, means over its seeds: accuracies in per cent, the gap in points.
+
+        Only ``left``, the number of images that are not learned yet, is of the first seed, whose pictures are shown.
+        """
         return [dict(self._values(group)) for group in self.groups]
 
     def _values(self, group: Group) -> Iterator[tuple[str, Any]]:
@@ -62,9 +65,9 @@ class Moments:
             if name == "validation_loss":
                 yield "certainty", [None if value is None else 100 * math.exp(-value) for value in values]
         learned = group.runs[0].run.images.get("train_learned", np.array([]))
-        left = [int((learned >= epoch).sum()) for epoch in range(1, group.runs[0].summary.epochs + 1) if len(learned)]
-        yield "left", left
-        yield "share_left", [100 * number / len(learned) for number in left]
+        last = group.runs[0].summary.epochs if len(learned) else 0
+        yield "left", [int((learned >= epoch).sum()) for epoch in range(1, last + 1)]
+        yield "share_left", [100 - share for share in mean_curve(group, learned_curve)[1].tolist()]
 
     @property
     def pictures(self) -> list[NDArray[np.uint8]]:

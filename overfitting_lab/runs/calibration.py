@@ -3,11 +3,9 @@
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax, softmax
-from torchmetrics.functional.classification import multiclass_calibration_error
 
 BINS = 15  # of equal width, over confidences in [0, 1]
 COLDEST, HOTTEST = 0.01, 100.0  # temperatures that are tried
@@ -34,13 +32,11 @@ def calibration(probabilities: NDArray[np.floating], labels: NDArray[np.integer]
     probabilities = probabilities.astype(np.float32)
     confidence = probabilities.max(axis=1)
     right = probabilities.argmax(axis=1) == labels
-    error = multiclass_calibration_error(
-        torch.from_numpy(probabilities), torch.from_numpy(labels.astype(np.int64)), probabilities.shape[1], BINS
-    )
     places = np.clip(np.ceil(confidence * BINS).astype(int) - 1, 0, BINS - 1)  # a bin holds its upper end
     counts = np.bincount(places, minlength=BINS)
     with np.errstate(invalid="ignore"):  # 0 / 0 in an empty bin
         confidences, accuracies = (np.bincount(places, each, BINS) / counts for each in (confidence, right))
+    error = np.nansum(counts * np.abs(confidences - accuracies)) / len(labels)
     return Calibration(float(confidence.mean()), float(error), counts, confidences, accuracies)
 
 

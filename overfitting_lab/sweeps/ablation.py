@@ -1,6 +1,5 @@
 """Trials of an ablation, each one run of ``fit.py``, which Optuna shares out among any number of workers."""
 
-import json
 import shlex
 import sys
 import time
@@ -15,15 +14,16 @@ from statistics import median
 from typing import IO, Any
 
 import optuna
+from filelock import FileLock
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
 
-from overfitting_lab.runs import Run, RunError, UsageError, runs_of
+from overfitting_lab.runs import Run, RunError, runs_of
 from overfitting_lab.runs.provenance import without_password
-from overfitting_lab.runs.recipe import LATER, RENAMED
+from overfitting_lab.runs.recipe import LATER
 from overfitting_lab.sweeps.designs import Cell
 from overfitting_lab.sweeps.factors import SEED, SUBSET
-from overfitting_lab.sweeps.storage import begin_trial, open_storage, open_study, running_trial
+from overfitting_lab.sweeps.storage import begin_trial, keep_to, open_storage, open_study, running_trial
 from overfitting_lab.sweeps.trial import Trial, result_of
 from overfitting_lab.sweeps.workers import heartbeat, is_gone, release
 
@@ -71,25 +71,8 @@ class Ablation:
         self._train = train
         self._storage = open_storage(folder, storage, "finished runs are found again")
         self._study = open_study(self._storage, folder, name)
-        self._check(fixed)
-
-    def _check(self, fixed: Mapping[str, Any]) -> None:
-        """Refuse a study that began with other fixed settings. Record them in a new study."""
-        plain = json.loads(json.dumps(dict(fixed)))
-        text = json.dumps(self._study.user_attrs.get("fixed"))
-        for before, now in RENAMED.items():
-            text = text.replace(f'"{before}"', f'"{now}"')
-        begun = json.loads(text)
-        if begun is None:
-            self._study.set_user_attr("fixed", plain)
-            return
-        begun = {key: value for key, value in LATER.items() if key in plain} | begun
-        differ = sorted(key for key in begun.keys() | plain.keys() if begun.get(key) != plain.get(key))
-        if differ:
-            raise UsageError(
-                f"the trials in {self.folder} were begun with other settings ({', '.join(differ)}); "
-                "keep these apart: --experiment NAME"
-            )
+        with FileLock(folder / ".plan.lock"):  # two workers may begin at the same moment
+            keep_to(self._study, "fixed", fixed, f"the trials in {folder} were")
 
     def work(self) -> bool:
         """Work on trials until none is left. Print two lines for each. Return ``True`` if every setting has its result.
@@ -107,10 +90,11 @@ class Ablation:
             raise
         others = len(self._trials(TrialState.RUNNING))
         if others:
-            print(f"{others} trials are with other workers; start this again when they have finished", flush=True)
+            what = f"{others} trials are" if others > 1 else "1 trial is"
+            print(f"{what} with other workers; start this again when that has finished", flush=True)
         failed = len(self._trials(TrialState.FAIL))
         if failed:
-            raise RunError(f"{failed} runs failed; start this again to try them once more")
+            raise RunError(f"{failed} run{'s' * (failed > 1)} failed; start this again to try once more")
         return len(self._trials(TrialState.COMPLETE)) == len(self._settings)
 
     def results(self) -> list[Trial]:

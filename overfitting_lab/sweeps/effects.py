@@ -12,6 +12,8 @@ from overfitting_lab.comparison.statistics import Estimate, mean, student, welch
 from overfitting_lab.sweeps.designs import Cell, Design, Term
 from overfitting_lab.sweeps.trial import Trial
 
+ROUNDING = 1e-12  # a standard error below is that of equal values
+
 
 @dataclass(frozen=True)
 class Effect:
@@ -71,11 +73,15 @@ class CellMeans:
         return squares / self.freedom / np.array([len(seeds) for seeds in runs])
 
     def contrast(self, weights: Sequence[float]) -> Estimate:
-        """Estimate a weighted sum of the cells' means, with weights whose sum is 0."""
+        """Estimate a weighted sum of the cells' means, with weights whose sum is 0.
+
+        It has no interval if nothing varies: one seed, or equal results of all seeds.
+        """
         value = float(weights @ self._table.mean(axis=1))
-        if not self.freedom:
+        error = float(np.sqrt(np.square(weights) @ self._variances)) if self.freedom else 0.0
+        if error < ROUNDING:
             return Estimate(value)
-        return student(value, float(np.sqrt(np.square(weights) @ self._variances)), self.freedom)
+        return student(value, error, self.freedom)
 
     def mean(self, weights: Sequence[float]) -> Estimate:
         """Estimate a weighted mean of the cells' means, with weights whose sum is 1."""

@@ -12,7 +12,7 @@ from filelock import FileLock
 from matplotlib.figure import Figure
 
 from overfitting_lab.comparison.report import render
-from overfitting_lab.comparison.statistics import CONFIDENCE, Estimate
+from overfitting_lab.comparison.statistics import CONFIDENCE, Estimate, mean_cell
 from overfitting_lab.runs.figures import save_figure
 from overfitting_lab.runs.files import write_text
 from overfitting_lab.runs.notes import attempt
@@ -38,13 +38,18 @@ class Page(NamedTuple):
     numbers: str  # JSON
 
     def write(self, path: Path) -> list[Path]:
-        """Write the page: ``path``, which has no ending, with the endings ``.md``, ``.png`` and ``.json``."""
-        paths = [path.with_name(f"{path.name}.{ending}") for ending in ("md", "png", "json")]
-        write_text(paths[0], self.text)
-        with attempt(paths[1].name):
-            save_figure(paths[1], self.figure)
-        write_text(paths[2], self.numbers)
-        return paths
+        """Write the page: ``path``, which has no ending, with the endings ``.md``, ``.png`` and ``.json``.
+
+        Return what was written.
+        """
+        text, picture, numbers = (path.with_name(f"{path.name}.{ending}") for ending in ("md", "png", "json"))
+        write_text(text, self.text)
+        written = [text]
+        with attempt(picture.name):
+            save_figure(picture, self.figure)
+            written.append(picture)
+        write_text(numbers, self.numbers)
+        return [*written, numbers]
 
 
 def page_of(
@@ -122,7 +127,7 @@ def _without_other_study(path: Path, study: str | None) -> Path:
 
 def _factorial(design: Design, groups: Groups, means: Means, figure: Figure) -> tuple[str, Content]:
     """Return the template and its content: main effects and interactions of factors of two levels."""
-    trials = [trial for group in groups for trial in group]
+    trials = [*chain.from_iterable(groups)]
     found = [effects(design, trials, response) for response in means]
     names = [effect_name(effect.terms) for effect in found[0]]
     mains = sum(effect.main for effect in found[0])
@@ -134,7 +139,7 @@ def _factorial(design: Design, groups: Groups, means: Means, figure: Figure) -> 
             (remedy_name(names), *_means(group, "train_acc", "val_acc", *means))
             for names, group in zip(changed, groups, strict=True)
         ],
-        "several": all(estimate.known for estimate in estimates[0]),
+        "known": all(estimate.known for estimate in estimates[0]),
         "effects": [
             (name, effect, each)
             for name, effect, each in zip(names, found[0], zip(*estimates, strict=True), strict=True)
@@ -159,7 +164,7 @@ def _levels(design: Design, groups: Groups, means: Means, figure: Figure) -> tup
             row, is_first = [], level == factor.levels[0]
             for response, each in means.items():
                 mean, difference = each.mean(here.tolist()), each.contrast((here - weights[0]).tolist())
-                row += [_cell(response, mean.value, interval=mean), "" if is_first else difference.in_points()]
+                row += [_cell(response, [mean.value], mean), "" if is_first else difference.in_points()]
                 differences[response] += [] if is_first else [difference]
             rows.append((factor_name(factor.name), level_name(level), *row))
         names += [f"{factor_name(factor.name)}: {level_name(level)}" for level in factor.levels[1:]]
@@ -193,8 +198,7 @@ def _one_at_a_time(design: Design, groups: Groups, means: Means, figure: Figure)
             for place in order
             if (replaced := design.replaced(design.cells[place]))
         ],
-        "several": (known := all(estimate.known for estimate in found["test_acc"])),
-        "known": known,
+        "known": all(estimate.known for estimate in found["test_acc"]),
         **_unadjusted(len(order)),
     }
 
@@ -306,16 +310,14 @@ def _means(trials: Sequence[Trial], *responses: str, intervals: Sequence[Estimat
     """Return the number of trials, then mean and standard deviation of each response, with its interval if given."""
     cells = [str(len(trials))]
     for response, interval in zip_longest(responses, intervals):
-        values = [getattr(trial, response) for trial in trials]
-        spread = f" ± {100 * np.std(values, ddof=1):.1f}" if len(values) > 1 else ""
-        cells.append(_cell(response, np.mean(values), spread, interval))
+        cells.append(_cell(response, [getattr(trial, response) for trial in trials], interval))
     return cells
 
 
-def _cell(response: str, value: float, spread: str = "", interval: Estimate | None = None) -> str:
-    """Return a value of a response in hundredths, with the interval if it is known."""
+def _cell(response: str, values: Sequence[float], interval: Estimate | None = None) -> str:
+    """Return the mean of a response in hundredths, with the interval if it is known."""
     ends = f" ({100 * interval.low:.1f} to {100 * interval.high:.1f})" if interval and interval.known else ""
-    return f"{100 * value:.1f}{spread}{' %' if response.endswith('acc') else ''}{ends}"
+    return f"{mean_cell(values, unit=' %' if response.endswith('acc') else '')}{ends}"
 
 
 def _draw(figure: Figure, names: Sequence[str], found: Mapping[str, Any], highlighted: int, label: str) -> None:

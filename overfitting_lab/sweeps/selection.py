@@ -26,6 +26,8 @@ class Selection:
     winner: Sequence[float]  # values of the winner's settings with other seeds
     baseline: Sequence[float]  # values of the configuration's own settings with these seeds
     tied: int = 1  # trials with this value, the winner included
+    winner_diverged: int = 0  # runs of the winner's settings with other seeds that did not train to their end
+    baseline_diverged: int = 0  # the same, of the configuration's own settings
 
     @property
     def confirmed(self) -> bool:
@@ -53,7 +55,9 @@ class Selection:
 
     @property
     def verdict(self) -> str:
-        """What the difference says about the winner."""
+        """What the difference says about the winner. It says nothing if seeds of the winner diverged."""
+        if self.winner_diverged:
+            return "the winner is not shown to be better than the configuration, because it diverges with some seeds"
         better = self.difference.value * (1 if is_maximized(self.monitor) else -1)
         if self.difference.beyond_noise:
             return f"the winner is {'better' if better > 0 else 'worse'} than the configuration"
@@ -70,14 +74,22 @@ class Selection:
     def sentence(self) -> str:
         """How the winner was chosen, what other seeds reach, the verdict, and the part of selection, on one line."""
         if not self.confirmed:
-            return f"{self._chosen}; no run with another seed tells how much of that is selection (--confirm)"
+            unknown = self._diverged or "no run with another seed tells how much of that is selection (--confirm)"
+            return f"{self._chosen}; {unknown}"
         lower = "" if is_maximized(self.monitor) else ", lower is better"
         return (
             f"{self._chosen}. With {_seeds(len(self.winner))} its settings reach {self.interval(self.winner)}, and the "
             f"configuration's own values reach {self.interval(self.baseline)}. Winner minus configuration: "
             f"{self._difference(self.difference, 'Welch')}{lower}: {self.verdict}. Estimate of the selection effect, "
             f"by which the winner's value is better than with other seeds: {self._difference(self.part, 'Student')}"
+            f"{self._diverged and f'. These numbers leave out that {self._diverged}'}"
         )
+
+    @property
+    def _diverged(self) -> str:
+        counts = {"its settings": self.winner_diverged, "the configuration's own values": self.baseline_diverged}
+        runs = [f"{number} run{'s' * (number > 1)} of {what}" for what, number in counts.items() if number]
+        return f"with other seeds, {' and '.join(runs)} did not train to the end" if runs else ""
 
     @property
     def _chosen(self) -> str:

@@ -1,5 +1,6 @@
 """Studies of Optuna, in a database or a journal file that any number of workers share."""
 
+import json
 import uuid
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,6 +14,8 @@ from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.study import StudyDirection
 from optuna.trial import TrialState, create_trial
 
+from overfitting_lab.runs import UsageError
+from overfitting_lab.runs.recipe import LATER, RENAMED
 from overfitting_lab.sweeps.database import PatientStorage, StorageError
 from overfitting_lab.sweeps.workers import this_worker
 
@@ -64,6 +67,34 @@ def open_study(
         direction=direction,
         load_if_exists=True,
     )
+
+
+def keep_to(study: optuna.Study, name: str, plan: Mapping[str, Any], what: str) -> None:
+    """Record what all trials of a study have in common, or refuse a study that began with something else.
+
+    Args:
+        study: of the trials.
+        name: of the record.
+        plan: the common settings, as plain values.
+        what: begins the message.
+
+    Raises:
+        UsageError: if the study began with other settings.
+    """
+    plain = json.loads(json.dumps(dict(plan)))
+    text = json.dumps(study.user_attrs.get(name))
+    for before, now in RENAMED.items():
+        text = text.replace(f'"{before}"', f'"{now}"')
+    begun = json.loads(text)
+    if begun is None:
+        study.set_user_attr(name, plain)
+        return
+    begun = {key: value for key, value in LATER.items() if key in plain} | begun
+    if differ := sorted(key for key in begun.keys() | plain.keys() if begun.get(key) != plain.get(key)):
+        raise UsageError(
+            f"{what} begun with other settings ({', '.join(differ)}); give these again, or keep the new ones apart: "
+            "--experiment NAME"
+        )
 
 
 def begin_trial(storage: BaseStorage, study: optuna.Study, facts: Mapping[str, Any]) -> optuna.Trial:

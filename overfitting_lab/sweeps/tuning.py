@@ -16,13 +16,12 @@ from optuna.storages import BaseStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from overfitting_lab.runs import Run, RunError, UsageError
+from overfitting_lab.runs import Run, RunError
 from overfitting_lab.runs.epochs import Monitor, is_maximized, value_of
 from overfitting_lab.runs.files import write_text
-from overfitting_lab.runs.recipe import LATER
 from overfitting_lab.sweeps.names import shown, trial_name
 from overfitting_lab.sweeps.pruning import PRUNED, pruner
-from overfitting_lab.sweeps.storage import begin_trial, open_storage, open_study, running_trial
+from overfitting_lab.sweeps.storage import begin_trial, keep_to, open_storage, open_study, running_trial
 from overfitting_lab.sweeps.values import draw
 from overfitting_lab.sweeps.workers import heartbeat, is_gone, release
 
@@ -105,19 +104,7 @@ class Tuning:
         searched = {f"--search {key}": json.loads(distribution_to_json(each)) for key, each in plan.searches.items()}
         plain = {**plan.fixed, "monitor": plan.monitor, "seed_everything": plan.seed, **searched}
         with self._lock:
-            self._compare(json.loads(json.dumps(plain)))
-
-    def _compare(self, plain: dict[str, Any]) -> None:
-        begun = self.search.user_attrs.get("plan")
-        if begun is None:
-            self.search.set_user_attr("plan", plain)
-            return
-        begun = {key: value for key, value in LATER.items() if key in plain} | begun
-        if differ := sorted(key for key in begun.keys() | plain.keys() if begun.get(key) != plain.get(key)):
-            raise UsageError(
-                f"the search in {self.folder} was begun with other settings ({', '.join(differ)}); give these again, "
-                "or keep this search apart: --experiment NAME"
-            )
+            keep_to(self.search, "plan", plain, f"the search in {folder} was")
 
     def work(self, trials: int) -> bool:
         """Work on the search until it has ``trials`` trials. Return ``True`` if all of them are finished.
@@ -311,9 +298,16 @@ class Tuning:
 
     def confirmed(self, of: int | None, seeds: int) -> list[float]:
         """Return the values of a trial's settings, or of the configuration's own, with the other seeds."""
-        trials = self.confirmation.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+        return [float(each.value or 0) for each in self._confirmations(TrialState.COMPLETE, of, seeds)]
+
+    def diverged(self, of: int | None, seeds: int) -> int:
+        """Return how many of these runs did not train to their end."""
+        return len(self._confirmations(TrialState.PRUNED, of, seeds))
+
+    def _confirmations(self, state: TrialState, of: int | None, seeds: int) -> list[FrozenTrial]:
+        trials = self.confirmation.get_trials(deepcopy=False, states=(state,))
         among = range(self._plan.seed + 1, self._plan.seed + 1 + seeds)
-        return [each.value for each in trials if each.user_attrs["of"] == of and each.user_attrs["seed"] in among]  # type: ignore[misc]
+        return [each for each in trials if each.user_attrs["of"] == of and each.user_attrs["seed"] in among]
 
     def tested(self) -> int:
         """Return how many trials have seen the test images: the winner, and those that won before more trials."""

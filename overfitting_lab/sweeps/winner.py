@@ -35,6 +35,8 @@ def selection_of(tuning: Tuning, seeds: int) -> Selection:
         trials=len(tuning.finished()),
         winner=tuning.confirmed(winner.number, seeds),
         baseline=tuning.confirmed(None, seeds),
+        winner_diverged=tuning.diverged(winner.number, seeds),
+        baseline_diverged=tuning.diverged(None, seeds),
         tied=sum(trial.value == winner.value for trial in tuning.complete()),
     )
 

@@ -45,6 +45,11 @@ def test_seeds_of_one_setting_answer_together_by_themselves(tmp_path: Path) -> N
     )
 
 
+def test_a_repeated_seed_is_no_ensemble(tmp_path: Path) -> None:
+    copies = [make_run(tmp_path / f"a/version_{number}", ANSWERS[0], seed=3) for number in range(2)]
+    assert Comparison([Run(folder) for folder in copies]).ensembles == []
+
+
 def test_runs_that_are_asked_answer_together(run_script: Script, tmp_path: Path) -> None:
     folders = [make_run(tmp_path / f"{name}/version_0", right) for name, right in zip("abc", ANSWERS, strict=True)]
     outcome = run_script("compare", folders[0], "--ensemble", *folders[1:])

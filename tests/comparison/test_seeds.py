@@ -7,6 +7,7 @@ from matplotlib.figure import Figure
 
 from overfitting_lab.comparison.charts import draw_accuracies, draw_curves, draw_gap, draw_learned
 from overfitting_lab.comparison.comparison import Comparison
+from overfitting_lab.comparison.moments import Moments
 from overfitting_lab.comparison.report import write_report
 from overfitting_lab.runs import Run
 from tests.conftest import ROOT
@@ -84,6 +85,16 @@ def test_a_setting_has_a_row_of_its_means_beside_its_runs(seeds: list[Path], alo
     assert f"; gap {described[1]} points; calibration error {error}. None of 3 runs over-fit." in text
     assert page.count('type="checkbox"') == 2
     assert "several, n = 3" in page
+
+
+def test_the_slider_shows_the_share_that_all_seeds_have_left(seeds: list[Path], alone: Path) -> None:
+    groups = compared(*seeds, alone).drawn
+    several, single = Moments(groups).values
+    axes = Figure().subplots()
+    draw_learned(axes, groups)
+    mean, one = (line for line in axes.lines if line.get_linewidth() > 1)
+    assert several["share_left"] == pytest.approx(100 - np.asarray(mean.get_ydata()))
+    assert single["share_left"] == pytest.approx(100 - np.asarray(one.get_ydata()))
 
 
 def test_a_setting_with_older_runs_has_one_instrument(tmp_path: Path) -> None:

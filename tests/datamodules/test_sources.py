@@ -360,7 +360,7 @@ ELSEWHERE: dict[str, tuple[Callable[[Path], object], str, str]] = {  # what was 
     "file": (lambda root: None, "train/cat/2.png", "2.png is a file"),
     "empty": (lambda root: emptied(root), "", "animals is empty"),
     "spelled": (lambda root: move(root, ("test/cat", "test/Cat")), "",
-                "classes that train has not: Cat; train has cat: rename one of the two"),
+                "classes that train lacks: Cat; train has cat: rename one of the two"),
     "CIFAR-10": (lambda root: lay(emptied(root), "cifar-10-batches-py/1.png"), "",
                  r"did you mean --data\.source cifar10 --data\.root .*animals\?"),
 }  # fmt: skip
@@ -435,6 +435,17 @@ def test_what_is_damaged_is_computed_again(
     assert len(computed) == 2
 
 
+@pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe\x00", b"[]", b"{}"])
+def test_a_damaged_note_about_the_arrays_has_them_made_anew(content: bytes, root: Path) -> None:
+    source = Folder(root)
+    source.prepare()
+    note = source.cache / "meta.json"
+    sound = note.read_bytes()
+    note.write_bytes(content)
+    source.prepare()
+    assert note.read_bytes() == sound
+
+
 def test_what_cannot_be_written_is_computed_every_time(
     load: Callable[..., None], root: Path, computed: list[int], full_disk: FullDisk
 ) -> None:
@@ -492,7 +503,7 @@ NEEDS = r"a folder source needs train/<class>/\* and test/<class>/\*"
             f"train has one class, cat: {TWO}",
         ),
         (("train/cat/1.png", "train/dog/1.png"), rf"test is missing; {NEEDS}"),
-        (("train/cat/1.png", "train/dog/1.png", "test/cow/1.png", "test/ant/1.png"), "train has not: ant, cow"),
+        (("train/cat/1.png", "train/dog/1.png", "test/cow/1.png", "test/ant/1.png"), "train lacks: ant, cow"),
         (("train/cat/1.png", "train/dog/1.png", "test/1.png"), "test holds no images"),
     ],
 )

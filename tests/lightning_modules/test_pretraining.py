@@ -121,7 +121,7 @@ def test_weights_of_another_network_are_refused(
 
 
 def test_a_network_with_batch_norm_refuses_one_without(a_run: Callable[[bool], Path]) -> None:
-    with pytest.raises(ModelError, match=r"this network has batch normalization and .*False has not; set --model"):
+    with pytest.raises(ModelError, match=r"this network has batch normalization and .*False does not; set --model"):
         VGG(batch_norm=True, init_from=a_run(False), **SMALL).pretrained()
 
 

@@ -39,6 +39,13 @@ def test_the_bins_add_up_to_the_error() -> None:
     assert found.error == pytest.approx(float(theirs), abs=1e-6)
 
 
+def test_a_bin_holds_its_upper_end() -> None:
+    """A probability of 1 shares the bin of 0.95, whose accuracy is that of both together."""
+    probabilities = np.array([[1, 0]] * 500 + [[0.95, 0.05]] * 500)
+    labels = np.array([0] * 450 + [1] * 50 + [0] * 500)
+    assert calibration(probabilities, labels).error == pytest.approx(0.975 - 0.95)
+
+
 def test_a_sure_network_that_is_always_right_has_no_error() -> None:
     found = calibration(np.eye(3, dtype=np.float16), np.arange(3))
     assert (found.confidence, found.error, found.counts[-1]) == (1, 0, 3)

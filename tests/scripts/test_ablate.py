@@ -133,7 +133,7 @@ def test_a_run_that_fails_is_told_and_tried_again_later(
     assert "failed     size 60, seed 0: " in first.out
     assert "its output is in lightning_logs/ablation/logs/size=60,seed=0.txt" in first.out
     assert "done       size 40, seed 0" in first.out, "the others are made all the same"
-    assert "1 runs failed; start this again" in first.err
+    assert "1 run failed; start this again to try once more" in first.err
     assert not (FOLDER / "sizes.md").exists()
     assert run_script("ablate", *command).status == 0
     assert len(runs_of(FOLDER)) == 2
@@ -154,7 +154,7 @@ def test_other_settings_do_not_mix(run_script: Script, small: Flags, fitted: lis
     assert run_script("ablate", "--seeds=1", "--sizes", "40", *small).status == 0
     other = run_script("ablate", "--seeds=1", "--sizes", "40", *small, "--model.hidden_features=8")
     assert other.status == 2
-    assert "begun with other settings (model.hidden_features); keep these apart: --experiment NAME" in other.err
+    assert "begun with other settings (model.hidden_features); give these again, or keep the new ones" in other.err
     apart = run_script("ablate", "--seeds=1", "--sizes", "40", *small, "--model.hidden_features=8", "--experiment=b")
     assert apart.status == 0, apart.err
 
@@ -273,7 +273,7 @@ def test_a_trial_is_anothers_as_long_as_its_worker_lives(
     begun.set_user_attr("alive", time.time())
     waits = run_script("ablate", "--seeds=1", "--sizes", "40", *small)
     assert (waits.status, fitted) == (0, [])
-    assert "1 trials are with other workers" in waits.out
+    assert "1 trial is with other workers" in waits.out
     assert not (FOLDER / "sizes.md").exists()
     begun.set_user_attr("alive", time.time() - 2 * GONE)
     assert run_script("ablate", "--seeds=1", "--sizes", "40", *small).status == 0
@@ -327,7 +327,7 @@ def test_a_number_of_any_setting_becomes_a_curve(run_script: Script, small: Flag
     flags = ["--factor=model.hidden_features=8,16,32", "--train_size=40", "--seeds=1"]
     outcome = run_script("ablate", *flags, *small)
     assert outcome.status == 0, outcome.err
-    assert "design     curve: 3 cells x 1 seeds = 3 trials" in outcome.out
+    assert "design     curve: 3 cells x 1 seed = 3 trials" in outcome.out
     assert "done       hidden_features 8, seed 0: " in outcome.out
     assert [run.settings["model.hidden_features"] for run in runs_of(FOLDER)] == [32, 16, 8]
     page = (FOLDER / "curve-hidden_features-40.md").read_text()
@@ -369,8 +369,7 @@ def test_factors_alone_on_several_sets_of_images(run_script: Script, small: Flag
     }  # fmt: skip
     worth = [float(row[5].split()[0]) for row in rows[3:]]
     assert worth == sorted(worth, reverse=True)
-    assert all(" to " in cell for row in rows[3:] for cell in row[5:8])
-    assert "They cover other images as well as other seeds" in page
+    assert all(" to " in row[7] for row in rows[3:]), "the accuracies of a network that guesses do not vary"
 
 
 @pytest.mark.thorough

@@ -210,7 +210,7 @@ def draw_images(monkeypatch: pytest.MonkeyPatch, labels: NDArray[np.int64]) -> N
 def test_unreachable_cifar10_names_three_ways_on(run_script: Script, tmp_path: Path) -> None:
     outcome = run_script("fit", "--config", "regularized.yaml", "--model.hidden_features=16")
     check_one_message(outcome, 1)
-    for way in ("cifar-10-python.tar.gz in data", "--data.source folder", "--data.source synthetic"):
+    for way in ("cifar-10-python.tar.gz into data", "--data.source folder", "--data.source synthetic"):
         assert way in outcome.err
     assert list(tmp_path.glob("lightning_logs/*/*")) == []
 

@@ -30,7 +30,8 @@ def test_names_classes_with_their_probabilities_in_the_order_of_the_images(
     test = Run(finished_run.folder).summary.test
     assert test is not None
     assert (
-        f"On 45 test images of tiny, this network was right for {test.acc:.1%}, and its first answer had" in outcome.out
+        f"On 45 test images of tiny, this network's accuracy was {test.acc:.1%}, with a mean confidence of"
+        in outcome.out
     )
     assert f"(calibration error {test.calibration_error:.3f})" in outcome.out
     assert "on an image unlike the training images, even a confident answer may be wrong" in outcome.out

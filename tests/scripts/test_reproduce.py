@@ -113,6 +113,11 @@ def test_what_is_missing_is_made_once_and_brings_its_figure_back(
     shutil.rmtree(first)
     shutil.rmtree(LOGS / "one")
     assert "there: seed 1; missing: seed 0, 0:00 to 0:00 h" in run_script("reproduce", "--dry-run", "--only", "one").out
+    summary = json.loads((second / "summary.json").read_text())
+    (second / "summary.json").write_text(json.dumps({**summary, "device": "cuda"}))
+    said = run_script("reproduce", "--dry-run", "--only", "one")
+    assert "missing: seed 0, time unknown: no run of this network on such a device tells it" in said.out
+    (second / "summary.json").write_text(json.dumps(summary))
     assert run_script("reproduce", "--only", "one", root).status == 0
     assert (docs / "page.md").read_text() == page
     assert all((weights_of(LOGS / "one/version_0")[name] == value).all() for name, value in weights.items())
@@ -122,6 +127,11 @@ def test_what_is_missing_is_made_once_and_brings_its_figure_back(
     assert (refused.status, len(fitted)) == (2, 2)
     assert "these images (other) are not the images of the reference runs (tiny)" in refused.err
 
+    (first / "summary.json").rename(first / "kept")
+    broken = run_script("reproduce", "--dry-run", "--only", "one")
+    assert broken.status == 0, broken.err
+    assert "lightning_logs/reference/one/version_0 is incomplete" in broken.out
+    (first / "kept").rename(first / "summary.json")
     write_plan(docs, f"{flags} --data.cutout=2")
     changed = run_script("reproduce", "--dry-run", "--only", "one", "--seeds", 1)
     assert "lightning_logs/reference/one/version_0 has other settings: data.cutout" in changed.out
@@ -170,6 +180,12 @@ def test_an_ablation_is_made_once_and_fills_its_block(
         others.setattr("overfitting_lab.cli.finished.run_command", lambda *_: 0)
         outcome = run_script("reproduce", "--only", "worth", f"--data.root={image_folder}")
     assert "worth has trials with other workers" in outcome.out
+    with monkeypatch.context() as others:
+        others.setattr("overfitting_lab.cli.finished.run_command", lambda *_: 1)
+        outcome = run_script("reproduce", "--only", "worth", f"--data.root={image_folder}")
+    assert (outcome.status, outcome.out.splitlines()[-1]) == (1, "written nothing: all pages are up to date")
+    assert "failed     worth: scripts/ablate.py ended with status 1; its message is above" in outcome.err
+    assert "1 run failed; start this again to try once more" in outcome.err
     assert not (docs / "ablation/worth.json").exists(), "a page that was there may be another one"
     outcome = run_script("reproduce", "--only", "worth", f"--data.root={image_folder}")
     assert outcome.status == 0, outcome.err

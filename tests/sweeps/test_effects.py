@@ -215,9 +215,39 @@ def test_an_interaction_beyond_noise_is_told(tmp_path: Path) -> None:
     random = np.random.default_rng(0)
     trials = [trial({**s, "seed": seed}, either(s) + random.normal(0, 0.002)) for seed in range(3) for s in FULL.cells]
     said = write_page(FULL, trials, FACTS, tmp_path / "factorial")[0].read_text()
-    assert "- dropout x augmentation: together they add less than the sum of each alone (-2." in said
+    (line,) = (line for line in said.splitlines() if line.startswith("- dropout x augmentation: "))
+    assert "together they add less than the sum of each alone, by twice the interaction (-2." in line
+    assert line.endswith("), on average over the others.")
     assert "- dropout alone, against none: +" in said
     assert "| dropout x augmentation | -2." in said
+
+
+def test_an_interaction_of_three_says_nothing_of_a_sum(tmp_path: Path) -> None:
+    """Each pair loses 10 points, and all three lose nothing."""
+    trials = [
+        trial({**setting, "seed": seed}, 0.4 - 0.1 * (len(remedies_of(setting)) == 2) + 0.001 * seed)
+        for seed in range(3)
+        for setting in FULL.cells
+    ]
+    said = write_page(FULL, trials, FACTS, tmp_path / "factorial")[0].read_text()
+    assert "- dropout x weight decay x augmentation: this interaction is not zero (+7.5 (" in said
+
+
+def test_equal_results_of_all_seeds_are_no_certainty(tmp_path: Path) -> None:
+    trials = [trial({**setting, "seed": seed}, truth(setting)) for seed in range(3) for setting in FULL.cells]
+    said = write_page(FULL, trials, FACTS, tmp_path / "factorial")[0].read_text()
+    assert "- augmentation moves test accuracy by +4.5 points on average over the others; equal results of all" in said
+    assert "Mean and standard deviation over all runs of a cell" in said
+    assert "noise between seeds" not in said
+    assert "intervals are Student's" not in said
+
+
+def test_a_figure_that_cannot_be_drawn_is_not_said_to_be_written(
+    tmp_path: Path, factorial: list[Trial], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("overfitting_lab.sweeps.pages.save_figure", lambda *_: 1 / 0)
+    written = write_page(FULL, factorial, FACTS, tmp_path / "factorial")
+    assert [path.suffix for path in written] == [".md", ".json"]
 
 
 def test_remedies_are_named_for_people() -> None:

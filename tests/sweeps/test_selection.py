@@ -82,3 +82,16 @@ def test_students_interval_is_scipys() -> None:
     low, high = stats.t.interval(0.95, 2, np.mean(values), stats.sem(values))
     estimate = mean(values, -np.inf, np.inf)
     assert (estimate.low, estimate.high) == pytest.approx((low, high))
+
+
+def test_seeds_that_diverge_are_told_and_leave_no_verdict_for_the_winner() -> None:
+    found = Selection("val_acc", 2, 0.9, 40, [0.8, 0.81], [0.5, 0.51, 0.52], winner_diverged=1)
+    assert "the winner is not shown to be better than the configuration, because it diverges with some" in found.verdict
+    assert found.sentence.endswith(
+        ". These numbers leave out that with other seeds, 1 run of its settings did not train to the end"
+    )
+    none_left = Selection("val_acc", 2, 0.9, 40, [], [0.5], winner_diverged=2, baseline_diverged=1)
+    assert none_left.sentence.endswith(
+        "; with other seeds, 2 runs of its settings and 1 run of the configuration's own values did not train to the "
+        "end"
+    )
