@@ -3,7 +3,6 @@
 import math
 import os
 import sys
-from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -17,7 +16,7 @@ from torch import Tensor
 from datamodules.augmentation import AUGMENTATIONS, Augmentation, Cutout
 from datamodules.batch import Batch, to_network
 from datamodules.errors import DataError, UnreachableError
-from datamodules.images import SIZE, read_images, refuse
+from datamodules.images import SIZE
 from datamodules.mixing import epoch_mixtures, mix
 from datamodules.sampling import BatchLoader, epoch_draws
 from datamodules.sources import SOURCES, Images, Source, Synthetic
@@ -424,19 +423,6 @@ class CIFAR10DataModule(LightningDataModule):
         """Prepare uint8 images [N, 3, 32, 32] for the network; see :func:`datamodules.batch.to_network`."""
         self._mean_std = self._mean_std.to(images.device)  # copied once
         return to_network(images, self.augmentation, self._mean_std, draws)
-
-    @staticmethod
-    def read(paths: Sequence[Path]) -> Tensor:
-        """Read image files as uint8 [N, 3, 32, 32], and print how many were laid on white because they are transparent.
-
-        Raises:
-            DataError: if some cannot be read.
-        """
-        read = read_images(paths)
-        refuse(read.unreadable)
-        if read.transparent:
-            print(f"{read.transparent} of {len(paths)} images are transparent in part: they are laid on white")
-        return torch.from_numpy(read.images).permute(0, 3, 1, 2)
 
 
 @cache

@@ -159,6 +159,19 @@ def refuse(unreadable: Sequence[UnreadableError], root: Path | None = None) -> N
     )
 
 
+def read_batch(paths: Sequence[Path]) -> Tensor:
+    """Read image files as uint8 [N, 3, 32, 32], and print how many were laid on white because they are transparent.
+
+    Raises:
+        DataError: if some cannot be read.
+    """
+    read = read_images(paths)
+    refuse(read.unreadable)
+    if read.transparent:
+        print(f"{read.transparent} of {len(paths)} images are transparent in part: they are laid on white")
+    return torch.from_numpy(read.images).permute(0, 3, 1, 2)
+
+
 def _read(path: Path) -> tuple[NDArray[np.uint8], bool]:
     """Read an image file; tell also if the image was laid on white."""
     try:

@@ -21,7 +21,7 @@ import rich
 from rich.markup import escape
 from rich.table import Column, Table
 
-from datamodules import CIFAR10DataModule
+from datamodules.images import read_batch
 from overfitting_lab.cli.parser import ScriptParser
 from overfitting_lab.cli.patterns import expand_patterns
 from overfitting_lab.export import load_predictor
@@ -51,7 +51,7 @@ def main() -> None:
         done = "replaced" if output.is_file() else "drawn to"
         output.parent.mkdir(parents=True, exist_ok=True)
         predictor = load_predictor(arguments.model)
-        images = CIFAR10DataModule.read(arguments.images)
+        images = read_batch(arguments.images)
         best = predictor.best(images, TOP)
         names = [readable(path) for path in arguments.images]
         table = Table(Column("image", overflow="fold"), *(f"{rank}." for rank, _ in enumerate(best[0], start=1)))

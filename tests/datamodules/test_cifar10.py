@@ -18,7 +18,7 @@ from torch import Tensor
 
 from datamodules import Batch, CIFAR10DataModule, DataError
 from datamodules.augmentation import AUGMENTATIONS, Draw, principal_components
-from datamodules.images import SIZE, normalize, resize, scale
+from datamodules.images import SIZE, normalize, read_batch, resize, scale
 from datamodules.mixing import boxes, epoch_mixtures
 from datamodules.sampling import BatchLoader, epoch_draws
 from datamodules.sources import CIFAR10, synthetic
@@ -668,7 +668,7 @@ def test_the_example_input_passes_as_it_is(module: Any) -> None:
 
 def test_files_are_read_as_the_network_takes_them(image_folder: Path, pixels: Tensor) -> None:
     paths = [image_folder / "train" / CLASSES[index % 3] / f"{index:05}.png" for index in (7, 2)]
-    assert torch.equal(CIFAR10DataModule.read(paths), pixels[[7, 2]])
+    assert torch.equal(read_batch(paths), pixels[[7, 2]])
 
 
 # CIFAR-10 out of reach
@@ -695,7 +695,11 @@ def test_where_cifar10_is_unreachable_the_error_names_three_ways_on(draws: list[
         unreached(str(tmp_path)).prepare_data()
     message = str(caught.value)
     assert f"CIFAR-10 is not in {tmp_path} and could not be downloaded" in message
-    for way in ("1. lay cifar-10-python.tar.gz in", "2. use your own images: --data.source folder", "3. use the stand"):
+    for way in (
+        "1. put cifar-10-python.tar.gz into",
+        "2. use your own images: --data.source folder",
+        "3. use the stand",
+    ):
         assert way in message
     assert not draws
 
