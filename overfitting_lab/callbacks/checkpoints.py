@@ -1,5 +1,6 @@
 """Checkpoints that survive a crash, and the checkpoint of the best epoch."""
 
+import errno
 import os
 from contextlib import suppress
 from pathlib import Path
@@ -43,9 +44,10 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             target.parent.mkdir(parents=True, exist_ok=True)
             replace_file(target, save)
         except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
+            full = getattr(error, "errno", errno.ENOSPC) in (errno.ENOSPC, errno.EDQUOT)
             raise CheckpointError(
-                f"cannot write {target}: {_reason(error)}; what was there before is untouched. Make room, then resume "
-                "with --resume"
+                f"cannot write {target}: {_reason(error)}; what was there before is untouched. "
+                f"Make {'room' if full else 'the folder writable'}, then resume with --resume"
             ) from error
 
 

@@ -33,6 +33,9 @@ class Dashboard(Callback):
         self._results: dict[str, float] = {}
         self._step = 0
 
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._step = trainer.global_step
+
     def on_train_batch_end(self, trainer: Trainer, model: LightningModule, outputs: Any, batch: Any, *_: Any) -> None:
         """Write the step's loss and learning rate, and once the images."""
         if not trainer.is_global_zero or trainer.global_step == self._step:  # the step still accumulates gradients

@@ -181,6 +181,9 @@ class ImageRecord(AnswerCollector):
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         indices = data.train_indices
         learned = (last_wrong.cpu()[indices] + 1).numpy()
+        if self._right is not None:  # an image may not be seen again after its last mistake
+            still_wrong = ~self._right.cpu()[indices].numpy() & (learned > NEVER_WRONG)
+            learned[still_wrong] = max(learned.max(initial=0), trainer.current_epoch)
 
         def pictures(order: NDArray[Any], name: str) -> dict[str, NDArray[Any]]:
             shown = order[:SHOWN]

@@ -137,9 +137,16 @@ class Recovery(Checkpoint):
                 self._handlers[number] = signal.signal(number, self._on_signal)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Discard the checkpoint before the last one, which only a run that is still training may need."""
+        """Discard the checkpoint before the last one, which only a run that is still training may need.
+
+        Raises:
+            StoppedError: if a signal came after the last step.
+        """
         if trainer.is_global_zero:
             self._logger.files.previous.unlink(missing_ok=True)
+        stop, _ = self._agree(trainer, due=False)
+        if stop:
+            raise StoppedError(stop, self._logger.folder)
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Discard the state of training if the run keeps weights alone."""
@@ -168,7 +175,7 @@ class Recovery(Checkpoint):
             self._lock = None
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        if self._signal and number == signal.SIGINT:
+        if self._signal == number == signal.SIGINT:
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
         self._signal = number

@@ -28,7 +28,7 @@ from overfitting_lab.runs.figures import curves, save_figure
 from overfitting_lab.runs.files import replace_file, write_text
 from overfitting_lab.runs.imports import class_path
 from overfitting_lab.runs.notes import attempt, in_words, notes
-from overfitting_lab.runs.recipe import flat, own_code
+from overfitting_lab.runs.recipe import LAST_COUNTS, decides, flat, own_code
 from overfitting_lab.runs.summary import DataSummary, ModelSummary, Summary, TestSummary
 
 
@@ -81,6 +81,7 @@ class RunSummary(Callback):
         self._summary = Summary(
             **self._facts,
             code=self._code(config),
+            earlier=self._earlier(config, trainer),
             status="running",
             data=DataSummary(**trainer.datamodule.description()),  # type: ignore[attr-defined]
             model=ModelSummary(class_path(type(pl_module)), sum(weights.numel() for weights in pl_module.parameters())),
@@ -107,6 +108,21 @@ class RunSummary(Callback):
             known = digests.split(", ")
             code[name] = digests if code.get(name) in known else ", ".join([*known, code.get(name, "gone")])
         return code
+
+    def _earlier(self, config: str, trainer: Trainer) -> dict[str, list[Any]]:
+        """Return the settings that the training so far had instead of the present ones; see ``Summary.earlier``."""
+        if trainer.ckpt_path is None:  # nothing was trained before
+            return {}
+        if not self._logger.resumed:
+            return {"ckpt_path": [str(trainer.ckpt_path)]}
+        run, now = Run(self._logger.folder), flat(yaml.safe_load(config))
+        earlier: dict[str, list[Any]] = {}
+        with contextlib.suppress(RunError):  # a lost summary
+            earlier = dict(run.summary.earlier)
+        for name, value in run.settings.items():
+            if name in now and now[name] != value and decides(name) and name not in LAST_COUNTS:
+                earlier[name] = [*earlier.get(name, []), value]
+        return earlier
 
     def state_dict(self) -> dict[str, Any]:
         return {"seconds": self._seconds_before + time.perf_counter() - self._started}

@@ -1,11 +1,10 @@
 """The Trainer's parts: the callbacks of a run in their order, its loggers and its plugins."""
 
-import contextlib
-import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 from jsonargparse import Namespace
@@ -150,7 +149,7 @@ def settings(config: Namespace) -> dict[str, Any]:
 
 
 def check_writable(folder: Path) -> None:
-    """Check that files can be written to a folder, and leave no new folder behind.
+    """Check that files can be written to a folder, or to the one in which it would be made. Leave nothing behind.
 
     Raises:
         MisconfigurationException: if they cannot.
@@ -158,13 +157,8 @@ def check_writable(folder: Path) -> None:
     if reason := not_text(folder):
         raise MisconfigurationException(f"cannot write to {folder}: {reason}")
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / f".writable-{os.getpid()}"
-        probe.touch()
-        probe.unlink()
-        with contextlib.suppress(OSError):  # other runs are in it
-            folder.rmdir()
-            folder.parent.rmdir()
+        whole = folder.absolute()
+        TemporaryFile(dir=next(each for each in (whole, *whole.parents) if each.exists())).close()
     except OSError as error:
         raise MisconfigurationException(
             f"cannot write to {folder}: {error.strerror}; "

@@ -24,6 +24,7 @@ Problem = Callable[[Any, Namespace], str | None]
 DURATION = "must be above zero, as DD:HH:MM:SS, such as 00:08:00:00 for eight hours, or as {hours: 8}"
 ACCELERATORS = ("auto", "cpu", "gpu", "cuda", "mps")
 STRATEGIES = ("auto", "ddp", "ddp_find_unused_parameters_false", "ddp_find_unused_parameters_true")
+CHECKPOINTS = {"checkpoint_minutes": 5.0, "checkpoint_steps": None, "keep": "all"}  # flags and their defaults
 PROFILERS = ("simple", "advanced", "pytorch")
 
 
@@ -139,6 +140,15 @@ def _logger(value: Any, config: Namespace) -> str | None:
     if value is False and config.resume:
         return "keeps nothing, but a resumed run is written to its folder: leave it out"
     return None
+
+
+def _checkpointing(value: Any, config: Namespace) -> str | None:
+    if value is not False:
+        return None
+    if config.resume:
+        return "keeps no state, but a resumed run replaces its checkpoints: leave it out"
+    idle = [name for name, default in CHECKPOINTS.items() if config[name] != default]
+    return f"writes no checkpoint, so that --{idle[0]} does nothing: leave one of the two out" if idle else None
 
 
 def _val_check_interval(value: Any, config: Namespace) -> str | None:
@@ -306,7 +316,11 @@ TRAINER_FLAGS: dict[str, Flag] = {
         "At least 1. The default logs the loss and learning rate of ten steps an epoch.",
         at_least(1, "; the curves of the epochs do not depend on it"),
     ),
-    "enable_checkpointing": honoured("`false` writes no checkpoints: the last weights are tested."),
+    "enable_checkpointing": limited(
+        "`false` writes no checkpoints: the last weights are tested. Refused with `--resume`, `--keep weights`, "
+        "`--checkpoint_steps` and `--checkpoint_minutes`.",
+        _checkpointing,
+    ),
     "enable_progress_bar": honoured("The default is a bar on a terminal, and a line an epoch elsewhere."),
     "enable_model_summary": honoured("`false` leaves the table of layers out."),
     "accumulate_grad_batches": limited(

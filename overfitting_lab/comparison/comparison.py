@@ -219,7 +219,8 @@ def _differing(recipes: Sequence[dict[str, Any]], *, seeds: bool = True) -> dict
 
 
 def _without_seed(run: NamedRun) -> dict[str, Any]:
-    return {**run.run.recipe, SEED: None, "fingerprint": run.summary.data.fingerprint}
+    changed = {} if SEED in run.summary.earlier else {SEED: None}  # a seed that changed in training is another recipe
+    return {**run.run.recipe, **changed, "fingerprint": run.summary.data.fingerprint}
 
 
 def _difference(first: Group, second: Group) -> Difference | None:

@@ -1,7 +1,7 @@
 """Rules about the layers' outputs: softmax, exploding, vanishing, dead ReLUs, NaN and infinity."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from overfitting_lab.doctor.diagnosis import Diagnosis, Severity
 from overfitting_lab.doctor.layers import Layer, Measurement
@@ -51,7 +51,7 @@ def activations_explode(measured: Measurement) -> Iterator[Diagnosis]:
     """Report outputs that grow from layer to layer."""
     layers, size = measured.weighted, measured.input.size
     large = [layer for layer in layers if not layer.size <= LARGE * size]
-    if not large:
+    if not large or not size:  # an input of zeros says nothing
         return
     first, last = large[0], layers[-1]
     growth = (last.size / size) ** (1 / len(layers)) if last.finite else float("inf")
@@ -85,14 +85,23 @@ def activations_vanish(measured: Measurement) -> Iterator[Diagnosis]:
     )
 
 
-def dead_relus(measured: Measurement, step: int = 0) -> Iterator[Diagnosis]:
-    """Report ReLUs with channels that are 0 for every image: no gradient passes through them."""
+def without_output(measured: Measurement) -> tuple[str, ...]:
+    """Return the layers whose ReLUs are all 0 for every image."""
+    return tuple(layer.name for layer in measured.layers if layer.dead == 1 and layer.finite)
+
+
+def dead_relus(measured: Measurement, step: int = 0, before: Sequence[str] = ()) -> Iterator[Diagnosis]:
+    """Report ReLUs with channels that are 0 for every image: no gradient passes through them.
+
+    Once the network trains, a layer may be 0 for the images of one step alone. It is fatal if it was among the layers
+    ``before``, of the probe before, as well.
+    """
     dead = [layer for layer in measured.layers if layer.dead is not None and layer.dead >= DEAD and layer.finite]
     if not dead or len(measured.logits) < FEW:
         return
     yield Diagnosis(
         "dead_relus",
-        Severity.FATAL if any(layer.dead == 1 for layer in dead) else Severity.WARNING,
+        Severity.FATAL if any(step == 0 or name in before for name in without_output(measured)) else Severity.WARNING,
         "ReLUs output 0 for every image, and no gradient passes through them",
         "dead channels: " + ", ".join(f"{layer.dead:.0%} of {layer}" for layer in dead),
         "a smaller --model.optimizer.lr, or " * (step > 0) + INITIALIZATION,

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 import overfitting_lab.doctor.data as data_rules
 from lightning_modules.classifier import scaler_of
 from overfitting_lab.callbacks.epochs import DivergedError, recorder_of
+from overfitting_lab.callbacks.fitting_data import limited
 from overfitting_lab.callbacks.images import images_of
 from overfitting_lab.callbacks.logger import TENSORBOARD, RunLogger
 from overfitting_lab.doctor import Diagnosis, Severity, activations, gradients, progress
@@ -57,6 +58,7 @@ class Doctor(Callback):
         self._change = float("nan")  # of a layer's weights at the last probe, relative to their norm
         self._images: Tensor | None = None
         self._probed_step = -1
+        self._dead: tuple[str, ...] = ()  # layers whose ReLUs were all 0 at the last probe
 
     @property
     def diagnosis(self) -> list[dict[str, Any]]:
@@ -70,6 +72,7 @@ class Doctor(Callback):
             "losses": [float(loss) for loss in self._losses],
             "means": self._means,
             "change": self._change,
+            "dead": list(self._dead),
             "gradients": [vars(layer) for layer in self._gradients_before],
         }
 
@@ -79,14 +82,22 @@ class Doctor(Callback):
         self._losses = [torch.tensor(loss) for loss in state_dict["losses"]]
         self._means = state_dict["means"]
         self._change = state_dict["change"]
+        self._dead = tuple(state_dict.get("dead", ()))
         self._gradients_before = tuple(gradients.Gradient(**layer) for layer in state_dict["gradients"])
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Probe the data and the schedule."""
+        if trainer.global_step:  # a resumed run has probed this step
+            self._probed_step = trainer.global_step
         if not trainer.is_global_zero:
             return
         self._facts, found = examine(trainer.datamodule, pl_module)  # type: ignore[attr-defined]
         self._report(found, trainer)
+        self._facts = replace(
+            self._facts,
+            train_size=_used(self._facts.train_size, trainer, trainer.limit_train_batches),
+            val_size=_used(self._facts.val_size, trainer, trainer.limit_val_batches),
+        )
         for config in trainer.lr_scheduler_configs:
             epochs, steps = trainer.max_epochs or 0, trainer.estimated_stepping_batches
             counted = (epochs > 0 or config.interval == "step") and steps < float("inf")
@@ -150,7 +161,7 @@ class Doctor(Callback):
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Report a loss that became NaN or infinite between two probes."""
         if isinstance(exception, DivergedError) and trainer.is_global_zero and "not_finite" not in self._found:
-            self._report_not_finite(trainer, pl_module)
+            self._report_not_finite(trainer, pl_module, str(exception))
 
     def _measure(self, trainer: Trainer, pl_module: LightningModule) -> Measurement:
         assert self._images is not None
@@ -160,12 +171,14 @@ class Doctor(Callback):
 
     def _probe(self, trainer: Trainer, pl_module: LightningModule, step: int) -> Iterable[Diagnosis]:
         if self._losses:
-            self._means.append(fmean(torch.stack(self._losses).tolist()))
+            self._means.append(fmean(loss.item() for loss in self._losses))  # of a resumed run, some are on the CPU
             self._losses.clear()
         yield from gradients.diagnose(self._gradients, self._gradients_before)
         self._gradients_before = self._gradients
         if self._images is not None:
-            yield from activations.dead_relus(self._measure(trainer, pl_module), step)
+            measured = self._measure(trainer, pl_module)
+            yield from activations.dead_relus(measured, step, self._dead)
+            self._dead = activations.without_output(measured)
         changes = gradients.relative_changes(self._weights, gradients.sample(_network(pl_module)))
         self._change = median(changes) if changes else math.nan  # a network of layers that the doctor does not know
         yield from self._not_learning(step)
@@ -173,14 +186,18 @@ class Doctor(Callback):
 
     def _not_learning(self, step: int) -> Iterable[Diagnosis]:
         causes = [code for code in self._found if code in CAUSES]
-        return progress.not_learning(self._facts, self._means, self._change, causes, step)
+        certain = any(self._found[code].severity is Severity.FATAL for code in causes)
+        return progress.not_learning(self._facts, self._means, self._change, causes, step, certain=certain)
 
-    def _report_not_finite(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        where = f"step {trainer.global_step + 1}"
+    def _report_not_finite(self, trainer: Trainer, pl_module: LightningModule, said: str = "") -> None:
+        """Say where NaN or infinity is. ``said`` is what is known of a step that is over."""
+        where = f"step {trainer.global_step + (not said)}"
         weights = _network(pl_module).named_parameters()
         lost = dict.fromkeys(name.rpartition(".")[0] for name, weight in weights if not weight.isfinite().all())
         layer = None if lost or self._images is None else self._measure(trainer, pl_module).first_not_finite
         found = activations.not_finite(where, layer, tuple(lost))
+        if said and not lost and self._images is None:  # no layer could be measured
+            found = replace(found, evidence=said)
         self._report([found], trainer)
         if "activations_explode" not in self._found and found.layers[:1] != ("input",):
             self._report([progress.too_high(f"the loss is NaN or infinite at {where}")], trainer)
@@ -229,6 +246,7 @@ def examine(datamodule: Any, pl_module: LightningModule) -> tuple[progress.Facts
         "dropout": dropout,
         f"augmentation {datamodule.augment}": datamodule.augment != "none",
         f"cutout {datamodule.cutout}": datamodule.cutout > 0,
+        "label noise": datamodule.label_noise > 0,
     }
     remedies |= {name: getattr(datamodule, name) > 0 for name in progress.MIXING}
     facts = progress.Facts(
@@ -242,6 +260,12 @@ def examine(datamodule: Any, pl_module: LightningModule) -> tuple[progress.Facts
         label_noise=datamodule.label_noise,
     )
     return facts, found
+
+
+def _used(images: int, trainer: Trainer, limit: float) -> int:
+    """Return the number of images of an epoch that the Trainer's limit leaves, at least 1."""
+    size = int(trainer.datamodule.batch_size)  # type: ignore[attr-defined]
+    return max(1, min(images, size * limited(-(-images // size), limit)))
 
 
 def _over_confident(trainer: Trainer) -> Iterable[Diagnosis]:

@@ -73,7 +73,7 @@ def diagnose(now: Sequence[Gradient], before: Sequence[Gradient]) -> Iterator[Di
     exploding = [layer for layer in now if layer.name in wild and not layer.relative < EXPLODING]
     limit, limit_before = (VANISHING * max(layer.relative for layer in layers) for layers in (now, before))
     faint = [layer.name for layer in before if layer.relative <= limit_before]
-    vanishing = [layer for layer in now if layer.name in faint and layer.relative <= limit]
+    vanishing = [layer for layer in now if layer.name in faint and layer.relative <= limit] if limit else []
     if exploding:
         worst = max(exploding, key=lambda layer: layer.relative)
         yield Diagnosis(

@@ -30,18 +30,21 @@ class Facts:
     depth: int  # number of convolutions and linear layers
     train_size: int  # number of training images
     val_size: int  # number of validation images
-    remedies: tuple[str, ...]  # that make training harder than validation: dropout, augmentation, cutout, mixing
+    remedies: tuple[
+        str, ...
+    ]  # that make training harder than validation: dropout, augmentation, mixing, label noise, ...
     labels_fit: bool | None  # whether a linear classifier on the pixels beats chance; None if there are too few images
     label_noise: float  # fraction of the training labels that --data.label_noise drew at random
 
 
 def not_learning(
-    facts: Facts, losses: Sequence[float], changes: float, causes: Sequence[str], step: int
+    facts: Facts, losses: Sequence[float], changes: float, causes: Sequence[str], step: int, *, certain: bool = True
 ) -> Iterator[Diagnosis]:
     """Report a loss that stays at chance level for longer than is normal for the network's depth.
 
     ``losses`` are means of equally many steps, of all ``step`` optimizer steps so far. The last measured step moved the
     middle layer's weights by the fraction ``changes`` of their norm. ``causes`` are earlier findings that explain it.
+    They are ``certain`` if one of them is fatal.
     """
     plateau = PLATEAU * facts.depth
     if step < plateau or len(losses) < PATIENCE or min(losses) < LEFT * facts.chance:
@@ -51,20 +54,20 @@ def not_learning(
         f"level is {facts.chance:.3f}; with {facts.depth} layers, up to {plateau} steps at chance level are "
         f"normal" + f"; a step changes the weights by {changes:.1g} of their norm" * math.isfinite(changes)
     )
-    if facts.labels_fit is False and not facts.label_noise:
-        yield shuffled_labels("neither a network nor a linear classifier on the pixels beats chance; " + evidence)
-    elif not causes and changes < STILL:
+    if not causes and changes < STILL:
         what = "the steps are so small that the network hardly changes"
         remedy = "a --model.optimizer.lr ten times as large"
         yield Diagnosis("learning_rate_too_low", Severity.WARNING, what, evidence, remedy)
     elif not causes and losses[-1] > WORSE * facts.chance:
         yield too_high(evidence)
+    elif facts.labels_fit is False and not facts.label_noise:
+        yield shuffled_labels("neither a network nor a linear classifier on the pixels beats chance; " + evidence)
     else:
         what = "the network does no better than chance"
         remedy = f"a --model.optimizer.lr a third as large, or {SMALL_OUTPUT}; vgg16_32.yaml has values that work"
         if causes:
             what, remedy = f"{what}: {', '.join(causes)}", f"the remedy of {', '.join(causes)}"
-        fatal = causes or step >= HOPELESS * plateau
+        fatal = (causes and certain) or step >= HOPELESS * plateau
         yield Diagnosis("stuck_at_chance", Severity.FATAL if fatal else Severity.WARNING, what, evidence, remedy)
 
 

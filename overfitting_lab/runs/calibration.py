@@ -43,8 +43,8 @@ def calibration(probabilities: NDArray[np.floating], labels: NDArray[np.integer]
 def best_temperature(logits: NDArray[np.floating], labels: NDArray[np.integer]) -> float | None:
     """Return the temperature, in [0.01, 100], by which logits must be divided to minimize the cross-entropy.
 
-    See Guo et al. 2017, sec. 4.2. The predicted classes stay the same. ``None`` if no temperature is the best: of
-    predictions that are all right the colder is the better, of some that are mostly wrong the hotter.
+    See Guo et al. 2017, sec. 4.2. The predicted classes stay the same. ``None`` if the loss has no minimum in this
+    range: if all predictions are right, a lower temperature is always better; if most are wrong, a higher one is.
 
     Args:
         logits: [N, classes], N at least 1.

@@ -36,6 +36,12 @@ CIRCUMSTANTIAL = (
     "trainer.reload_dataloaders_every_n_epochs", "trainer.strategy", "trainer.use_distributed_sampler",
 )  # fmt: skip
 
+# These decide how long a run trains, or what it is tested on. If they change on the way, only the last value counts.
+LAST_COUNTS = (
+    "data.test_size", "trainer.limit_test_batches", "trainer.max_epochs", "trainer.max_steps", "trainer.max_time",
+    "trainer.min_epochs", "trainer.min_steps",
+)  # fmt: skip
+
 # Settings that configurations of earlier versions lack, and the values that those versions trained with.
 LATER = {
     "monitor": "val_acc", "data.subset": 0, "data.cutout": 0, "data.mixup": 0.0, "data.cutmix": 0.0,
@@ -82,6 +88,12 @@ def recipe(
     digests = {f"code.{name}": digest for name, digest in (own_code(settings) if code is None else code).items()}
     decided = {f"data.{name}": data[name] for name in ("augment", "train_size", "val_size")} if data else {}
     return LATER | mine | decided | digests
+
+
+def with_earlier(recipe: Mapping[str, Any], earlier: Mapping[str, list[Any]]) -> dict[str, Any]:
+    """Return a recipe that names all values with which a run was trained, such as ``0.0, then 0.3``."""
+    then = {name: [*values, *([recipe[name]] if name in recipe else [])] for name, values in earlier.items()}
+    return {**recipe, **{name: ", then ".join(map(str, values)) for name, values in then.items()}}
 
 
 def read_config(path: Path) -> str:

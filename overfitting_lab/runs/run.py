@@ -15,7 +15,7 @@ from overfitting_lab.runs.calibration import calibration
 from overfitting_lab.runs.checkpoints import checked_checkpoint
 from overfitting_lab.runs.epochs import EpochRecord, read_records
 from overfitting_lab.runs.files import RunError, RunFiles, new_run_command, resume_command
-from overfitting_lab.runs.recipe import own_code, read_settings, recipe
+from overfitting_lab.runs.recipe import own_code, read_settings, recipe, with_earlier
 from overfitting_lab.runs.summary import Summary
 
 
@@ -41,8 +41,9 @@ class Run:
 
     @property
     def recipe(self) -> dict[str, Any]:
-        """The settings that decide the result, by flag."""
-        return recipe(self.settings, asdict(self.summary.data), self.summary.code)
+        """The settings that decide the result, by flag. One that changed in training has all its values, as text."""
+        made = recipe(self.settings, asdict(self.summary.data), self.summary.code)
+        return with_earlier(made, self.summary.earlier)
 
     @property
     def changed_code(self) -> list[str]:
@@ -158,8 +159,8 @@ class Run:
         if self.summary.test is None or self.summary.test.temperature is None:
             raise RunError(
                 f"{self.files.summary} has no temperature: the run had no validation, was not tested with its best "
-                "checkpoint, no temperature is the best (as if every validation image is right), or it is of an older "
-                f"version; begin a new run: {self._new_run}"
+                "checkpoint, no temperature minimizes the validation loss (all images are right, or most are wrong), "
+                f"or it is of an older version; begin a new run: {self._new_run}"
             )
         return self.summary.test.temperature
 

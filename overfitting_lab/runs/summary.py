@@ -52,7 +52,7 @@ class TestSummary:
     images: int  # how many
     confidence: float | None = None  # mean largest probability; old runs lack this and the following
     calibration_error: float | None = None  # expected calibration error, 15 bins
-    temperature: float | None = None  # minimizes the validation loss; missing if all answers were right, or none
+    temperature: float | None = None  # minimizes the validation loss; missing if none does
     calibration_error_at_temperature: float | None = None
     own: dict[str, float] = field(default_factory=dict)  # metrics of model.metrics, by their names
     averaged: bool | None = None  # True if the network is an average of weights
@@ -86,6 +86,9 @@ class Summary:
     versions: dict[str, str]  # of Python and of the libraries
     git_commit: str  # with -dirty if files differed from it; empty outside a checkout
     code: dict[str, str] = field(default_factory=dict)  # digests of the user's own modules that the settings name
+    # Of the settings that decide the result: what a part of the training had instead, in its order. A run that began
+    # from a checkpoint has ckpt_path.
+    earlier: dict[str, list[Any]] = field(default_factory=dict)
     epochs: int = 0  # that have ended
     global_step: int = 0
     seconds: float = 0.0  # of training with validation, over all resumes

@@ -126,3 +126,21 @@ def test_a_damaged_file_is_named(finished_run: FinishedRun, tmp_path: Path) -> N
     (tmp_path / "images.npz").write_bytes((finished_run.folder / "images.npz").read_bytes()[:1000])
     with pytest.raises(RunError, match=r"images\.npz is damaged"):
         _ = Run(tmp_path).images
+
+
+def test_an_image_that_is_not_seen_again_after_a_mistake_is_not_learned(
+    quick: Flags, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PL_GLOBAL_SEED", "0")
+    part = ("--trainer.limit_train_batches=1", "--trainer.max_epochs=3")
+    cli = ExperimentCLI(["--config=overfit", *quick, *part])
+    answers = Answers()
+    cli.trainer.callbacks.insert(0, answers)  # type: ignore[attr-defined]
+    cli.trainer.fit(cli.model, datamodule=cli.datamodule)
+    cli.leave_together()
+    images = Run(tmp_path / RUN).images
+    learned = dict(zip(images["train_indices"], images["train_learned"], strict=True))
+    assert {learned[index] for index, right in answers.right.items() if not right[-1]} == {3}
+    assert all(learned[index] < 3 for index, right in answers.right.items() if right[-1])
+    assert {learned[index] for index in learned.keys() - answers.right.keys()} == {-1}

@@ -420,3 +420,19 @@ def test_an_earlier_run_with_a_flag_that_is_refused_now(
     outcome = run_script("fit", "--resume", run, "--trainer.max_epochs=5", "--trainer.overfit_batches=0")
     assert {"check_val_every_n_epoch", "accumulate_grad_batches"} < refusals(outcome).keys()
     assert str(run / "config.yaml") in outcome.err
+
+
+@pytest.mark.parametrize("flag", ["--keep=weights", "--checkpoint_steps=5", "--checkpoint_minutes=1"])
+def test_a_setting_of_checkpoints_without_checkpoints(run_script: Script, quick: Flags, flag: str) -> None:
+    outcome = run_script("fit", "--config=overfit", *quick, "--trainer.enable_checkpointing=false", flag)
+    assert outcome.status == 2
+    said = f"--trainer.enable_checkpointing False: writes no checkpoint, so that {flag.partition('=')[0]} does nothing"
+    assert said in outcome.err.replace("false", "False")
+
+
+def test_a_resumed_run_keeps_its_checkpoints(run_script: Script, quick: Flags, tmp_path: Path) -> None:
+    assert run_script("fit", "--config=overfit", *quick).status == 0
+    more = ("--trainer.max_epochs=3", "--trainer.enable_checkpointing=false")
+    outcome = run_script("fit", "--resume", "lightning_logs/overfit/version_0", *more)
+    assert outcome.status == 2
+    assert "keeps no state, but a resumed run replaces its checkpoints: leave it out" in outcome.err

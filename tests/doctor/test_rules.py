@@ -58,6 +58,8 @@ def test_a_known_cause_makes_a_plateau_hopeless_at_once() -> None:
     (found,) = progress.not_learning(facts(), [LN10] * 7, 1e-9, ("activations_vanish",), 350)
     assert (found.code, found.severity) == ("stuck_at_chance", Severity.FATAL)
     assert "activations_vanish" in found.what
+    (found,) = progress.not_learning(facts(), [LN10] * 7, 1e-9, ("gradients_vanish",), 350, certain=False)
+    assert found.severity is Severity.WARNING, "the cause is no more than a warning"
     (found,) = progress.not_learning(facts(), [LN10] * 7, 1e-3, (), 350)
     assert found.severity is Severity.WARNING
     (found,) = progress.not_learning(facts(), [LN10] * 20, 1e-3, (), 1000)
@@ -66,6 +68,7 @@ def test_a_known_cause_makes_a_plateau_hopeless_at_once() -> None:
 
 def test_labels_without_meaning_explain_a_plateau() -> None:
     assert codes(progress.not_learning(facts(labels_fit=False), [LN10] * 7, 1e-3, (), 350)) == ["shuffled_labels"]
+    assert codes(progress.not_learning(facts(labels_fit=False), [LN10] * 7, 1e-9, (), 350)) == ["learning_rate_too_low"]
     asked_for = facts(labels_fit=False, label_noise=1.0)
     assert codes(progress.not_learning(asked_for, [LN10] * 7, 1e-3, (), 350)) == ["stuck_at_chance"]
 
@@ -207,6 +210,21 @@ def test_images_that_are_not_finite() -> None:
     assert (found.code, found.layers) == ("not_finite", ("input",))
 
 
+def test_a_first_batch_of_zeros_ends_no_run() -> None:
+    found = activations.diagnose(measure_layers(network(nn.Linear(192, 10)), torch.zeros_like(images())))
+    assert "activations_explode" not in codes(found)
+
+
+def test_a_trained_layer_is_dead_for_good_if_two_probes_in_a_row_say_so() -> None:
+    dead = nn.Linear(192, 8)
+    nn.init.constant_(dead.bias, -100)
+    seen = measure_layers(network(dead, nn.ReLU(), nn.Linear(8, 3)), images())
+    before = activations.without_output(seen)
+    assert len(before) == 1
+    severity = [next(iter(activations.dead_relus(seen, *more))).severity for more in ((0,), (50,), (100, before))]
+    assert severity == [Severity.FATAL, Severity.WARNING, Severity.FATAL]
+
+
 def test_measuring_leaves_the_network_as_it_was() -> None:
     layers = network(nn.Linear(192, 8), nn.BatchNorm1d(8), nn.Dropout(0.5), nn.ReLU(inplace=True), nn.Linear(8, 3))
     layers[3].eval()
@@ -241,6 +259,7 @@ def test_gradients_are_judged_by_two_measurements() -> None:
     (found,) = gradients.diagnose(faint, faint)
     assert (found.code, found.layers) == ("gradients_vanish", ("0",))
     assert codes(gradients.diagnose(faint, ())) == []
+    assert codes(gradients.diagnose(layers(0, 0), layers(0, 0))) == [], "no layer has more than another"
 
 
 def test_relative_changes() -> None:

@@ -1,12 +1,15 @@
 """The reason why a run ended, the step from which it resumes, and the messages of a run that was not tested."""
 
 import logging
+import os
+import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
 
 from overfitting_lab.runs import Run
 from tests.conftest import Flags, Script, execute, summary_of
@@ -112,6 +115,22 @@ def test_best_is_one_validation(through: Through) -> None:
     assert run.summary.best
     assert (run.summary.best.epoch, run.summary.best.step) == (best["epoch"], best["global_step"])
     assert run.summary.best.val_acc > max(row.val_acc or 0 for row in run.records) - 1e-9
+
+
+class SignalAfterTheLastStep(Callback):
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_a_signal_after_the_last_step_is_obeyed(run_script: Script, quick: Flags, tmp_path: Path) -> None:
+    flag = f"--trainer.callbacks+={__name__}.SignalAfterTheLastStep"
+    outcome = run_script("fit", "--config=overfit", *quick, flag)
+    assert outcome.status == 143
+    assert f"stopped by SIGTERM; resume with: python scripts/fit.py --resume {FIRST}" in outcome.out + outcome.err
+    assert summary_of(tmp_path / FIRST)["status"] == "interrupted"
+    again = run_script("fit", "--resume", FIRST)
+    assert again.status == 0, again.err
+    assert summary_of(tmp_path / FIRST)["test"]["images"] == 45
 
 
 def test_the_clock(run_script: Script, small: Flags, tmp_path: Path) -> None:

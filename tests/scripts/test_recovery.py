@@ -439,3 +439,38 @@ def test_a_resume_with_nothing_to_train_only_tests(run_script: Script, finished:
         assert (finished / name).read_bytes() == before[finished / name], name
     assert replace(Run(finished).summary, seconds_of=None) == summary
     assert Run(finished).settings["trainer.log_every_n_steps"] == 4
+
+
+def test_a_run_whose_settings_changed_on_the_way_is_no_run_of_the_last_ones(run_script: Script, quick: Flags) -> None:
+    changes = ("--trainer.max_epochs=3", "--model.label_smoothing=0.3", "--seed_everything=7")
+    assert run_script("fit", "--config=overfit", *quick).status == 0
+    assert run_script("fit", "--resume", FIRST, *changes).status == 0
+    run = Run(Path(FIRST))
+    assert run.summary.earlier == {"model.label_smoothing": [0.0], "seed_everything": [0]}
+    assert run.recipe["model.label_smoothing"] == "0.0, then 0.3"
+    assert run_script("fit", "--resume", FIRST, "--model.label_smoothing=0", "--trainer.max_epochs=4").status == 0
+    assert Run(Path(FIRST)).summary.earlier == {"model.label_smoothing": [0.0, 0.3], "seed_everything": [0]}
+
+    anew = run_script(
+        "fit", "--config=overfit", *quick, "--seed_everything=7", "--trainer.max_epochs=4", "--resume=auto"
+    )
+    assert anew.status == 0, anew.err
+    second = Path(FIRST).with_name("version_1")
+    assert Run(second).summary.earlier == {}
+    outcome = run_script("compare", FIRST, second, "--output=report")
+    assert outcome.status == 0, outcome.err
+    text = Path("report/report.md").read_text()
+    assert "| model.label_smoothing | 0.0, then 0.3, then 0.0 | 0.0 |" in text
+    assert "| seed_everything | 0, then 7 | 7 |" in text
+    assert "answering by the mean" not in text
+
+
+def test_a_run_from_a_checkpoint_says_so(run_script: Script, quick: Flags) -> None:
+    assert run_script("fit", "--config=overfit", *quick).status == 0
+    state = f"{FIRST}/checkpoints/last.ckpt"
+    longer = ("--config=overfit", *quick, "--trainer.max_epochs=3")
+    assert run_script("fit", *longer, "--ckpt_path", state).status == 0
+    second = Path(FIRST).with_name("version_1")
+    assert Run(second).recipe["ckpt_path"] == state
+    assert run_script("fit", "--resume", second, "--trainer.max_epochs=4").status == 0
+    assert Run(second).summary.earlier == {"ckpt_path": [state]}
