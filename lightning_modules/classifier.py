@@ -148,7 +148,14 @@ class ImageClassifier(LightningModule, ABC):
             )
         with isolate_rng(), torch.no_grad():
             training, image = self.training, torch.randn(1, 3, self.image_size, self.image_size)
-            outputs = self.eval()(image), self(image)
+            try:
+                outputs = self.eval()(image), self(image)
+            except RuntimeError as error:
+                name, size = type(self).__name__, self.image_size
+                raise ModelError(
+                    f"{name} does not take images [N, 3, {size}, {size}]: {error}; make the network fit "
+                    "--data.image_size, or give another size"
+                ) from error
             self.train(training)
         logits = outputs[0]
         if not isinstance(logits, Tensor):

@@ -45,6 +45,8 @@ def main() -> None:
                 print(f"changed    the file of {name}: the network was trained with other code", flush=True)
             own = ["--config", str(run.files.config), *overrides]
             cli = ExperimentCLI(own, description=__doc__, keep=False, trains=False)
+            for line in cli.changed_since(run):
+                print(line, flush=True)
             if cli.config.trainer.limit_test_batches == 0:
                 raise RunError("--trainer.limit_test_batches 0 leaves nothing to test; give 1.0 for all images")
             collector = AnswerCollector()
@@ -52,7 +54,10 @@ def main() -> None:
             cli.trainer.test(
                 cli.model, datamodule=cli.datamodule, ckpt_path=str(checkpoint), verbose=False, weights_only=True
             )
-            members.append(Answers(*collector.arrays))
+            images = cli.datamodule.images
+            if run.summary.data.identity not in (None, images.identity):
+                print(f"note       {images.name} has other images than those that the run was tested on")
+            members.append(Answers(*collector.arrays, images.identity))
         if len(runs) > 1 and cli.trainer.is_global_zero:
             print(f"together   {ensemble(f'{len(runs)} runs', runs, members).sentence}")
         cli.leave_together()

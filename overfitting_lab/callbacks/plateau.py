@@ -80,8 +80,9 @@ class PlateauSchedule(Callback):
         if monitor in trainer.lightning_module.monitored:  # type: ignore[operator]
             return value_of(recorder_of(trainer).records[-1], monitor)
         if monitor not in trainer.callback_metrics:
+            choices = [name for name in trainer.callback_metrics if not name.startswith("probe_")]
             raise ModelError(
                 f"the learning-rate schedule monitors {monitor!r}, which the epoch has not logged; "
-                f"set its monitor to one of {', '.join(trainer.callback_metrics)}"
+                f"set its monitor to one of {', '.join(choices)}"
             )
         return float(trainer.callback_metrics[monitor])

@@ -9,7 +9,7 @@ from overfitting_lab.runs.recipe import read_config
 
 GROUPS = ("data", "trainer")
 SWITCHES = ("check",)  # flags without a value; jsonargparse takes their value in a file as it is
-OF_CLASS = ("class_path", "init_args", "dict_kwargs")
+OF_CLASS = ("class_path", "init_args", "dict_kwargs", "<<")
 BOOLEAN, NUMBER, TEXT = "tag:yaml.org,2002:bool", "tag:yaml.org,2002:int", "tag:yaml.org,2002:str"
 AS_TEXT = (BOOLEAN, "tag:yaml.org,2002:timestamp")
 
@@ -27,7 +27,8 @@ def checked_config(path: Path) -> str:
         text = read_config(path)
         root = yaml.compose(text, yaml.SafeLoader)
         if root is not None:
-            yaml.SafeLoader("").construct_document(root)  # refuses tags that name code
+            yaml.SafeLoader("").construct_document(root)  # refuses tags that name code, and merges what << names
+            root = yaml.compose(text, yaml.SafeLoader)  # so that a key may replace one of these
     except yaml.MarkedYAMLError as error:
         line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
         raise ValueError(f"{path}{line}: {', '.join(filter(None, (error.context, error.problem)))}") from error

@@ -4,6 +4,7 @@ import argparse
 import sys
 import time
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
@@ -257,6 +258,13 @@ class ExperimentCLI(LightningCLI):
         if self._search is not None:
             self._search.lock.release()
 
+    def changed_since(self, run: Run) -> Iterator[str]:
+        """Yield a line for each setting that decides a result and is another one than the run's."""
+        now = self._settings
+        for name, value in run.settings.items():
+            if decides(name) and name in now and now[name] != value:
+                yield f"changed    {name}: {_short(value)} -> {_short(now[name])}"
+
     def _print_changes(self, resumption: Resumption) -> None:
         for key, (before, after) in resumption.changes.items():
             rank_zero_only(print)(f"changed    {key}: {_short(before)} -> {_short(after)}")
@@ -284,6 +292,7 @@ class ExperimentCLI(LightningCLI):
             self.datamodule.share_of_batch(self.trainer.world_size)
             if self._trains:
                 self._refuse_lost_optimizer()
+                self._refuse_lost_rate()
                 trainer_callbacks.check_device(self.trainer)
                 check_monitors(self.trainer, self.model, self._given_callbacks, self.config.monitor)
             else:
@@ -325,6 +334,17 @@ class ExperimentCLI(LightningCLI):
                     f"--model.{name} would do nothing: {type(self.model).__name__} has its own configure_optimizers; "
                     "leave the setting out, or let the method begin with super().configure_optimizers()"
                 )
+
+    def _refuse_lost_rate(self) -> None:
+        """Refuse a learning rate on the command line that the schedule would replace."""
+        schedule = self.config.model.init_args.get("lr_scheduler")
+        typed = map(setting_name, sys.argv[1:] if self._arguments is None else self._arguments)
+        sets_rate = isinstance(schedule, Namespace) and schedule.get("init_args", {}).get("max_lr") is not None
+        if sets_rate and "model.optimizer.lr" in typed:
+            self.parser.error(
+                f"--model.optimizer.lr does nothing beside {schedule.class_path.rpartition('.')[2]}, whose max_lr sets "
+                "the rate: give --model.lr_scheduler.max_lr instead"
+            )
 
     def _prepare_loggers(self) -> None:
         """Check the configured loggers, and choose where each writes. Without a run's folder, build none."""

@@ -47,6 +47,12 @@ def check_monitors(trainer: Trainer, model: ImageClassifier, given: Sequence[Cal
             "by --model.metrics"
         )
     for monitor in _monitors(callbacks, model):
+        if monitor.metric.startswith("probe_"):
+            other = monitor.metric.replace("probe", "val", 1)
+            raise ValueError(
+                f"{monitor.who} monitors {monitor.metric!r}, which not every epoch measures; "
+                f"say --{monitor.flag}.monitor={other}"
+            )
         if all_known and not _is_logged(monitor, callbacks, model.monitored):
             near = difflib.get_close_matches(monitor.metric, model.monitored, n=1)
             raise ValueError(

@@ -19,6 +19,7 @@ class Answers(NamedTuple):
 
     labels: NDArray[np.integer]  # [N], true classes
     probabilities: NDArray[np.floating]  # [N, classes]
+    identity: str | None = None  # sha256 of the data set; runs of earlier versions lack it
 
 
 @dataclass(frozen=True)
@@ -71,21 +72,29 @@ class Ensemble:
 def ensemble(name: str, runs: Sequence[Run], answers: Sequence[Answers] | None = None) -> Ensemble:
     """Return the ensemble of at least two runs that were tested on the same images.
 
-    ``answers`` are each run's labels [N] and probabilities [N, classes]. By default they come from its ``images.npz``.
+    ``answers`` are each run's. By default they come from its ``images.npz``.
 
     Raises:
-        RunError: if a run kept no probabilities, or was tested on other images or classes than the first.
+        RunError: if a run kept no probabilities, was tested on other images or classes than the first, or is a copy.
     """
     if len(runs) < 2:
         raise RunError("an ensemble needs at least two runs: name another one")
     if len({run.folder.resolve() for run in runs}) < len(runs):
         raise RunError("an ensemble has each run once, and one is given twice")
     answers = [_kept(run) for run in runs] if answers is None else answers
-    first = runs[0]
-    for run, (labels, _) in zip(runs, answers, strict=True):
-        if not np.array_equal(labels, answers[0][0]) or run.summary.data.classes != first.summary.data.classes:
+    first, images = runs[0], answers[0]
+    for run, its in zip(runs, answers, strict=True):
+        other = None not in (its.identity, images.identity) and its.identity != images.identity
+        if other or not np.array_equal(its.labels, images.labels) or _classes(run) != _classes(first):
             raise RunError(f"{run.folder} was tested on other images than {first.folder}: name runs with the same data")
-    return Ensemble(name, answers[0][0], np.stack([probabilities for _, probabilities in answers]))
+    for (one, its), (another, others) in combinations(zip(runs, answers, strict=True), 2):
+        if one.summary.seed == another.summary.seed and np.array_equal(its.probabilities, others.probabilities):
+            raise RunError(f"{another.folder} has the same answers as {one.folder}: a copy adds nothing; leave it out")
+    return Ensemble(name, images.labels, np.stack([each.probabilities for each in answers]))
+
+
+def _classes(run: Run) -> Sequence[str]:
+    return run.summary.data.classes
 
 
 def _kept(run: Run) -> Answers:
@@ -93,4 +102,4 @@ def _kept(run: Run) -> Answers:
         raise RunError(
             f"{run.files.images} has no probabilities of test images; instead, use python scripts/test.py RUN RUN"
         )
-    return Answers(run.images["test_labels"], run.images["test_probabilities"])
+    return Answers(run.images["test_labels"], run.images["test_probabilities"], run.summary.data.identity)

@@ -169,5 +169,5 @@ def _calibration(answers: Sequence[Answers | None]) -> Calibration | None:
     known = [each for each in answers if each is not None]
     if len(known) < len(answers):
         return None
-    labels, probabilities = map(np.concatenate, zip(*known, strict=True))
+    labels, probabilities = (np.concatenate([each[place] for each in known]) for place in range(2))
     return calibration(probabilities, labels)

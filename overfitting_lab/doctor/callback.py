@@ -240,6 +240,8 @@ def examine(datamodule: Any, pl_module: LightningModule) -> tuple[progress.Facts
     ]
     missing = list(data_rules.class_without_images(labels, images.classes))
     found += missing or data_rules.class_imbalance(labels, images.classes)
+    true = datamodule.true_labels
+    found += data_rules.validation_unlike_training(true[train], true[val], images.classes)
     network = _network(pl_module)
     dropout = any(isinstance(module, nn.modules.dropout._DropoutNd) and module.p > 0 for module in network.modules())
     remedies = {

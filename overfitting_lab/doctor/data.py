@@ -6,6 +6,7 @@ from hashlib import sha256
 
 import torch
 import torch.nn.functional as F
+from scipy.special import chdtrc
 from torch import Tensor
 
 from overfitting_lab.doctor.diagnosis import Diagnosis, Severity
@@ -17,6 +18,7 @@ PROBED = 5000  # the linear probe uses at most so many images
 SAME = 3  # levels of 255: images that differ by no more in any pixel show the same
 BLACK = 16  # of 255: an image without a value as high as this looks black
 MANY = 0.01  # share of the training images
+UNLIKELY = 1e-6  # probability below which no random split explains the classes
 
 
 def duplicates(known: Tensor, asked: Tensor) -> int:
@@ -167,6 +169,31 @@ def class_without_images(labels: Tensor, names: tuple[str, ...]) -> Iterator[Dia
         f"none of {len(labels):,} training images is of {', '.join(missing[:10])}" + ", ..." * (len(missing) > 10),
         "add images to the folders of these classes, or remove the folders; --data.split full draws images from all "
         "classes, --data.split overfit uses the first",
+    )
+
+
+def validation_unlike_training(train: Tensor, val: Tensor, names: tuple[str, ...]) -> Iterator[Diagnosis]:
+    """Report validation images whose classes are distributed otherwise than a random split explains.
+
+    ``train`` and ``val`` are labels, int64 [N] in [0, classes). The test is Pearson's chi-squared test of homogeneity.
+    """
+    counts = torch.stack([torch.bincount(labels, minlength=len(names)) for labels in (train, val)])
+    there = counts[:, counts.sum(dim=0) > 0].double()
+    if not len(val) or there.shape[1] < 2:
+        return
+    expected = there.sum(dim=1, keepdim=True) * there.sum(dim=0) / there.sum()
+    if chdtrc(there.shape[1] - 1, float(((there - expected) ** 2 / expected).sum())) > UNLIKELY:
+        return
+    shares = counts / counts.sum(dim=1, keepdim=True)
+    worst = int((shares[0] - shares[1]).abs().argmax())
+    yield Diagnosis(
+        "validation_unlike_training",
+        Severity.WARNING,
+        "the classes of the validation images are not those of the training images, so their accuracies do not compare",
+        f"{names[worst]} is {shares[0, worst]:.0%} of {len(train):,} training images and {shares[1, worst]:.0%} of "
+        f"{len(val):,} validation images",
+        "--data.split full, which draws from all images (--data.split overfit takes the first images in the order of "
+        "their file names)",
     )
 
 

@@ -80,9 +80,18 @@ class Selection:
         return (
             f"{self._chosen}. With {_seeds(len(self.winner))} its settings reach {self.interval(self.winner)}, and the "
             f"configuration's own values reach {self.interval(self.baseline)}. Winner minus configuration: "
-            f"{self._difference(self.difference, 'Welch')}{lower}: {self.verdict}. Estimate of the selection effect, "
-            f"by which the winner's value is better than with other seeds: {self._difference(self.part, 'Student')}"
+            f"{self._difference(self.difference, 'Welch')}{lower}: {self.verdict}{self._effect}"
             f"{self._diverged and f'. These numbers leave out that {self._diverged}'}"
+        )
+
+    @property
+    def _effect(self) -> str:
+        """A sentence about the selection effect; empty if nothing was selected."""
+        if self.trials == 1:
+            return ""
+        return (
+            ". Estimate of the selection effect, by which the winner's value is better than with other seeds: "
+            f"{self._difference(self.part, 'Student')}"
         )
 
     @property

@@ -157,3 +157,22 @@ def test_the_home_folder_is_expanded_in_every_path(
     assert config.trainer.logger.init_args.save_dir == f"{home}/csv"
     assert config.trainer.callbacks[0].init_args.dirpath == f"{home}/kept"
     assert os.path.expanduser("~") == home  # noqa: PTH111
+
+
+def test_a_key_may_replace_what_is_merged(parse: Parse, tmp_path: Path) -> None:
+    """An alias may stand beside class_path, and a word such as ``on`` is text in a merged value too."""
+    (tmp_path / "merged.yaml").write_text(
+        "model:\n  init_args:\n    optimizer: &sgd\n      class_path: torch.optim.SGD\n"
+        "      init_args: &rates {momentum: 0.5, lr: 0.01}\n",
+        encoding="utf-8",
+    )
+    (tmp_path / "replaced.yaml").write_text(
+        "model:\n  init_args:\n    optimizer:\n      class_path: torch.optim.SGD\n"
+        "      init_args:\n        <<: {momentum: 0.5, lr: 0.01}\n        lr: 0.05\n",
+        encoding="utf-8",
+    )
+    config = parse("--config=overfit", f"--config={tmp_path / 'replaced.yaml'}")
+    rates = config.model.init_args.optimizer.init_args
+    assert (rates.momentum, rates.lr) == (0.5, 0.05)
+    config = parse("--config=overfit", f"--config={tmp_path / 'merged.yaml'}")
+    assert config.model.init_args.optimizer.init_args.momentum == 0.5

@@ -28,6 +28,8 @@ WRONG = {
         "EarlyStopping monitors val_acc with mode=min, but an accuracy is to be maximized; "
         "say --trainer.callbacks.mode=max",
     ),
+    "not in every epoch": (f"{STOP}probe_acc", "say --trainer.callbacks.monitor=val_acc"),
+    "not in every epoch, in a schedule": (f"{PLATEAU}probe_loss", "monitors 'probe_loss', which no epoch logs"),
     "a loss to maximize": (f"{SAVE}val_loss --trainer.callbacks.mode=max", "say --trainer.callbacks.mode=min"),
     "in a schedule": (f"{PLATEAU}train_acc", "say --model.lr_scheduler.mode=max"),
     "no validation": (f"{STOP}val_loss --trainer.limit_val_batches=0", "the run has no validation"),

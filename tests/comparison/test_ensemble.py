@@ -67,6 +67,14 @@ def test_what_cannot_answer_together_is_said(tmp_path: Path) -> None:
     run = Run(make_run(tmp_path / "a/version_0", ANSWERS[0]))
     without = Run(make_run(tmp_path / "b/version_0", ANSWERS[0], images=False))
     fewer = Run(make_run(tmp_path / "c/version_0", ANSWERS[0][:100]))
-    for others, words in (([], "at least two"), ([without], r"images\.npz has no prob"), ([fewer], "on other images")):
+    inverted = Run(make_run(tmp_path / "d/version_0", ANSWERS[1], data={"identity": "z"}))
+    copy = Run(make_run(tmp_path / "e/version_0", ANSWERS[0]))
+    for others, words in (
+        ([], "at least two"),
+        ([without], r"images\.npz has no prob"),
+        ([fewer], "on other images"),
+        ([inverted], "on other images"),
+        ([copy], "a copy adds nothing"),
+    ):
         with pytest.raises(RunError, match=words):
             ensemble("these", [run, *others])

@@ -271,6 +271,18 @@ def test_relative_changes() -> None:
     assert gradients.relative_changes(before, gradients.sample(layers)) == pytest.approx([0.5, 0])
 
 
+def test_validation_of_other_classes_than_training() -> None:
+    names = ("cat", "dog", "owl")
+    labels = torch.arange(1500) % 3
+    assert codes(data.validation_unlike_training(labels[:1000], labels[1000:], names)) == []
+    assert codes(data.validation_unlike_training(labels, torch.tensor([], dtype=torch.int64), names)) == []
+    rare = torch.tensor([0] * 90 + [1] * 10)
+    assert codes(data.validation_unlike_training(rare, torch.tensor([0] * 9 + [1]), names)) == []
+    (found,) = data.validation_unlike_training(torch.tensor([0, 1, 2] * 40), torch.ones(63, dtype=torch.int64), names)
+    assert found.severity is Severity.WARNING
+    assert "dog is 33% of 120 training images and 100% of 63 validation images" in found.evidence
+
+
 def test_duplicates_are_found_pixel_for_pixel() -> None:
     pixels = torch.randint(0, 255, (50, 5, 5, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     pixels[41], pixels[47] = pixels[3], pixels[3]

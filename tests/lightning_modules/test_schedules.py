@@ -112,3 +112,10 @@ def test_a_plain_trainer_gives_its_length(
         assert by_epoch.computed_schedule == {length: 2}, "the second epoch of 4 steps is begun"
     with pytest.raises(ModelError, match="needs the length of the run"):
         quiet_trainer(max_epochs=-1).fit(linear_classifier(0.1, schedule, "step"), datamodule=data)
+
+
+def test_a_rate_that_the_schedule_replaces_is_refused(run_script: Script, quick: Flags) -> None:
+    schedule = ("--model.lr_scheduler=torch.optim.lr_scheduler.OneCycleLR", "--model.lr_scheduler.max_lr=0.1")
+    outcome = run_script("fit", "--config=overfit", *quick, *schedule, "--model.optimizer.lr=0.01")
+    assert outcome.status == 2
+    assert "--model.optimizer.lr does nothing beside OneCycleLR, whose max_lr sets the rate" in outcome.err

@@ -1,3 +1,4 @@
+import json
 import re
 import shutil
 from pathlib import Path
@@ -41,6 +42,17 @@ def test_takes_another_checkpoint_and_other_settings(run_script: Script, finishe
     assert outcome.status == 0, outcome.err
     assert "on 45 test images of tiny" in outcome.out
     assert result(outcome.out) != result(finished_run.out)
+    assert "changed    data.batch_size: 20 -> 7\n" in outcome.out
+
+
+def test_other_images_are_noted(
+    run_script: Script, finished_run: FinishedRun, image_folder: Path, tmp_path: Path
+) -> None:
+    other = Path(shutil.copytree(image_folder, tmp_path / "other"))
+    next((other / "test").rglob("*.png")).unlink()
+    outcome = run_script("test", finished_run.folder, f"--data.root={other}")
+    assert outcome.status == 0, outcome.err
+    assert "note       other has other images than those that the run was tested on\n" in outcome.out
 
 
 def test_the_mirror_image_is_averaged(run_script: Script, finished_run: FinishedRun) -> None:
@@ -63,6 +75,11 @@ def test_the_mirror_image_is_averaged(run_script: Script, finished_run: Finished
 
 def test_several_runs_are_tested_together(run_script: Script, finished_run: FinishedRun, tmp_path: Path) -> None:
     other = Path(shutil.copytree(finished_run.folder, tmp_path / "other"))
+    copied = run_script("test", finished_run.folder, other)
+    assert copied.status == 1
+    assert f"{other} has the same answers as {finished_run.folder}: a copy adds nothing; leave it out" in copied.err
+    summary = json.loads((other / "summary.json").read_text())
+    (other / "summary.json").write_text(json.dumps({**summary, "seed": 1}))
     outcome = run_script("test", finished_run.folder, other)
     assert outcome.status == 0, outcome.err
     assert len(re.findall(r"^test  .*$", outcome.out, re.MULTILINE)) == 2

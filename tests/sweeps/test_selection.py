@@ -95,3 +95,9 @@ def test_seeds_that_diverge_are_told_and_leave_no_verdict_for_the_winner() -> No
         "; with other seeds, 2 runs of its settings and 1 run of the configuration's own values did not train to the "
         "end"
     )
+
+
+def test_one_trial_selects_nothing() -> None:
+    found = Selection("val_acc", 0, 0.5, 1, [0.55, 0.56, 0.57], [0.5, 0.5, 0.51])
+    assert "selection effect" not in found.sentence
+    assert found.sentence.endswith(found.verdict)
