@@ -86,8 +86,9 @@ cp -r configs docs README.md "$state/campaign"
 [ ! -f "$state/campaign.tar.gz" ] || tar -xzf "$state/campaign.tar.gz" -C "$state/campaign"
 export PYTHON WORKERS REPRODUCE="$PWD/scripts/reproduce.py"
 # shellcheck disable=SC2016  # the inner shell expands these
-step campaign 60 bash -c 'cd "$0" && for _ in $(seq "$WORKERS"); do "$PYTHON" "$REPRODUCE" --seeds 5 "$@" & done; wait' \
-    "$state/campaign" "${flags[@]}"
+step campaign 60 bash -c 'cd "$0" || exit; workers=(); status=0
+    for _ in $(seq "$WORKERS"); do "$PYTHON" "$REPRODUCE" --seeds 5 "$@" & workers+=($!); done
+    for worker in "${workers[@]}"; do wait "$worker" || status=$?; done; exit $status' "$state/campaign" "${flags[@]}"
 mkdir -p "$state/campaign/lightning_logs/reference"
 tar -czf "$state/campaign.tar.gz" -C "$state/campaign" lightning_logs/reference
 say "runs of the campaign: $(find "$state/campaign/lightning_logs/reference" -name summary.json | wc -l)"

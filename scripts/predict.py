@@ -45,6 +45,8 @@ def main() -> None:
     drawn = "PNG to draw; default: prediction.png, or the next free number"
     parser.add_argument("--output", type=user_path, help=drawn)
     arguments = parser.parse_args()
+    if arguments.output and arguments.output.suffix.lower() != ".png":
+        parser.error(f"--output {arguments.output}: the drawing is a PNG; let its name end in .png")
     arguments.images = expand_patterns(arguments.images)
     with reported_errors(needs_screen=True):
         output = arguments.output or unused(Path("prediction.png"))

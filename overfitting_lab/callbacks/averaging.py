@@ -157,8 +157,8 @@ class ValidatedAverage(Callback):
         """Replace the network by its average, even if nothing was left to train. Print which network is kept."""
         self._averaging.on_train_end(trainer, pl_module)
         best = recorder_of(trainer).best
-        if trainer.is_global_zero and best is not None:
-            number = int(self._average.n_averaged)
+        number = int(self._average.n_averaged)
+        if trainer.is_global_zero and best is not None and number:
             kept = "the average" if self._keeps_average else "the trained network, before the average began"
             networks = f"{number} network{'s' * (number > 1)}"
             print(f"average    of {networks}; the best validation, of epoch {best.epoch + 1}, is of {kept}")

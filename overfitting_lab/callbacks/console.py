@@ -19,6 +19,7 @@ from rich.text import Text
 from overfitting_lab.callbacks.clock import clock_of
 from overfitting_lab.callbacks.ending import reason, untested
 from overfitting_lab.callbacks.epochs import recorder_of
+from overfitting_lab.callbacks.fitting_data import run_length
 from overfitting_lab.callbacks.logger import RunLogger
 from overfitting_lab.runs.summary import part
 from overfitting_lab.runs.text import duration
@@ -58,7 +59,8 @@ class Console(Callback):
         if not (trainer.is_global_zero and self._lines):
             return
         record = recorder_of(trainer).records[-1]
-        last = trainer.max_epochs or -1
+        length = run_length(trainer, trainer.datamodule)  # type: ignore[attr-defined]
+        last = length.epochs if length.total else -1
         line = f"epoch {record.epoch + 1:>3}" + (f"/{last}" if last > 0 else "")
         line += f"  training loss {record.train_loss:.4f} accuracy {record.train_acc:6.1%}{own(record.own, 'train_')}"
         if record.val_acc is not None:

@@ -30,7 +30,9 @@ class DivergedError(Exception):
     """The loss is NaN or infinite. The message names the step and the learning rate."""
 
     def __init__(self, what: str) -> None:
-        super().__init__(f"{what}; the checkpoints are older. Try a smaller --model.optimizer.lr")
+        super().__init__(
+            f"{what}; the checkpoints are older. Try a smaller --model.optimizer.lr, in a new run if it fails again"
+        )
 
 
 class EpochRecorder(Callback):

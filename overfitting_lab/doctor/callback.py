@@ -13,7 +13,7 @@ from torch import Tensor, nn
 import overfitting_lab.doctor.data as data_rules
 from lightning_modules.classifier import scaler_of
 from overfitting_lab.callbacks.epochs import DivergedError, recorder_of
-from overfitting_lab.callbacks.fitting_data import limited
+from overfitting_lab.callbacks.fitting_data import limited, run_length
 from overfitting_lab.callbacks.images import images_of
 from overfitting_lab.callbacks.logger import TENSORBOARD, RunLogger
 from overfitting_lab.doctor import Diagnosis, Severity, activations, gradients, progress
@@ -98,11 +98,10 @@ class Doctor(Callback):
             train_size=_used(self._facts.train_size, trainer, trainer.limit_train_batches),
             val_size=_used(self._facts.val_size, trainer, trainer.limit_val_batches),
         )
+        run = run_length(trainer, trainer.datamodule)  # type: ignore[attr-defined]
         for config in trainer.lr_scheduler_configs:
-            epochs, steps = trainer.max_epochs or 0, trainer.estimated_stepping_batches
-            counted = (epochs > 0 or config.interval == "step") and steps < float("inf")
-            if counted and not trainer.fast_dev_run:  # type: ignore[attr-defined]
-                self._report(schedule_cut_short(config.scheduler, config.interval, epochs, int(steps)), trainer)
+            if run.total and not trainer.fast_dev_run:  # type: ignore[attr-defined]
+                self._report(schedule_cut_short(config.scheduler, config.interval, run.epochs, run.total), trainer)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, *_: Any) -> None:
         """Probe the layers before the first step."""

@@ -124,9 +124,8 @@ def images_show_nothing(images: Tensor, train: Tensor) -> Iterator[Diagnosis]:
             f"no pixel differs by more than {SAME} of 255 levels between any two of {len(train):,} images",
             "look at the images: a failed download or conversion leaves such images",
         )
-    middle = images[
-        train, images.shape[1] // 2
-    ]  # a row of each image, because most images show by it what they are not
+    # One row of each image rules out most images cheaply.
+    middle = images[train, images.shape[1] // 2]
     dark = train[middle.flatten(1).amax(1) < BLACK]
     plain = train[(middle == middle[:, :1]).flatten(1).all(1)]
     black = sum(int((images[part].flatten(1).amax(1) < BLACK).sum()) for part in torch.split(dark, PROBED))

@@ -12,7 +12,7 @@ from overfitting_lab.runs.epochs import EpochRecord, has_probe, over_fits_since
 
 PLATEAU = 20  # optimizer steps a weight layer that a sound network may stay at chance level: docs/doctor.md
 HOPELESS = 3  # the run cannot succeed after so many times the plateau
-LEFT = 0.97  # of the chance level: a loss below it shows that something was learned
+LEFT = 0.03  # below the chance level, as a share of it: so much less loss shows that something was learned
 WORSE = 1.1  # times the chance level: a loss above it shows that the steps are too large
 STILL = 3e-5  # a step that changes a layer's weights by a smaller fraction of their norm hardly changes them
 SMALL = 1000  # training images that any network here can memorize
@@ -47,7 +47,8 @@ def not_learning(
     They are ``certain`` if one of them is fatal.
     """
     plateau = PLATEAU * facts.depth
-    if step < plateau or len(losses) < PATIENCE or min(losses) < LEFT * facts.chance:
+    left = 1 - LEFT * (1 - facts.label_noise)  # noise hides what was learned
+    if step < plateau or len(losses) < PATIENCE or min(losses) < left * facts.chance:
         return
     evidence = (
         f"mean losses {', '.join(f'{loss:.3f}' for loss in losses[-4:])}, the last over steps up to {step}; chance "

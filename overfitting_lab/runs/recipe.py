@@ -87,7 +87,9 @@ def recipe(
     mine = {name: value for name, value in settings.items() if decides(name)}
     digests = {f"code.{name}": digest for name, digest in (own_code(settings) if code is None else code).items()}
     decided = {f"data.{name}": data[name] for name in ("augment", "train_size", "val_size")} if data else {}
-    return LATER | mine | decided | digests
+    ours = str(settings.get("model")).startswith("lightning_modules.")  # another network may have no such settings
+    later = {name: value for name, value in LATER.items() if ours or not name.startswith("model.")}
+    return later | mine | decided | digests
 
 
 def with_earlier(recipe: Mapping[str, Any], earlier: Mapping[str, list[Any]]) -> dict[str, Any]:

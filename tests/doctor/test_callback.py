@@ -136,6 +136,15 @@ def test_a_schedule_of_steps_in_a_run_of_steps(run_script: Script, tiny: Flags) 
     assert "StepLR needs 31 steps, the run has 8" in outcome.out
 
 
+def test_the_steps_end_a_run_before_its_epochs(run_script: Script, quick: Flags) -> None:
+    schedule = ("--model.lr_scheduler=torch.optim.lr_scheduler.CosineAnnealingLR", "--model.lr_scheduler.T_max=40")
+    ends = ("--trainer.max_epochs=40", "--trainer.max_steps=8")
+    for check in ((), ("--check",)):
+        outcome = run_script("fit", "--config=overfit", *quick, *schedule, *ends, *check)
+        assert "CosineAnnealingLR needs 40 epochs, the run has 2" in outcome.out
+        assert check or "epoch   1/2  " in outcome.out
+
+
 ONE_CYCLE = ("--model.lr_scheduler=torch.optim.lr_scheduler.OneCycleLR", "--model.lr_scheduler.max_lr=0.01")
 
 

@@ -41,7 +41,9 @@ def test_a_class_stands_under_the_name_of_what_it_is() -> None:
 def test_values_that_the_data_decides_are_part_of_the_recipe() -> None:
     settings = {"data.augment": None, "data.train_size": None, "data.root": "somewhere"}
     data = {"augment": "none", "train_size": 10, "val_size": 5, "name": "cats"}
-    assert recipe(settings, data) == {"data.augment": "none", "data.train_size": 10, "data.val_size": 5, **LATER}
+    ours = {"model": "lightning_modules.AlexNet", **settings}
+    expected = {"model": ours["model"], "data.augment": "none", "data.train_size": 10, "data.val_size": 5, **LATER}
+    assert recipe(ours, data) == expected
 
 
 def test_a_setting_that_an_earlier_version_lacks_has_the_value_of_that_version(short: tuple[str, ...]) -> None:
@@ -51,6 +53,7 @@ def test_a_setting_that_an_earlier_version_lacks_has_the_value_of_that_version(s
     assert len(before) == len(now) - len(LATER)
     assert recipe(before) == recipe(now)
     assert recipe(before | {"data.mixup": 0.2}) != recipe(now)
+    assert "model.width" not in recipe({"model": "mine.Net"}), "another network need not have this setting"
 
 
 def test_a_class_that_has_moved_is_the_same_setting(tmp_path: Path) -> None:

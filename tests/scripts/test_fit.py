@@ -311,7 +311,6 @@ def test_a_run_without_a_logger_keeps_nothing(run_script: Script, quick: Flags, 
 def test_other_optimizer_schedule_and_precision(run_script: Script, tiny: Flags, tmp_path: Path) -> None:
     flags = (
         "--model.optimizer=torch.optim.RMSprop",
-        "--model.optimizer.lr=1e-4",
         "--model.lr_scheduler=torch.optim.lr_scheduler.OneCycleLR",
         "--model.lr_scheduler.max_lr=1e-4",
         "--model.lr_scheduler.total_steps=5",

@@ -207,3 +207,10 @@ def test_all_files_that_are_no_images_are_named_at_once(
     outcome = run_script("predict", finished_run.folder, "one.png", "two.txt")
     check_one_message(outcome, 1)
     assert "2 files cannot be read as images: one.png, two.txt; the first: it begins with b'no image'" in outcome.err
+
+
+def test_the_drawing_is_a_png(run_script: Script, finished_run: FinishedRun, image_folder: Path) -> None:
+    image = next(image_folder.rglob("*.png"))
+    outcome = run_script("predict", finished_run.folder, image, "--output=answer.jpg")
+    assert outcome.status == 2
+    assert "--output answer.jpg: the drawing is a PNG; let its name end in .png" in outcome.err
