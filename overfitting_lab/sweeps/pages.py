@@ -19,7 +19,7 @@ from overfitting_lab.runs.notes import attempt
 from overfitting_lab.sweeps.charts import draw_curve, draw_estimates, draw_worth
 from overfitting_lab.sweeps.designs import Design
 from overfitting_lab.sweeps.effects import CellMeans, by_cell, effects, images_for, trials_of
-from overfitting_lab.sweeps.factors import SIZE
+from overfitting_lab.sweeps.factors import SEED, SIZE
 from overfitting_lab.sweeps.names import cell_name, effect_name, factor_name, level_name, remedy_name
 from overfitting_lab.sweeps.trial import Trial, with_one_gap
 
@@ -85,6 +85,7 @@ def page_of(
         "levels": [(factor_name(factor.name), ", ".join(map(level_name, factor.levels))) for factor in design.factors],
         "by_size": by_size,
         "chosen": _chosen(design, groups),
+        "equal": _equal(design, groups),
         "origin": _origin(trials),
         **facts,
     }
@@ -282,6 +283,16 @@ def _chosen(design: Design, groups: Groups) -> str:
             runs = f"{number} of {len(group)} runs"
             sentence += f". With {name}, it is one in {runs}: the others chose an epoch before the average began"
     return f"{sentence}."
+
+
+def _equal(design: Design, groups: Groups) -> list[str]:
+    """Name cells that have the same results in every run, as if they had the same settings."""
+    names: dict[tuple[Any, ...], list[str]] = {}
+    for cell, group in zip(design.cells, groups, strict=True):
+        runs = [(each.subset, each.setting.get(SEED.name, 0), each.test_acc, each.calibration_error) for each in group]
+        if all(None not in run for run in runs):
+            names.setdefault(tuple(sorted(runs)), []).append(cell_name(design, cell) or "none")
+    return [" and ".join(f"`{cell}`" for cell in cells) for cells in names.values() if len(cells) > 1]
 
 
 def _cells(design: Design, chosen: Sequence[bool]) -> str:

@@ -242,6 +242,19 @@ def test_equal_results_of_all_seeds_are_no_certainty(tmp_path: Path) -> None:
     assert "intervals are Student's" not in said
 
 
+def test_a_setting_that_does_nothing_is_told(tmp_path: Path, factorial: list[Trial]) -> None:
+    assert "the same to the last digit" not in write_page(FULL, factorial, FACTS, tmp_path / "a")[0].read_text()
+    decayed = {(each.setting["dropout"], each.setting["augment"], each.setting["seed"]): each for each in factorial}
+    same = [
+        replace(decayed[each.setting["dropout"], each.setting["augment"], each.setting["seed"]], setting=each.setting)
+        for each in factorial
+    ]
+    said = write_page(FULL, same, FACTS, tmp_path / "b")[0].read_text()
+    assert said.count("the same to the last digit, in every run: what differs between them does nothing here.") == 4
+    assert "The results of `none` and `weight decay 0.0001` are the same" in said
+    assert "The results of `dropout 0.5` and `dropout 0.5, weight decay 0.0001` are" in said
+
+
 def test_a_figure_that_cannot_be_drawn_is_not_said_to_be_written(
     tmp_path: Path, factorial: list[Trial], monkeypatch: pytest.MonkeyPatch
 ) -> None:
