@@ -2,6 +2,7 @@ import re
 import time
 from pathlib import Path
 
+import pytest
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
@@ -41,6 +42,7 @@ def parts(folder: Path) -> Times:
     return times
 
 
+@pytest.mark.thorough
 def test_each_part_of_a_run_has_its_time_and_a_resumed_run_adds_to_it(run_script: Script, quick: Flags) -> None:
     slow = f"--trainer.callbacks={__name__}.Slow"
     first = run_script("fit", "--config=overfit", *quick, "--trainer.max_epochs=1", slow)

@@ -43,6 +43,7 @@ def said(run_script: Script, quick: Flags, monkeypatch: pytest.MonkeyPatch) -> A
     return run
 
 
+@pytest.mark.thorough
 def test_the_first_epoch_says_how_long_the_rest_will_take(said: Any, run_script: Script) -> None:
     out = said()
     (match,) = LINE.finditer(out)
@@ -58,6 +59,7 @@ def test_the_first_epoch_says_how_long_the_rest_will_take(said: Any, run_script:
     assert match.start() < resumed.out.index("epoch   3/3")
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("end", ["--trainer.max_epochs=1000", "--trainer.max_epochs=-1"])
 def test_a_clock_that_ends_the_run_is_known(end: str, said: Any) -> None:
     matches = [*LINE.finditer(said(end, "--trainer.max_time=00:00:00:02"))]

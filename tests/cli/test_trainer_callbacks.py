@@ -66,6 +66,7 @@ def test_a_refused_callback_is_one_message(name: str, run_script: Script, fit: l
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.thorough
 @pytest.mark.filterwarnings("ignore:When using the `ThroughputMonitor`, you need to define")
 @pytest.mark.parametrize("given", WORKING)
 def test_callbacks_work_through_training_test_and_resume(

@@ -398,6 +398,7 @@ def test_a_run_whose_resumption_is_refused_stays_as_it_was(
     assert contents(run) == before
 
 
+@pytest.mark.thorough
 def test_an_earlier_run_with_a_flag_that_is_refused_now(
     finished_run: FinishedRun, run_script: Script, tmp_path: Path
 ) -> None:

@@ -149,6 +149,7 @@ def test_good_mirror(serve: Serve, target: Path, tells_length: bool) -> None:
     assert not part_of(target).exists()
 
 
+@pytest.mark.thorough
 def test_slow_but_steady_mirror_may_take_longer_than_patience(serve: Serve, target: Path) -> None:
     begin = time.monotonic()
     download([serve(Mirror(pause=0.3)).url], target, MD5, patience=2)
@@ -156,6 +157,7 @@ def test_slow_but_steady_mirror_may_take_longer_than_patience(serve: Serve, targ
     assert time.monotonic() - begin > 2
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("stalls", [False, True])
 def test_another_mirror_goes_on_where_one_broke_off_or_stalled(serve: Serve, target: Path, stalls: bool) -> None:
     first = serve(Mirror(sends=[HALF], stalls=stalls))
@@ -261,6 +263,7 @@ def test_mirrors_that_refuse_or_lack_the_file_are_given_up_at_once(serve: Serve,
         assert re.search(f"{url}: {fault}", str(raised.value))
 
 
+@pytest.mark.thorough
 def test_waits_for_silent_vanishing_and_dripping_mirrors_do_not_add_up(
     serve: Serve, silent: str, vanishing: str, refusing: str, target: Path
 ) -> None:

@@ -69,6 +69,7 @@ def test_the_full_factorial_is_trained_once(run_script: Script, small: Flags, fi
     assert "augmentation at 60 images: " in text
 
 
+@pytest.mark.thorough
 def test_more_seeds_are_added_to_what_is_there(run_script: Script, small: Flags, fitted: list[list[str]]) -> None:
     for seeds, made in ((1, 1), (2, 2)):
         outcome = run_script("ablate", f"--seeds={seeds}", "--sizes", "40", *small)
@@ -159,6 +160,7 @@ def test_other_settings_do_not_mix(run_script: Script, small: Flags, fitted: lis
     assert apart.status == 0, apart.err
 
 
+@pytest.mark.thorough
 def test_what_a_trial_cannot_have_is_told(run_script: Script, small: Flags, fitted: list[list[str]]) -> None:
     outcome = run_script("ablate", "--seeds=1", "--sizes", "10", "40", *small)
     assert outcome.status == 1

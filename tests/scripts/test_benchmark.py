@@ -42,6 +42,7 @@ def benchmark(run_script: Script, data: Flags, tmp_path: Path) -> Benchmark:
     return run
 
 
+@pytest.mark.thorough
 @pytest.mark.pictures
 def test_training_steps_are_measured_and_drawn(
     benchmark: Benchmark, monkeypatch: pytest.MonkeyPatch, tmp_path: Path

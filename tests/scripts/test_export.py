@@ -179,6 +179,7 @@ def fit_faulty(run_script: Script, short: Flags, fault: str) -> Path:
     return Path("lightning_logs/unnamed/version_0")
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("kind", FORMATS)
 def test_a_file_that_disagrees_is_not_left(kind: str, run_script: Script, short: Flags) -> None:
     folder = fit_faulty(run_script, short, "weights" if kind == "pth" else "network")
@@ -189,6 +190,7 @@ def test_a_file_that_disagrees_is_not_left(kind: str, run_script: Script, short:
     assert contents(folder) == before
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("package", ["onnx", "onnxscript", "onnxruntime"])
 def test_onnx_is_left_out_where_the_extra_is_missing(
     package: str, run_script: Script, finished_run: FinishedRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -207,6 +209,7 @@ def test_onnx_is_left_out_where_the_extra_is_missing(
         assert sorted(path.name for path in (folder / "export").iterdir()) == FILES[1:]
 
 
+@pytest.mark.thorough
 def test_a_network_outlives_the_place_of_its_data(
     run_script: Script, tiny: Flags, image_folder: Path, tmp_path: Path
 ) -> None:

@@ -85,6 +85,7 @@ def test_loggers_and_figures_that_fail(
     assert "written report/overfit/report.html report/overfit/report.md\n" in outcome.out
 
 
+@pytest.mark.thorough
 @pytest.mark.pictures
 def test_names_that_are_no_formula(run_script: Script, quick: Flags, tmp_path: Path) -> None:
     images = write_images(tmp_path / "a$_{$ [red]", 180, 45)

@@ -23,6 +23,7 @@ def is_plain(outcome: Outcome) -> bool:
     return outcome.status == 0 and "\x1b[31m" not in text and "note " not in text and r"\udc" not in text
 
 
+@pytest.mark.thorough
 def test_names_that_are_no_text_are_shown_in_every_figure_file_and_page(
     run_script: Script, quick: Flags, image_folder: Path, tmp_path: Path
 ) -> None:

@@ -151,6 +151,7 @@ def test_workers_share_the_runs_and_a_failed_one_does_not_stop_the_others(
     assert fitted == [], "the images were counted before any training"
 
 
+@pytest.mark.thorough
 def test_an_ablation_is_made_once_and_fills_its_block(
     run_script: Script,
     fitted: list[list[str]],

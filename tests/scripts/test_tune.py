@@ -138,6 +138,7 @@ def test_importances_are_drawn_of_enough_different_trials(
     assert "Warning" not in outcome.err
 
 
+@pytest.mark.thorough
 def test_a_trial_below_the_median_is_pruned(run_script: Script, quick: Flags, fitted: list[list[str]]) -> None:
     FOLDER.mkdir(parents=True)
     for _ in range(5):  # finished trials whose every epoch was better than an accuracy can be
