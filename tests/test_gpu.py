@@ -226,6 +226,22 @@ def test_a_killed_run_resumes_bit_for_bit(precision: str, there: Flags, short: F
         assert differences(weights_of(other), weights_of(whole)) == []
 
 
+def test_a_run_resumed_between_two_probes_is_probed(
+    there: Flags,
+    run_script: Script,
+    quick: Flags,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    """The losses before the checkpoint come back on the CPU; those after it are on the device."""
+    monkeypatch.setattr(doctor, "EVERY", 10)
+    flags = ("--config=overfit", *quick, *there, "--data.batch_size=6")
+    assert run_script("fit", *flags, "--trainer.max_steps=7").status == 0
+    outcome = run_script("fit", f"--resume={RUN}", "--trainer.max_steps=25")
+    assert outcome.status == 0, outcome.err
+    assert torch.load(tmp_path / RUN / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 25
+
+
 # Compile, export, other scripts
 
 
