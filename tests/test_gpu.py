@@ -251,10 +251,10 @@ def test_a_compiled_network_trains_as_another(
 ) -> None:
     flags = ("--config=overfit", *quick, *there, "--model.dropout=0", "--trainer.max_epochs=1")
     assert run_script("fit", *flags).status == 0
-    torch.compiler.reset()
-    counters["stats"].clear()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of torch's compiler
+        torch.compiler.reset()
+        counters["stats"].clear()
         outcome = run_script("fit", *flags, f"--compile={mode}")
     assert outcome.status == 0, outcome.err
     assert counters["stats"]["unique_graphs"]
