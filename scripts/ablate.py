@@ -6,11 +6,12 @@ first of which is the baseline, or a configuration that is off or on, such as op
 
 Without --factor, the factors are dropout, weight decay and augmentation. A number as the only factor, with three levels
 or more, gives a curve. With six or more factors of two levels, a fraction of the combinations is trained. --sizes
-trains without dropout, weight decay and augmentation on more and more images, and converts each effect to a number of
-images.
+trains without dropout, weight decay and augmentation on more and more images. If the command without --sizes was run
+before, it converts each effect to a number of images.
 
-If the ablation is interrupted, run the same command again to resume it. Several processes, also on several machines
-that share the storage, share the trials. Unknown flags go to fit.py, such as --data.source folder --data.root FOLDER.
+If the ablation is interrupted, run the same command again to resume it. To share the trials, start it again in other
+terminals, or on other machines with the same --storage. Unknown flags go to fit.py, such as --data.source folder
+--data.root FOLDER.
 """
 
 import argparse

@@ -2,7 +2,7 @@
 
 Compare the project's speed with a plain loop and a hand-written loop, in turns on this machine: training steps,
 overfit.yaml end to end, the data path, the start-up, and the scaling of fit.py. Measure what each method against
-over-fitting costs. Print tables, and write them with the figures and a chart. All of it takes about 45 minutes on two
+over-fitting costs. Print tables, and write them with all numbers and a chart. All of it takes about 45 minutes on two
 CPU cores; --parts measures a part. Unknown flags go to fit.py; the plain loop of overfit.yaml uses only those that set
 the data's size. For Linux and macOS.
 """

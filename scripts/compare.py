@@ -2,7 +2,7 @@
 
 Compare runs: curves, gaps, test accuracies with tests of their differences, settings that differ, mistakes and cost.
 Write report.html, report.md and report.png into a new folder in report/, or into --output. Instead of a run, name a
-configuration: it is trained unless it has a finished run. Flags after the names go to fit.py then, such as
+configuration: it is trained if it has no finished run. Flags after the names are for this training, such as
 --data.source folder --data.root FOLDER. --ensemble RUN RUN also reports the accuracy of these runs together, by the
 mean of their probabilities.
 """

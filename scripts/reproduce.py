@@ -1,13 +1,13 @@
 """python scripts/reproduce.py --data.source folder --data.root FOLDER.
 
-Make every run behind a published figure that is missing, and write the figures. docs/campaign.yaml lists the runs. A
+Make the missing runs behind the published results, and write tables and pictures. docs/campaign.yaml lists the runs. A
 finished run in lightning_logs/ is found, an interrupted one is resumed, and a missing one is trained. Its small files
 are collected in lightning_logs/reference/. Then the blocks, tables and pictures of README.md and docs/ are written from
 the reference runs.
 
---dry-run says what is missing and how long it would take here. Several processes share the runs, also on several
-machines that share the folder. If it is interrupted, run the same command again. Unknown flags go to fit.py: give the
-images that the reference runs have.
+--dry-run says what is missing and how long it would take here. If it is interrupted, run the same command again. To
+share the runs, start it in other terminals, or on other machines that share the folder. Unknown flags go to fit.py:
+give the images that the reference runs have.
 """
 
 try:

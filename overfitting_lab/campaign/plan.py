@@ -1,4 +1,4 @@
-"""``docs/campaign.yaml``: the runs behind the published figures, and what is made of them."""
+"""``docs/campaign.yaml``: the runs behind the published results, and what is made of them."""
 
 import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
