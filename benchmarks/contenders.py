@@ -19,6 +19,7 @@ from torchvision import transforms
 from benchmarks.machine import synchronize
 from benchmarks.plain_loop import Images, pil_transform, train_epoch
 from lightning_modules.convolution import Convolution
+from lightning_modules.schedules import optimizer_and_schedule
 from overfitting_lab.cli import ExperimentCLI
 from overfitting_lab.cli.memory import keep_freed_memory
 
@@ -88,8 +89,8 @@ def prepared(arguments: list[str]) -> ExperimentCLI:
 
 def optimizer_of(cli: ExperimentCLI) -> torch.optim.Optimizer:
     """Return an experiment's optimizer without its schedule."""
-    made: Any = cli.model.configure_optimizers()
-    return made["optimizer"] if isinstance(made, dict) else made  # type: ignore[no-any-return]
+    optimizer, _ = optimizer_and_schedule(cli.model)
+    return optimizer
 
 
 def augmentations(name: str, image_size: int) -> list[Any]:

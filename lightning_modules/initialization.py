@@ -60,7 +60,6 @@ class SmallOutput(Initialization):
     """One initialization for all layers but the last, whose small weights put the first loss near ln(classes).
 
     With He's rule for the last layer, a deep network's first logits are far from 0, and its first steps only undo that.
-
     """
 
     hidden: Initialization = He()  # draws every layer but the last
@@ -73,5 +72,5 @@ class SmallOutput(Initialization):
     def __call__(self, network: nn.Module) -> None:
         """Initialize the network in place."""
         super().__call__(network)
-        *_, output = (layer for layer in network.modules() if isinstance(layer, nn.Linear))
+        *_, output = (layer for layer in network.modules() if isinstance(layer, nn.Conv2d | nn.Linear))
         nn.init.normal_(output.weight, std=self.std)

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable
+from copy import deepcopy
 
 import torch
 from torchmetrics import Metric, MetricCollection
@@ -35,12 +36,12 @@ def built(name: str, make: Callable[[int], Metric], num_classes: int) -> Metric:
             "a metric here is a class of torchmetrics whose first argument is the number of classes, and whose update "
             "takes preds and target, such as torchmetrics.classification.MulticlassF1Score"
         ) from error
-    _check_merging(flag, metric)
-    metric.reset()
     if not (isinstance(value, torch.Tensor) and value.numel() == 1):
         raise ModelError(
             f"{flag} gives no single number; average it over the classes, often by init_args: {{average: macro}}"
         )
+    _check_merging(flag, metric, num_classes)
+    metric.reset()
     if metric.higher_is_better is not None and metric.higher_is_better != is_maximized(name):
         ending = f"end in {' or '.join(MINIMIZED)}" if is_maximized(name) else f"not end in {' or '.join(MINIMIZED)}"
         better = "more" if metric.higher_is_better else "less"
@@ -51,13 +52,23 @@ def built(name: str, make: Callable[[int], Metric], num_classes: int) -> Metric:
     return metric
 
 
-def _check_merging(flag: str, metric: Metric) -> None:
-    """Merge two states, as a run does that resumes within an epoch."""
+def _check_merging(flag: str, metric: Metric, num_classes: int) -> None:
+    """Measure a second batch, and the same after restoring the counts of the first, as a resumed run does."""
+    name, first = type(metric).__name__, deepcopy(metric.metric_state)
+    second = {"preds": torch.eye(num_classes), "target": torch.arange(num_classes).roll(1)}
+    metric.update(**second)
+    value = metric.compute()
     try:
-        metric.merge_state(metric.metric_state)
+        metric.reset()
+        metric.merge_state(first)
     except RuntimeError as error:
-        name = type(metric).__name__
         raise ModelError(
             f"{flag}: a run that resumes within an epoch adds up the counts of both parts, which {name} refuses; if an "
             f"update of {name} does not depend on earlier ones, write full_state_update = False in its class"
         ) from error
+    metric.update(**second)
+    if not torch.allclose(metric.compute(), value, equal_nan=True):
+        raise ModelError(
+            f"{flag}: a run that resumes within an epoch restores the counts of its first part, and then {name} has "
+            'another value; keep sums and counts instead of means: add_state(..., dist_reduce_fx="sum")'
+        )

@@ -4,6 +4,7 @@ import inspect
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from lightning.pytorch import LightningModule
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR, OneCycleLR, PolynomialLR
 
@@ -25,6 +26,30 @@ class Length(NamedTuple):
     steps: int  # of an epoch
     total: int  # steps of all epochs; 0 if nothing limits them
     epochs: int  # that are begun; 0 if nothing limits them
+
+
+def optimizer_and_schedule(model: LightningModule) -> tuple[Optimizer, dict[str, Any]]:
+    """Return a network's optimizer and its schedule's configuration, in whichever form the network gives them.
+
+    The configuration is that of Lightning's ``lr_scheduler``: ``scheduler``, and maybe ``interval`` and others. It is
+    empty without a schedule.
+
+    Raises:
+        ModelError: if these are not one optimizer and at most one schedule.
+    """
+    made: Any = model.configure_optimizers()
+    schedules: Any = []
+    if isinstance(made, list | tuple):
+        optimizers, schedules = made if made and isinstance(made[0], list | tuple) else (made, [])
+        made = optimizers[0] if len(optimizers) == 1 and len(schedules) <= 1 else None
+    if isinstance(made, Optimizer):
+        made = {"optimizer": made, "lr_scheduler": next(iter(schedules), None)}
+    if not isinstance(made, dict) or "optimizer" not in made:
+        raise ModelError(
+            f"configure_optimizers of {type(model).__name__} must return one optimizer and at most one schedule"
+        )
+    schedule = made.get("lr_scheduler") or {}
+    return made["optimizer"], schedule if isinstance(schedule, dict) else {"scheduler": schedule}
 
 
 def class_and_arguments(factory: Any) -> tuple[Any, Mapping[str, Any]]:

@@ -171,7 +171,8 @@ class VGG(ImageClassifier):
         path = RunFiles(folder).weights
         example = "give model.init_from the run of a trained configuration A, such as lightning_logs/vgg11/version_0"
         if not path.is_file():
-            why = "has no weights.pth: it is no run, or one that has not ended" if folder.is_dir() else "is no folder"
+            without = "has no weights.pth: it is no run, or one that has not ended, or had no validation"
+            why = without if folder.is_dir() else "is no folder"
             raise ModelError(f"{folder} {why}; {example}")
         try:
             weights = load_saved(path)

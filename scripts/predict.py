@@ -49,7 +49,7 @@ def main() -> None:
         parser.error(f"--output {arguments.output}: the drawing is a PNG; let its name end in .png")
     arguments.images = expand_patterns(arguments.images)
     with reported_errors(needs_screen=True):
-        output = arguments.output or unused(Path("prediction.png"))
+        output = arguments.output or unused(Path("prediction"), ".png")
         done = "replaced" if output.is_file() else "drawn to"
         output.parent.mkdir(parents=True, exist_ok=True)
         predictor = load_predictor(arguments.model)

@@ -19,7 +19,7 @@ from rich.text import Text
 from overfitting_lab.callbacks.clock import clock_of
 from overfitting_lab.callbacks.ending import reason, untested
 from overfitting_lab.callbacks.epochs import recorder_of
-from overfitting_lab.callbacks.fitting_data import run_length
+from overfitting_lab.callbacks.fitting_data import run_length, steps_left
 from overfitting_lab.callbacks.logger import RunLogger
 from overfitting_lab.runs.summary import part
 from overfitting_lab.runs.text import duration
@@ -59,18 +59,20 @@ class Console(Callback):
         if not (trainer.is_global_zero and self._lines):
             return
         record = recorder_of(trainer).records[-1]
+        done = record.epoch + 1
         length = run_length(trainer, trainer.datamodule)  # type: ignore[attr-defined]
-        last = length.epochs if length.total else -1
-        line = f"epoch {record.epoch + 1:>3}" + (f"/{last}" if last > 0 else "")
+        steps = steps_left(trainer, length, done)
+        left = None if steps is None else -(-steps // length.steps)
+        line = f"epoch {done:>3}" + ("" if left is None else f"/{done + left}")
         line += f"  training loss {record.train_loss:.4f} accuracy {record.train_acc:6.1%}{own(record.own, 'train_')}"
         if record.val_acc is not None:
             line += f"  validation loss {record.val_loss:.4f} accuracy {record.val_acc:6.1%}{own(record.own, 'val_')}"
         if record.probe_acc is not None:
             line += f"  probe loss {record.probe_loss:.4f} accuracy {record.probe_acc:6.1%}{own(record.own, 'probe_')}"
         line += f"  {record.seconds:.1f} s"
-        if last > 0:
+        if left is not None:
             usual = median(each.seconds for each in recorder_of(trainer).records[-RECENT:])
-            line += f", {duration(usual * (last - record.epoch - 1))} left"
+            line += f", {duration(usual * left)} left"
         print(line, flush=True)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

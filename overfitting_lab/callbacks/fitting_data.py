@@ -1,14 +1,12 @@
 """The length of a run, and the limits, intervals and schedules that do not fit it. Only the data can judge them."""
 
-from typing import Any
-
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import GradientAccumulationScheduler
 
 import overfitting_lab.doctor.schedule as schedule_rules
 from datamodules import CIFAR10DataModule
 from lightning_modules import ImageClassifier
-from lightning_modules.schedules import Length
+from lightning_modules.schedules import Length, optimizer_and_schedule
 
 NO_VALIDATION = "to turn validation off, give --trainer.limit_val_batches 0"
 
@@ -34,6 +32,19 @@ def run_length(trainer: Trainer, data: CIFAR10DataModule) -> Length:
     ends = (steps * (trainer.max_epochs or 0), trainer.max_steps)
     total = min((end for end in ends if end > 0), default=0)  # -1: no limit
     return Length(batches, steps, total, -(-total // steps) if steps else 0)
+
+
+def steps_left(trainer: Trainer, length: Length, epochs: int, steps: int = 0) -> int | None:
+    """Return how many steps a run has left after ``epochs`` epochs and ``steps`` steps; ``None`` if it has no end.
+
+    The epochs before a resume may have had other batches, and so another number of steps.
+    """
+    left = []
+    if trainer.max_epochs is not None and trainer.max_epochs > 0:
+        left.append(length.steps * (trainer.max_epochs - epochs) - steps)
+    if trainer.max_steps > 0:
+        left.append(trainer.max_steps - trainer.global_step)
+    return max(0, min(left)) if left else None
 
 
 def check_limits(trainer: Trainer, data: CIFAR10DataModule) -> None:
@@ -65,15 +76,14 @@ def fit_schedule(trainer: Trainer, model: ImageClassifier, data: CIFAR10DataModu
         LimitError: if the number of steps is needed, but varies; or if torch would stop the run with an error.
     """
     model.run_length = length = run_length(trainer, data)
-    made: Any = model.configure_optimizers()
+    _, schedule = optimizer_and_schedule(model)
     by_step = model.lr_scheduler_interval == "step" and model.computed_schedule.keys() - {"max_lr"}
     if by_step and any(isinstance(each, GradientAccumulationScheduler) for each in trainer.callbacks):  # type: ignore[attr-defined]
         raise LimitError(
             "--model.lr_scheduler: GradientAccumulationScheduler changes the number of steps of an epoch; give the "
             "schedule its length, or --model.lr_scheduler_interval epoch"
         )
-    schedule = made.get("lr_scheduler") if isinstance(made, dict) else None
-    if schedule is None or (most := schedule_rules.capacity(schedule["scheduler"])) is None:
+    if not schedule or (most := schedule_rules.capacity(schedule["scheduler"])) is None:
         return
     interval = schedule.get("interval", "epoch")
     there = length.epochs if interval == "epoch" else length.total

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from datamodules import CIFAR10DataModule
 from lightning_modules.schedules import Length
-from overfitting_lab.callbacks.fitting_data import limited, run_length, validations
+from overfitting_lab.callbacks.fitting_data import limited, run_length, steps_left, validations
 from overfitting_lab.callbacks.progress import ends_step
 from overfitting_lab.runs.text import duration
 
@@ -102,7 +102,7 @@ class Foretold(Callback):
         if enough or late:
             self._waits = False
             step = _per_step(self._ends)
-            left = _left(trainer, step)
+            left = _left(trainer, step, (batch_idx + 1) // trainer.accumulate_grad_batches)
             if left is not None and left.high >= WORTH_SAYING:
                 how = f"{measured} step{'s' * (measured > 1)} took {step.low:.3g} to {step.high:.3g} s each"
                 print(f"left       {left}: {how}; validation and test are estimated", flush=True)
@@ -119,13 +119,16 @@ def _per_step(ends: list[float]) -> Range:
     return Range(min(seconds), max(seconds))
 
 
-def _left(trainer: Trainer, step: Range) -> Range | None:
-    """Return the time until the end of the test; ``None`` if training has no end of its own."""
+def _left(trainer: Trainer, step: Range, done: int) -> Range | None:
+    """Return the time until the end of the test, after ``done`` steps of the running epoch.
+
+    It is ``None`` if training has no end of its own.
+    """
     data: CIFAR10DataModule = trainer.datamodule  # type: ignore[attr-defined]
     length = run_length(trainer, data)
-    if not length.total:
+    steps = steps_left(trainer, length, trainer.current_epoch, done)
+    if steps is None:
         return None
-    steps = max(0, length.total - trainer.global_step)
     images, share = evaluations(trainer, data, length), steps / length.total
     image = step.times(length.steps / (length.batches * data.batch_size))
     image = Range(image.low * EVALUATION[0], image.high * EVALUATION[1])

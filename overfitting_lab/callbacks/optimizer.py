@@ -3,9 +3,9 @@
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
-from torch.optim import Optimizer
 
 from lightning_modules.errors import ModelError
+from lightning_modules.schedules import optimizer_and_schedule
 from lightning_modules.weight_decay import UNDECAYED
 
 Settings = dict[str, Any]
@@ -57,8 +57,7 @@ class OptimizerSettings(Callback):
 
 def settings(pl_module: LightningModule) -> dict[str, Settings]:
     """Return the plain settings of the configured optimizer and schedule, and the names of their classes."""
-    made: Any = pl_module.configure_optimizers()
-    optimizer, schedule = (made, {}) if isinstance(made, Optimizer) else (made["optimizer"], made["lr_scheduler"])
+    optimizer, schedule = optimizer_and_schedule(pl_module)
     scheduler = schedule.get("scheduler")
     groups = {"decay_biases": pl_module.decay_biases}
     found = {"optimizer": _plain(optimizer, optimizer.defaults) | groups, "schedule": {}}

@@ -7,6 +7,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.cli import ReduceLROnPlateau
 
 from lightning_modules.errors import ModelError
+from lightning_modules.schedules import optimizer_and_schedule
 from overfitting_lab.callbacks.epochs import recorder_of
 from overfitting_lab.runs.epochs import value_of
 
@@ -36,9 +37,8 @@ class PlateauSchedule(Callback):
         """Refuse to count the reductions of another schedule, before the run has its folder."""
         if stage != "fit" or self.reductions is None:
             return
-        configured = pl_module.configure_optimizers()
-        schedule = configured.get("lr_scheduler") if isinstance(configured, dict) else None
-        if not (isinstance(schedule, dict) and isinstance(schedule["scheduler"], ReduceLROnPlateau)):
+        _, schedule = optimizer_and_schedule(pl_module)
+        if not isinstance(schedule.get("scheduler"), ReduceLROnPlateau):
             raise MisconfigurationException(
                 "PlateauSchedule.reductions needs lightning.pytorch.cli.ReduceLROnPlateau as model.lr_scheduler; "
                 "with another schedule, leave the callback out: --trainer.callbacks null"

@@ -13,6 +13,7 @@ from typing import Any
 import yaml
 from jsonargparse import Namespace
 
+from overfitting_lab.runs.files import RunError
 from overfitting_lab.runs.run import Run
 
 # The package that a logger of Lightning writes with, and the module in it.
@@ -160,7 +161,16 @@ def _check_unused(settings: Namespace) -> None:
 
 
 def _recorded(run: Run) -> list[dict[str, Any]]:
-    """Return class path and version of each logger's run, in the loggers' order; empty if the run has no record."""
+    """Return class path and version of each logger's run, in the loggers' order; empty if the run has no record.
+
+    Raises:
+        RunError: if the record is damaged.
+    """
     path = run.files.loggers
-    records: Sequence[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
-    return [record for record in records if record["version"] is not None]
+    if not path.is_file():
+        return []
+    try:
+        records: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))
+        return [record for record in records if record["version"] is not None and record["class_path"]]
+    except (ValueError, KeyError, TypeError) as error:
+        raise RunError(f"{path} is damaged ({error}); remove it, and the loggers begin new runs") from error

@@ -10,6 +10,7 @@ from lightning.pytorch.cli import ReduceLROnPlateau
 
 from lightning_modules import ImageClassifier
 from lightning_modules.errors import ModelError
+from lightning_modules.schedules import optimizer_and_schedule
 from overfitting_lab.runs.epochs import METRICS, is_maximized
 
 OURS = ("lightning_modules", "overfitting_lab", "lightning")  # packages of which all logged names are known
@@ -72,11 +73,10 @@ def _monitors(callbacks: list[Callback], model: ImageClassifier) -> Iterator[Mon
             mode = getattr(callback, "mode", None)
             yield Monitor(type(callback).__name__, "trainer.callbacks", metric, mode, callback)
     try:
-        configured: Any = model.configure_optimizers()
+        _, schedule = optimizer_and_schedule(model)
     except ModelError as error:
         raise ValueError(str(error)) from error
-    schedule = configured.get("lr_scheduler") if isinstance(configured, dict) else None
-    scheduler = schedule.get("scheduler") if isinstance(schedule, dict) else None
+    scheduler = schedule.get("scheduler")
     if isinstance(scheduler, ReduceLROnPlateau):
         yield Monitor("ReduceLROnPlateau", "model.lr_scheduler", scheduler.monitor, scheduler.mode, scheduler)
 

@@ -132,13 +132,6 @@ def _keys(path: str) -> dict[str, Any]:
     return flat(content) if isinstance(content, dict) else {}
 
 
-def _callback_keys(path: Path) -> set[str]:
-    """Return the keys under which a configuration has callbacks: ``callbacks`` replaces, ``callbacks+`` appends."""
-    content = yaml.safe_load(read_config(path))
-    trainer = content.get("trainer") if isinstance(content, dict) else None
-    return {"callbacks", "callbacks+"} & trainer.keys() if isinstance(trainer, dict) else set()
-
-
 def check_experiment_name(_: type, text: str) -> None:
     """Check the name of an experiment, which is that of a folder in ``lightning_logs/``.
 
@@ -185,6 +178,7 @@ class ExperimentParser(LightningArgumentParser):
         """Parse the command line, or the arguments given."""
         typed = [*(sys.argv[1:] if args is None else args)]
         found = _with_monitor("\0".join(typed)).split("\0") if typed else []
+        found = [re.sub("^-c(?!onfig)=?(?=.)", "--config=", argument) for argument in found]
         configs = {
             index: find_config(argument.removeprefix("--config="))
             for index, argument in enumerate(found)
@@ -237,14 +231,14 @@ class ExperimentParser(LightningArgumentParser):
         """Refuse a configuration whose list of callbacks would replace what an earlier one has appended."""
         overlay = None
         for path in filter(os.path.isfile, self._configs):
-            keys = _callback_keys(Path(path))
+            keys = {"trainer.callbacks", "trainer.callbacks+"} & _keys(path).keys()  # the second appends
             if len(keys) > 1:
                 self.error(
                     f"{path} has callbacks and callbacks+, of which one would be lost: put all under one of them"
                 )
-            if overlay is not None and "callbacks" in keys:
+            if overlay is not None and "trainer.callbacks" in keys:
                 self.error(f"{path} would replace the callbacks of {overlay}: give --config {path} first")
-            overlay = path if "callbacks+" in keys else overlay
+            overlay = path if "trainer.callbacks+" in keys else overlay
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Print what is wrong and what may have been meant, and exit with status 2."""

@@ -53,7 +53,8 @@ class Resumption:
         config: Namespace = parser.parse_args([*own, *flags])  # first: a configuration among the flags may have the
         given: Namespace = parser.parse_args(own)  # run's network beside it
         config.trainer.callbacks = _without_repeated(given.trainer.callbacks, config.trainer.callbacks)
-        return cls(run, config, vars(given.as_flat()), vars(config.as_flat()))
+        before, after = (vars(each.as_flat()) for each in (given, config))
+        return cls(run, config, before, after | {"config": before["config"]})  # the files' names are no setting
 
     @property
     def folder(self) -> Path:

@@ -7,7 +7,6 @@ import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -17,7 +16,7 @@ from torch.optim import Optimizer
 
 from datamodules import Batch, CIFAR10DataModule
 from lightning_modules import ImageClassifier
-from lightning_modules.schedules import Length
+from lightning_modules.schedules import Length, optimizer_and_schedule
 from overfitting_lab.callbacks.clock import clock_of
 from overfitting_lab.callbacks.console import data_lines
 from overfitting_lab.callbacks.fitting_data import run_length
@@ -68,13 +67,12 @@ def check(trainer: Trainer, model: ImageClassifier, data: CIFAR10DataModule) -> 
     loss = float(F.cross_entropy(measured.logits, batch.labels[: len(probed)]))
     print(f"first loss {loss:.3f} on {len(probed)} images; chance level is {facts.chance:.3f}")
 
-    made: Any = model.configure_optimizers()
-    optimizer, schedule = (made, None) if isinstance(made, Optimizer) else (made["optimizer"], made["lr_scheduler"])
+    optimizer, schedule = optimizer_and_schedule(model)
     problems = []
     run = run_length(trainer, data)
     in_all = f"{run.total:,} in {run.epochs} epochs" if run.total else "and no limit to their number"
     print(f"steps      {run.steps:,} an epoch, {in_all}")
-    if schedule is None:
+    if not schedule:
         print("schedule   none: the learning rate stays")
     else:
         scheduler, interval = schedule["scheduler"], schedule.get("interval", "epoch")
@@ -102,8 +100,8 @@ def check(trainer: Trainer, model: ImageClassifier, data: CIFAR10DataModule) -> 
 
 def _try_schedule(model: ImageClassifier, interval: str, number: int) -> list[str]:
     """Step a schedule as often as the run will, print its learning rates, and return what would stop the run."""
-    made: Any = model.configure_optimizers()
-    optimizer, scheduler = made["optimizer"], made["lr_scheduler"]["scheduler"]
+    optimizer, schedule = optimizer_and_schedule(model)
+    scheduler = schedule["scheduler"]
     rates = []
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Detected call of `lr_scheduler.step|To get the last learning rate")

@@ -142,16 +142,18 @@ def read_records(path: Path) -> list[EpochRecord]:
     """Read the rows of a ``metrics.csv``; none if there is no such file. A last row that was cut off does not count.
 
     Raises:
-        RunError: if a row holds what is no number.
+        RunError: if a column of the epochs is missing, or a row holds what is no number.
     """
     if not path.is_file():
         return []
-    with path.open(newline="", encoding="utf-8") as file:
-        lines = file.readlines()
-    whole = lines if lines and lines[-1].endswith("\n") else lines[:-1]
     try:
+        with path.open(newline="", encoding="utf-8-sig") as file:  # an editor may have begun it with a mark
+            lines = file.readlines()
+        whole = lines if lines and lines[-1].endswith("\n") else lines[:-1]
         return [_record(row) for row in csv.DictReader(whole)]
-    except ValueError as error:
+    except KeyError as error:
+        raise RunError(f"{path} is damaged (no column {error}); restore it") from error
+    except (ValueError, TypeError, csv.Error) as error:
         raise RunError(f"{path} is damaged ({error}); remove what does not belong there") from error
 
 
@@ -162,7 +164,7 @@ def _record(row: dict[str, str]) -> EpochRecord:
         return None if field in ("val_loss", "val_acc", *PROBE) else math.nan
 
     values = {field.name: value(field.name) for field in fields(EpochRecord) if field.name != "own"}
-    whole = {name: int(float(row.get(name) or 0)) for name in ("epoch", "step")}
+    whole = {name: int(float(row[name] or 0)) for name in ("epoch", "step")}
     own = {name: float(text) for name, text in row.items() if name not in COLUMNS and name and text}
     return EpochRecord(**{**values, **whole, "own": own})  # type: ignore[arg-type]
 

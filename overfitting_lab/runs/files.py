@@ -3,7 +3,7 @@
 import os
 import shlex
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import chain, count
 from pathlib import Path
 
@@ -119,10 +119,15 @@ def link_or_copy(path: Path, new: Path) -> None:
         shutil.copyfile(path, new)
 
 
-def unused(path: Path) -> Path:
-    """Return the path, or the first of ``NAME-2``, ``NAME-3``, ... if something has this name."""
-    others = (path.with_name(f"{path.stem}-{number}{path.suffix}") for number in count(2))
-    return next(each for each in chain([path], others) if not each.exists())
+def numbered(path: Path, ending: str = "") -> Iterator[Path]:
+    """Yield ``PATH``, ``PATH-2``, ``PATH-3``, ..., each with the ending, such as ``.png``."""
+    for number in chain([""], map("-{}".format, count(2))):
+        yield path.with_name(f"{path.name}{number}{ending}")
+
+
+def unused(path: Path, ending: str = "") -> Path:
+    """Return the first of the :func:`numbered` paths at which there is nothing."""
+    return next(each for each in numbered(path, ending) if not each.exists())
 
 
 def write_text(path: Path, text: str) -> None:

@@ -2,6 +2,7 @@
 
 import platform
 import re
+import shlex
 import subprocess
 import sys
 from importlib.metadata import version
@@ -20,25 +21,29 @@ def short_commit(commit: str) -> str:
 
 
 def git_commit() -> str:
-    """Return the project's commit, with ``-dirty`` if files differ from it; empty outside a git checkout."""
-    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    """Return the project's commit, with ``-dirty`` if files differ from it; empty if no repository holds this file."""
     try:
-        return subprocess.check_output(
-            command, cwd=Path(__file__).parent, stderr=subprocess.DEVNULL, encoding="utf-8", timeout=10
-        ).strip()
+        _git("ls-files", "--error-unmatch", Path(__file__).name)  # fails if it only surrounds the project
+        return _git("describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
     except (OSError, subprocess.SubprocessError):
         return ""
 
 
+def _git(*arguments: str) -> str:
+    folder = Path(__file__).parent
+    return subprocess.check_output(
+        ["git", *arguments], cwd=folder, stderr=subprocess.DEVNULL, encoding="utf-8", timeout=10
+    ).strip()
+
+
 def command_line() -> str:
-    """Return the command line of this process without the data's folder and without a database's password."""
+    """Return this process's command, as a shell takes it, without the data's folder and a database's password."""
     shown = [re.sub("^(--data.root)=.*", r"\1=FOLDER", argument) for argument in sys.argv[1:]]
-    if "--data.root" in shown:
-        shown[shown.index("--data.root") + 1] = "FOLDER"
-    return " ".join(["python", f"scripts/{Path(sys.argv[0]).name}", *map(without_password, shown)])
+    shown = ["FOLDER" if before == "--data.root" else each for before, each in zip(["", *shown], shown, strict=False)]
+    return shlex.join(["python", f"scripts/{Path(sys.argv[0]).name}", *map(without_password, shown)])
 
 
 def without_password(text: str) -> str:
     """Return a text in which the password of a URL is masked."""
-    text = re.sub(r"(://[^:/@\s]*):[^@]+@", r"\1:PASSWORD@", text)
+    text = re.sub(r"(://[^:/@\s]*):\S+@", r"\1:PASSWORD@", text)
     return re.sub(r"([?&]password)=[^&\s]+", r"\1=PASSWORD", text)

@@ -209,4 +209,12 @@ def runs_of(experiment: Path) -> list[Run]:
 def runs_with(experiment: Path, recipe: Mapping[str, Any], fingerprint: str) -> list[Run]:
     """Return the runs of use in an experiment's folder that have a recipe and data, the newest first."""
     same = [run for run in runs_of(experiment) if run.of_use and run.summary.data.fingerprint == fingerprint]
-    return [run for run in same if run.recipe == recipe]
+    return [run for run in same if _recipe_of(run) == recipe]
+
+
+def _recipe_of(run: Run) -> dict[str, Any] | None:
+    """Return a run's recipe; ``None`` if its configuration cannot be read."""
+    try:
+        return run.recipe
+    except RunError:
+        return None

@@ -132,7 +132,7 @@ class Summary:
         try:
             values |= {name: _make(kind, values[name]) for name, kind in _NESTED.items() if name in values}
             return _make(cls, values)
-        except (KeyError, TypeError) as error:
+        except (AttributeError, KeyError, TypeError) as error:
             raise ValueError(f"{type(error).__name__}: {error}") from error
 
 

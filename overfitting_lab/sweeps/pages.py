@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from itertools import chain, count, zip_longest
+from itertools import chain, zip_longest
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from overfitting_lab.comparison.report import render
 from overfitting_lab.comparison.statistics import CONFIDENCE, Estimate, mean_cell
 from overfitting_lab.runs.figures import save_figure
-from overfitting_lab.runs.files import write_text
+from overfitting_lab.runs.files import numbered, write_text
 from overfitting_lab.runs.notes import attempt
 from overfitting_lab.sweeps.charts import draw_curve, draw_estimates, draw_worth
 from overfitting_lab.sweeps.designs import Design
@@ -119,11 +119,12 @@ def write_page(
 
 def _without_other_study(path: Path, study: str | None) -> Path:
     """Return the path, or the first of ``PATH-2``, ``PATH-3``, ... if the page there is of another study."""
-    for name in chain([path.name], (f"{path.name}-{number}" for number in count(2))):
-        numbers = path.with_name(f"{name}.json")
-        if not numbers.exists() or json.loads(numbers.read_text(encoding="utf-8")).get("study") == study:
-            break
-    return path.with_name(name)
+
+    def is_free(page: Path) -> bool:
+        numbers = page.with_name(f"{page.name}.json")
+        return not numbers.exists() or json.loads(numbers.read_text(encoding="utf-8")).get("study") == study
+
+    return next(filter(is_free, numbered(path)))
 
 
 def _factorial(design: Design, groups: Groups, means: Means, figure: Figure) -> tuple[str, Content]:

@@ -3,13 +3,16 @@
 import re
 import time
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 from lightning.pytorch import Callback
 
 from overfitting_lab.callbacks.epochs import recorder_of
-from tests.conftest import Flags, Script
+from tests.conftest import Flags, Script, summary_of
+
+RUN = "lightning_logs/overfit/version_0"
 
 PAUSE = 0.2
 LINE = re.compile(
@@ -75,6 +78,19 @@ def test_a_run_of_seconds_needs_no_line(run_script: Script, quick: Flags) -> Non
     outcome = run_script("fit", "--config=overfit", *quick)
     assert "epoch   2/2" in outcome.out
     assert not LINE.search(outcome.out)
+
+
+def test_the_epochs_that_are_left_after_a_resume_with_smaller_batches(run_script: Script, quick: Flags) -> None:
+    """The run ends at a step, and today's epochs have more steps than those before."""
+    assert run_script("fit", "--config=overfit", *quick, "--trainer.max_epochs=2").status == 0
+    steps = summary_of(Path(RUN))["global_step"]
+    flags = (f"--trainer.max_steps={2 * steps + 1}", "--trainer.max_epochs=-1", "--data.batch_size=5")
+    outcome = run_script("fit", f"--resume={RUN}", *flags)
+    assert outcome.status == 0, outcome.err
+    epochs = re.findall(r"^epoch +(\d+)/(\d+) ", outcome.out, re.M)
+    assert len({last for _, last in epochs}) == 1, outcome.out
+    assert epochs[-1][0] == epochs[-1][1]
+    assert "-1 day" not in outcome.out
 
 
 class OneLongEpoch(Callback):

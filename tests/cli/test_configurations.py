@@ -88,6 +88,15 @@ def test_a_setting_that_would_be_lost_is_refused(text: str, words: str, run_scri
     assert words in outcome.err
 
 
+@pytest.mark.parametrize("key", ["trainer:\n  callbacks", "trainer.callbacks"])
+def test_callbacks_that_a_later_configuration_would_replace(key: str, run_script: Script, tmp_path: Path) -> None:
+    for name, sign in (("one", "+"), ("two", "")):
+        (tmp_path / f"{name}.yaml").write_text(f"{key}{sign}: [{{class_path: LearningRateMonitor}}]\n")
+    outcome = run_script("fit", "--config=overfit", "--config=one.yaml", "--config=two.yaml")
+    assert outcome.status == 2
+    assert "two.yaml would replace the callbacks of one.yaml: give --config two.yaml first" in outcome.err
+
+
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
 def test_words_stay_words_in_every_encoding(encoding: str, tmp_path: Path, parse: Parse) -> None:
     (tmp_path / "mine.yaml").write_text(f"{OFF}data:\r\n  root: 猫/é\n", encoding=encoding)

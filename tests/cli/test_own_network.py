@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tests.conftest import ROOT, Flags, Script, summary_of
 from tests.scripts.test_errors import check_one_message
@@ -231,6 +232,54 @@ def test_a_networks_own_optimizer_and_a_flag_that_would_do_nothing(
     assert outcome.status == status
     if status:
         assert "--model.optimizer would do nothing: MyNet has its own configure_optimizers" in outcome.err
+
+
+@pytest.mark.parametrize(
+    "returns",
+    [
+        "{'optimizer': sgd}",
+        "{'optimizer': sgd, 'lr_scheduler': step}",
+        "[sgd]",
+        "[sgd], [step]",
+        "[sgd], [{'scheduler': step, 'interval': 'step'}]",
+    ],
+)
+def test_an_own_optimizer_in_every_form_that_lightning_takes(
+    returns: str, folder: Path, short: Flags, run_script: Script
+) -> None:
+    config = with_optimizer(folder, returns)
+    outcome = run_script("fit", config, *short)
+    assert outcome.status == 0, outcome.err
+    assert summary_of(RUN)["optimizer"]["lr"] == 0.05
+    checked = run_script("fit", config, *short, "--check")
+    assert checked.status == 0, checked.err
+    assert ("StepLR" in checked.out) == ("step" in returns)
+
+
+@pytest.mark.parametrize("returns", ["[sgd, sgd]", "None", "[sgd], [step, step]"])
+def test_more_than_one_optimizer_is_refused(returns: str, folder: Path, short: Flags, run_script: Script) -> None:
+    outcome = run_script("fit", with_optimizer(folder, returns), *short)
+    check_one_message(outcome, 2)
+    assert "configure_optimizers of MyNet must return one optimizer and at most one schedule" in outcome.err
+    assert not RUN.exists()
+
+
+def with_optimizer(folder: Path, returns: str) -> str:
+    """Give the page's network an optimizer and a schedule of its own; return the flag of its configuration."""
+    code = (folder / "my_net.py").read_text()
+    code += f"""
+    def configure_optimizers(self):
+        sgd = torch.optim.SGD(self.parameters(), lr=0.05)
+        step = torch.optim.lr_scheduler.StepLR(sgd, 1)
+        return {returns}
+"""
+    (folder / "my_net.py").write_text(f"import torch\n{code}")
+    config = yaml.safe_load((folder / "my_net.yaml").read_text())
+    config["model"]["init_args"] = {
+        name: value for name, value in config["model"].get("init_args", {}).items() if name != "optimizer"
+    }
+    (folder / "my_net.yaml").write_text(yaml.safe_dump(config))
+    return f"--config={folder / 'my_net.yaml'}"
 
 
 def test_batch_normalization_and_a_last_batch_of_one_image(folder: Path, short: Flags, run_script: Script) -> None:

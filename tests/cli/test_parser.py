@@ -31,7 +31,16 @@ def test_a_folder_of_that_name_is_no_configuration(tmp_path: Path) -> None:
     assert find_config("overfit") == str(CONFIGS / "overfit.yaml")
 
 
-@pytest.mark.parametrize("words", [["--config", "regularized"], ["--config=regularized"], ["-c", "regularized"]])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--config", "regularized"],
+        ["--config=regularized"],
+        ["-c", "regularized"],
+        ["-c=regularized"],
+        ["-cregularized"],
+    ],
+)
 def test_every_way_to_say_config(words: list[str], parse: Parse) -> None:
     assert parse(*words).experiment == "regularized"
 

@@ -64,10 +64,11 @@ def test_biases_are_0_and_normalization_stays(initialization: Initialization) ->
 
 
 @pytest.mark.parametrize("std", [0.01, 0.5])
-def test_small_output_draws_the_last_layer_small(std: float) -> None:
-    output = nn.Linear(1000, 50)
+@pytest.mark.parametrize("output", [nn.Linear(1000, 50), nn.Conv2d(1000, 50, 1)])
+def test_small_output_draws_the_last_layer_small(output: nn.Linear | nn.Conv2d, std: float) -> None:
     SmallOutput(std=std)(nn.Sequential(nn.Conv2d(3, 4, 3), nn.Linear(8, 8), nn.ReLU(), output))
     assert float(output.weight.detach().std()) == pytest.approx(std, rel=0.03)
+    assert output.bias is not None
     assert not output.bias.any()
 
 

@@ -59,6 +59,22 @@ class Unmerged(Constant):
     full_state_update = None
 
 
+class Mean(Constant):
+    """A metric whose state is a mean, of which a merged one has lost the number of updates."""
+
+    mean: torch.Tensor
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__(num_classes)
+        self.add_state("mean", torch.tensor(0.0), dist_reduce_fx="mean")
+
+    def update(self, preds: torch.Tensor, target: torch.Tensor) -> None:
+        self.mean = self.mean + 0.5
+
+    def compute(self) -> torch.Tensor:
+        return self.mean
+
+
 @pytest.fixture
 def fit(tiny: Flags, tmp_path: Path) -> list[str]:
     (tmp_path / "metrics.yaml").write_text(METRICS)
@@ -148,6 +164,7 @@ def test_a_resumed_run_counts_own_metrics_as_well(run_script: Script, fit: list[
         ({"f1": "NoSuchScore"}, "NoSuchScore"),
         ({"f1": "tests.lightning_modules.test_metrics.Unmerged"}, "write full_state_update = False in its class"),
         ({"f1": "tests.lightning_modules.test_metrics.OtherNames"}, "whose update takes preds and target"),
+        ({"f1": "tests.lightning_modules.test_metrics.Mean"}, "keep sums and counts instead of means"),
     ],
 )
 def test_a_metric_that_does_not_work_is_refused(

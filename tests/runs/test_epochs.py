@@ -90,9 +90,16 @@ def test_a_row_that_was_cut_off_does_not_count_and_another_damage_is_named(tmp_p
     for cut in (text + "2,3,1e-", text + "2,3,0.5"):
         path.write_text(cut)
         assert read_records(path) == rows
-    path.write_text(text + "much,3,0.5\n")
-    with pytest.raises(RunError, match=r"metrics.csv is damaged \(could not convert string to float: 'much'"):
-        read_records(path)
+    path.write_text(text, encoding="utf-8-sig")
+    assert read_records(path) == rows, "a spreadsheet begins a file with a mark"
+    for content, fault in (
+        (text.encode() + b"much,3,0.5\n", r"could not convert string to float: 'much'"),
+        (text.encode() + b"\xff,3,0.5\n", "'utf-8' codec can't decode byte 0xff"),
+        (text.encode().replace(b"epoch,", b"epochs,"), "no column 'epoch'"),
+    ):
+        path.write_bytes(content)
+        with pytest.raises(RunError, match=rf"metrics.csv is damaged \(.*{fault}"):
+            read_records(path)
 
 
 def test_the_gap_is_measured_on_the_probe_if_there_is_one() -> None:

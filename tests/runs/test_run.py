@@ -1,3 +1,4 @@
+import json
 import pickle
 import re
 from pathlib import Path
@@ -85,6 +86,10 @@ def test_a_summary_that_an_editor_has_changed_is_read_or_its_fault_is_named(fold
     for name in ("seconds", "acc"):
         path.write_text(re.sub(rf'"{name}": [^,}}\n]+', f'"{name}": "0,99"', text))
         with pytest.raises(RunError, match=f"damaged .TypeError: {name} is '0,99', which is no number"):
+            _ = Run(folder).summary
+    for value in (None, "word", [1]):
+        path.write_text(json.dumps(json.loads(text) | {"best": value}))
+        with pytest.raises(RunError, match=r"summary.json is damaged"):
             _ = Run(folder).summary
 
 

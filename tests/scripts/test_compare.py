@@ -123,10 +123,10 @@ def test_a_run_that_fails_ends_it(run_script: Script, monkeypatch: pytest.Monkey
 
 
 def test_no_report_is_replaced_silently(run_script: Script, tmp_path: Path) -> None:
-    runs = {name: make_run(tmp_path / name / "version_0", np.ones(30, dtype=bool)) for name in ("a", "b c")}
-    for name in (*runs, "a"):
+    runs = {name: make_run(tmp_path / name / "version_0", np.ones(30, dtype=bool)) for name in ("a_0.5", "b c")}
+    for name in (*runs, "a_0.5"):
         assert run_script("compare", runs[name]).status == 0
-    assert sorted(path.name for path in (tmp_path / "report").iterdir()) == ["a", "a-2", "b_c"]
+    assert sorted(path.name for path in (tmp_path / "report").iterdir()) == ["a_0.5", "a_0.5-2", "b_c"]
     assert "# b c\n" in (tmp_path / "report/b_c/report.md").read_text()
     for word in ("written", "replaced"):
-        assert f"{word} mine/report.html" in run_script("compare", runs["a"], "--output=mine").out
+        assert f"{word} mine/report.html" in run_script("compare", runs["a_0.5"], "--output=mine").out

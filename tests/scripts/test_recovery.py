@@ -45,6 +45,8 @@ def test_a_finished_run_is_complete(run_script: Script, finished: Path) -> None:
     outcome = run_script("fit", "--resume", FIRST)
     why = "all 2 epochs are done (--trainer.max_epochs). Give this setting another value to train longer"
     assert (outcome.status, outcome.out) == (0, f"{FIRST} is already complete: {why}\n")
+    again = run_script("fit", "--resume", FIRST, f"--config={FIRST}/config.yaml")
+    assert (again.status, again.out) == (0, outcome.out), "a configuration of the same settings changes nothing"
     assert files_of(finished) == before
 
 

@@ -54,6 +54,16 @@ def test_a_run_that_can_go_on_no_more_is_left_as_it_is(run_script: Script, quick
     assert (summary_of(tmp_path / FIRST), runs(tmp_path)) == (summary, ["version_0", "version_1"])
 
 
+def test_a_run_with_a_damaged_configuration_is_passed_over(run_script: Script, quick: Flags, tmp_path: Path) -> None:
+    command = ["fit", "--config=overfit", *quick, AUTO]
+    assert run_script(*command).status == 0
+    shutil.copytree(tmp_path / FIRST, (tmp_path / FIRST).with_name("version_1"))
+    ((tmp_path / FIRST).with_name("version_1") / "config.yaml").write_text("data: [1,\n")
+    outcome = run_script(*command)
+    assert (outcome.status, outcome.out[: len(FIRST)]) == (0, FIRST), outcome.err
+    assert "is already complete" in outcome.out
+
+
 def test_a_configuration_names_no_run_to_resume(run_script: Script, quick: Flags, tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text(f"resume: {FIRST}\n")
     outcome = run_script("fit", "--config=overfit", *quick, "--config=mine.yaml")
