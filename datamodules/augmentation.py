@@ -14,7 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from datamodules.images import SIZE, resize, scale
+from datamodules.images import SIZE
+from datamodules.pixels import resize, scale
 from datamodules.sources import Images, Source
 from datamodules.trivial import trivial_augment
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from datamodules.augmentation import Augmentation
-from datamodules.images import normalize
+from datamodules.pixels import normalize
 
 
 class Batch(NamedTuple):

@@ -137,10 +137,11 @@ class CIFAR10DataModule(LightningDataModule):
         self._test_size = test_size
         self._stand_in = stand_in
         self._source: Source = SOURCES[source](Path(root))
-        sizes = {"batch_size": batch_size, "image_size": image_size, "train_size": train_size, "val_size": val_size}
-        small = {
-            name: size for name, size in (sizes | {"test_size": test_size}).items() if size is not None and size < 1
-        }
+        sizes = {
+            "batch_size": batch_size, "image_size": image_size,
+            "train_size": train_size, "val_size": val_size, "test_size": test_size,
+        }  # fmt: skip
+        small = {name: size for name, size in sizes.items() if size is not None and size < 1}
         if small:
             raise ValueError("; ".join(f"data.{name} must be at least 1, not {size}" for name, size in small.items()))
         for name, value in {"seed": self.seed, "split_seed": split_seed}.items():

@@ -31,7 +31,7 @@ except KeyboardInterrupt:
 
 from overfitting_lab.cli.errors import USAGE
 from overfitting_lab.cli.factors import check_cells, last_subset, planned_trial, read_factors, refuse_fixed
-from overfitting_lab.cli.finished import finished_run, plan
+from overfitting_lab.cli.finished import finished_run, planned_experiment
 from overfitting_lab.cli.parser import ScriptParser, positive, setting_name
 from overfitting_lab.runs import Run, RunError, UsageError
 from overfitting_lab.runs.provenance import command_line
@@ -72,7 +72,7 @@ def ablation(
     """Return the ablation of a design. ``apart`` are the factors whose settings its trials do not share."""
     if last := last_subset(arguments.subsets):
         planned_trial(command, {**design.cells[-1], **last}, f"--subsets {arguments.subsets}")
-    folder, settings, cli = plan(command.line({}), divided=False)
+    folder, settings, cli = planned_experiment(command.line({}), divided=False)
     fixed = {**recipe(settings), "the images": cli.datamodule.source.load().identity}
     for factor in apart:
         fixed.pop(factor.key, None)

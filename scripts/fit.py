@@ -18,8 +18,8 @@ except ImportError as error:
 except KeyboardInterrupt:
     raise SystemExit(130) from None
 
+from overfitting_lab.cli.check import check
 from overfitting_lab.cli.memory import keep_freed_memory
-from overfitting_lab.doctor.check import check
 
 
 def main() -> None:

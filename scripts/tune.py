@@ -41,9 +41,9 @@ def begin(arguments: argparse.Namespace, fit: Sequence[str]) -> Tuning:
     """Check everything, and return the search whose trials have the flags ``fit`` of fit.py in common."""
     refuse_flags(Settings([*fit]).config, fit)
     searches = read_searches(arguments.search, fit)
-    folder, settings, cli = finished.plan(fit)
+    folder, settings, cli = finished.planned_experiment(fit)
     fixed = {key: value for key, value in recipe(settings).items() if key not in searches}
-    fixed["the images"] = cli.datamodule.source.load().identity
+    fixed["the images"] = cli.datamodule.images.identity
     plan = Plan(searches, fixed, cli.config.monitor, cli.config.seed_everything, cli.trainer.max_epochs)
 
     def train(kind: str, number: int, output: IO[str]) -> int:

@@ -14,9 +14,9 @@ from torch._dynamo.utils import counters
 
 from benchmarks.contenders import prepared
 from datamodules import Batch, CIFAR10DataModule
-from overfitting_lab.doctor import callback as doctor
+from overfitting_lab.callbacks import doctor
+from tests.callbacks.test_doctor import FAULT, alarms, bright  # noqa: F401
 from tests.conftest import Flags, Script, summary_of, timeless, weights_of
-from tests.doctor.test_callback import FAULT, alarms, bright  # noqa: F401
 from tests.lightning_modules.test_classifier import assert_clips_as_a_plain_loop
 from tests.processes import ROOT, run_python
 from tests.scripts.test_errors import check_one_message

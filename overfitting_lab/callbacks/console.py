@@ -19,8 +19,8 @@ from rich.text import Text
 from overfitting_lab.callbacks.clock import clock_of
 from overfitting_lab.callbacks.ending import reason, untested
 from overfitting_lab.callbacks.epochs import recorder_of
-from overfitting_lab.callbacks.fitting_data import run_length, steps_left
 from overfitting_lab.callbacks.logger import RunLogger
+from overfitting_lab.callbacks.run_length import run_length, steps_left
 from overfitting_lab.runs.summary import part
 from overfitting_lab.runs.text import duration
 

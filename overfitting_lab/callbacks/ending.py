@@ -1,13 +1,13 @@
 """The reason why training ended."""
 
 import sys
-from datetime import timedelta
 
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import EarlyStopping, Timer
 
 from overfitting_lab.callbacks.plateau import PlateauSchedule
 from overfitting_lab.callbacks.progress import ends_epoch
+from overfitting_lab.runs.text import duration
 
 
 class ObservedTrainer(Trainer):
@@ -52,7 +52,7 @@ def reason_to_stop(trainer: Trainer) -> str:
     if isinstance(by, str):
         return by
     if isinstance(by, Timer):
-        elapsed = timedelta(seconds=round(by.time_elapsed() + (by.time_remaining() or 0)))
+        elapsed = duration(by.time_elapsed() + (by.time_remaining() or 0))
         return f"the time of {elapsed} is up (--trainer.max_time, or the duration of Timer)"
     if isinstance(by, EarlyStopping):
         words = (by.stopping_reason_message or "").removesuffix(" Signaling Trainer to stop.")

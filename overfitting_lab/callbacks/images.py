@@ -180,9 +180,10 @@ class ImageRecord(AnswerCollector):
     def _of_training(self, trainer: Trainer, last_wrong: Tensor) -> dict[str, NDArray[Any]]:
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         indices = data.train_indices
-        learned = (last_wrong.cpu()[indices] + 1).numpy()
+        wrong = last_wrong.cpu()[indices].numpy()
+        learned = wrong + 1
         if self._right is not None:  # an image may not be seen again after its last mistake
-            still_wrong = ~self._right.cpu()[indices].numpy() & (learned > NEVER_WRONG)
+            still_wrong = ~self._right.cpu()[indices].numpy() & (wrong > UNSEEN)
             learned[still_wrong] = max(learned.max(initial=0), trainer.current_epoch)
 
         def pictures(order: NDArray[Any], name: str) -> dict[str, NDArray[Any]]:
@@ -212,7 +213,7 @@ class ImageRecord(AnswerCollector):
         """Write the arrays of the test images."""
         if self.tested is None or not trainer.is_global_zero:
             return
-        labels, probabilities = (each.numpy() for each in self.tested)
+        labels, probabilities = self.arrays
         predictions = probabilities.argmax(axis=1)
         confidence = np.where(predictions == labels, -1, probabilities.max(axis=1))
         shown = np.argsort(-confidence, kind="stable")[: min(SHOWN, int((confidence >= 0).sum()))]

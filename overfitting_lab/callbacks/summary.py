@@ -280,7 +280,7 @@ def _confidence(trainer: Trainer) -> dict[str, float]:
     record = images_of(trainer)
     if record is None or record.tested is None:
         return {}
-    labels, probabilities = (each.numpy() for each in record.tested)
+    labels, probabilities = record.arrays
     if not np.isfinite(probabilities).all():
         return {}
     found = calibration(probabilities, labels)

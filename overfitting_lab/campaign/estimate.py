@@ -7,13 +7,13 @@ from typing import Any
 import torch
 from torch.nn.functional import cross_entropy
 
-from overfitting_lab.callbacks.foretold import Range
 from overfitting_lab.campaign.plan import Ablation, Campaign, Entry
 from overfitting_lab.campaign.reference import REFERENCE, reference_bytes, reference_runs
 from overfitting_lab.campaign.values import hours
 from overfitting_lab.campaign.work import State, is_there
 from overfitting_lab.cli.experiment import ExperimentCLI
 from overfitting_lab.runs import Run
+from overfitting_lab.runs.text import TimeRange
 
 REST = 45_000  # training images of CIFAR-10 that validation leaves
 TIMED = 4.0  # seconds of the timing, at least one step
@@ -41,7 +41,7 @@ class Estimator:
         speeds = sorted(speed(run) for run in self._runs if _network(run.recipe) == ALEXNET)
         self._scale = speeds[len(speeds) // 2] / self.here if speeds and self.here else 1.0
 
-    def estimate(self, entry: Entry) -> Range | None:
+    def estimate(self, entry: Entry) -> TimeRange | None:
         """Return the time of one run of an entry; ``None`` if no run tells anything about it."""
         there = [*reference_runs(entry).values()]
         like = self._on_device(there) or [run for run in self._runs if _network(run.recipe) == _network(entry.recipe)]
@@ -50,7 +50,7 @@ class Estimator:
         size = there[0].summary.data.train_size if there else entry.recipe["data.train_size"]
         images = entry.recipe["trainer.max_epochs"] * (size or REST)
         speeds = [speed(run) for run in like]
-        return Range(images / max(speeds) * self._scale / UNCERTAIN, images / min(speeds) * self._scale * UNCERTAIN)
+        return TimeRange(images / max(speeds) * self._scale / UNCERTAIN, images / min(speeds) * self._scale * UNCERTAIN)
 
     def _on_device(self, runs: Sequence[Run]) -> list[Run]:
         return [run for run in runs if run.summary.device == self._device]
@@ -59,7 +59,7 @@ class Estimator:
 def described(found: Sequence[State], ablations: Sequence[Ablation], campaign: Campaign) -> Iterator[str]:
     """Yield a line for each entry and ablation, and a sum: what is there, what is missing, and its time here."""
     estimator = Estimator(campaign) if any(state.to_train for state in found) else None
-    sums, unknown = Range(0.0, 0.0), 0
+    sums, unknown = TimeRange(0.0, 0.0), 0
     for state in found:
         entry, parts = state.entry, [f"there: {_seeds(state.there)}"]
         parts += [f"seed {seed}: {run.status} in {run.folder}" for seed, run in sorted(state.begun.items())]

@@ -13,7 +13,7 @@ import yaml
 from numpy.typing import NDArray
 
 from overfitting_lab.campaign.plan import Entry
-from overfitting_lab.cli.replay import Writer
+from overfitting_lab.cli.replay import as_yaml
 from overfitting_lab.runs import Run, RunFiles
 from overfitting_lab.runs.figures import reduce_colours
 from overfitting_lab.runs.files import experiments_folder
@@ -96,7 +96,7 @@ def _config(run: Run) -> str:
     config = yaml.safe_load(run.files.config.read_text(encoding="utf-8"))
     config["data"]["root"] = STANDS_FOR_ROOT
     config["trainer"].pop("default_root_dir", None)
-    return str(yaml.dump(config, Dumper=Writer, default_flow_style=False, sort_keys=False, allow_unicode=True))
+    return as_yaml(config)
 
 
 def _without_places(text: str, root: str, here: str) -> str:

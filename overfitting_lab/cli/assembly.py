@@ -19,12 +19,12 @@ from overfitting_lab.callbacks.clock import Clock
 from overfitting_lab.callbacks.console import Console, LayerTable, TerminalBar
 from overfitting_lab.callbacks.counts import TrainingCounts
 from overfitting_lab.callbacks.dashboard import Dashboard
+from overfitting_lab.callbacks.doctor import Doctor
 from overfitting_lab.callbacks.epochs import EpochRecorder
-from overfitting_lab.callbacks.fitting_data import FittingData
-from overfitting_lab.callbacks.foretold import Foretold
 from overfitting_lab.callbacks.further_loggers import FurtherLoggers
 from overfitting_lab.callbacks.guarded import guarded, with_attempted_exception_hook
 from overfitting_lab.callbacks.images import ImageRecord
+from overfitting_lab.callbacks.limits import LimitCheck
 from overfitting_lab.callbacks.logger import RunLogger
 from overfitting_lab.callbacks.noise import LabelNoiseProbe
 from overfitting_lab.callbacks.optimizer import OptimizerSettings
@@ -34,7 +34,7 @@ from overfitting_lab.callbacks.profile import NoProfiler, ProfileFolder
 from overfitting_lab.callbacks.recovery import Recovery
 from overfitting_lab.callbacks.step_limit import StepLimit
 from overfitting_lab.callbacks.summary import RunSummary
-from overfitting_lab.doctor.callback import Doctor
+from overfitting_lab.callbacks.time_left import TimeLeft
 from overfitting_lab.runs.provenance import git_commit, versions
 from overfitting_lab.runs.recipe import decides
 from overfitting_lab.runs.text import escaped, not_text
@@ -84,7 +84,7 @@ class Assembly:
         return [
             Clock(self.begun),  # before all whose work it measures
             StepLimit(),  # before all that read max_steps
-            FittingData(),  # refuses, before RunSummary claims the run's folder
+            LimitCheck(),  # refuses, before RunSummary claims the run's folder
             LabelNoiseProbe(),
             EpochRecorder(self.config.monitor),  # before all that read its records, or which validation is the best
             OptimizerSettings(),  # refuses a checkpoint, before the given callbacks read it
@@ -95,7 +95,7 @@ class Assembly:
             *(self._writers(self.logger, doctor) if self.logger else []),
             *([LayerTable()] if table else []),
             *([TerminalBar()] if bar else []),
-            Foretold(),
+            TimeLeft(),
             Console(self.logger, not self._terminal, self.precision_reason),  # last: its lines stand below the others
         ]
 

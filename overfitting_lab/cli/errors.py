@@ -9,7 +9,7 @@ from typing import NoReturn
 import torch
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-from overfitting_lab.callbacks.fitting_data import LimitError
+from overfitting_lab.callbacks.limits import LimitError
 from overfitting_lab.callbacks.logger import TENSORBOARD, RunLogger
 from overfitting_lab.callbacks.recovery import StoppedError
 from overfitting_lab.cli.failures import REPORTED, explain, is_defect, keep_trace, wants_trace

@@ -22,9 +22,10 @@ from lightning_utilities.core.rank_zero import rank_zero_only
 from datamodules import CIFAR10DataModule
 from lightning_modules import ImageClassifier
 from overfitting_lab import began
+from overfitting_lab.callbacks.doctor import Advice
 from overfitting_lab.callbacks.ending import ObservedTrainer
-from overfitting_lab.callbacks.fitting_data import fit_schedule
 from overfitting_lab.callbacks.further_loggers import resume_loggers
+from overfitting_lab.callbacks.limits import fit_schedule
 from overfitting_lab.callbacks.logger import RunLogger
 from overfitting_lab.callbacks.recovery import Keep, Recovery
 from overfitting_lab.cli import trainer_callbacks
@@ -39,9 +40,8 @@ from overfitting_lab.cli.parser import ExperimentParser, check_experiment_name, 
 from overfitting_lab.cli.precision import default_precision
 from overfitting_lab.cli.processes import end_with_parent, leave_together, use_together_strategy
 from overfitting_lab.cli.replay import UNWRITABLE, replayable
-from overfitting_lab.cli.resumption import AUTO, Resumption, Search
+from overfitting_lab.cli.resumption import AUTO, Resumption, RunFinder
 from overfitting_lab.cli.trainer_flags import TRAINER_FLAGS, problems, typed_flags
-from overfitting_lab.doctor.callback import Advice
 from overfitting_lab.runs import Run, UsageError
 from overfitting_lab.runs.checkpoints import checked_checkpoint
 from overfitting_lab.runs.files import experiments_folder, user_path
@@ -87,7 +87,7 @@ class ExperimentCLI(LightningCLI):
         self._checked_flags = [*TRAINER_FLAGS] if trains else ["accelerator", *typed_flags(args or [])]
         self._trains = trains
         self._resumption: Resumption | None = None
-        self._search: Search | None = None
+        self._finder: RunFinder | None = None
         self.logger: RunLogger | None = None
         super().__init__(
             ImageClassifier,
@@ -233,8 +233,8 @@ class ExperimentCLI(LightningCLI):
         self.datamodule.setup("fit")
         data, experiment = self.datamodule.description(), self._root / self.config.experiment
         check_writable(experiment)
-        self._search = Search(experiment, recipe(self._with_schedule(), data), data["fingerprint"])
-        run = self._search.newest()
+        self._finder = RunFinder(experiment, recipe(self._with_schedule(), data), data["fingerprint"])
+        run = self._finder.newest()
         return str(run.folder) if run else ""
 
     def _with_schedule(self) -> dict[str, Any]:
@@ -255,8 +255,8 @@ class ExperimentCLI(LightningCLI):
         sys.exit(0)
 
     def _let_others_search(self) -> None:
-        if self._search is not None:
-            self._search.lock.release()
+        if self._finder is not None:
+            self._finder.lock.release()
 
     def changed_since(self, run: Run) -> Iterator[str]:
         """Yield a line for each setting that decides a result and is another one than the run's."""

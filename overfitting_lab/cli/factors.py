@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from datamodules.errors import DataError
-from overfitting_lab.callbacks.fitting_data import LimitError
-from overfitting_lab.cli.finished import plan
+from overfitting_lab.callbacks.limits import LimitError
+from overfitting_lab.cli.finished import planned_experiment
 from overfitting_lab.cli.parser import available_configs, find_config, setting_name
 from overfitting_lab.cli.processes import say
 from overfitting_lab.runs import UsageError
@@ -216,7 +216,7 @@ def planned_trial(command: Command, setting: Mapping[str, Any], what: str) -> tu
         SystemExit: if a setting or its value is wrong; the message ends with ``what``.
     """
     try:
-        _, settings, cli = plan(command.line(setting))
+        _, settings, cli = planned_experiment(command.line(setting))
     except (DataError, LimitError) as error:
         raise UsageError(f"{what}: {error}") from error
     except SystemExit:  # the parser has said what is wrong

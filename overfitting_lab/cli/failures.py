@@ -14,12 +14,12 @@ from lightning_utilities.core.rank_zero import rank_zero_only
 from datamodules import DataError
 from lightning_modules.errors import ModelError
 from overfitting_lab.callbacks.checkpoints import CheckpointError
+from overfitting_lab.callbacks.doctor import HopelessError
 from overfitting_lab.callbacks.epochs import DivergedError
-from overfitting_lab.callbacks.fitting_data import LimitError
+from overfitting_lab.callbacks.limits import LimitError
 from overfitting_lab.callbacks.logger import RunLogger
 from overfitting_lab.callbacks.summary import UntrainedError
 from overfitting_lab.cli.processes import ProcessError
-from overfitting_lab.doctor.callback import HopelessError
 from overfitting_lab.runs import RunError
 from overfitting_lab.runs.files import RunFiles
 from overfitting_lab.runs.notes import in_words

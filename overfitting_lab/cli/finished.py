@@ -9,14 +9,14 @@ from typing import IO, Any
 
 import yaml
 
-from overfitting_lab.callbacks.fitting_data import fit_schedule
+from overfitting_lab.callbacks.limits import fit_schedule
 from overfitting_lab.cli.experiment import ExperimentCLI
 from overfitting_lab.runs import Run, RunError, runs_with
 from overfitting_lab.runs.files import experiments_folder
 from overfitting_lab.runs.recipe import flat, recipe
 
 
-def plan(arguments: Sequence[str], *, divided: bool = True) -> tuple[Path, dict[str, Any], ExperimentCLI]:
+def planned_experiment(arguments: Sequence[str], *, divided: bool = True) -> tuple[Path, dict[str, Any], ExperimentCLI]:
     """Return the folder of an experiment's runs, all settings by flag, and the experiment.
 
     Args:
@@ -59,7 +59,7 @@ def finished_run(
         RunError: if ``fit.py`` fails.
         DataError: if the data cannot be had.
     """
-    experiment, settings, cli = plan(arguments)
+    experiment, settings, cli = planned_experiment(arguments)
     data = cli.datamodule.description()
     wanted = recipe(settings, data)
     del cli  # its network would take up memory while another process trains the same one

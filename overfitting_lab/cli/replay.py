@@ -22,11 +22,12 @@ UNWRITABLE = "Unable to serialize instance "  # jsonargparse writes this in plac
 Path = tuple[str | int, ...]  # the keys and indices that lead to a setting
 
 
-def _write(content: Any) -> str:
+def as_yaml(content: Any) -> str:
+    """Return settings as YAML that jsonargparse reads as they are."""
     return str(yaml.dump(content, Dumper=Writer, default_flow_style=False, sort_keys=False, allow_unicode=True))
 
 
-set_dumper("replayable", _write)
+set_dumper("replayable", as_yaml)
 
 
 def replayable(parser: ArgumentParser, config: Namespace) -> str:
@@ -48,7 +49,7 @@ def replayable(parser: ArgumentParser, config: Namespace) -> str:
     content = yaml.safe_load(text)
     for path in nones:
         _at(content, path[:-1])[path[-1]] = None
-    return _write(content)
+    return as_yaml(content)
 
 
 def without_unwritable(text: str, config: Namespace) -> str:
@@ -68,7 +69,7 @@ def without_unwritable(text: str, config: Namespace) -> str:
             if given is not defaults.get(str(name)):
                 raise ValueError(f"--{_flag(path)}: a run's config.yaml cannot hold {given!r}; give a number or a text")
             del _at(content, holder)[name]
-    return _write(content)
+    return as_yaml(content)
 
 
 def _settings(node: Any, path: Path = (), defaults: Mapping[str, Any] | None = None) -> Iterator[tuple[Path, Any, Any]]:

@@ -91,7 +91,7 @@ class Resumption:
         return None
 
 
-class Search:
+class RunFinder:
     """Find the newest run with a recipe and data, and keep out other searches for the same.
 
     A second process with the same search waits here until the first one ends. So two commands that start at once train

@@ -209,8 +209,7 @@ def _check_together(given: Sequence[Callback], trainer: Namespace, *, keep: bool
 def _check_folder(callback: ModelCheckpoint) -> None:
     """Refuse a ModelCheckpoint that would write beside a run's own checkpoints."""
     own = RunFiles(Path("/version_0"))
-    folder = Path(os.path.normpath(Path(callback.dirpath or own.others, callback.filename or ""))).parent
-    folder = folder if callback.filename else Path(callback.dirpath or own.others)
+    folder = Path(os.path.normpath(Path(callback.dirpath or own.others, callback.filename or "FILE"))).parent
     if folder == RunFiles(folder.parent).checkpoints and re.fullmatch(r"version_\d+", folder.parent.name):
         raise ValueError(
             f"{FLAG} ModelCheckpoint would write to the folder of a run's own checkpoints, {folder}; "

@@ -1,6 +1,6 @@
 """The verdict on each parameter of Lightning's Trainer, and the checks of its values.
 
-Some limits and intervals depend on the size of the data. :mod:`overfitting_lab.callbacks.fitting_data` checks them.
+Some limits and intervals depend on the size of the data. :mod:`overfitting_lab.callbacks.limits` checks them.
 """
 
 import json

@@ -2,11 +2,11 @@
 
 from collections.abc import Sequence
 
+from overfitting_lab.callbacks.doctor import HopelessError
 from overfitting_lab.callbacks.epochs import DivergedError, recorder_of
 from overfitting_lab.cli.errors import Report
 from overfitting_lab.cli.experiment import ExperimentCLI
 from overfitting_lab.cli.searches import Settings
-from overfitting_lab.doctor.callback import HopelessError
 from overfitting_lab.runs.files import RunFiles, experiments_folder
 from overfitting_lab.sweeps.pruning import TrialReport
 from overfitting_lab.sweeps.storage import open_storage, running_trial

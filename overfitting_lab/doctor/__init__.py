@@ -1,4 +1,4 @@
-"""The run doctor: measurements of a training run, and rules that turn them into a diagnosis."""
+"""Measurements of a training run, and rules that turn them into a diagnosis."""
 
 from overfitting_lab.doctor.diagnosis import Diagnosis, Severity
 

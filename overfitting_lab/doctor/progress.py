@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from statistics import fmean
 
-from overfitting_lab.doctor.activations import SMALL_OUTPUT, SMALLER_STEPS
+from overfitting_lab.doctor.activations import SMALL_OUTPUT
 from overfitting_lab.doctor.diagnosis import Diagnosis, Severity
 from overfitting_lab.runs.epochs import EpochRecord, has_probe, over_fits_since
 
@@ -85,33 +85,16 @@ def too_high(evidence: str) -> Diagnosis:
     return Diagnosis("learning_rate_too_high", Severity.WARNING, what, evidence, remedy)
 
 
-def epochs_say(facts: Facts, epochs: Sequence[EpochRecord], causes: Sequence[str]) -> Iterator[Diagnosis]:
+def diagnose_epochs(facts: Facts, epochs: Sequence[EpochRecord], causes: Sequence[str]) -> Iterator[Diagnosis]:
     """Report all that the epochs so far show; ``causes`` are earlier findings that explain why nothing is learned."""
     yield from learning_rate_too_high(facts, [epoch.train_loss for epoch in epochs])
-    yield from validation_not_finite(epochs, causes)
     if not causes:
         yield from cannot_fit(facts, epochs)
-    accuracies = [
-        (epoch.train_acc, epoch.val_acc)
-        for epoch in epochs
-        if epoch.val_loss is not None and epoch.val_acc is not None and math.isfinite(epoch.val_loss)
-    ]
+    accuracies = [(epoch.train_acc, epoch.val_acc) for epoch in epochs if epoch.val_acc is not None]
     if accuracies:
         yield from labels_without_meaning(facts, accuracies)
         yield from validation_above_training(facts, accuracies)
         yield from over_fitting(facts, epochs)
-
-
-def validation_not_finite(epochs: Sequence[EpochRecord], causes: Sequence[str]) -> Iterator[Diagnosis]:
-    """Report a validation loss that is NaN or infinite, although the training losses were finite."""
-    last = epochs[-1]
-    if last.val_loss is None or math.isfinite(last.val_loss):
-        return
-    what = "the validation loss is NaN or infinite"
-    evidence = f"in epoch {len(epochs)}, mean training loss {last.train_loss:.3g}, validation loss {last.val_loss}"
-    yield Diagnosis("not_finite", Severity.FATAL, what, evidence, SMALLER_STEPS, epoch=len(epochs) - 1)
-    if "activations_explode" not in causes:
-        yield too_high(evidence)
 
 
 def cannot_fit(facts: Facts, epochs: Sequence[EpochRecord]) -> Iterator[Diagnosis]:

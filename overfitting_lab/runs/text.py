@@ -4,6 +4,7 @@ import codecs
 import os
 from datetime import timedelta
 from pathlib import Path
+from typing import NamedTuple
 from unicodedata import bidirectional, category, normalize
 
 CONTROLS = {"Cc", "Cs", "Zl", "Zp"}  # categories: control characters, halves of characters, ends of lines
@@ -13,6 +14,24 @@ TURNS = {"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"}  # they 
 def duration(seconds: float) -> timedelta:
     """Return a duration that prints as ``0:05:02``."""
     return timedelta(seconds=round(seconds))
+
+
+class TimeRange(NamedTuple):
+    """The shortest and the longest of several times, in seconds."""
+
+    low: float
+    high: float
+
+    def __add__(self, other: "TimeRange") -> "TimeRange":  # type: ignore[override]
+        return TimeRange(self.low + other.low, self.high + other.high)
+
+    def times(self, factor: float) -> "TimeRange":
+        """Return the range of the time that a multiple of the work takes."""
+        return TimeRange(self.low * factor, self.high * factor)
+
+    def __str__(self) -> str:
+        low, high = map(duration, self)
+        return f"{low}" if low == high else f"{low} to {high}"
 
 
 def readable(name: str | os.PathLike[str]) -> str:

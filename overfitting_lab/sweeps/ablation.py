@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
-from datetime import timedelta
 from itertools import product
 from math import prod
 from pathlib import Path
@@ -21,6 +20,7 @@ from optuna.trial import FrozenTrial, TrialState
 from overfitting_lab.runs import Run, RunError, runs_of
 from overfitting_lab.runs.provenance import without_password
 from overfitting_lab.runs.recipe import LATER
+from overfitting_lab.runs.text import duration
 from overfitting_lab.sweeps.designs import Cell
 from overfitting_lab.sweeps.factors import SEED, SUBSET
 from overfitting_lab.sweeps.storage import begin_trial, keep_to, open_storage, open_study, running_trial
@@ -164,7 +164,7 @@ class Ablation:
         self._tell(trial.number, TrialState.COMPLETE, result.test_acc, facts)
         print(
             f"done       {name}: test accuracy {result.test_acc:.1%}, gap {100 * result.gap:.1f} points, "
-            f"{timedelta(seconds=round(result.seconds))}; {self._progress()}",
+            f"{duration(result.seconds)}; {self._progress()}",
             flush=True,
         )
 
@@ -193,7 +193,7 @@ class Ablation:
         left = usual * (sum(map(_length, self._settings)) - sum(_length(_setting(trial)) for trial in done))
         left += median(took["rest"] for took, _ in trained) * (len(self._settings) - len(done))
         workers = 1 + len(self._trials(TrialState.RUNNING))
-        time_left = timedelta(seconds=round(left / workers))
+        time_left = duration(left / workers)
         return f"{progress}, about {time_left} left with {workers} worker{'s' * (workers > 1)}"
 
 

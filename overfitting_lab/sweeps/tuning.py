@@ -19,6 +19,7 @@ from optuna.trial import FrozenTrial, TrialState
 from overfitting_lab.runs import Run, RunError
 from overfitting_lab.runs.epochs import Monitor, is_maximized, value_of
 from overfitting_lab.runs.files import write_text
+from overfitting_lab.runs.text import duration
 from overfitting_lab.sweeps.names import shown, trial_name
 from overfitting_lab.sweeps.pruning import PRUNED, pruner
 from overfitting_lab.sweeps.storage import begin_trial, keep_to, open_storage, open_study, running_trial
@@ -247,7 +248,7 @@ class Tuning:
         run = self.run_of(kind, number)
         if run is None:
             return None
-        summary, time = run.summary, timedelta(seconds=round(run.summary.total_seconds))
+        summary, time = run.summary, duration(run.summary.total_seconds)
         if hopeless := self._facts(kind, number).get("hopeless"):
             return Result(TrialState.PRUNED, None, hopeless, time)
         if summary.status != "finished":

@@ -18,8 +18,9 @@ from torch import Tensor
 
 from datamodules import Batch, CIFAR10DataModule, DataError
 from datamodules.augmentation import AUGMENTATIONS, Draw, principal_components
-from datamodules.images import SIZE, normalize, read_batch, resize, scale
+from datamodules.images import SIZE, read_batch
 from datamodules.mixing import boxes, epoch_mixtures
+from datamodules.pixels import normalize, resize, scale
 from datamodules.sampling import BatchLoader, epoch_draws
 from datamodules.sources import CIFAR10, synthetic
 from datamodules.trivial import trivial_augment

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from datamodules.errors import DataError
-from datamodules.images import normalize, read_image, read_images, refuse, resize, scale
+from datamodules.images import read_image, read_images, refuse
+from datamodules.pixels import normalize, resize, scale
 
 RED, GREEN, BLUE = (255, 0, 0), (0, 255, 0), (0, 0, 255)
 FORMATS = ("png", "jpg", "gif", "webp", "bmp")

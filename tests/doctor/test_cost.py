@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import torch
 
+from overfitting_lab.callbacks.doctor import EVERY, Doctor
 from overfitting_lab.callbacks.epochs import EpochRecorder
-from overfitting_lab.doctor.callback import EVERY, Doctor
 from tests.conftest import execute
 
 HOOKS = ("on_train_batch_start", "on_before_backward", "on_before_optimizer_step", "on_train_batch_end")

@@ -10,7 +10,7 @@ from torch.optim.lr_scheduler import CosineAnnealingLR, OneCycleLR
 
 from datamodules import CIFAR10DataModule
 from lightning_modules.errors import ModelError
-from overfitting_lab.cli.finished import plan
+from overfitting_lab.cli.finished import planned_experiment
 from overfitting_lab.runs import Run
 from tests.conftest import Flags, Script
 from tests.networks import linear_classifier, quiet_trainer
@@ -48,7 +48,7 @@ def test_the_run_decides_what_is_left_out(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PL_GLOBAL_SEED", "0")
-    _, settings, cli = plan(["--config=overfit", *tiny, *flags.split()])
+    _, settings, cli = planned_experiment(["--config=overfit", *tiny, *flags.split()])
     assert {name: settings[f"model.lr_scheduler.{name}"] for name in expected} == expected
     assert settings["model.lr_scheduler_interval"] == interval
     assert cli.model.hparams["lr_scheduler_interval"] == interval, "checkpoints of a resumed run say the same"

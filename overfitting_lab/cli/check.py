@@ -19,14 +19,15 @@ from lightning_modules import ImageClassifier
 from lightning_modules.schedules import Length, optimizer_and_schedule
 from overfitting_lab.callbacks.clock import clock_of
 from overfitting_lab.callbacks.console import data_lines
-from overfitting_lab.callbacks.fitting_data import run_length
-from overfitting_lab.callbacks.foretold import Range, evaluations
+from overfitting_lab.callbacks.doctor import IMAGES, HopelessError, examine
 from overfitting_lab.callbacks.recovery import checkpoint_bytes
+from overfitting_lab.callbacks.run_length import run_length
+from overfitting_lab.callbacks.time_left import evaluations
 from overfitting_lab.doctor import Severity, activations
-from overfitting_lab.doctor.callback import IMAGES, HopelessError, examine
 from overfitting_lab.doctor.layers import measure_layers
 from overfitting_lab.doctor.schedule import length, schedule_cut_short
 from overfitting_lab.runs.notes import in_words
+from overfitting_lab.runs.text import TimeRange
 
 SECONDS = 6  # about as long as the steps may take
 FEW = 8  # images that are probed if they are large
@@ -132,9 +133,9 @@ def _print_costs(
             torch.accelerator.synchronize(model.device)
         return time.perf_counter() - started
 
-    def measured(work: Callable[[], object]) -> Range:
+    def measured(work: Callable[[], object]) -> TimeRange:
         seconds = [timed(work) for _ in range(3)]
-        return Range(min(seconds), max(seconds))
+        return TimeRange(min(seconds), max(seconds))
 
     def passes(training: bool = True) -> None:
         with torch.set_grad_enabled(training), trainer.precision_plugin.forward_context():
@@ -145,7 +146,7 @@ def _print_costs(
 
     times = clock_of(trainer).times
     assert times is not None
-    start = Range(times.start, times.start)
+    start = TimeRange(times.start, times.start)
     images = len(batch.images)
     number = min(4, images)
     for work in (passes, optimizer.step):  # the first ones take memory

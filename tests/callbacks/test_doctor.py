@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from overfitting_lab.doctor import callback as doctor
+from overfitting_lab.callbacks import doctor
 from overfitting_lab.runs import Run
 from overfitting_lab.runs.epochs import over_fits_since
 from tests.conftest import Flags, Outcome, Script, events_of, summary_of, timeless, weights_of, write_images

@@ -1,4 +1,4 @@
-"""The length of a run, and the limits, intervals and schedules that do not fit it. Only the data can judge them."""
+"""Limits, intervals and schedules that do not fit the length of a run. Only the data can judge them."""
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import GradientAccumulationScheduler
@@ -7,6 +7,7 @@ import overfitting_lab.doctor.schedule as schedule_rules
 from datamodules import CIFAR10DataModule
 from lightning_modules import ImageClassifier
 from lightning_modules.schedules import Length, optimizer_and_schedule
+from overfitting_lab.callbacks.run_length import limited, run_length
 
 NO_VALIDATION = "to turn validation off, give --trainer.limit_val_batches 0"
 
@@ -15,7 +16,7 @@ class LimitError(Exception):
     """A limit or an interval of the Trainer does not fit the data. The message names the flag and the remedy."""
 
 
-class FittingData(Callback):
+class LimitCheck(Callback):
     """Refuse limits and intervals that do not fit the data, before the run claims its folder."""
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -23,28 +24,6 @@ class FittingData(Callback):
             data = trainer.datamodule  # type: ignore[attr-defined]
             check_limits(trainer, data)
             fit_schedule(trainer, pl_module, data)  # type: ignore[arg-type]
-
-
-def run_length(trainer: Trainer, data: CIFAR10DataModule) -> Length:
-    """Return the length of a run on data that is set up."""
-    batches = limited(-(-len(data.train_indices) // data.batch_size), trainer.limit_train_batches)
-    steps = -(-batches // trainer.accumulate_grad_batches)
-    ends = (steps * (trainer.max_epochs or 0), trainer.max_steps)
-    total = min((end for end in ends if end > 0), default=0)  # -1: no limit
-    return Length(batches, steps, total, -(-total // steps) if steps else 0)
-
-
-def steps_left(trainer: Trainer, length: Length, epochs: int, steps: int = 0) -> int | None:
-    """Return how many steps a run has left after ``epochs`` epochs and ``steps`` steps; ``None`` if it has no end.
-
-    The epochs before a resume may have had other batches, and so another number of steps.
-    """
-    left = []
-    if trainer.max_epochs is not None and trainer.max_epochs > 0:
-        left.append(length.steps * (trainer.max_epochs - epochs) - steps)
-    if trainer.max_steps > 0:
-        left.append(trainer.max_steps - trainer.global_step)
-    return max(0, min(left)) if left else None
 
 
 def check_limits(trainer: Trainer, data: CIFAR10DataModule) -> None:
@@ -95,18 +74,6 @@ def fit_schedule(trainer: Trainer, model: ImageClassifier, data: CIFAR10DataModu
         )
 
 
-def validations(trainer: Trainer, length: Length) -> int:
-    """Return the number of validations of a run; 1 an epoch if a clock decides it."""
-    if not trainer.limit_val_batches:
-        return 0
-    interval = getattr(trainer, "val_check_interval", 1.0)  # a duration has none
-    every = trainer.check_val_every_n_epoch
-    if every is None:
-        return length.epochs * length.batches // interval if isinstance(interval, int) else length.epochs
-    batches = interval if isinstance(interval, int) else max(1, int(length.batches * interval))
-    return length.epochs // every * (length.batches // batches)
-
-
 def _intervals(trainer: Trainer, length: Length) -> list[str]:
     found = []
     if trainer.accumulate_grad_batches > length.batches:
@@ -135,8 +102,3 @@ def _intervals(trainer: Trainer, length: Length) -> list[str]:
         remedy = f"the run has {length.epochs} epochs, so it is never validated; {NO_VALIDATION}"
         found.append(f"--trainer.check_val_every_n_epoch {every}: {remedy}")
     return found
-
-
-def limited(batches: int, limit: float) -> int:
-    """Return the number of batches that the Trainer's limit, a number or a fraction, leaves."""
-    return min(batches, limit) if isinstance(limit, int) else int(batches * limit)

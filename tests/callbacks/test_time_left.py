@@ -35,7 +35,7 @@ def seconds(groups: tuple[str, ...]) -> int:
 @pytest.fixture
 def said(run_script: Script, quick: Flags, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Trains with slow steps, five in an epoch, as if every run were worth the line. Returns the output."""
-    monkeypatch.setattr("overfitting_lab.callbacks.foretold.WORTH_SAYING", 0)
+    monkeypatch.setattr("overfitting_lab.callbacks.time_left.WORTH_SAYING", 0)
 
     def run(*flags: str) -> str:
         slow = f"--trainer.callbacks={__name__}.SlowSteps"

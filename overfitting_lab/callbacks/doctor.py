@@ -13,9 +13,9 @@ from torch import Tensor, nn
 import overfitting_lab.doctor.data as data_rules
 from lightning_modules.classifier import scaler_of
 from overfitting_lab.callbacks.epochs import DivergedError, recorder_of
-from overfitting_lab.callbacks.fitting_data import limited, run_length
 from overfitting_lab.callbacks.images import images_of
 from overfitting_lab.callbacks.logger import TENSORBOARD, RunLogger
+from overfitting_lab.callbacks.run_length import limited, run_length
 from overfitting_lab.doctor import Diagnosis, Severity, activations, gradients, progress
 from overfitting_lab.doctor.confidence import over_confident
 from overfitting_lab.doctor.layers import Measurement, measure_layers, weighted_layers
@@ -147,7 +147,7 @@ class Doctor(Callback):
         if trainer.is_global_zero:
             self._report(self._not_learning(trainer.global_step), trainer)
             causes = [code for code in self._found if code in CAUSES + EFFECTS]
-            self._report(progress.epochs_say(self._facts, recorder_of(trainer).records, causes), trainer)
+            self._report(progress.diagnose_epochs(self._facts, recorder_of(trainer).records, causes), trainer)
         self._stop_if_hopeless(trainer)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from datamodules import CIFAR10DataModule
 from lightning_modules.schedules import Length
-from overfitting_lab.callbacks.fitting_data import limited, run_length, steps_left, validations
 from overfitting_lab.callbacks.progress import ends_step
-from overfitting_lab.runs.text import duration
+from overfitting_lab.callbacks.run_length import limited, run_length, steps_left, validations
+from overfitting_lab.runs.text import TimeRange
 
 WORTH_SAYING = 60  # seconds: of a shorter run nothing is said
 MEASURED = 5  # seconds of steps that are measured, in at least so many steps:
@@ -20,24 +20,6 @@ STEPS = 3
 GROUPS = 5  # of steps; the fastest and the slowest group give the range
 # An image's evaluation against its training, which also computes the gradients: a forward pass of three passes.
 EVALUATION = (1 / 4, 1 / 2)
-
-
-class Range(NamedTuple):
-    """The shortest and the longest of several times, in seconds."""
-
-    low: float
-    high: float
-
-    def __add__(self, other: "Range") -> "Range":  # type: ignore[override]
-        return Range(self.low + other.low, self.high + other.high)
-
-    def times(self, factor: float) -> "Range":
-        """Return the range of the time that a multiple of the work takes."""
-        return Range(self.low * factor, self.high * factor)
-
-    def __str__(self) -> str:
-        low, high = map(duration, self)
-        return f"{low}" if low == high else f"{low} to {high}"
 
 
 class Evaluations(NamedTuple):
@@ -73,7 +55,7 @@ def probes(trainer: Trainer, data: CIFAR10DataModule, length: Length) -> int:
     return len(evaluated) - 1
 
 
-class Foretold(Callback):
+class TimeLeft(Callback):
     """Print how long the rest of a run will take, in the first epoch, after some seconds or half of the epoch's steps.
 
     Nothing is printed of a run of less than a minute, or of one without an end. A callback may end the run earlier.
@@ -111,15 +93,15 @@ class Foretold(Callback):
         self._waits = False
 
 
-def _per_step(ends: list[float]) -> Range:
+def _per_step(ends: list[float]) -> TimeRange:
     """Return the time of a step in the fastest and in the slowest of some groups of steps."""
     steps = len(ends) - 1
     edges = [steps * group // min(steps, GROUPS) for group in range(min(steps, GROUPS) + 1)]
     seconds = [(ends[last] - ends[first]) / (last - first) for first, last in pairwise(edges)]
-    return Range(min(seconds), max(seconds))
+    return TimeRange(min(seconds), max(seconds))
 
 
-def _left(trainer: Trainer, step: Range, done: int) -> Range | None:
+def _left(trainer: Trainer, step: TimeRange, done: int) -> TimeRange | None:
     """Return the time until the end of the test, after ``done`` steps of the running epoch.
 
     It is ``None`` if training has no end of its own.
@@ -131,9 +113,9 @@ def _left(trainer: Trainer, step: Range, done: int) -> Range | None:
         return None
     images, share = evaluations(trainer, data, length), steps / length.total
     image = step.times(length.steps / (length.batches * data.batch_size))
-    image = Range(image.low * EVALUATION[0], image.high * EVALUATION[1])
+    image = TimeRange(image.low * EVALUATION[0], image.high * EVALUATION[1])
     training = step.times(steps) + image.times(share * (images.validations + images.probe))
     for timer in trainer.callbacks:  # type: ignore[attr-defined]
         if isinstance(timer, Timer) and (most := timer.time_remaining()) is not None:
-            training = Range(*(min(seconds, max(0.0, most)) for seconds in training))
+            training = TimeRange(*(min(seconds, max(0.0, most)) for seconds in training))
     return training + image.times(images.test)
