@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from overfitting_lab.cli.configurations import checked_config
-from tests.conftest import Parse, Script
+from tests.conftest import Flags, Parse, Script
 
 OFF = "doctor: off\nexperiment: no\ncheck: no\n"
 
@@ -89,10 +89,12 @@ def test_a_setting_that_would_be_lost_is_refused(text: str, words: str, run_scri
 
 
 @pytest.mark.parametrize("key", ["trainer:\n  callbacks", "trainer.callbacks"])
-def test_callbacks_that_a_later_configuration_would_replace(key: str, run_script: Script, tmp_path: Path) -> None:
+def test_callbacks_that_a_later_configuration_would_replace(
+    key: str, run_script: Script, quick: Flags, tmp_path: Path
+) -> None:
     for name, sign in (("one", "+"), ("two", "")):
         (tmp_path / f"{name}.yaml").write_text(f"{key}{sign}: [{{class_path: LearningRateMonitor}}]\n")
-    outcome = run_script("fit", "--config=overfit", "--config=one.yaml", "--config=two.yaml")
+    outcome = run_script("fit", "--config=overfit", "--config=one.yaml", "--config=two.yaml", *quick)
     assert outcome.status == 2
     assert "two.yaml would replace the callbacks of one.yaml: give --config two.yaml first" in outcome.err
 
