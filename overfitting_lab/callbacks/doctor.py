@@ -181,7 +181,7 @@ class Doctor(Callback):
         changes = gradients.relative_changes(self._weights, gradients.sample(_network(pl_module)))
         self._change = median(changes) if changes else math.nan  # a network of layers that the doctor does not know
         yield from self._not_learning(step)
-        yield from progress.learning_rate_too_high(self._facts, self._means)
+        yield from progress.learning_rate_too_high(self._facts, self._means, [*self._found])
 
     def _not_learning(self, step: int) -> Iterable[Diagnosis]:
         causes = [code for code in self._found if code in CAUSES]

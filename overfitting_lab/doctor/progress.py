@@ -13,6 +13,7 @@ from overfitting_lab.runs.epochs import EpochRecord, has_probe, over_fits_since
 PLATEAU = 20  # optimizer steps a weight layer that a sound network may stay at chance level: docs/doctor.md
 HOPELESS = 3  # the run cannot succeed after so many times the plateau
 LEFT = 0.03  # below the chance level, as a share of it: so much less loss shows that something was learned
+EXPLODED = 1000  # times the chance level: sound runs in docs/doctor.md stay below 10 in their first steps
 WORSE = 1.1  # times the chance level: a loss above it shows that the steps are too large
 STILL = 3e-5  # a step that changes a layer's weights by a smaller fraction of their norm hardly changes them
 SMALL = 1000  # training images that any network here can memorize
@@ -72,9 +73,11 @@ def not_learning(
         yield Diagnosis("stuck_at_chance", Severity.FATAL if fatal else Severity.WARNING, what, evidence, remedy)
 
 
-def learning_rate_too_high(facts: Facts, losses: Sequence[float]) -> Iterator[Diagnosis]:
-    """Report a loss that was good and is now worse than chance level."""
-    if len(losses) > 1 and losses[-1] > max(WORSE * facts.chance, 2 * min(losses)):
+def learning_rate_too_high(facts: Facts, losses: Sequence[float], causes: Sequence[str]) -> Iterator[Diagnosis]:
+    """Report a loss that was good and is now worse than chance level, or that steps have made enormous."""
+    if losses and losses[-1] > EXPLODED * facts.chance and "activations_explode" not in causes:
+        yield too_high(f"the mean loss is {losses[-1]:.3g}; chance level is {facts.chance:.3f}")
+    elif len(losses) > 1 and losses[-1] > max(WORSE * facts.chance, 2 * min(losses)):
         yield too_high(f"the loss was {min(losses):.3f} and is {losses[-1]:.3g}; chance level is {facts.chance:.3f}")
 
 
@@ -87,7 +90,7 @@ def too_high(evidence: str) -> Diagnosis:
 
 def diagnose_epochs(facts: Facts, epochs: Sequence[EpochRecord], causes: Sequence[str]) -> Iterator[Diagnosis]:
     """Report all that the epochs so far show; ``causes`` are earlier findings that explain why nothing is learned."""
-    yield from learning_rate_too_high(facts, [epoch.train_loss for epoch in epochs])
+    yield from learning_rate_too_high(facts, [epoch.train_loss for epoch in epochs], causes)
     if not causes:
         yield from cannot_fit(facts, epochs)
     accuracies = [(epoch.train_acc, epoch.val_acc) for epoch in epochs if epoch.val_acc is not None]

@@ -85,8 +85,15 @@ def epochs(*rows: tuple[float, float, float | None, float | None]) -> list[Epoch
 
 def test_a_first_loss_far_above_chance_level_is_no_fault() -> None:
     losses = [14.24, 2.95, 2.06, 1.67]
-    assert codes(progress.learning_rate_too_high(facts(), losses)) == []
-    assert codes(progress.learning_rate_too_high(facts(), [*losses, 7.0])) == ["learning_rate_too_high"]
+    assert codes(progress.learning_rate_too_high(facts(), losses, ())) == []
+    assert codes(progress.learning_rate_too_high(facts(), [*losses, 7.0], ())) == ["learning_rate_too_high"]
+
+
+def test_an_enormous_first_loss_is_the_steps_unless_the_initial_weights_explain_it() -> None:
+    # Measured with AlexNet and Adam at 0.1, whose loss only falls afterwards; and with weights of N(0, 0.1²).
+    for loss, causes, expected in ((4.5e11, (), True), (7569.8, ("activations_explode",), False), (17.8, (), False)):
+        found = codes(progress.learning_rate_too_high(facts(), [loss], causes))
+        assert found == ["learning_rate_too_high"] * expected
 
 
 def test_over_fitting_is_seen_once_it_holds_and_says_since_when() -> None:
