@@ -21,7 +21,7 @@ from overfitting_lab.callbacks.ending import reason, untested
 from overfitting_lab.callbacks.epochs import recorder_of
 from overfitting_lab.callbacks.logger import RunLogger
 from overfitting_lab.callbacks.run_length import run_length, steps_left
-from overfitting_lab.runs.summary import part
+from overfitting_lab.runs.summary import out_of
 from overfitting_lab.runs.text import duration
 
 PAUSE = 10  # seconds between two lines about the test
@@ -64,11 +64,15 @@ class Console(Callback):
         steps = steps_left(trainer, length, done)
         left = None if steps is None else -(-steps // length.steps)
         line = f"epoch {done:>3}" + ("" if left is None else f"/{done + left}")
-        line += f"  training loss {record.train_loss:.4f} accuracy {record.train_acc:6.1%}{own(record.own, 'train_')}"
+        line += (
+            f"  training loss {record.train_loss:.4f} accuracy {record.train_acc:6.1%}{values_of(record.own, 'train_')}"
+        )
         if record.val_acc is not None:
-            line += f"  validation loss {record.val_loss:.4f} accuracy {record.val_acc:6.1%}{own(record.own, 'val_')}"
+            line += (
+                f"  validation loss {record.val_loss:.4f} accuracy {record.val_acc:6.1%}{values_of(record.own, 'val_')}"
+            )
         if record.probe_acc is not None:
-            line += f"  probe loss {record.probe_loss:.4f} accuracy {record.probe_acc:6.1%}{own(record.own, 'probe_')}"
+            line += f"  probe loss {record.probe_loss:.4f} accuracy {record.probe_acc:6.1%}{values_of(record.own, 'probe_')}"
         line += f"  {record.seconds:.1f} s"
         if left is not None:
             usual = median(each.seconds for each in recorder_of(trainer).records[-RECENT:])
@@ -105,11 +109,13 @@ class Console(Callback):
             return
         data = trainer.datamodule.description()  # type: ignore[attr-defined]
         metrics = trainer.callback_metrics
-        further = own({f"test_{name}": float(metrics[f"test_{name}"]) for name in pl_module.own_metrics}, ", test_")  # type: ignore[union-attr]
+        further = values_of(
+            {f"test_{name}": float(metrics[f"test_{name}"]) for name in pl_module.own_metrics}, ", test_"
+        )  # type: ignore[union-attr]
         weights = "" if trainer.ckpt_path else ", with the last weights: no validation chose the best ones"
         self._result = (
             f"accuracy {metrics['test_acc']:.2%}, loss {metrics['test_loss']:.4f}{further} "
-            f"on {part(images, data['test_available'])} test images of {data['name']}{weights}"
+            f"on {out_of(images, data['test_available'])} test images of {data['name']}{weights}"
         )
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -166,7 +172,7 @@ class LayerTable(Callback):
         rich.print(table)
 
 
-def own(metrics: dict[str, float], before: str) -> str:
+def values_of(metrics: dict[str, float], before: str) -> str:
     """Return the own metrics of a split, such as `` f1 0.4123``. ``before`` ends in the split's prefix, as ``val_``."""
     between, _, split = before.rpartition(" ")
     return "".join(
@@ -186,7 +192,7 @@ def data_lines(data: dict[str, Any]) -> str:
     subset = f", subset {data['subset']}" if data["subset"] else ""
     return (warning if data["source"] == "synthetic" else "") + (
         f"data       {data['name']}, split {data['split']}{subset}: {data['train_size']:,} training, "
-        f"{data['val_size']:,} validation, {part(data['test_size'], data['test_available'])} test images; {training}\n"
+        f"{data['val_size']:,} validation, {out_of(data['test_size'], data['test_available'])} test images; {training}\n"
         f"           fingerprint {data['fingerprint'][:16]}"
     )
 

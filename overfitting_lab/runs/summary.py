@@ -115,7 +115,7 @@ class Summary:
     @property
     def tested_on(self) -> str:
         """The number of tested images, such as ``1,000 of 10,000`` if images of the test set were left out."""
-        return "0" if self.test is None else part(self.test.images, self.data.test_available)
+        return "0" if self.test is None else out_of(self.test.images, self.data.test_available)
 
     def to_json(self) -> str:
         """Return the content of ``summary.json``. NaN and infinity, which JSON lacks, become ``null``."""
@@ -142,7 +142,7 @@ _NESTED: dict[str, type[Any]] = {
 }  # fmt: skip
 
 
-def part(number: int, whole: int | None) -> str:
+def out_of(number: int, whole: int | None) -> str:
     """Return a number as text, such as ``1,000 of 10,000`` if it is less than the whole."""
     return f"{number:,}" if whole in (None, number) else f"{number:,} of {whole:,}"
 

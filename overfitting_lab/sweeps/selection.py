@@ -46,7 +46,7 @@ class Selection:
         return welch_difference(self.winner, self.baseline, np.inf).points
 
     @property
-    def part(self) -> Estimate:
+    def effect(self) -> Estimate:
         """The winner's value beyond the mean of other seeds, positive if it is better, with Student's interval."""
         found = mean(self.winner, -np.inf, np.inf)
         if is_maximized(self.monitor):
@@ -91,7 +91,7 @@ class Selection:
             return ""
         return (
             ". Estimate of the selection effect, by which the winner's value is better than with other seeds: "
-            f"{self._difference(self.part, 'Student')}"
+            f"{self._difference(self.effect, 'Student')}"
         )
 
     @property
