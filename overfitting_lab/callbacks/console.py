@@ -25,6 +25,7 @@ from overfitting_lab.runs.summary import out_of
 from overfitting_lab.runs.text import duration
 
 PAUSE = 10  # seconds between two lines about the test
+SPLIT_NAMES = {"train": "training", "val": "validation", "probe": "probe"}
 RECENT = 5  # epochs, whose median time tells how long the rest takes
 
 
@@ -64,15 +65,10 @@ class Console(Callback):
         steps = steps_left(trainer, length, done)
         left = None if steps is None else -(-steps // length.steps)
         line = f"epoch {done:>3}" + ("" if left is None else f"/{done + left}")
-        line += (
-            f"  training loss {record.train_loss:.4f} accuracy {record.train_acc:6.1%}{values_of(record.own, 'train_')}"
-        )
-        if record.val_acc is not None:
-            line += (
-                f"  validation loss {record.val_loss:.4f} accuracy {record.val_acc:6.1%}{values_of(record.own, 'val_')}"
-            )
-        if record.probe_acc is not None:
-            line += f"  probe loss {record.probe_loss:.4f} accuracy {record.probe_acc:6.1%}{values_of(record.own, 'probe_')}"
+        for split, name in SPLIT_NAMES.items():
+            loss, accuracy = (getattr(record, f"{split}_{what}") for what in ("loss", "acc"))
+            if accuracy is not None:
+                line += f"  {name} loss {loss:.4f} accuracy {accuracy:6.1%}{values_of(record.own, f'{split}_')}"
         line += f"  {record.seconds:.1f} s"
         if left is not None:
             usual = median(each.seconds for each in recorder_of(trainer).records[-RECENT:])
@@ -109,9 +105,8 @@ class Console(Callback):
             return
         data = trainer.datamodule.description()  # type: ignore[attr-defined]
         metrics = trainer.callback_metrics
-        further = values_of(
-            {f"test_{name}": float(metrics[f"test_{name}"]) for name in pl_module.own_metrics}, ", test_"
-        )  # type: ignore[union-attr]
+        own = {f"test_{name}": float(metrics[f"test_{name}"]) for name in pl_module.own_metrics}  # type: ignore[union-attr]
+        further = values_of(own, ", test_")
         weights = "" if trainer.ckpt_path else ", with the last weights: no validation chose the best ones"
         self._result = (
             f"accuracy {metrics['test_acc']:.2%}, loss {metrics['test_loss']:.4f}{further} "
@@ -192,7 +187,8 @@ def data_lines(data: dict[str, Any]) -> str:
     subset = f", subset {data['subset']}" if data["subset"] else ""
     return (warning if data["source"] == "synthetic" else "") + (
         f"data       {data['name']}, split {data['split']}{subset}: {data['train_size']:,} training, "
-        f"{data['val_size']:,} validation, {out_of(data['test_size'], data['test_available'])} test images; {training}\n"
+        f"{data['val_size']:,} validation, "
+        f"{out_of(data['test_size'], data['test_available'])} test images; {training}\n"
         f"           fingerprint {data['fingerprint'][:16]}"
     )
 

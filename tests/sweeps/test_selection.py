@@ -9,7 +9,7 @@ from overfitting_lab.sweeps.selection import Selection
 def test_selection_is_what_other_seeds_do_not_confirm() -> None:
     found = Selection("val_acc", 7, 0.54, 40, winner=[0.51, 0.53], baseline=[0.48, 0.48])
     assert found.difference.value == pytest.approx(0.04)
-    assert found.part.value == pytest.approx(0.02)
+    assert found.effect.value == pytest.approx(0.02)
     assert found.sentence == (
         "trial 8 is the best of 40 trials with val_acc 54.0%. With 2 other seeds its settings reach 52.0% (n = 2, 95 % "
         "Student interval 39.3% to 64.7%), and the configuration's own values reach 48.0% (n = 2 with equal values: no "
@@ -22,12 +22,12 @@ def test_selection_is_what_other_seeds_do_not_confirm() -> None:
 
 def test_a_loss_is_better_when_it_is_lower() -> None:
     found = Selection("val_loss", 0, 1.5, 2, winner=[1.75], baseline=[2.5])
-    assert (found.difference.value, found.part.value) == (-0.75, 0.25)
+    assert (found.difference.value, found.effect.value) == (-0.75, 0.25)
     assert "-0.7500 nats (no interval), lower is better: the winner is not shown to be better" in found.sentence
     assert "better than with other seeds: +0.2500 nats (no interval)" in found.sentence
     low, high = stats.t.interval(0.95, 1, 1.75, stats.sem([1.5, 2.0]))
-    part = Selection("val_loss", 0, 1.0, 2, winner=[1.5, 2.0], baseline=[2.5]).part
-    assert (part.low, part.high) == pytest.approx((low - 1, high - 1))
+    effect = Selection("val_loss", 0, 1.0, 2, winner=[1.5, 2.0], baseline=[2.5]).effect
+    assert (effect.low, effect.high) == pytest.approx((low - 1, high - 1))
 
 
 @pytest.mark.parametrize(
@@ -72,7 +72,7 @@ def test_without_other_seeds_selection_is_unknown() -> None:
 
 def test_the_best_of_equal_settings_falls_back_to_their_mean() -> None:
     values = np.random.default_rng(0).normal(0.5, 0.02, (2000, 40))  # searches of 40 trials that do not differ
-    parts = [Selection("val_acc", 0, max(row), 40, [row.mean()], [0.5]).part.value for row in values]
+    parts = [Selection("val_acc", 0, max(row), 40, [row.mean()], [0.5]).effect.value for row in values]
     expected = 0.02 * stats.norm.expect(lambda x: 40 * x * stats.norm.cdf(x) ** 39)
     assert np.mean(parts) == pytest.approx(expected, rel=0.05)
 
