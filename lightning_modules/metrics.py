@@ -56,8 +56,11 @@ def _check_merging(flag: str, metric: Metric, num_classes: int) -> None:
     """Measure a second batch, and the same after restoring the counts of the first, as a resumed run does."""
     name, first = type(metric).__name__, deepcopy(metric.metric_state)
     second = {"preds": torch.eye(num_classes), "target": torch.arange(num_classes).roll(1)}
-    metric.update(**second)
-    value = metric.compute()
+    try:
+        metric.update(**second)
+        value = metric.compute()
+    except Exception as error:  # of any class
+        raise ModelError(f"{flag} cannot be measured twice: {type(error).__name__}: {error}") from error
     try:
         metric.reset()
         metric.merge_state(first)
@@ -70,5 +73,6 @@ def _check_merging(flag: str, metric: Metric, num_classes: int) -> None:
     if not torch.allclose(metric.compute(), value, equal_nan=True):
         raise ModelError(
             f"{flag}: a run that resumes within an epoch restores the counts of its first part, and then {name} has "
-            'another value; keep sums and counts instead of means: add_state(..., dist_reduce_fx="sum")'
+            'another value; keep sums and counts in add_state(..., dist_reduce_fx="sum"), not means, and nothing in '
+            "attributes or in metrics inside"
         )

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from lightning.pytorch import LightningModule
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import CosineAnnealingLR, OneCycleLR, PolynomialLR
+from torch.optim.lr_scheduler import CosineAnnealingLR, OneCycleLR, PolynomialLR, ReduceLROnPlateau
 
 from lightning_modules.errors import ModelError
 
@@ -17,6 +17,13 @@ OPTIONAL: dict[Any, dict[str, Any]] = {
     OneCycleLR: {"max_lr": float | list[float] | None},
     PolynomialLR: {"total_iters": int | None},
 }
+
+
+KEYS = ("scheduler", "interval", "frequency", "monitor", "strict", "name", "reduce_on_plateau")  # of Lightning
+
+
+class TrainerNeededError(ModelError):
+    """A network's own ``configure_optimizers`` asks for the Trainer before it has one."""
 
 
 class Length(NamedTuple):
@@ -35,21 +42,60 @@ def optimizer_and_schedule(model: LightningModule) -> tuple[Optimizer, dict[str,
     empty without a schedule.
 
     Raises:
-        ModelError: if these are not one optimizer and at most one schedule.
+        TrainerNeededError: if the network asks for its Trainer, and has none yet.
+        ModelError: if these are not one optimizer and at most one schedule, or if the configuration is wrong.
     """
-    made: Any = model.configure_optimizers()
+    name = type(model).__name__
+    try:
+        made: Any = model.configure_optimizers()
+    except RuntimeError as error:
+        if "is not attached to a `Trainer`" not in str(error):
+            raise
+        raise TrainerNeededError(f"configure_optimizers of {name} needs the Trainer of a run that trains") from error
     schedules: Any = []
     if isinstance(made, list | tuple):
         optimizers, schedules = made if made and isinstance(made[0], list | tuple) else (made, [])
         made = optimizers[0] if len(optimizers) == 1 and len(schedules) <= 1 else None
     if isinstance(made, Optimizer):
-        made = {"optimizer": made, "lr_scheduler": next(iter(schedules), None)}
-    if not isinstance(made, dict) or "optimizer" not in made:
-        raise ModelError(
-            f"configure_optimizers of {type(model).__name__} must return one optimizer and at most one schedule"
-        )
-    schedule = made.get("lr_scheduler") or {}
-    return made["optimizer"], schedule if isinstance(schedule, dict) else {"scheduler": schedule}
+        made = {"optimizer": made} | {"lr_scheduler": each for each in schedules}
+    if not isinstance(made, dict) or not isinstance(made.get("optimizer"), Optimizer):
+        raise ModelError(f"configure_optimizers of {name} must return one optimizer and at most one schedule")
+    if "lr_scheduler" not in made:
+        return made["optimizer"], {}
+    schedule = made["lr_scheduler"]
+    schedule = dict(schedule) if isinstance(schedule, dict) else {"scheduler": schedule}
+    if isinstance(schedule.get("scheduler"), ReduceLROnPlateau):
+        schedule = {"monitor": made.get("monitor")} | schedule
+    if fault := _fault(schedule):
+        raise ModelError(f"configure_optimizers of {name}: lr_scheduler {fault}")
+    return made["optimizer"], schedule
+
+
+def _fault(schedule: Mapping[str, Any]) -> str:
+    """Return what is wrong with a schedule's configuration; an empty text if nothing is."""
+    scheduler, interval, frequency = (
+        schedule.get(key, usual) for key, usual in (("scheduler", None), ("interval", "epoch"), ("frequency", 1))
+    )
+    if unknown := schedule.keys() - KEYS:
+        return f"has {', '.join(sorted(unknown))}, which is no key of it; its keys are {', '.join(KEYS)}"
+    if not (hasattr(scheduler, "step") and hasattr(scheduler, "optimizer")):
+        return f"must have a schedule, not {scheduler!r}; without one, leave lr_scheduler out"
+    if interval not in ("epoch", "step"):
+        return f"has the interval {interval!r}; give epoch or step"
+    if not isinstance(frequency, int) or frequency < 1:
+        return f"has the frequency {frequency!r}; give a whole number of at least 1"
+    if isinstance(scheduler, ReduceLROnPlateau):
+        if not isinstance(schedule["monitor"], str):
+            return "of ReduceLROnPlateau needs a monitor, as in {'scheduler': ..., 'monitor': 'val_loss'}"
+        if (interval, frequency) != ("epoch", 1):
+            return "of ReduceLROnPlateau steps after each epoch here: leave interval and frequency out"
+    return ""
+
+
+def in_run(schedule: Mapping[str, Any], length: Length) -> int:
+    """Return how often a run steps a schedule, by its configuration; 0 if nothing limits the run."""
+    steps = length.epochs if schedule.get("interval", "epoch") == "epoch" else length.total
+    return steps // int(schedule.get("frequency", 1))
 
 
 def class_and_arguments(factory: Any) -> tuple[Any, Mapping[str, Any]]:

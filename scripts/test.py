@@ -45,6 +45,7 @@ def main() -> None:
                 print(f"changed    the file of {name}: the network was trained with other code", flush=True)
             own = ["--config", str(run.files.config), *overrides]
             cli = ExperimentCLI(own, description=__doc__, keep=False, trains=False)
+            cli.check_classes(run)
             for line in cli.changed_since(run):
                 print(line, flush=True)
             if cli.config.trainer.limit_test_batches == 0:

@@ -101,7 +101,8 @@ class Doctor(Callback):
         run = run_length(trainer, trainer.datamodule)  # type: ignore[attr-defined]
         for config in trainer.lr_scheduler_configs:
             if run.total and not trainer.fast_dev_run:  # type: ignore[attr-defined]
-                self._report(schedule_cut_short(config.scheduler, config.interval, run.epochs, run.total), trainer)
+                epochs, total = run.epochs // config.frequency, run.total // config.frequency
+                self._report(schedule_cut_short(config.scheduler, config.interval, epochs, total), trainer)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, *_: Any) -> None:
         """Probe the layers before the first step."""

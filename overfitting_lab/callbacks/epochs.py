@@ -131,7 +131,7 @@ class EpochRecorder(Callback):
 
     def on_train_batch_start(self, trainer: Trainer, *_: Any) -> None:
         """Note the learning rate of the step."""
-        self.learning_rate = trainer.optimizers[0].param_groups[0]["lr"]
+        self.learning_rate = float(trainer.optimizers[0].param_groups[0]["lr"])
 
     def on_train_batch_end(self, trainer: Trainer, model: LightningModule, outputs: Any, batch: Any, *_: Any) -> None:
         """Count the images of the whole step.

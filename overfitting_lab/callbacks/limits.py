@@ -6,7 +6,7 @@ from lightning.pytorch.callbacks import GradientAccumulationScheduler
 import overfitting_lab.doctor.schedule as schedule_rules
 from datamodules import CIFAR10DataModule
 from lightning_modules import ImageClassifier
-from lightning_modules.schedules import Length, optimizer_and_schedule
+from lightning_modules.schedules import Length, TrainerNeededError, in_run, optimizer_and_schedule
 from overfitting_lab.callbacks.run_length import limited, run_length
 
 NO_VALIDATION = "to turn validation off, give --trainer.limit_val_batches 0"
@@ -55,7 +55,10 @@ def fit_schedule(trainer: Trainer, model: ImageClassifier, data: CIFAR10DataModu
         LimitError: if the number of steps is needed, but varies; or if torch would stop the run with an error.
     """
     model.run_length = length = run_length(trainer, data)
-    _, schedule = optimizer_and_schedule(model)
+    try:
+        _, schedule = optimizer_and_schedule(model)
+    except TrainerNeededError:  # before the run: it can be judged when the run begins
+        return
     by_step = model.lr_scheduler_interval == "step" and model.computed_schedule.keys() - {"max_lr"}
     if by_step and any(isinstance(each, GradientAccumulationScheduler) for each in trainer.callbacks):  # type: ignore[attr-defined]
         raise LimitError(
@@ -64,8 +67,7 @@ def fit_schedule(trainer: Trainer, model: ImageClassifier, data: CIFAR10DataModu
         )
     if not schedule or (most := schedule_rules.capacity(schedule["scheduler"])) is None:
         return
-    interval = schedule.get("interval", "epoch")
-    there = length.epochs if interval == "epoch" else length.total
+    interval, there = schedule.get("interval", "epoch"), in_run(schedule, length)
     if there > most:
         raise LimitError(
             f"--model.lr_scheduler {type(schedule['scheduler']).__name__}: has {most:,} {interval}s, but the run has "

@@ -20,8 +20,8 @@ class OptimizerSettings(Callback):
     """
 
     def __init__(self) -> None:
-        self._today: dict[str, Settings] = {}
-        self._changed: Settings = {}
+        self._today: dict[str, Any] = {}
+        self._changed: list[Settings] = []  # of each group of parameters
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Compare the settings.
@@ -33,6 +33,11 @@ class OptimizerSettings(Callback):
         if before is None or not trainer.training:  # a checkpoint of an earlier version
             return
         before["optimizer"].setdefault("decay_biases", True)  # a checkpoint of an earlier version has one group
+        undecayed = {} if before["optimizer"]["decay_biases"] else UNDECAYED
+        before.setdefault(  # a checkpoint of an earlier version
+            "groups",
+            [before["optimizer"] | (undecayed if place else {}) for place in range(len(today["groups"]))],
+        )
         optimizer, schedule = (_differing(before[thing], today[thing]) for thing in ("optimizer", "schedule"))
         groups = {name: values for name, values in optimizer.items() if name in ("class", "decay_biases")}
         for thing, refused in (("optimizer", groups), ("schedule", schedule)):
@@ -41,28 +46,44 @@ class OptimizerSettings(Callback):
                     f"the state in the checkpoint is of another {thing}: its {name} is {was} there and {now} here; "
                     "begin a new run: python scripts/fit.py --config RUN/config.yaml with the flags that differ"
                 )
-        self._changed = {name: now for name, (_, now) in optimizer.items() if now is not None}
+        there, now = before["groups"], today["groups"]
+        if len(there) != len(now):
+            raise ModelError(
+                f"the state in the checkpoint is of {len(there)} groups of parameters, the optimizer has {len(now)}; "
+                "begin a new run: python scripts/fit.py --config RUN/config.yaml with the flags that differ"
+            )
+        self._changed = [
+            {name: value for name, value in group.items() if value is not None and earlier.get(name) != value}
+            for earlier, group in zip(there, now, strict=True)
+        ]
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._today = settings(pl_module)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Replace the restored settings by the configured ones."""
-        for place, group in enumerate(trainer.optimizers[0].param_groups):
-            group.update(self._changed | (UNDECAYED if place and not pl_module.decay_biases else {}))
+        for group, changed in zip(trainer.optimizers[0].param_groups, self._changed, strict=False):
+            group.update(changed)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         checkpoint["settings"] = self._today
 
 
-def settings(pl_module: LightningModule) -> dict[str, Settings]:
-    """Return the plain settings of the configured optimizer and schedule, and the names of their classes."""
+def settings(pl_module: LightningModule) -> dict[str, Any]:
+    """Return the plain settings of optimizer, groups of parameters and schedule, and the names of their classes."""
     optimizer, schedule = optimizer_and_schedule(pl_module)
     scheduler = schedule.get("scheduler")
     groups = {"decay_biases": pl_module.decay_biases}
-    found = {"optimizer": _plain(optimizer, optimizer.defaults) | groups, "schedule": {}}
+    found: dict[str, Any] = {"optimizer": _plain(optimizer, optimizer.defaults) | groups, "schedule": {}}
+    found["groups"] = [
+        {name: value for name, value in group.items() if name in optimizer.defaults and _is_plain(value)}
+        | ({"lr": group["initial_lr"]} if _is_plain(group.get("initial_lr")) and "initial_lr" in group else {})
+        for group in optimizer.param_groups
+    ]
     if scheduler is not None:
         found["schedule"] = _plain(scheduler, scheduler.state_dict()) | {"interval": schedule.get("interval")}
+        if schedule.get("frequency", 1) != 1:
+            found["schedule"]["frequency"] = schedule["frequency"]
     return found
 
 

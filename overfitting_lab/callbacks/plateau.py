@@ -4,7 +4,7 @@ import sys
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.cli import ReduceLROnPlateau
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from lightning_modules.errors import ModelError
 from lightning_modules.schedules import optimizer_and_schedule
@@ -13,7 +13,7 @@ from overfitting_lab.runs.epochs import value_of
 
 
 class PlateauSchedule(Callback):
-    """Step ``lightning.pytorch.cli.ReduceLROnPlateau`` in place of Lightning, and stop after its last reduction.
+    """Step ``ReduceLROnPlateau`` in place of Lightning, and stop after its last reduction.
 
     Lightning steps it after the epoch's checkpoint is written, so that a resumed run would lose a step. This callback
     steps it at the end of an epoch, before the checkpoint callbacks, if the epoch measured the schedule's metric.
@@ -50,7 +50,7 @@ class PlateauSchedule(Callback):
             if not isinstance(config.scheduler, ReduceLROnPlateau):
                 continue
             config.frequency = sys.maxsize
-            monitor = config.scheduler.monitor
+            monitor = str(config.monitor)
             if monitor.startswith("val_") and not trainer.enable_validation:
                 raise ModelError(
                     f"the learning-rate schedule monitors {monitor!r}, but the run has no validation; "
@@ -60,10 +60,11 @@ class PlateauSchedule(Callback):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Step the schedule, and stop if the rate was reduced once too often."""
         optimizer = trainer.optimizers[0]
-        for scheduler in (config.scheduler for config in trainer.lr_scheduler_configs):
+        for config in trainer.lr_scheduler_configs:
+            scheduler = config.scheduler
             if not isinstance(scheduler, ReduceLROnPlateau):
                 continue
-            value = self._measured(trainer, scheduler.monitor)
+            value = self._measured(trainer, str(config.monitor))
             if value is not None:
                 scheduler.step(value)
             last = optimizer.defaults["lr"] * scheduler.factor ** (self.reductions or 0)

@@ -11,12 +11,12 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from lightning.pytorch import Trainer
-from lightning.pytorch.cli import ReduceLROnPlateau
 from torch.optim import Optimizer
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from datamodules import Batch, CIFAR10DataModule
 from lightning_modules import ImageClassifier
-from lightning_modules.schedules import Length, optimizer_and_schedule
+from lightning_modules.schedules import Length, in_run, optimizer_and_schedule
 from overfitting_lab.callbacks.clock import clock_of
 from overfitting_lab.callbacks.console import data_lines
 from overfitting_lab.callbacks.doctor import IMAGES, HopelessError, examine
@@ -77,11 +77,16 @@ def check(trainer: Trainer, model: ImageClassifier, data: CIFAR10DataModule) -> 
         print("schedule   none: the learning rate stays")
     else:
         scheduler, interval = schedule["scheduler"], schedule.get("interval", "epoch")
-        needed, there = length(scheduler), run.epochs if interval == "epoch" else run.total
-        end = "has no end of its own" if needed is None else f"is at its end after {needed:,} {interval}s of {there:,}"
+        needed, there = length(scheduler), in_run(schedule, run)
+        end = (
+            "has no end of its own"
+            if needed is None
+            else f"needs {needed:,} {interval}s to its end; the run has {there:,}"
+        )
         print(f"schedule   {type(scheduler).__name__} {end}")
         if run.total:
-            found += schedule_cut_short(scheduler, interval, run.epochs, run.total)
+            every = schedule.get("frequency", 1)
+            found += schedule_cut_short(scheduler, interval, run.epochs // every, run.total // every)
         if not isinstance(scheduler, ReduceLROnPlateau):
             problems += _try_schedule(model, interval, there)
     _print_costs(trainer, model, data, optimizer, batch, run)
@@ -159,7 +164,7 @@ def _print_costs(
     evaluated = evaluations(trainer, data, run)
     validation, test = image.times(evaluated.validation), image.times(evaluated.test)
     steps = f"{step.low:.3g} to {step.high:.3g} s a step"
-    how = f"3 steps of {number} of {images} images on {model.device.type.upper()}"
+    how = f"measured in 3 steps of {number} images on {model.device.type.upper()}, for a batch of {images}"
     if run.total:
         training, validating = step.times(run.total), image.times(evaluated.validations + evaluated.probe)
         print(f"time       {start + training + validating + test} in all: {steps} ({how})")
@@ -167,7 +172,7 @@ def _print_costs(
     else:
         epoch = step.times(run.steps) + validation
         print(f"time       {epoch} an epoch with validation, start {start}, test {test}: {steps} ({how})")
-    after = f"after steps of {number} of {images} images"
+    after = f"after steps of {number} images"
     if model.device.type == "cuda":
         taken, there = torch.cuda.max_memory_reserved(model.device), torch.cuda.mem_get_info(model.device)[1]
         print(f"memory     {taken / 1e9:.1f} of the GPU's {there / 1e9:.1f} GB {after}")

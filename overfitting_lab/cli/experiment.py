@@ -42,7 +42,7 @@ from overfitting_lab.cli.processes import end_with_parent, leave_together, use_t
 from overfitting_lab.cli.replay import UNWRITABLE, replayable
 from overfitting_lab.cli.resumption import AUTO, Resumption, RunFinder
 from overfitting_lab.cli.trainer_flags import TRAINER_FLAGS, problems, typed_flags
-from overfitting_lab.runs import Run, UsageError
+from overfitting_lab.runs import Run, RunError, UsageError
 from overfitting_lab.runs.checkpoints import checked_checkpoint
 from overfitting_lab.runs.files import experiments_folder, user_path
 from overfitting_lab.runs.notes import in_words
@@ -146,16 +146,24 @@ class ExperimentCLI(LightningCLI):
             raise UsageError(f"--{idle[0]}: this is for training, and nothing is trained here; leave it out")
         self._arguments = args
         finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-        finder.add_argument("--resume")
-        resumed, others = finder.parse_known_args(args)
-        if resumed.resume is None or resumed.resume == AUTO:
+        finder.add_argument("--resume", action="append")
+        found, others = finder.parse_known_args(args)
+        resumed = found.resume or [None]
+        if len(resumed) > 1:
+            raise UsageError(f"--resume {' --resume '.join(resumed)}: name one run, or auto")
+        if resumed[0] in (None, AUTO):
             self.config = parser.parse_args(args)
+            if not self._trains and self.config.data.source == "synthetic" and "data.root" in map(setting_name, flags):
+                raise UsageError(
+                    "--data.root: the run was trained on synthetic images, and they lie in no folder of yours; for a "
+                    "folder of images add --data.source folder"
+                )
             if self.config.resume not in (None, AUTO):
                 parser.error(f"resume: a configuration cannot name the run; say --resume {self.config.resume}")
             if not self._keep:
                 self.config.trainer.logger, self.config.resume = False, None
             return
-        self._resumption = Resumption.with_flags(parser, user_path(resumed.resume), others)
+        self._resumption = Resumption.with_flags(parser, user_path(resumed[0]), others)
         self.config = self._resumption.config
 
     def before_instantiate_classes(self) -> None:
@@ -265,6 +273,18 @@ class ExperimentCLI(LightningCLI):
             if decides(name) and name in now and now[name] != value:
                 yield f"changed    {name}: {_short(value)} -> {_short(now[name])}"
 
+    def check_classes(self, run: Run) -> None:
+        """Check that the data have the classes that a run tells apart.
+
+        Raises:
+            RunError: if they have others.
+        """
+        there, known = [*self.datamodule.source.classes], run.summary.data.classes
+        if there != known:
+            raise RunError(
+                f"{run.folder} tells apart {', '.join(known)}; {self.datamodule.source.name} has {', '.join(there)}"
+            )
+
     def _print_changes(self, resumption: Resumption) -> None:
         for key, (before, after) in resumption.changes.items():
             rank_zero_only(print)(f"changed    {key}: {_short(before)} -> {_short(after)}")
@@ -295,7 +315,7 @@ class ExperimentCLI(LightningCLI):
                 self._refuse_lost_rate()
                 trainer_callbacks.check_device(self.trainer)
                 check_monitors(self.trainer, self.model, self._given_callbacks, self.config.monitor)
-            else:
+            elif type(self.model).configure_optimizers is ImageClassifier.configure_optimizers:
                 self.model.configure_optimizers()
             if self.logger is not None and self.resume_from is None:
                 self.model.pretrained()
@@ -328,12 +348,13 @@ class ExperimentCLI(LightningCLI):
         own, settings = type(self.model).configure_optimizers, self.config.model.init_args
         if own is ImageClassifier.configure_optimizers or "super" in own.__code__.co_names:
             return
-        for name in ("optimizer", "lr_scheduler"):
-            if isinstance(settings.get(name), Namespace):  # a default is a function
-                self.parser.error(
-                    f"--model.{name} would do nothing: {type(self.model).__name__} has its own configure_optimizers; "
-                    "leave the setting out, or let the method begin with super().configure_optimizers()"
-                )
+        given = [name for name in ("optimizer", "lr_scheduler") if isinstance(settings.get(name), Namespace)]
+        given += ["decay_biases"] * (settings.get("decay_biases") is False)  # the default of the others is a function
+        for name in given:
+            self.parser.error(
+                f"--model.{name} would do nothing: {type(self.model).__name__} has its own configure_optimizers; "
+                "leave the setting out, or let the method begin with super().configure_optimizers()"
+            )
 
     def _refuse_lost_rate(self) -> None:
         """Refuse a learning rate on the command line that the schedule would replace."""

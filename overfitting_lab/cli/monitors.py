@@ -6,11 +6,11 @@ from typing import Any, NamedTuple
 
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import EarlyStopping, LearningRateMonitor, ModelCheckpoint
-from lightning.pytorch.cli import ReduceLROnPlateau
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from lightning_modules import ImageClassifier
 from lightning_modules.errors import ModelError
-from lightning_modules.schedules import optimizer_and_schedule
+from lightning_modules.schedules import TrainerNeededError, optimizer_and_schedule
 from overfitting_lab.runs.epochs import METRICS, is_maximized
 
 OURS = ("lightning_modules", "overfitting_lab", "lightning")  # packages of which all logged names are known
@@ -74,11 +74,13 @@ def _monitors(callbacks: list[Callback], model: ImageClassifier) -> Iterator[Mon
             yield Monitor(type(callback).__name__, "trainer.callbacks", metric, mode, callback)
     try:
         _, schedule = optimizer_and_schedule(model)
+    except TrainerNeededError:
+        return
     except ModelError as error:
         raise ValueError(str(error)) from error
     scheduler = schedule.get("scheduler")
     if isinstance(scheduler, ReduceLROnPlateau):
-        yield Monitor("ReduceLROnPlateau", "model.lr_scheduler", scheduler.monitor, scheduler.mode, scheduler)
+        yield Monitor("ReduceLROnPlateau", "model.lr_scheduler", schedule["monitor"], scheduler.mode, scheduler)
 
 
 def _is_logged(monitor: Monitor, callbacks: list[Callback], logged: Sequence[str]) -> bool:

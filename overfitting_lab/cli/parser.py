@@ -178,7 +178,7 @@ class ExperimentParser(LightningArgumentParser):
         """Parse the command line, or the arguments given."""
         typed = [*(sys.argv[1:] if args is None else args)]
         found = _with_monitor("\0".join(typed)).split("\0") if typed else []
-        found = [re.sub("^-c(?!onfig)=?(?=.)", "--config=", argument) for argument in found]
+        found = [re.sub("^-c(?!onfig)(?:=|(?=[^=]))", "--config=", argument) for argument in found]
         configs = {
             index: find_config(argument.removeprefix("--config="))
             for index, argument in enumerate(found)

@@ -138,8 +138,11 @@ def _row(record: EpochMetrics) -> dict[str, Any]:
     return {**values, **own}
 
 
-def read_records(path: Path) -> list[EpochRecord]:
-    """Read the rows of a ``metrics.csv``; none if there is no such file. A last row that was cut off does not count.
+def read_records(path: Path, *, whole: bool = False) -> list[EpochRecord]:
+    """Read the rows of a ``metrics.csv``; none if there is no such file.
+
+    A last row without an end counts if it is ``whole``, as in a file that an editor has saved. Of a run that was
+    killed, it may have been cut off.
 
     Raises:
         RunError: if a column of the epochs is missing, or a row holds what is no number.
@@ -149,8 +152,8 @@ def read_records(path: Path) -> list[EpochRecord]:
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:  # an editor may have begun it with a mark
             lines = file.readlines()
-        whole = lines if lines and lines[-1].endswith("\n") else lines[:-1]
-        return [_record(row) for row in csv.DictReader(whole)]
+        lines = lines if whole or (lines and lines[-1].endswith(("\n", "\r"))) else lines[:-1]
+        return [_record(row) for row in csv.DictReader(lines)]
     except KeyError as error:
         raise RunError(f"{path} is damaged (no column {error}); restore it") from error
     except (ValueError, TypeError, csv.Error) as error:
@@ -159,8 +162,9 @@ def read_records(path: Path) -> list[EpochRecord]:
 
 def _record(row: dict[str, str]) -> EpochRecord:
     def value(field: str) -> float | None:
-        if row.get(field):
-            return float(row[field])
+        text = row.get(field) if field in PROBE else row[field]
+        if text:
+            return float(text)
         return None if field in ("val_loss", "val_acc", *PROBE) else math.nan
 
     values = {field.name: value(field.name) for field in fields(EpochRecord) if field.name != "own"}

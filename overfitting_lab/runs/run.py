@@ -110,8 +110,16 @@ class Run:
 
     @cached_property
     def records(self) -> list[EpochRecord]:
-        """The rows of ``metrics.csv``."""
-        return read_records(self.files.metrics)
+        """The rows of ``metrics.csv``.
+
+        Raises:
+            RunError: if the file is damaged, or a finished run lacks rows.
+        """
+        whole = self.status == "finished"
+        records = read_records(self.files.metrics, whole=whole)
+        if whole and self.files.metrics.is_file() and len(records) < self.summary.epochs:
+            raise RunError(f"{self.files.metrics} has {len(records)} epochs of {self.summary.epochs}: restore the file")
+        return records
 
     @cached_property
     def images(self) -> Mapping[str, NDArray[Any]]:

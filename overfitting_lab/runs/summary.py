@@ -4,7 +4,8 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
-from typing import Any, Literal, TypeVar, get_args, get_type_hints
+from types import NoneType
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from overfitting_lab.runs.epochs import BestMetrics, EpochMetrics
 
@@ -161,7 +162,25 @@ def _make(kind: type[T], values: Mapping[str, Any]) -> T:
     for name, hint in get_type_hints(kind).items():
         if isinstance(values.get(name), str) and {int, float} & {hint, *get_args(hint)}:
             raise TypeError(f"{name} is {values[name]!r}, which is no number")
+        if name in values and not _fits(values[name], hint):
+            raise TypeError(f"{name} cannot be {values[name]!r}")
     return kind(**{each.name: values[each.name] for each in fields(kind) if each.name in values})  # type: ignore[arg-type]
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Tell if a value of JSON is of a type. ``null`` stands for a number that was NaN or infinite."""
+    origin, arguments = get_origin(hint), get_args(hint)
+    if hint is Any or (value is None and hint is float):
+        return True
+    if origin is Literal:
+        return value in arguments
+    if origin is dict:
+        return isinstance(value, dict) and all(_fits(each, arguments[1]) for each in value.values())
+    if origin is list:
+        return isinstance(value, list) and all(_fits(each, arguments[0]) for each in value)
+    if origin is not None:  # X | None
+        return any(value is None if each is NoneType else _fits(value, each) for each in arguments)
+    return isinstance(value, int | float if hint is float else hint)
 
 
 def _without_nan(value: Any) -> Any:

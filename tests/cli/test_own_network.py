@@ -6,8 +6,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
+from overfitting_lab.runs import Run
 from tests.conftest import ROOT, Flags, Script, summary_of
 from tests.scripts.test_errors import check_one_message
 
@@ -242,6 +244,8 @@ def test_a_networks_own_optimizer_and_a_flag_that_would_do_nothing(
         "[sgd]",
         "[sgd], [step]",
         "[sgd], [{'scheduler': step, 'interval': 'step'}]",
+        "{'optimizer': sgd, 'lr_scheduler': {'scheduler': plateau, 'monitor': 'val_loss'}}",
+        "{'optimizer': sgd, 'lr_scheduler': plateau, 'monitor': 'val_loss'}",
     ],
 )
 def test_an_own_optimizer_in_every_form_that_lightning_takes(
@@ -256,24 +260,97 @@ def test_an_own_optimizer_in_every_form_that_lightning_takes(
     assert ("StepLR" in checked.out) == ("step" in returns)
 
 
-@pytest.mark.parametrize("returns", ["[sgd, sgd]", "None", "[sgd], [step, step]"])
-def test_more_than_one_optimizer_is_refused(returns: str, folder: Path, short: Flags, run_script: Script) -> None:
+@pytest.mark.parametrize(
+    ("returns", "words"),
+    [
+        ("[sgd, sgd]", "must return one optimizer and at most one schedule"),
+        ("None", "must return one optimizer and at most one schedule"),
+        ("[sgd], [step, step]", "must return one optimizer and at most one schedule"),
+        ("{'optimizer': sgd, 'lr_scheduler': None}", "not None; without one, leave lr_scheduler out"),
+        ("{'optimizer': sgd, 'lr_scheduler': {'interval': 'step'}}", "must have a schedule, not None"),
+        ("{'optimizer': sgd, 'lr_scheduler': [step]}", "must have a schedule, not ["),
+        ("[sgd], [{'scheduler': step, 'interval': 'steps'}]", "has the interval 'steps'; give epoch or step"),
+        ("[sgd], [{'scheduler': step, 'intervall': 'step'}]", "has intervall, which is no key of it"),
+        ("[sgd], [{'scheduler': step, 'frequency': 0.5}]", "has the frequency 0.5"),
+        ("[sgd], [plateau]", "of ReduceLROnPlateau needs a monitor"),
+        ("[sgd], [{'scheduler': plateau, 'monitor': 'val_loss', 'interval': 'step'}]", "steps after each epoch here"),
+    ],
+)
+def test_what_an_own_optimizer_gets_wrong_is_said_before_any_work(
+    returns: str, words: str, folder: Path, short: Flags, run_script: Script
+) -> None:
     outcome = run_script("fit", with_optimizer(folder, returns), *short)
     check_one_message(outcome, 2)
-    assert "configure_optimizers of MyNet must return one optimizer and at most one schedule" in outcome.err
+    assert "configure_optimizers of MyNet" in outcome.err
+    assert words in outcome.err
     assert not RUN.exists()
+
+
+def test_an_own_plateau_schedule_loses_no_step_at_a_resume(folder: Path, short: Flags, run_script: Script) -> None:
+    config = with_optimizer(folder, "[sgd], [{'scheduler': plateau, 'monitor': 'val_loss'}]")
+    for epochs in (6, 3):
+        assert run_script("fit", config, *short, f"--trainer.max_epochs={epochs}").status == 0
+    resumed = RUN.with_name("version_1")
+    assert run_script("fit", f"--resume={resumed}", "--trainer.max_epochs=6").status == 0
+    whole, again = ([each.learning_rate for each in Run(folder).records] for folder in (RUN, resumed))
+    assert again == whole
+    assert len(set(whole)) > 3, "the rate falls"
+
+
+def test_a_schedule_that_steps_every_second_time(folder: Path, short: Flags, run_script: Script) -> None:
+    once = "[sgd], [{'scheduler': torch.optim.lr_scheduler.OneCycleLR(sgd, 0.1, total_steps=5), 'interval': 'step'"
+    for frequency, status in ((2, 0), (1, 1)):
+        config = with_optimizer(folder, f"{once}, 'frequency': {frequency}}}]")
+        outcome = run_script("fit", config, *short, "--trainer.max_epochs=2")  # 10 steps
+        assert (outcome.status != 0) == status, outcome.err
+
+
+def test_groups_of_an_own_optimizer_are_resumed_each_for_itself(folder: Path, short: Flags, run_script: Script) -> None:
+    def rates(run: str) -> list[float]:
+        state = torch.load(Path(run) / "checkpoints" / "last.ckpt", weights_only=True)
+        return [group["lr"] for group in state["optimizer_states"][0]["param_groups"]]
+
+    groups = "sgd.add_param_group({'params': [torch.nn.Parameter(torch.ones(1))], 'lr': GROUP}) or sgd"
+    config = with_optimizer(folder, groups.replace("GROUP", "0.001"))
+    assert run_script("fit", config, *short).status == 0
+    assert rates(str(RUN)) == [0.05, 0.001]
+    code = (folder / "my_net.py").read_text()
+    for old, new, expected in (("'lr': 0.001", "'lr': 0.5", [0.05, 0.5]), ("lr=0.05", "lr=0.2", [0.2, 0.5])):
+        code = code.replace(old, new)
+        (folder / "my_net.py").write_text(code)
+        del sys.modules["my_net"]
+        epochs = len(Run(RUN).records) + 1
+        outcome = run_script("fit", f"--resume={RUN}", f"--trainer.max_epochs={epochs}")
+        assert outcome.status == 0, outcome.err
+        assert rates(str(RUN)) == expected
+
+
+def test_biases_that_an_own_optimizer_would_decay_all_the_same(folder: Path, short: Flags, run_script: Script) -> None:
+    outcome = run_script("fit", with_optimizer(folder, "sgd"), *short, "--model.decay_biases=false")
+    check_one_message(outcome, 2)
+    assert "--model.decay_biases would do nothing: MyNet has its own configure_optimizers" in outcome.err
+
+
+def test_an_own_schedule_may_ask_the_trainer_for_its_length(folder: Path, short: Flags, run_script: Script) -> None:
+    cosine = "torch.optim.lr_scheduler.CosineAnnealingLR(sgd, T_max=self.trainer.estimated_stepping_batches)"
+    config = with_optimizer(folder, f"[sgd], [{{'scheduler': {cosine}, 'interval': 'step'}}]")
+    outcome = run_script("fit", config, *short)
+    assert outcome.status == 0, outcome.err
+    assert run_script("test", RUN).status == 0
 
 
 def with_optimizer(folder: Path, returns: str) -> str:
     """Give the page's network an optimizer and a schedule of its own; return the flag of its configuration."""
-    code = (folder / "my_net.py").read_text()
+    code = (folder / "my_net.py").read_text().partition("\n    def configure_optimizers")[0]
     code += f"""
     def configure_optimizers(self):
         sgd = torch.optim.SGD(self.parameters(), lr=0.05)
         step = torch.optim.lr_scheduler.StepLR(sgd, 1)
+        plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(sgd, patience=0, threshold=1e9, factor=0.5)
         return {returns}
 """
     (folder / "my_net.py").write_text(f"import torch\n{code}")
+    sys.modules.pop("my_net", None)  # of an earlier command of the same test
     config = yaml.safe_load((folder / "my_net.yaml").read_text())
     config["model"]["init_args"] = {
         name: value for name, value in config["model"].get("init_args", {}).items() if name != "optimizer"

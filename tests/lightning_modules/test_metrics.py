@@ -75,6 +75,15 @@ class Mean(Constant):
         return self.mean
 
 
+class Once(Constant):
+    """A metric that fails on its second batch."""
+
+    def update(self, preds: torch.Tensor, target: torch.Tensor) -> None:
+        if self.seen:
+            raise ValueError("once")
+        super().update(preds, target)
+
+
 @pytest.fixture
 def fit(tiny: Flags, tmp_path: Path) -> list[str]:
     (tmp_path / "metrics.yaml").write_text(METRICS)
@@ -164,7 +173,8 @@ def test_a_resumed_run_counts_own_metrics_as_well(run_script: Script, fit: list[
         ({"f1": "NoSuchScore"}, "NoSuchScore"),
         ({"f1": "tests.lightning_modules.test_metrics.Unmerged"}, "write full_state_update = False in its class"),
         ({"f1": "tests.lightning_modules.test_metrics.OtherNames"}, "whose update takes preds and target"),
-        ({"f1": "tests.lightning_modules.test_metrics.Mean"}, "keep sums and counts instead of means"),
+        ({"f1": "tests.lightning_modules.test_metrics.Mean"}, "keep sums and counts in add_state"),
+        ({"f1": "tests.lightning_modules.test_metrics.Once"}, "f1 cannot be measured twice: ValueError: once"),
     ],
 )
 def test_a_metric_that_does_not_work_is_refused(

@@ -10,7 +10,7 @@ import torch
 
 from overfitting_lab.runs import Run, RunError, runs_of
 from overfitting_lab.runs.checkpoints import load_checkpoint
-from overfitting_lab.runs.epochs import EpochRecord, last_gap
+from overfitting_lab.runs.epochs import EpochRecord, last_gap, read_records
 from tests.conftest import ROOT
 from tests.made_runs import make_run
 
@@ -47,7 +47,37 @@ def test_a_value_that_was_not_measured_is_none(folder: Path) -> None:
     (folder / "metrics.csv").write_text(
         "epoch,step,train_loss,train_acc,val_loss,val_acc,learning_rate,seconds\n0,5,2.5,0.2,,,1e-4,1.5\n"
     )
-    assert Run(folder).records == [EpochRecord(0, 2.5, 0.2, None, None, step=5, learning_rate=1e-4, seconds=1.5)]
+    expected = [EpochRecord(0, 2.5, 0.2, None, None, step=5, learning_rate=1e-4, seconds=1.5)]
+    assert read_records(folder / "metrics.csv") == expected
+
+
+def test_rows_that_a_finished_run_lacks_are_named(folder: Path) -> None:
+    path, records = folder / "metrics.csv", Run(folder).records
+    text = path.read_text()
+    for saved in (text.rstrip(), text.replace("\n", "\r")):  # by an editor
+        path.write_bytes(saved.encode())
+        assert Run(folder).records == records
+    for lines in (text.splitlines()[:-1], text.splitlines()[:1], []):
+        path.write_text("".join(f"{line}\n" for line in lines))
+        with pytest.raises(RunError, match=rf"metrics.csv has {max(0, len(lines) - 1)} epochs of {len(records)}"):
+            _ = Run(folder).records
+    path.write_text(text.replace("val_acc", "validation accuracy", 1))
+    with pytest.raises(RunError, match="no column 'val_acc'"):
+        _ = Run(folder).records
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        *({"code": None}, {"epochs": None}, {"earlier": [1]}, {"git_commit": None}, {"versions": None}, {"status": 7}),
+        *({"diagnosis": None}, {"diagnosis": [1]}, {"status": "perhaps"}, {"notes": "word"}, {"world_size": "2"}),
+    ],
+)
+def test_values_of_another_kind_are_damage(changes: dict[str, Any], folder: Path) -> None:
+    path = folder / "summary.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    with pytest.raises(RunError, match=r"summary.json is damaged"):
+        _ = Run(folder).summary
 
 
 def test_folder_of_no_run(tmp_path: Path) -> None:

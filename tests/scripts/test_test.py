@@ -10,7 +10,7 @@ from torch.nn.functional import cross_entropy
 from datamodules import CIFAR10DataModule
 from lightning_modules import ImageClassifier
 from overfitting_lab.runs import Run
-from tests.conftest import FinishedRun, Script
+from tests.conftest import CLASSES, FinishedRun, Flags, Script, write_images
 
 
 def result(out: str) -> str:
@@ -53,6 +53,29 @@ def test_other_images_are_noted(
     outcome = run_script("test", finished_run.folder, f"--data.root={other}")
     assert outcome.status == 0, outcome.err
     assert "note       other has other images than those that the run was tested on\n" in outcome.out
+
+
+def test_images_of_other_classes_are_refused_before_their_sizes(
+    run_script: Script, finished_run: FinishedRun, tmp_path: Path
+) -> None:
+    other = write_images(tmp_path / "other", 6, 6)
+    for split in ("train", "test"):
+        (other / split / CLASSES[0]).rename(other / split / "zebra")
+    outcome = run_script("test", finished_run.folder, f"--data.root={other}")
+    assert outcome.status == 1
+    assert re.search(rf"error: \S+ tells apart .*{CLASSES[0]}.*; other has .*zebra", outcome.err), outcome.err
+
+
+def test_a_folder_does_not_replace_synthetic_images_in_silence(
+    run_script: Script, quick: Flags, tmp_path: Path
+) -> None:
+    synthetic = ("--data.source=synthetic", f"--data.root={tmp_path / 'drawn'}", "--data.test_size=50")
+    assert run_script("fit", "--config=overfit", *quick, *synthetic).status == 0
+    run = "lightning_logs/overfit/version_0"
+    outcome = run_script("test", run, "--data.root=photos")
+    assert outcome.status == 2
+    assert "and they lie in no folder of yours; for a folder of images add --data.source folder" in outcome.err
+    assert not (tmp_path / "photos").exists()
 
 
 def test_the_mirror_image_is_averaged(run_script: Script, finished_run: FinishedRun) -> None:
