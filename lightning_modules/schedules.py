@@ -57,7 +57,7 @@ def optimizer_and_schedule(model: LightningModule) -> tuple[Optimizer, dict[str,
         optimizers, schedules = made if made and isinstance(made[0], list | tuple) else (made, [])
         made = optimizers[0] if len(optimizers) == 1 and len(schedules) <= 1 else None
     if isinstance(made, Optimizer):
-        made = {"optimizer": made} | {"lr_scheduler": each for each in schedules}
+        made = {"optimizer": made} | ({"lr_scheduler": schedules[0]} if schedules else {})
     if not isinstance(made, dict) or not isinstance(made.get("optimizer"), Optimizer):
         raise ModelError(f"configure_optimizers of {name} must return one optimizer and at most one schedule")
     if "lr_scheduler" not in made:

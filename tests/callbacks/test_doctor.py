@@ -289,7 +289,7 @@ def test_check_of_a_sound_experiment(run_script: Script, bright: Flags, tmp_path
         "chance level is 1.099",
         "steps      6 an epoch, 6 in 1 epochs",
         "schedule   none",
-        " s a step (3 steps of ",
+        " s a step (measured in 3 steps of ",
         "           start 0:0",
         ", training 0:0",
         ", validation 0:0",

@@ -69,9 +69,11 @@ def test_images_of_other_classes_are_refused_before_their_sizes(
 def test_a_folder_does_not_replace_synthetic_images_in_silence(
     run_script: Script, quick: Flags, tmp_path: Path
 ) -> None:
-    synthetic = ("--data.source=synthetic", f"--data.root={tmp_path / 'drawn'}", "--data.test_size=50")
-    assert run_script("fit", "--config=overfit", *quick, *synthetic).status == 0
-    run = "lightning_logs/overfit/version_0"
+    assert run_script("fit", "--config=overfit", *quick).status == 0
+    run = tmp_path / "lightning_logs/overfit/version_0"
+    config = (run / "config.yaml").read_text()
+    assert "source: folder" in config
+    (run / "config.yaml").write_text(config.replace("source: folder", "source: synthetic"))
     outcome = run_script("test", run, "--data.root=photos")
     assert outcome.status == 2
     assert "and they lie in no folder of yours; for a folder of images add --data.source folder" in outcome.err
