@@ -1,5 +1,6 @@
 """Runs found by their settings: a finished run is returned, an interrupted one resumed, a missing one trained."""
 
+import shlex
 import signal
 import subprocess
 import sys
@@ -79,6 +80,8 @@ def finished_run(
         if run := finished():
             return run
         command = ["--resume", str(begun[0].folder), *command]
+    if output is None:
+        print(f"training   no finished run has these settings: {shlex.join(arguments)}", flush=True)
     fit = (scripts or Path(sys.argv[0]).resolve().parent) / "fit.py"
     status = run_command([sys.executable, str(fit), *command], output)
     if run := finished():

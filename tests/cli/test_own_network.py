@@ -325,6 +325,13 @@ def test_groups_of_an_own_optimizer_are_resumed_each_for_itself(folder: Path, sh
         assert rates(str(RUN)) == expected
 
 
+def test_a_rate_that_is_a_tensor_is_recorded_as_a_number(folder: Path, short: Flags, run_script: Script) -> None:
+    tensor = "torch.optim.SGD(self.parameters(), lr=torch.tensor(0.05))"
+    outcome = run_script("fit", with_optimizer(folder, tensor), *short)
+    assert outcome.status == 0, outcome.err
+    assert Run(RUN).records[-1].learning_rate == pytest.approx(0.05)
+
+
 def test_biases_that_an_own_optimizer_would_decay_all_the_same(folder: Path, short: Flags, run_script: Script) -> None:
     outcome = run_script("fit", with_optimizer(folder, "sgd"), *short, "--model.decay_biases=false")
     check_one_message(outcome, 2)

@@ -64,6 +64,12 @@ def test_a_run_with_a_damaged_configuration_is_passed_over(run_script: Script, q
     assert "is already complete" in outcome.out
 
 
+def test_two_runs_to_resume_are_refused(run_script: Script) -> None:
+    outcome = run_script("fit", f"--resume={FIRST}", AUTO)
+    assert outcome.status == 2
+    assert f"--resume {FIRST} --resume auto: name one run, or auto" in outcome.err
+
+
 def test_a_configuration_names_no_run_to_resume(run_script: Script, quick: Flags, tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text(f"resume: {FIRST}\n")
     outcome = run_script("fit", "--config=overfit", *quick, "--config=mine.yaml")
