@@ -24,6 +24,7 @@ def faults() -> int:
     return int(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 
 
+@pytest.mark.thorough
 @pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="mallopt is glibc's")
 def test_freed_memory_is_allocated_again_without_page_faults(tmp_path: Path) -> None:
     start_function(count_page_faults, (), tmp_path).join()

@@ -283,6 +283,7 @@ def test_a_trial_is_anothers_as_long_as_its_worker_lives(
     assert (FOLDER / "sizes.md").exists()
 
 
+@pytest.mark.thorough
 def test_a_storage_of_an_earlier_version_is_continued(
     run_script: Script, small: Flags, fitted: list[list[str]]
 ) -> None:
@@ -343,6 +344,7 @@ def test_a_number_of_any_setting_becomes_a_curve(run_script: Script, small: Flag
     assert "| 32 | 0.5 | 1 |" in page
 
 
+@pytest.mark.thorough
 def test_all_images_may_be_a_level(run_script: Script, small: Flags, fitted: list[list[str]]) -> None:
     flags = ("--factor=data.train_size=40,null", "--seeds=1", "--data.split=full", *small)
     outcome = run_script("ablate", *flags)
@@ -536,6 +538,7 @@ def test_a_worker_that_is_killed_amid_a_trial_changes_no_result(
     assert tables[0] == tables[1]
 
 
+@pytest.mark.thorough
 def test_an_interrupted_ablation_says_how_to_resume(small: Flags, tmp_path: Path) -> None:
     worker = start("ablate", ["--seeds=1", "--sizes", "40", *small], tmp_path)
     deadline, output = time.monotonic() + TIMEOUT, tmp_path / "output.txt"

@@ -442,7 +442,11 @@ MIXED = ("--data.mixup=0.5", "--data.cutmix=1", "--model.label_smoothing=0.1", "
 @pytest.mark.parametrize(
     ("launcher", "more"),
     [
-        ([], ["--config=averaging/ema", "--config=early_stopping", "--trainer.callbacks.patience=2"]),
+        pytest.param(
+            [],
+            ["--config=averaging/ema", "--config=early_stopping", "--trainer.callbacks.patience=2"],
+            marks=pytest.mark.thorough,
+        ),
         pytest.param(["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"], [], marks=pytest.mark.long),
     ],
     ids=["lightning", "torchrun"],

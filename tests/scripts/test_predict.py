@@ -112,6 +112,7 @@ def test_answers_are_drawn(run_script: Script, finished_run: FinishedRun, image_
     assert again.out.splitlines()[-1] == "replaced prediction.png"
 
 
+@pytest.mark.thorough
 @pytest.mark.pictures
 def test_of_many_images_the_first_are_drawn(
     run_script: Script, finished_run: FinishedRun, image_folder: Path, tmp_path: Path

@@ -58,6 +58,7 @@ def write_plan(docs: Path, flags: str, **more: Any) -> None:
     (docs / "campaign.yaml").write_text(yaml.safe_dump(plan))
 
 
+@pytest.mark.thorough
 def test_what_is_missing_is_made_once_and_brings_its_figure_back(
     run_script: Script, docs: Path, flags: str, image_folder: Path, fitted: list[list[str]], tmp_path: Path
 ) -> None:

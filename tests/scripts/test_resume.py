@@ -190,7 +190,7 @@ def test_a_run_that_was_killed_is_found_by_its_settings(recipe: list[str], throu
     "more",
     [
         pytest.param(["--trainer.max_steps=8", "--trainer.max_epochs=-1"], marks=pytest.mark.long),
-        ["--trainer.val_check_interval=2"],
+        pytest.param(["--trainer.val_check_interval=2"], marks=pytest.mark.thorough),
     ],
 )
 def test_killed_in_a_run_of_unusual_epochs(
