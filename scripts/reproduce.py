@@ -30,7 +30,8 @@ def main() -> None:
     """Say what is missing, or make it and write the pages."""
     parser = ScriptParser(__doc__)
     add = parser.add_argument
-    add("--only", nargs="+", metavar="NAME", help="runs or ablation pages of docs/campaign.yaml; default: all")
+    what = "runs or ablation pages of docs/campaign.yaml, in this order; default: all"
+    add("--only", nargs="+", metavar="NAME", help=what)
     add("--seeds", type=positive, help="runs of each setting; default: as docs/campaign.yaml says")
     add("--pages", action="store_true", help="make no run: write the figures from what is there")
     add("--dry-run", action="store_true", help="say what is missing and how long it would take here; change nothing")

@@ -121,7 +121,7 @@ class Campaign:
     typed: dict[str, str] = field(default_factory=dict)  # figures in the pages' prose, and why no run holds them
 
     def chosen(self, names: Sequence[str] | None) -> tuple[list[Entry], list[Ablation]]:
-        """Return the entries and ablations with these names, and the entries of studies with these names; or all.
+        """Return the entries and ablations with these names, in their order, and the entries of studies; or all.
 
         Raises:
             UsageError: if a name is unknown.
@@ -131,11 +131,9 @@ class Campaign:
         ablations = {ablation.short_name: ablation for ablation in self.ablations.values()}
         if unknown := {*(names or ())} - made_of.keys() - ablations.keys():
             raise UsageError(f"--only {min(unknown)}: {PLAN} has {', '.join([*made_of, *ablations])}")
-        wanted = {run for name in names or self.runs for run in made_of.get(name, ())}
-        return (
-            [entry for name, entry in self.runs.items() if name in wanted],
-            [ablation for name, ablation in ablations.items() if names is None or name in names],
-        )
+        names = names or [*made_of, *ablations]
+        entries = dict.fromkeys(run for name in names for run in made_of.get(name, ()))
+        return [self.runs[run] for run in entries], [each for name, each in ablations.items() if name in names]
 
 
 def read_plan(path: Path = PLAN) -> Campaign:

@@ -58,6 +58,12 @@ def write_plan(docs: Path, flags: str, **more: Any) -> None:
     (docs / "campaign.yaml").write_text(yaml.safe_dump(plan))
 
 
+def test_only_says_which_runs_and_in_which_order(run_script: Script, docs: Path) -> None:
+    said = run_script("reproduce", "--dry-run", "--only", "two", "one", "two")
+    assert said.status == 0, said.err
+    assert [line.split()[0] for line in said.out.splitlines() if "missing: seed" in line] == ["two", "one"]
+
+
 @pytest.mark.thorough
 def test_what_is_missing_is_made_once_and_brings_its_figure_back(
     run_script: Script, docs: Path, flags: str, image_folder: Path, fitted: list[list[str]], tmp_path: Path
