@@ -9,10 +9,10 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from benchmarks.measuring import Spread
-from overfitting_lab.comparison.report import render
 from overfitting_lab.runs.figures import save_figure
 from overfitting_lab.runs.files import write_text
 from overfitting_lab.runs.notes import attempt
+from overfitting_lab.runs.templates import render
 
 COLOURS = ("#999999", "#56B4E9", "#0072B2", "#009E73", "#E69F00", "#CC79A7")  # Okabe & Ito 2008
 TEMPLATES = Path(__file__).with_name("templates")

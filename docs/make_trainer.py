@@ -6,7 +6,7 @@ Write docs/trainer.md from the table of the Trainer's flags, overfitting_lab/cli
 from pathlib import Path
 
 from overfitting_lab.cli.trainer_flags import TRAINER_FLAGS
-from overfitting_lab.comparison.report import render
+from overfitting_lab.runs.templates import render
 
 FOLDER = Path(__file__).resolve().parent
 

@@ -12,8 +12,8 @@ from typing import Any
 import yaml
 
 from overfitting_lab.cli import ExperimentCLI
-from overfitting_lab.comparison.report import render
 from overfitting_lab.runs.recipe import flat
+from overfitting_lab.runs.templates import render
 
 FOLDER = Path(__file__).resolve().parent
 EXPERIMENTS = ("vgg16_notebook", "vgg16", "vgg16_32")  # in the order of their columns

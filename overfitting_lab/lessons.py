@@ -23,6 +23,7 @@ from overfitting_lab.campaign.values import cells_of
 from overfitting_lab.cli import finished
 from overfitting_lab.comparison.charts import (
     add_legend,
+    curve_lines,
     draw_accuracies,
     draw_curves,
     draw_gap,
@@ -39,15 +40,16 @@ from overfitting_lab.sweeps.charts import draw_curve, draw_worth
 
 SCRIPTS = Path("scripts")
 DPI = 80  # of pictures in a notebook, which keeps them
-CURVES = {"validation": "-", "training": "--"}
-CHARTS: dict[str, tuple[Callable[..., None], Mapping[str, str]]] = {  # by name: a function, and its kinds of lines
-    "loss": (partial(draw_curves, metric="loss"), CURVES),
-    "accuracy": (partial(draw_curves, metric="acc"), CURVES),
-    "gap": (draw_gap, {}),
-    "test": (draw_accuracies, {}),
-    "learned": (draw_learned, {}),
-    "confidence": (draw_reliability, {}),
-    "confidence at temperature": (partial(draw_reliability, at_temperature=True), {}),
+CURVES: dict[str, Callable[..., None]] = {  # of training and validation
+    "loss": partial(draw_curves, metric="loss"),
+    "accuracy": partial(draw_curves, metric="acc"),
+}
+CHARTS = CURVES | {
+    "gap": draw_gap,
+    "test": draw_accuracies,
+    "learned": draw_learned,
+    "confidence": draw_reliability,
+    "confidence at temperature": partial(draw_reliability, at_temperature=True),
 }
 
 
@@ -143,12 +145,9 @@ def chart(comparison: Comparison, *names: str) -> Picture:
     groups = comparison.drawn
     height = max(4.2, 1.4 + 0.45 * len(groups)) if "test" in names else 4.2
     figure = Figure(figsize=(max(6.4, 5.6 * len(names)), height), layout="constrained")
-    lines: dict[str, str] = {}
     for axes, name in zip(figure.subplots(1, len(names), squeeze=False).flat, names, strict=True):
-        draw, kinds = CHARTS[name]
-        draw(axes, groups)
-        lines |= kinds
-    add_legend(figure, groups, lines)
+        CHARTS[name](axes, groups)
+    add_legend(figure, groups, curve_lines(groups) if CURVES.keys() & names else {})
     return Picture(figure)
 
 

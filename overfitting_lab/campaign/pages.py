@@ -19,10 +19,11 @@ from overfitting_lab.campaign.plan import DOCS, Campaign, Study
 from overfitting_lab.campaign.reference import LOGS, reference_runs
 from overfitting_lab.campaign.values import Cell, Measured, NotMeasuredError, alike, cells_of, difference
 from overfitting_lab.comparison.comparison import Comparison
-from overfitting_lab.comparison.report import html_page, overview, read_template
+from overfitting_lab.comparison.report import html_page, overview
 from overfitting_lab.runs import Run, UsageError
 from overfitting_lab.runs.figures import curves, write_figure
 from overfitting_lab.runs.files import replace_file, write_text
+from overfitting_lab.runs.templates import read_template
 from overfitting_lab.sweeps.designs import Design, design_of
 from overfitting_lab.sweeps.effects import effects
 from overfitting_lab.sweeps.names import effect_name

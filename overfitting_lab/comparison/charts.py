@@ -34,7 +34,7 @@ def draw_curves(axes: Axes, groups: Sequence[Group], metric: str) -> None:
     one of the runs has no probe, they all show the metric that was measured during training. A first training loss may
     lie above the axis.
     """
-    training = "probe" if shared_instrument(groups) == "probe" else "train"
+    training = "probe" if shared_instrument(groups) == "probe" else "train"  # as curve_lines says
     for place, group in enumerate(groups):
         _draw_metric(axes, group, f"{training}_{metric}", style(place) | {"linestyle": "--"})
         _draw_metric(axes, group, f"val_{metric}", style(place))
@@ -46,6 +46,12 @@ def draw_curves(axes: Axes, groups: Sequence[Group], metric: str) -> None:
     highest = max((loss for run in runs for loss in usual_losses(run.run.records)), default=0)
     axes.set_ylim(0, 100 if metric == "acc" else 1.05 * highest or None)
     label_axes(axes, "accuracy (%)" if metric == "acc" else "cross-entropy (nats)")
+
+
+def curve_lines(groups: Sequence[Group]) -> dict[str, str]:
+    """Return the line styles of :func:`draw_curves` by what they show."""
+    training = "training images, evaluated" if shared_instrument(groups) == "probe" else "training"
+    return {"validation": "-", training: "--"}
 
 
 def draw_gap(axes: Axes, groups: Sequence[Group]) -> None:

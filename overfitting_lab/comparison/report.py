@@ -3,14 +3,13 @@
 import base64
 import io
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from html import escape
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import numpy as np
 from matplotlib import rc_context
 from matplotlib.axes import Axes
@@ -20,6 +19,7 @@ from PIL import Image
 
 from overfitting_lab.comparison.charts import (
     add_legend,
+    curve_lines,
     draw_accuracies,
     draw_curves,
     draw_gap,
@@ -38,6 +38,7 @@ from overfitting_lab.runs.figures import save_figure, write_figure
 from overfitting_lab.runs.files import write_text
 from overfitting_lab.runs.notes import attempt
 from overfitting_lab.runs.provenance import short_commit
+from overfitting_lab.runs.templates import render
 from overfitting_lab.runs.text import duration
 
 TEMPLATES = Path(__file__).with_name("templates")
@@ -74,7 +75,7 @@ def html_page(comparison: Comparison, template: Path) -> str:
         "moments": moments,
         "sources": [_source(pixels) for pixels in moments.pictures],
     }
-    return render(template, {**_content(comparison), **content})
+    return render(template, {**_content(comparison), **content}, TEMPLATES)
 
 
 def overview(comparison: Comparison) -> Figure:
@@ -87,30 +88,8 @@ def overview(comparison: Comparison) -> Figure:
     draw_curves(accuracy, groups, "acc")
     draw_gap(gap, groups)
     draw_accuracies(test, groups)
-    add_legend(figure, groups, {"validation": "-", "training": "--"})
+    add_legend(figure, groups, curve_lines(groups))
     return figure
-
-
-def render(template: Path, content: Mapping[str, Any]) -> str:
-    """Return the text of a template filled with content."""
-    return read_template(template).render(content)
-
-
-def read_template(template: Path) -> jinja2.Template:
-    """Read a template. The filter ``cell`` prepares a value for a Markdown table."""
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader([template.parent, TEMPLATES]),
-        autoescape=template.suffix == ".html",
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-        keep_trailing_newline=True,
-        finalize=lambda value: "" if value is None else value,
-    )
-    environment.filters["cell"] = lambda value: (
-        str("" if value is None else value).replace("|", "\\|").replace("\n", " ")
-    )
-    return environment.get_template(template.name)
 
 
 def _content(comparison: Comparison) -> dict[str, Any]:
@@ -318,10 +297,9 @@ def _source(pixels: NDArray[np.uint8]) -> str:
 def _charts(groups: Sequence[Group]) -> Iterator[dict[str, str]]:
     """Draw charts as SVG in the page's own colours and type. The lines of a group have its class, such as ``run-0``."""
     runs = [run for group in groups for run in group.runs]
-    lines, own = (
-        "training images dashed, validation solid",
-        own_of(record for run in runs for record in run.run.records),
-    )
+    validation, training = curve_lines(groups)
+    lines = f"{training} dashed, {validation} solid"
+    own = own_of(record for run in runs for record in run.run.records)
     learned = "training images that stay classified correctly; by definition it ends at the last epoch's accuracy"
     intervals = "; ".join(INTERVALS[several] for several in sorted({group.several for group in groups}))
     charts: list[tuple[str, str, Callable[..., None]]] = [

@@ -16,10 +16,10 @@ from matplotlib.ticker import NullFormatter
 
 from datamodules import CIFAR10DataModule
 from overfitting_lab.comparison.charts import RUNS, label_axes
-from overfitting_lab.comparison.report import render
 from overfitting_lab.double_descent.regression import Point
 from overfitting_lab.runs.figures import POINTS, save_figure
 from overfitting_lab.runs.files import write_text
+from overfitting_lab.runs.templates import render
 
 NAME = "double_descent"
 METRICS = ("train_error", "train_acc", "test_error", "test_acc")

@@ -11,11 +11,11 @@ import numpy as np
 from filelock import FileLock
 from matplotlib.figure import Figure
 
-from overfitting_lab.comparison.report import render
 from overfitting_lab.comparison.statistics import CONFIDENCE, Estimate, mean_cell
 from overfitting_lab.runs.figures import save_figure
 from overfitting_lab.runs.files import numbered, write_text
 from overfitting_lab.runs.notes import attempt
+from overfitting_lab.runs.templates import render
 from overfitting_lab.sweeps.charts import draw_curve, draw_estimates, draw_worth
 from overfitting_lab.sweeps.designs import Design
 from overfitting_lab.sweeps.effects import CellMeans, by_cell, effects, images_for, trials_of

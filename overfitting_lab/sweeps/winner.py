@@ -11,11 +11,11 @@ from filelock import FileLock
 from matplotlib.figure import Figure
 from optuna.trial import FrozenTrial, TrialState
 
-from overfitting_lab.comparison.report import render
 from overfitting_lab.runs import Run, RunError
 from overfitting_lab.runs.figures import save_figure
 from overfitting_lab.runs.files import new_run_command, write_text
 from overfitting_lab.runs.notes import attempt
+from overfitting_lab.runs.templates import render
 from overfitting_lab.sweeps import search_charts
 from overfitting_lab.sweeps.names import shown, trial_name
 from overfitting_lab.sweeps.selection import Selection, tested_against_validation

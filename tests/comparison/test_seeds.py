@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from overfitting_lab.comparison.charts import draw_accuracies, draw_curves, draw_gap, draw_learned
 from overfitting_lab.comparison.comparison import Comparison
 from overfitting_lab.comparison.moments import Moments
-from overfitting_lab.comparison.report import write_report
+from overfitting_lab.comparison.report import overview, write_report
 from overfitting_lab.runs import Run
 from tests.conftest import ROOT
 from tests.made_runs import CURVES, Metrics, make_run
@@ -133,3 +133,6 @@ def test_all_curves_of_a_chart_are_of_one_instrument(others: tuple[str, ...], in
     draw_curves(loss, Comparison(runs).groups, "loss")
     assert gap.get_ylabel() == f"{instrument} minus validation (points)"
     assert [len(np.asarray(axes.lines[0].get_xdata())) for axes in (gap, loss)] == [points, points]
+    dashed = {"probe": "training images, evaluated", "training": "training"}[instrument]
+    (legend,) = overview(Comparison(runs)).legends
+    assert {dashed, "validation"} < {text.get_text() for text in legend.get_texts()}
