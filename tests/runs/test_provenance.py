@@ -44,7 +44,9 @@ def copied(folder: Path) -> ModuleType:
     return module
 
 
-def test_the_commit_is_of_the_repository_that_holds_the_project(tmp_path: Path) -> None:
+def test_the_commit_is_of_the_repository_that_holds_the_project(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def git(*arguments: str) -> str:
         author = ("-c", "user.name=me", "-c", "user.email=me@here")
         return subprocess.check_output(["git", *author, *arguments], cwd=tmp_path, encoding="utf-8").strip()
@@ -63,3 +65,5 @@ def test_the_commit_is_of_the_repository_that_holds_the_project(tmp_path: Path) 
     assert module.git_commit() == git("rev-parse", "HEAD")
     (unpacked / "provenance.py").write_text("changed")
     assert module.git_commit() == git("rev-parse", "HEAD") + "-dirty"
+    monkeypatch.setenv("GIT_TEST_ASSUME_DIFFERENT_OWNER", "1")
+    assert module.git_commit().endswith("-dirty"), "as in a container whose files are somebody else's"
