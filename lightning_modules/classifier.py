@@ -153,8 +153,8 @@ class ImageClassifier(LightningModule, ABC):
             except RuntimeError as error:
                 name, size = type(self).__name__, self.image_size
                 raise ModelError(
-                    f"{name} does not take images [N, 3, {size}, {size}]: {error}; make the network fit "
-                    "--data.image_size, or give another size"
+                    f"{name} fails with an image [1, 3, {size}, {size}]: {error}; correct its forward or, if it needs "
+                    "another size, give --data.image_size"
                 ) from error
             self.train(training)
         logits = outputs[0]

@@ -1,13 +1,16 @@
 """Figures of one run. Each function returns a matplotlib Figure that belongs to no window and no global state."""
 
+import logging
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from functools import cache
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.font_manager import findfont, fontManager, get_font
 from matplotlib.text import Text
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
@@ -26,22 +29,44 @@ NOISE = {  # of the probe's images, by metric: label and colour
 }
 POINTS: dict[str, Any] = {"marker": "o", "markersize": 3}
 Curve = tuple[NDArray[np.float64], NDArray[np.float64]]  # x and y, of equal length
-
-
 LONGEST_SIDE = 20.0  # inches; 33 classes and more share it
 LEGIBLE = 4.0  # points; names that would be smaller are left out
 
 
 def plain_text(figure: Figure) -> Figure:
-    """Make a figure show every text as it is, with its dollar signs and without LaTeX, and return the figure."""
+    """Make a figure show every text as it is, with its dollar signs and without LaTeX, and return the figure.
+
+    A text in a script that its font lacks gets other fonts of this machine.
+    """
     for text in figure.findobj(Text):
         text.set_parse_math(False)
         text.set_usetex(False)
+        text.set_fontfamily([*text.get_fontfamily(), *_other_fonts(text)])
     return figure
 
 
+def _other_fonts(text: Text) -> Iterator[str]:
+    """Yield installed fonts that together have the characters which a text's font lacks, as far as there are any."""
+    missing = {ord(letter) for letter in text.get_text() if letter.isprintable()}
+    missing -= _characters(findfont(text.get_fontproperties()))
+    for font in fontManager.ttflist if missing else ():
+        if not font.name.startswith("Last Resort") and missing & _characters(font.fname):  # it draws boxes
+            missing -= _characters(font.fname)
+            logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)  # this font may lack a weight
+            yield font.name
+
+
+@cache
+def _characters(font: str) -> frozenset[int]:
+    """Return the characters that a font file has; none if matplotlib cannot read it."""
+    try:
+        return frozenset(get_font(font).get_charmap())
+    except (OSError, RuntimeError):
+        return frozenset()
+
+
 def write_figure(figure: Figure, file: Path | IO[Any], **settings: Any) -> None:
-    """Write a figure in plain text, silently if its font lacks a character; ``settings`` go to ``savefig``."""
+    """Write a figure in plain text, silently if no font has a character; ``settings`` go to ``savefig``."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         plain_text(figure).savefig(file, **settings)

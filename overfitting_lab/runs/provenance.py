@@ -30,7 +30,7 @@ def git_commit() -> str:
 
 
 def _git(*arguments: str) -> str:
-    # In a container, the files often belong to another user. Git refuses such a folder, but its code is running already.
+    # In a container, the files often belong to another user, and git refuses them. But their code is running already.
     command = ["git", "-c", "safe.directory=*", *arguments]
     folder = Path(__file__).parent
     return subprocess.check_output(command, cwd=folder, stderr=subprocess.DEVNULL, encoding="utf-8", timeout=10).strip()

@@ -134,7 +134,7 @@ def test_layers_that_the_doctor_does_not_know_end_no_run(
         ("map", "returns [1, 3, 6, 6] for an image"),
         ("pair", "the network returns a tuple, not logits [N, 3] alone"),
         ("broken", "IndexError: index 3 is out of bounds"),
-        ("larger", "does not take images [N, 3, 8, 8]: mat1 and mat2 shapes cannot be multiplied (1x192 and 3072x3)"),
+        ("larger", "fails with an image [1, 3, 8, 8]: mat1 and mat2 shapes cannot be multiplied (1x192 and 3072x3)"),
         ("random", "two answers for one image in evaluation mode: write F.dropout(x, p, self.training)"),
         ("lazy", "lazy layers: show it one image in __init__"),
         ("apart", "head.weight, head.bias: weights outside of the network"),

@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
+from matplotlib.font_manager import findfont, get_font
 from matplotlib.patches import Rectangle
+from matplotlib.text import Text
 
 from overfitting_lab.runs.epochs import EpochMetrics
-from overfitting_lab.runs.figures import TRAINING, VALIDATION, answers, confusion_matrix, curves
+from overfitting_lab.runs.figures import TRAINING, VALIDATION, answers, confusion_matrix, curves, plain_text
 
 EPOCHS = [
     EpochMetrics(0, 2.0, 0.25, 2.5, 0.2),
@@ -113,3 +115,12 @@ def test_figures_touch_no_global_state() -> None:
     confusion_matrix(np.eye(2), ("cat", "dog"), "")
     pyplot = sys.modules.get("matplotlib.pyplot")
     assert pyplot is None or pyplot.get_fignums() == []
+
+
+def test_names_in_another_script_get_another_font() -> None:
+    own, other = (get_font(findfont(name)).get_charmap() for name in ("DejaVu Sans", "STIXGeneral"))
+    names = [chr(letter) for letter in sorted(other.keys() - own.keys()) if chr(letter).isalpha()][:2]
+    figure = plain_text(confusion_matrix(np.eye(2, dtype=np.int64), names, "both letters are shown"))
+    figure.draw_without_rendering()  # it would warn of a missing glyph
+    assert {text.get_fontfamily()[-1] for text in figure.findobj(Text) if text.get_text() in names} == {"STIXGeneral"}
+    assert {len(text.get_fontfamily()) for text in figure.findobj(Text) if text.get_text() not in names} == {1}
