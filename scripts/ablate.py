@@ -25,7 +25,7 @@ except KeyboardInterrupt:
     raise SystemExit(130) from None
 
 from overfitting_lab.cli.ablations import SIZE_OF_ALL, SIZES, Plan
-from overfitting_lab.cli.parser import ScriptParser, positive
+from overfitting_lab.cli.script_parser import ScriptParser, positive
 from overfitting_lab.runs.provenance import command_line
 from overfitting_lab.sweeps.ablation import Ablation
 from overfitting_lab.sweeps.names import page_name

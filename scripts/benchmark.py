@@ -24,7 +24,7 @@ except KeyboardInterrupt:
 from benchmarks.machine import describe
 from benchmarks.report import tables, write
 from overfitting_lab.cli import ExperimentCLI, reported_errors
-from overfitting_lab.cli.parser import ScriptParser, positive
+from overfitting_lab.cli.script_parser import ScriptParser, positive
 from overfitting_lab.runs.files import user_path
 from overfitting_lab.runs.provenance import command_line, git_commit, versions
 

@@ -18,9 +18,10 @@ except ImportError as error:
 except KeyboardInterrupt:
     raise SystemExit(130) from None
 
+from overfitting_lab.cli.configurations import available_configs, find_config
 from overfitting_lab.cli.finished import finished_run
-from overfitting_lab.cli.parser import ScriptParser, available_configs, find_config
 from overfitting_lab.cli.patterns import expand_patterns
+from overfitting_lab.cli.script_parser import ScriptParser
 from overfitting_lab.comparison.comparison import Comparison
 from overfitting_lab.comparison.report import write_report
 from overfitting_lab.runs import Run, RunError

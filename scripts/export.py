@@ -14,7 +14,7 @@ except ImportError as error:
 except KeyboardInterrupt:
     raise SystemExit(130) from None
 
-from overfitting_lab.cli.parser import ScriptParser
+from overfitting_lab.cli.script_parser import ScriptParser
 from overfitting_lab.export import FORMATS, export
 from overfitting_lab.runs import Run
 from overfitting_lab.runs.files import user_path

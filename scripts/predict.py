@@ -22,8 +22,8 @@ from rich.markup import escape
 from rich.table import Column, Table
 
 from datamodules.images import read_batch
-from overfitting_lab.cli.parser import ScriptParser
 from overfitting_lab.cli.patterns import expand_patterns
+from overfitting_lab.cli.script_parser import ScriptParser
 from overfitting_lab.export import load_predictor
 from overfitting_lab.runs.figures import answers, save_figure
 from overfitting_lab.runs.files import unused, user_path

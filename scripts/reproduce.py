@@ -22,7 +22,7 @@ from overfitting_lab.campaign.estimate import described
 from overfitting_lab.campaign.pages import write_pages
 from overfitting_lab.campaign.plan import read_plan
 from overfitting_lab.campaign.work import ablate, check_flags, check_images, is_there, states, work
-from overfitting_lab.cli.parser import ScriptParser, positive
+from overfitting_lab.cli.script_parser import ScriptParser, positive
 from overfitting_lab.runs import RunError
 
 

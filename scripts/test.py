@@ -16,8 +16,8 @@ except KeyboardInterrupt:
 
 from overfitting_lab.callbacks.images import AnswerCollector
 from overfitting_lab.callbacks.mirrored import MirroredTest
-from overfitting_lab.cli.parser import ScriptParser
 from overfitting_lab.cli.patterns import expand_patterns
+from overfitting_lab.cli.script_parser import ScriptParser
 from overfitting_lab.comparison.ensemble import Answers, ensemble
 from overfitting_lab.runs import Run, RunError
 from overfitting_lab.runs.checkpoints import checked_checkpoint

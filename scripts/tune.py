@@ -26,7 +26,7 @@ except KeyboardInterrupt:
 
 from overfitting_lab.cli import finished
 from overfitting_lab.cli.memory import keep_freed_memory
-from overfitting_lab.cli.parser import ScriptParser, not_negative, positive
+from overfitting_lab.cli.script_parser import ScriptParser, not_negative, positive
 from overfitting_lab.cli.searches import Settings, read_searches, refuse_flags, search_line
 from overfitting_lab.cli.trials import small_config, train_trial
 from overfitting_lab.runs.provenance import command_line

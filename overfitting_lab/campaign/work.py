@@ -19,10 +19,9 @@ from overfitting_lab.campaign.plan import DOCS, Ablation, Campaign, Entry
 from overfitting_lab.campaign.reference import LARGEST, LOGS, collect, folder_of, reference_bytes, reference_runs
 from overfitting_lab.cli import finished
 from overfitting_lab.cli.experiment import ExperimentCLI
-from overfitting_lab.cli.parser import setting_name
 from overfitting_lab.runs import Run, RunError, RunFiles, UsageError, runs_of
 from overfitting_lab.runs.files import replace_file
-from overfitting_lab.runs.recipe import decides
+from overfitting_lab.runs.recipe import decides, setting_name
 
 OWN = ("-c", "config", "experiment", "resume", "ckpt_path", "check", "trainer.logger", "trainer.default_root_dir")
 

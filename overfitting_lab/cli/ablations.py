@@ -10,9 +10,8 @@ from typing import IO, Any
 from overfitting_lab.cli.errors import USAGE
 from overfitting_lab.cli.factors import check_cells, last_subset, planned_trial, read_factors, refuse_fixed
 from overfitting_lab.cli.finished import finished_run, planned_experiment
-from overfitting_lab.cli.parser import setting_name
 from overfitting_lab.runs import Run, RunError, UsageError
-from overfitting_lab.runs.recipe import recipe
+from overfitting_lab.runs.recipe import recipe, setting_name
 from overfitting_lab.sweeps.ablation import Ablation
 from overfitting_lab.sweeps.designs import Design, design_of
 from overfitting_lab.sweeps.factors import REMEDIES, SEED, SIZE, SUBSET, Command, Factor

@@ -1,17 +1,32 @@
-"""Configuration files, checked for what YAML and jsonargparse would lose without a message."""
+"""Configuration files, found by name, and checked for what YAML and jsonargparse would lose without a message."""
 
 from collections.abc import Iterator
 from pathlib import Path
 
 import yaml
 
+from overfitting_lab.runs.files import user_path
 from overfitting_lab.runs.recipe import read_config
+
+PACKAGE = Path(__file__).resolve().parents[1]
+CONFIGS = PACKAGE / "configs" if (PACKAGE / "configs").is_dir() else PACKAGE.parent / "configs"  # of a wheel, a clone
 
 GROUPS = ("data", "trainer")
 SWITCHES = ("check",)  # flags without a value; jsonargparse takes their value in a file as it is
 OF_CLASS = ("class_path", "init_args", "dict_kwargs", "<<")
 BOOLEAN, NUMBER, TEXT = "tag:yaml.org,2002:bool", "tag:yaml.org,2002:int", "tag:yaml.org,2002:str"
 AS_TEXT = (BOOLEAN, "tag:yaml.org,2002:timestamp")
+
+
+def available_configs() -> list[str]:
+    """Return the names under ``configs/`` without their suffix."""
+    return sorted(path.relative_to(CONFIGS).with_suffix("").as_posix() for path in CONFIGS.rglob("*.yaml"))
+
+
+def find_config(name: str) -> str:
+    """Return the path of a configuration: an existing path as it is, else the file of that name in ``configs/``."""
+    paths = (user_path(name), CONFIGS / name, CONFIGS / f"{name}.yaml")
+    return next((str(path) for path in paths if path.is_file()), name)
 
 
 def checked_config(path: Path) -> str:

@@ -36,7 +36,7 @@ from overfitting_lab.cli.launchers import choose_environment, device_count
 from overfitting_lab.cli.loggers import prepared, with_absolute_paths
 from overfitting_lab.cli.messages import silence_noise
 from overfitting_lab.cli.monitors import check_monitors
-from overfitting_lab.cli.parser import ExperimentParser, check_experiment_name, setting_name
+from overfitting_lab.cli.parser import ExperimentParser, check_experiment_name
 from overfitting_lab.cli.precision import default_precision
 from overfitting_lab.cli.processes import end_with_parent, leave_together, use_together_strategy
 from overfitting_lab.cli.replay import UNWRITABLE, replayable
@@ -46,7 +46,7 @@ from overfitting_lab.runs import Run, RunError, UsageError
 from overfitting_lab.runs.checkpoints import checked_checkpoint
 from overfitting_lab.runs.files import experiments_folder, user_path
 from overfitting_lab.runs.notes import in_words
-from overfitting_lab.runs.recipe import decides, flat, recipe
+from overfitting_lab.runs.recipe import decides, flat, recipe, setting_name
 from overfitting_lab.runs.text import not_text
 
 OF_USAGE = (ArgumentError, ModuleNotFoundError, ValueError)  # their messages are shown as they are

@@ -10,11 +10,11 @@ from typing import Any
 
 from datamodules.errors import DataError
 from overfitting_lab.callbacks.limits import LimitError
+from overfitting_lab.cli.configurations import available_configs, find_config
 from overfitting_lab.cli.finished import planned_experiment
-from overfitting_lab.cli.parser import available_configs, find_config, setting_name
 from overfitting_lab.cli.processes import say
 from overfitting_lab.runs import UsageError
-from overfitting_lab.runs.recipe import decides, read_settings, recipe
+from overfitting_lab.runs.recipe import decides, read_settings, recipe, setting_name
 from overfitting_lab.sweeps.designs import Cell, Design, one_at_a_time
 from overfitting_lab.sweeps.factors import OFF, ON, SEED, SUBSET, Command, Factor
 

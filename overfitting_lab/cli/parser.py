@@ -18,38 +18,25 @@ from lightning.pytorch.cli import LightningArgumentParser
 
 from lightning_modules import VGG, AlexNet
 from lightning_modules.schedules import OPTIONAL
-from overfitting_lab.cli.configurations import checked_config
+from overfitting_lab.cli.configurations import available_configs, checked_config, find_config
 from overfitting_lab.cli.failures import wants_trace
 from overfitting_lab.cli.loggers import explained, missing_package, without_logger
 from overfitting_lab.cli.replay import without_unwritable
-from overfitting_lab.cli.suggestions import DASHES, meant, nearest
+from overfitting_lab.cli.suggestions import DASHES, meant
 from overfitting_lab.cli.trainer_callbacks import refusal
-from overfitting_lab.runs.files import user_path
-from overfitting_lab.runs.imports import find_modules_beside, why_not_imported
-from overfitting_lab.runs.recipe import flat, read_config
+from overfitting_lab.cli.wording import clear, unimportable_class, worded
+from overfitting_lab.runs.imports import find_modules_beside
+from overfitting_lab.runs.recipe import flat, read_config, setting_name
 
 LINKED = {
     "model.num_classes": "the images decide the number of classes: leave it out",
     "model.image_size": "the network's input has the size of the images: give --data.image_size",
 }
-PACKAGE = Path(__file__).resolve().parents[1]
-CONFIGS = PACKAGE / "configs" if (PACKAGE / "configs").is_dir() else PACKAGE.parent / "configs"  # of a wheel, a clone
-
+CALLBACK = re.compile(r"(?:class_path=['\"]|Given value: )([\w.]+)")
 NETWORK = {name for network in (AlexNet, VGG) for name in inspect.signature(network).parameters} - {
     "image_size",
     "num_classes",
 }
-
-
-def available_configs() -> list[str]:
-    """Return the names under ``configs/`` without their suffix."""
-    return sorted(path.relative_to(CONFIGS).with_suffix("").as_posix() for path in CONFIGS.rglob("*.yaml"))
-
-
-def find_config(name: str) -> str:
-    """Return the path of a configuration: an existing path as it is, else the file of that name in ``configs/``."""
-    paths = (user_path(name), CONFIGS / name, CONFIGS / f"{name}.yaml")
-    return next((str(path) for path in paths if path.is_file()), name)
 
 
 def _content(path: str, *, with_logger: bool) -> str:
@@ -99,33 +86,6 @@ def _without_value(config: Namespace, actions: Iterable[argparse.Action]) -> Ite
             yield from {setting} - LINKED.keys()
 
 
-class ScriptParser(argparse.ArgumentParser):
-    """The parser of a script that gives unknown flags to ``fit.py``. It refuses its own flags if they are misspelled.
-
-    No flag may be abbreviated: else ``--seed``, which a user of ``fit.py`` may type, would mean ``--seeds``.
-    """
-
-    def __init__(self, description: str | None):
-        style = argparse.RawDescriptionHelpFormatter
-        super().__init__(description=description, formatter_class=style, allow_abbrev=False)
-
-    def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:
-        """Parse the script's own flags, and return the others as they are."""
-        arguments, others = super().parse_known_args(args, namespace)
-        own = {flag.lstrip("-"): action.help for action in self._actions for flag in action.option_strings}
-        for given in others:
-            name = given.partition("=")[0]
-            near = nearest(name.strip(DASHES), own) if given.startswith(tuple(DASHES)) else None
-            if near and own[near] != argparse.SUPPRESS:
-                self.error(f"unrecognized arguments: {given}\ndid you mean --{near}? ({own[near]})")
-        return arguments, others
-
-
-def setting_name(flag: str) -> str:
-    """Return a flag's setting as a recipe names it: ``model.dropout`` for ``--model.init_args.dropout=0.5``."""
-    return flag.partition("=")[0].removeprefix("--").replace(".init_args", "")
-
-
 def _keys(path: str) -> dict[str, Any]:
     """Return the settings of a configuration by flag."""
     content = yaml.load(read_config(Path(path)), yaml.SafeLoader) if Path(path).is_file() else {}
@@ -145,26 +105,6 @@ def check_experiment_name(_: type, text: str) -> None:
         )
     if text == "reference":
         raise ValueError("lightning_logs/reference is for published runs, which Git keeps: choose another name")
-
-
-def positive(text: str) -> int:
-    """Return a whole number of at least 1."""
-    return _at_least(1, text)
-
-
-def not_negative(text: str) -> int:
-    """Return a whole number of at least 0."""
-    return _at_least(0, text)
-
-
-def _at_least(least: int, text: str) -> int:
-    try:
-        number = int(text)
-    except ValueError:
-        number = least - 1
-    if number < least:
-        raise argparse.ArgumentTypeError(f"{text} is not a whole number of at least {least}")
-    return number
 
 
 class ExperimentParser(LightningArgumentParser):
@@ -248,7 +188,7 @@ class ExperimentParser(LightningArgumentParser):
         named = CALLBACK.findall(message) if "trainer.callbacks" in message else []
         if reasons := [reason for name in (*named, *self._callbacks) if (reason := refusal(name))]:
             text = reasons[0]
-        elif "trainer.logger" not in message and (unimportable := _unimportable(message)):
+        elif "trainer.logger" not in message and (unimportable := unimportable_class(message)):
             text = unimportable
         if "arguments are required: model" in text:
             text = "name an experiment, as in --config overfit.yaml"
@@ -280,59 +220,3 @@ class ExperimentParser(LightningArgumentParser):
         if of_class and (flag := next(filter(None, map(as_typed.match, sys.argv)), None)):
             line = re.sub("mean (?=[^-])", f"mean {flag[1]}", line)
         return line and f"\n{line if not typed else re.sub('mean (?=[^-])', 'mean --', line)}"
-
-
-# Lines in which jsonargparse describes its own workings instead of the mistake.
-NOISE = re.compile(
-    "Does not validate against any of the Union subtypes|Errors:|Expected a (<class 'NoneType'>|path but )|"
-    "Given value( type: |: Namespace|: NestedArg|: \\[)|Subtypes: |Subclass types expect one of|a class path [(]str|"
-    "a dict with"
-)
-KINDS = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "text"}
-DECIMAL_COMMA = re.compile(r"[-+]?\d*,\d+")
-LITERAL = re.compile(r"Expected a typing\.Literal\[([^]]*)\]")
-CALLBACK = re.compile(r"(?:class_path=['\"]|Given value: )([\w.]+)")
-IMPORTED = r"([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)+)"
-CLASS, GIVEN = re.compile(rf"class_path\W{{1,4}}{IMPORTED}"), re.compile(f"Given value: {IMPORTED}")
-NO_CLASS = "Expected a dot import path string: "
-
-
-def _unimportable(message: str) -> str | None:
-    """Return why a class that jsonargparse could not use cannot be imported; ``None`` if that is not the reason."""
-    names = CLASS.findall(message)
-    if "a callable class" in message:
-        names += GIVEN.findall(message)
-    for name in names:
-        if reason := why_not_imported(name):
-            return f"{name} cannot be imported: {reason}"
-    return None
-
-
-def worded(text: str) -> str:
-    """Return a message of jsonargparse without Python's names of types, and with the choice that may be meant."""
-    text = re.sub(r'^Parser key "([\w.+]+)":', r"\1:", text)
-    text = re.sub(r"Expected a <class '(int|float|bool|str)'>", lambda match: f"expected {KINDS[match[1]]}", text)
-    text = re.sub(
-        r"Not of type Positive(Int|Float): .*does not conform to restriction v>0",
-        lambda match: f"expected {KINDS[match[1].lower()]} above 0",
-        text,
-    )
-    choices = [choice.replace("'", "") for choices in LITERAL.findall(text) for choice in choices.split(", ")]
-    text = LITERAL.sub(lambda match: f"expected one of {match[1]}".replace("'", ""), text)
-    given = re.search(r"(?:Given|Got) value: (\S+)$", text)
-    choice = nearest(given[1], choices) if given else None
-    if given and "expected a number" in text and DECIMAL_COMMA.fullmatch(given[1]):
-        choice = given[1].replace(",", ".")
-    if choice:
-        text += f"\ndid you mean {choice}?"
-    return text
-
-
-def clear(message: str) -> str:
-    """Return a message of jsonargparse without the noise."""
-    lines = [line.strip().removeprefix("- ") for line in message.splitlines()]
-    lines = [line for line in lines if line and not NOISE.match(line)]
-    said = [line for line in lines if not line.startswith(NO_CLASS)]
-    if not any("Expected" in line or "accepted" in line for line in said):
-        said += [f"{line.removeprefix(NO_CLASS)} cannot be imported" for line in lines if line.startswith(NO_CLASS)]
-    return "\n  ".join(said)

@@ -17,9 +17,8 @@ from optuna.distributions import (
 from overfitting_lab.cli.experiment import ExperimentCLI
 from overfitting_lab.cli.factors import split_levels
 from overfitting_lab.cli.failures import REPORTED
-from overfitting_lab.cli.parser import setting_name
 from overfitting_lab.runs import UsageError
-from overfitting_lab.runs.recipe import decides, flat
+from overfitting_lab.runs.recipe import decides, flat, setting_name
 
 WIDE = 10  # a range above 0 whose ends differ by more than this factor is searched on a logarithmic scale
 SEEDS = ("seed_everything", "data.seed")

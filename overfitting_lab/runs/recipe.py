@@ -63,6 +63,11 @@ def own_code(settings: Mapping[str, Any]) -> dict[str, str]:
     return code_of({name: value for name, value in settings.items() if decides(name)})
 
 
+def setting_name(flag: str) -> str:
+    """Return a flag's setting as a recipe names it: ``model.dropout`` for ``--model.init_args.dropout=0.5``."""
+    return flag.partition("=")[0].removeprefix("--").replace(".init_args", "")
+
+
 def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Flatten a nested configuration to flags, such as ``model.optimizer.lr``; a class stands under its parent's."""
     settings: dict[str, Any] = {}

@@ -3,7 +3,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from overfitting_lab.cli.parser import CONFIGS, clear, find_config
+from overfitting_lab.cli.configurations import CONFIGS, find_config
+from overfitting_lab.cli.wording import clear
 from tests.conftest import Parse, Script
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from overfitting_lab.cli import ExperimentCLI
-from overfitting_lab.cli.parser import find_config
+from overfitting_lab.cli.configurations import find_config
 from tests.conftest import ROOT, Outcome
 from tests.docs.test_links import PAGES, text_of
 
