@@ -82,8 +82,11 @@ class Plan:
             UsageError: if the images do not suffice, or the study began with other fixed settings.
             RunError: if the storage cannot be used.
         """
-        if last := last_subset(subsets):
-            planned_trial(self.command, {**self.design.cells[-1], **last}, f"--subsets {subsets}")
+        for cell in self.design.cells[0], self.design.cells[-1]:  # the smallest and the largest of sizes
+            sizes = [f"--sizes {level}" for name, level in cell.items() if name == SIZE.name]
+            subset = [f"--subsets {subsets}"] if subsets > 1 else []
+            if sizes or subset:
+                planned_trial(self.command, {**cell, **last_subset(subsets)}, " ".join([*sizes, *subset]))
         folder, settings, cli = planned_experiment(self.command.line({}), divided=False)
         fixed = {**recipe(settings), "the images": cli.datamodule.source.load().identity}
         for factor in self.apart:

@@ -299,7 +299,8 @@ def _charts(groups: Sequence[Group]) -> Iterator[dict[str, str]]:
     runs = [run for group in groups for run in group.runs]
     validation, training = curve_lines(groups)
     lines = f"{training} dashed, {validation} solid"
-    own = own_of(record for run in runs for record in run.run.records)
+    records = [record for run in runs for record in run.run.records]
+    own, noisy = own_of(records), any(record.probe_clean_acc is not None for record in records)
     learned = "training images that stay classified correctly; by definition it ends at the last epoch's accuracy"
     intervals = "; ".join(INTERVALS[several] for several in sorted({group.several for group in groups}))
     charts: list[tuple[str, str, Callable[..., None]]] = [
@@ -320,7 +321,7 @@ def _charts(groups: Sequence[Group]) -> Iterator[dict[str, str]]:
         kept = {"Memorization": "train_learned", "Confidence": "test_probabilities"}.get(title)
         if kept is not None and not any(kept in run.run.images for run in runs):
             continue
-        if title == "Label noise" and not any(each.probe_clean_acc for run in runs for each in run.run.records):
+        if title == "Label noise" and not noisy:
             continue
         height = max(3.6, 0.5 * len(groups)) if draw is draw_accuracies else 3.6
         with attempt(f"the report's chart {title}"):

@@ -63,8 +63,7 @@ def mean(values: Sequence[float], least: float = 0.0, most: float = 1.0) -> Esti
     array = np.asarray(values, dtype=float)
     if not np.ptp(array):
         return Estimate(float(array.mean()))
-    found = student(float(array.mean()), float(stats.sem(array)), len(array) - 1)
-    return _clipped(found.value, found.low, found.high, least, most)
+    return clipped(student(float(array.mean()), float(stats.sem(array)), len(array) - 1), least, most)
 
 
 def mean_cell(values: Sequence[float | None], scale: float = 100, digits: int = 1, unit: str = "") -> str:
@@ -78,8 +77,9 @@ def mean_cell(values: Sequence[float | None], scale: float = 100, digits: int = 
     return f"{known.mean():.{digits}f}{f' ± {known.std(ddof=1):.{digits}f}' if len(known) > 1 else ''}{unit}"
 
 
-def _clipped(value: float, low: float, high: float, least: float, most: float) -> Estimate:
-    return Estimate(float(value), max(float(low), least), min(float(high), most))
+def clipped(estimate: Estimate, least: float, most: float = 1.0) -> Estimate:
+    """Return an estimate whose interval, if it has one, ends within [least, most]."""
+    return Estimate(estimate.value, max(estimate.low, least), min(estimate.high, most)) if estimate.known else estimate
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,7 @@ def paired_difference(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> Di
     b, c, n = gained + 0.5, lost + 0.5, images + 2
     half = stats.norm.ppf((1 + CONFIDENCE) / 2) * np.sqrt(b + c - (b - c) ** 2 / n) / n
     middle = (b - c) / n
-    points = _clipped((gained - lost) / images, middle - half, middle + half, -1, 1)
+    points = clipped(Estimate((gained - lost) / images, float(middle - half), float(middle + half)), -1)
     return Difference(points, p, "McNemar, exact", over_seeds=False)
 
 
@@ -123,7 +123,7 @@ def unpaired_difference(first: Estimate, second: Estimate, images: int) -> Diffe
     high = value + np.hypot(first.high - first.value, second.value - second.low)
     right = [round(one.value * images) for one in (first, second)]
     p = float(stats.fisher_exact([[one, images - one] for one in right]).pvalue)
-    return Difference(_clipped(value, low, high, -1, 1), p, "Fisher, exact", over_seeds=False)
+    return Difference(clipped(Estimate(value, float(low), float(high)), -1), p, "Fisher, exact", over_seeds=False)
 
 
 def welch_difference(first: Sequence[float], second: Sequence[float], bound: float = 1.0) -> Difference:
@@ -138,5 +138,6 @@ def welch_difference(first: Sequence[float], second: Sequence[float], bound: flo
         warnings.filterwarnings("ignore", message="Precision loss")  # one of the two does not vary at all
         result = stats.ttest_ind(first, second, equal_var=False)
     interval = result.confidence_interval(CONFIDENCE)
-    points = _clipped(float(np.mean(first) - np.mean(second)), interval.low, interval.high, -bound, bound)
+    value = float(np.mean(first) - np.mean(second))
+    points = clipped(Estimate(value, float(interval.low), float(interval.high)), -bound, bound)
     return Difference(points, float(result.pvalue), "Welch, over seeds", over_seeds=True)

@@ -124,7 +124,7 @@ class Ablation:
 
         Trials whose worker is gone are marked as failed, without a failure to show, and are left for any worker.
         """
-        for trial in self._trials(TrialState.RUNNING):
+        for trial in self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
             if is_gone(trial, self._storage):
                 self._tell(trial.number, TrialState.FAIL)
         trials = self._trials(TrialState.COMPLETE, TrialState.RUNNING)

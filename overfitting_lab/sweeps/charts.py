@@ -47,13 +47,13 @@ def draw_worth(
     values = [point.value for point in curve]
     for place, (name, accuracy) in enumerate(worth):
         needed, height = images_for(accuracy.value, sizes, values), 100 * accuracy.value
-        end = min(max(needed, sizes[0]), sizes[-1]) if np.isfinite(needed) else sizes[-1]
+        end = sizes[0] if np.isnan(needed) else min(needed, sizes[-1])
         colour, line = RUNS[place % len(RUNS)], "-" if place < len(RUNS) else "--"
-        axes.plot([sizes[0], end], [height, height], line, color=colour, label=name)
+        axes.plot([sizes[0], end], [height, height], line, color=colour, label=name, marker=".", markevery=[-1])
         if np.isfinite(needed):
             axes.plot([end, end], [0, height], ":", color=colour, linewidth=1)
     ends = [end for point in curve if point.known for end in (point.low, point.high)]
-    highest = max([*values, *ends, *(accuracy.value for _, accuracy in worth)])
-    axes.set_ylim(90 * min([*values, *ends]), 105 * highest)
+    shown = [*values, *ends, *(accuracy.value for _, accuracy in worth)]
+    axes.set_ylim(90 * min(shown), 105 * max(shown))
     if worth:
         axes.legend(fontsize=9)

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import isotonic_regression
 
-from overfitting_lab.comparison.statistics import Estimate, mean, student, welch_difference
+from overfitting_lab.comparison.statistics import Estimate, clipped, mean, student, welch_difference
 from overfitting_lab.sweeps.designs import Cell, Design, Term
 from overfitting_lab.sweeps.trial import Trial
 
@@ -77,6 +77,9 @@ class CellMeans:
 
         It has no interval if nothing varies: one seed, or equal results of all seeds.
         """
+        return self._weighted(weights)
+
+    def _weighted(self, weights: Sequence[float]) -> Estimate:
         value = float(weights @ self._table.mean(axis=1))
         error = float(np.sqrt(np.square(weights) @ self._variances)) if self.freedom else 0.0
         if error < ROUNDING:
@@ -86,7 +89,7 @@ class CellMeans:
     def mean(self, weights: Sequence[float]) -> Estimate:
         """Estimate a weighted mean of the cells' means, with weights whose sum is 1."""
         if self._sets == 1:
-            return self.contrast(weights)
+            return clipped(self._weighted(weights), self._least)
         return mean(list(weights @ self._table), least=self._least)
 
     def replicates(self, cell: int) -> list[float]:

@@ -94,7 +94,7 @@ def page_of(
     figure.suptitle(f"{design.title[0].upper()}{design.title[1:]}{at}, {content['epochs']}, n = {content['runs']}")
     template, more = _PAGES[design.kind](design, groups, means, figure)
     if remedied is not None:
-        more["worth"] = _worth(design, means["test_acc"], remedied, facts["train_size"], figure)
+        more["worth"] = _worth(design, means["test_acc"], remedied, figure)
     text = render(Path(__file__).with_name("templates") / template, {**content, **more})
     numbers = {**facts, "trials": [asdict(trial) for trial in chain.from_iterable(groups)]}
     return Page(text, figure, json.dumps(numbers, indent=1) + "\n")
@@ -233,10 +233,8 @@ _PAGES = {
 }  # fmt: skip
 
 
-def _worth(
-    design: Design, means: CellMeans, remedied: tuple[Design, Sequence[Trial]], train_size: int, figure: Figure
-) -> list[Any]:
-    """Return what each combination of remedies is worth in training images, and draw it."""
+def _worth(design: Design, means: CellMeans, remedied: tuple[Design, Sequence[Trial]], figure: Figure) -> list[Any]:
+    """Return how many training images would do as well as each combination of remedies, and draw it."""
     sizes = design.factors[0].levels
     curve = [means.cell_mean(place) for place in range(len(sizes))]
     groups = [(remedied[0].changed(cell), trials_of(cell, remedied[1])) for cell in remedied[0].cells]
@@ -245,16 +243,16 @@ def _worth(
     ]
     draw_worth(figure.axes[0], sizes, curve, worth)
 
-    def more(accuracy: float) -> str:
+    def needed(accuracy: float) -> str:
         images = images_for(accuracy, sizes, [point.value for point in curve])
         if np.isnan(images):
-            return f"fewer than {sizes[0]:,} images in all"
+            return f"fewer than {sizes[0]:,}"
         if np.isinf(images):
-            return f"more than {sizes[-1]:,} images in all"
-        return f"{images - train_size:+,.0f} images"
+            return f"more than {sizes[-1]:,}"
+        return f"{images:,.0f}"
 
     return [
-        (name, more(found.value), [more(end) for end in (found.low, found.high) if found.known])
+        (name, needed(found.value), [needed(end) for end in (found.low, found.high) if found.known])
         for name, found in worth
     ]
 

@@ -13,7 +13,7 @@ from overfitting_lab.runs.notes import attempt
 from overfitting_lab.sweeps.names import shown
 
 PRUNED = "pruned: "  # begins the reason of a run that its study ended early
-STARTUP = 5  # trials that must finish before one is pruned
+STARTUP = 5  # trials that must complete before one is pruned
 WARMUP = 10  # epochs that every trial trains if the number of epochs is unknown
 
 
@@ -21,9 +21,9 @@ def pruner(epochs: int | None) -> optuna.pruners.BasePruner:
     """Return the pruner of a search. ``epochs`` is the length of a trial; ``None`` if it is unknown.
 
     It is the median rule (Golovin et al. 2017, Google Vizier, sec. 3.2): a trial ends if its best value so far is worse
-    than the median of the finished trials at the same epoch. Every trial trains a third of its epochs first, because
-    settings that regularize learn more slowly at first and reach more in the end. For the same reason, the pruner is
-    not Hyperband, which compares trials after a few epochs and needs many more of them.
+    than the median, at the same epoch, of the trials that trained to their end. Every trial trains a third of its
+    epochs first, because settings that regularize learn more slowly at first and reach more in the end. For the same
+    reason, the pruner is not Hyperband, which compares trials after a few epochs and needs many more of them.
     """
     warmup = math.ceil(epochs / 3) if epochs and epochs > 0 else WARMUP
     return optuna.pruners.MedianPruner(STARTUP, warmup)
@@ -74,5 +74,5 @@ class TrialReport(Callback):
         best: Any = value_of(best_epoch(records, self._monitor) or last, self._monitor)
         return (
             f"{PRUNED}after epoch {last.epoch + 1} its best {self._monitor}, {shown(best, self._monitor)}, is worse "
-            "than the median of the finished trials at that epoch"
+            "than the median, at that epoch, of the trials that trained to their end"
         )

@@ -48,7 +48,9 @@ def open_storage(folder: Path, place: str | None, lost: str, *, of_trial: bool =
             return JournalStorage(JournalFileBackend(place, JournalFileOpenLock(place, GRACE)))
         except Exception as error:  # of any content
             reason = f"{type(error).__name__}: {error}"
-            raise StorageError(f"--storage {place} cannot be used ({reason}); move it away: {lost}") from error
+            other = "name a file in a folder that is there, or a database's URL"
+            remedy = f"move it away: {lost}" if Path(place).is_file() else other
+            raise StorageError(f"--storage {place} cannot be used ({reason}); {remedy}") from error
 
 
 def open_study(

@@ -1,6 +1,7 @@
 """A search for the settings with the best validation, whose trials any number of workers share."""
 
 import json
+import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -30,6 +31,7 @@ SEARCH, CONFIRMATION = "search", "confirmation"  # the two studies of a tuner
 UNTESTED = "a search tests its winner alone"
 LOST = "the search begins anew"  # without its storage
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
+STOPPED = (128 + signal.SIGINT, 128 + signal.SIGTERM)  # exit statuses of a trial that somebody stopped
 
 
 @dataclass(frozen=True)
@@ -142,8 +144,8 @@ class Tuning:
                 print(f"           {done()} of {wanted} are done", flush=True)
         if failed:
             raise RunError(
-                f"{failed} run{'s' * (failed > 1)} failed; start this again to resume, or give fewer --trials or "
-                "--confirm"
+                f"{failed} run{'s' * (failed > 1)} failed; start this again to resume; a run that fails again is "
+                "counted as pruned"
             )
         if done() < wanted:
             print("some trials are with other workers; start this again when they have finished", flush=True)
@@ -198,7 +200,10 @@ class Tuning:
         return sum(any(each.items() <= known.items() for known in done) for each in wanted)
 
     def _make(self, kind: str, trial: optuna.Trial) -> bool:
-        """Train a trial, or resume it, and tell the study its result. Return ``False`` if it failed."""
+        """Train a trial, or resume it, and tell the study its result. Return ``False`` if it failed.
+
+        If it fails in a second process too, it is pruned: a third attempt would probably fail as well.
+        """
         flags = self._flags(kind, trial)
         trial.set_user_attr("flags", flags)
         name = trial_name(trial.number) if kind == SEARCH else f"{kind} {trial.number + 1}"
@@ -213,8 +218,12 @@ class Tuning:
                 status = self._train(kind, trial.number, output)
             result = self._result(kind, trial.number)
         if result is None:
-            print(f"failed     {name}: exit status {status}; its output is in {log}", flush=True)
-            return False
+            failure = f"exit status {status}; its output is in {log}"
+            print(f"failed     {name}: {failure}", flush=True)
+            if status in STOPPED or not self._facts(kind, trial.number).get("failed"):
+                trial.set_user_attr("failed", status not in STOPPED)
+                return False
+            result = Result(TrialState.PRUNED, None, f"it failed twice, at last with {failure}", timedelta())
         with self._lock:
             with suppress(UpdateFinishedTrialError):  # another worker found this one gone, and told the same result
                 if result.reason:

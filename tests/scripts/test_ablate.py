@@ -162,12 +162,12 @@ def test_other_settings_do_not_mix(run_script: Script, small: Flags, fitted: lis
 
 @pytest.mark.thorough
 def test_what_a_trial_cannot_have_is_told(run_script: Script, small: Flags, fitted: list[list[str]]) -> None:
-    outcome = run_script("ablate", "--seeds=1", "--sizes", "10", "40", *small)
-    assert outcome.status == 1
-    assert "failed     size 10, seed 0: data.batch_size 20 is larger than the 10 training images" in outcome.out
-    assert "help: " not in outcome.out + outcome.err
-    assert "data.batch_size 20 is larger" in (FOLDER / "logs/size=10,seed=0.txt").read_text()
-    assert "done       size 40, seed 0" in outcome.out
+    for sizes, why in (((10, 40), "batch_size 20 is larger"), ((40, 500), "500 training and 50 validation images")):
+        refused = run_script("ablate", "--seeds=1", "--sizes", *sizes, *small)
+        assert refused.status == 2
+        assert why in refused.err
+        assert f"--sizes {500 if 500 in sizes else 10}" in refused.err
+    assert not fitted
     for flag in ("--model.dropout=0.1", "--seed_everything=1", "--data.train_size=3"):
         refused = run_script("ablate", *small, flag)
         assert refused.status == 2
@@ -198,6 +198,7 @@ def test_a_worker_that_was_killed_while_it_wrote_holds_nobody_up(
         ("sqlite:///not/there/trials.db", "cannot be used: unable to open database file; check its path"),
         ("torn.journal", "cannot be used (JSONDecodeError: "),
         ("torn.journal", "move it away: finished runs are found again"),
+        ("not/there/trials.journal", "name a file in a folder that is there, or a database's URL"),
     ],
 )
 def test_a_storage_that_cannot_be_used_is_named(storage: str, remedy: str, run_script: Script, small: Flags) -> None:

@@ -11,6 +11,7 @@ from optuna.distributions import BaseDistribution, FloatDistribution
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
+from overfitting_lab.cli import finished
 from overfitting_lab.runs import runs_of
 from tests.conftest import Flags, Script, summary_of, timeless
 from tests.processes import start_worker
@@ -183,7 +184,7 @@ def test_a_trial_that_fails_is_resumed_by_the_next_command_with_its_callbacks_on
     first = run_script("tune", *command)
     assert first.status == 1
     assert "failed     trial 1: exit status 143; its output is in lightning_logs/tuning/logs/trial-1.txt" in first.out
-    assert "1 run failed; start this again to resume, or give fewer --trials or --confirm" in first.err
+    assert "1 run failed; start this again to resume; a run that fails again is counted as pruned" in first.err
     assert not (FOLDER / "best.yaml").exists()
     second = run_script("tune", *command)
     assert second.status == 0, second.err
@@ -195,6 +196,25 @@ def test_a_trial_that_fails_is_resumed_by_the_next_command_with_its_callbacks_on
     assert "trial 1 is the only trial with val_" in text
     assert "value is a noisy one. All these" in text
     assert "no run with another seed tells how much of that is selection" in second.out
+
+
+def test_a_trial_that_fails_in_two_processes_is_pruned(
+    run_script: Script, quick: Flags, fitted: list[list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = finished.run_command
+
+    def fail(command: list[str], output: IO[str] | None) -> int:
+        return 1 if command[-1] == "search:0" else run(command, output)
+
+    monkeypatch.setattr(finished, "run_command", fail)
+    command = [f"--search={LR}", "--trials=2", "--confirm=0", *quick]
+    first = run_script("tune", *command)
+    assert first.status == 1
+    assert "done       trial 2" in first.out
+    second = run_script("tune", *command)
+    assert second.status == 0, second.err
+    assert trials() == [(0, "PRUNED"), (1, "COMPLETE")]
+    assert "it failed twice, at last with exit status 1; its output is in " in (FOLDER / "tuning.md").read_text()
 
 
 def test_ctrl_c_says_how_to_resume(run_script: Script, quick: Flags, monkeypatch: pytest.MonkeyPatch) -> None:

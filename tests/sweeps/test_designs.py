@@ -139,7 +139,7 @@ def test_each_alone_is_sorted_by_worth(tmp_path: Path) -> None:
     assert rows[2:] == ["| none", "| adamw", "| a 1", "| b 1"]
     assert "| +3.0 (+3.0 to +3.0) | -3.0 (-3.0 to -3.0) | +0.0 |" in page
     assert "The 95 % intervals are Welch's" in page
-    assert "at least one interval excludes zero in up to 14 % of studies" in page
+    assert "at least one of its intervals excludes zero in up to 14 % of studies" in page
     assert "The mean of the best level is too high on average" in page
     assert "`adamw` has values of its own" not in page
     once = write_page(design, trials(design, lambda cell: 0.4), FACTS, tmp_path / "page")[0].read_text()

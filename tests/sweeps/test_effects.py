@@ -6,18 +6,21 @@ from typing import Any
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 
 from overfitting_lab.campaign.values import cells_of
+from overfitting_lab.comparison.statistics import Estimate
+from overfitting_lab.sweeps.charts import draw_worth
 from overfitting_lab.sweeps.designs import Design, full_factorial
-from overfitting_lab.sweeps.effects import effects, images_for
+from overfitting_lab.sweeps.effects import CellMeans, effects, images_for
 from overfitting_lab.sweeps.factors import REMEDIES, SIZE
 from overfitting_lab.sweeps.names import remedy_name
 from overfitting_lab.sweeps.pages import write_page
 from overfitting_lab.sweeps.trial import Trial
 
 ORIGIN = {"data": "made", "device": "1 x cpu", "commit": "c"}
-EVEN = "worth as much as +1,000 images"
+EVEN = "as good as 2,000 images without a remedy"
 FACTS = {"train_size": 1000, "command": "python scripts/ablate.py"}
 FULL = full_factorial(REMEDIES)
 remedies_of = FULL.changed
@@ -146,7 +149,7 @@ def test_the_factorial_is_written(factorial: list[Trial], tmp_path: Path) -> Non
     assert said.count(", more than noise between seeds.") == 2
     assert "- weight decay moves test accuracy by" in said
     assert "which may be noise between seeds" in said
-    assert "at least one interval excludes zero in up to 30 % of studies" in said
+    assert "at least one of its intervals excludes zero in up to 30 % of studies" in said
     assert "python scripts/ablate.py" in said
     assert '"test_acc"' in numbers.read_text()
     with Image.open(picture) as image:
@@ -177,12 +180,12 @@ def test_the_curve_is_written_with_what_remedies_are_worth(factorial: list[Trial
     said = text.read_text()
     assert "| 2,000 | 1 | 45.0 % | 50.0 | 25.0 |" in said
     accuracy = np.mean([t.test_acc for t in factorial if remedies_of(t.setting) == ("augment",)])
-    more = images_for(float(accuracy), list(sizes), list(sizes.values())) - 1000
-    assert f"- augmentation at 1,000 images: worth as much as {more:+,.0f} images (+" in said
+    images = images_for(float(accuracy), list(sizes), list(sizes.values()))
+    assert f"- augmentation at 1,000 images: as good as {images:,.0f} images without a remedy (1," in said
     assert picture.stat().st_size > 10_000
     assert "Every size was trained for 40 epochs" in said
     alone = write_sizes(curve, [], tmp_path)[0].read_text()
-    assert "worth" not in alone
+    assert "as good as" not in alone
 
 
 @pytest.mark.parametrize(
@@ -191,10 +194,10 @@ def test_the_curve_is_written_with_what_remedies_are_worth(factorial: list[Trial
         ((0.45,), EVEN),
         (
             (0.44, 0.46),
-            "worth as much as +1,000 images (fewer than 500 images in all to more than 4,000 images in all)",
+            "as good as 2,000 images without a remedy (fewer than 500 to more than 4,000)",
         ),
-        ((0.2,), "worth fewer than 500 images in all"),
-        ((0.9,), "worth more than 4,000 images in all"),
+        ((0.2,), "as good as fewer than 500 images without a remedy"),
+        ((0.9,), "as good as more than 4,000 images without a remedy"),
     ],
 )
 def test_the_range_of_what_a_remedy_is_worth_is_told_in_full(
@@ -206,6 +209,23 @@ def test_the_range_of_what_a_remedy_is_worth_is_told_in_full(
     setting = {"dropout": 0.5, "weight_decay": 0.0, "augment": "none"}
     remedied = [trial({**setting, "seed": seed}, accuracy) for seed, accuracy in enumerate(accuracies)]
     assert f"- dropout at 1,000 images: {words}.\n" in write_sizes(curve, remedied, tmp_path)[0].read_text()
+
+
+@pytest.mark.parametrize(("accuracy", "end"), [(0.3, 500), (0.4, 1000), (0.9, 2000)])
+def test_the_line_of_a_remedy_ends_where_the_curve_has_its_accuracy(accuracy: float, end: int) -> None:
+    axes, curve = Figure().subplots(), [Estimate(each) for each in (0.35, 0.4, 0.5)]
+    draw_worth(axes, (500, 1000, 2000), curve, [("dropout", Estimate(accuracy))])
+    line = axes.lines[0]
+    assert np.asarray(line.get_xdata()).tolist() == [500, end]
+    low, high = axes.get_ylim()
+    assert low < 100 * accuracy < high
+
+
+def test_means_of_levels_are_within_what_an_accuracy_can_be() -> None:
+    groups = [[trial({"seed": seed}, accuracy) for seed, accuracy in enumerate(each)] for each in ((0.99, 1), (1, 1))]
+    found = CellMeans(groups, "test_acc").mean([0.5, 0.5])
+    assert (found.value, found.high) == (pytest.approx(0.9975), 1)
+    assert found.low < found.value
 
 
 def test_an_interaction_beyond_noise_is_told(tmp_path: Path) -> None:
