@@ -147,7 +147,8 @@ class ImageClassifier(LightningModule, ABC):
                 "ImageClassifier, which weights.pth and exports would lack: make them layers of that network"
             )
         with isolate_rng(), torch.no_grad():
-            training, image = self.training, torch.randn(1, 3, self.image_size, self.image_size)
+            image = torch.randn(1, 3, self.image_size, self.image_size)
+            modes = {module: module.training for module in self.modules()}  # a layer of its own may stay in evaluation
             try:
                 outputs = self.eval()(image), self(image)
             except RuntimeError as error:
@@ -156,7 +157,8 @@ class ImageClassifier(LightningModule, ABC):
                     f"{name} fails with an image [1, 3, {size}, {size}]: {error}; correct its forward or, if it needs "
                     "another size, give --data.image_size"
                 ) from error
-            self.train(training)
+            for module, training in modes.items():
+                module.training = training
         logits = outputs[0]
         if not isinstance(logits, Tensor):
             raise ModelError(f"the network returns a {type(logits).__name__}, not logits [N, {self.num_classes}] alone")

@@ -1,7 +1,11 @@
 """Checkpoints that survive a crash, and the checkpoint of the best epoch."""
 
 import errno
+import io
 import os
+import pickle
+import re
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -15,10 +19,15 @@ from overfitting_lab.callbacks.averaging import validated_network
 from overfitting_lab.callbacks.epochs import recorder_of
 from overfitting_lab.callbacks.logger import RunLogger
 from overfitting_lab.runs.files import link_or_copy, replace_file
+from overfitting_lab.runs.notes import attempt
 
 
 class CheckpointError(Exception):
     """A checkpoint cannot be written. The message names the file and the remedy."""
+
+
+class StateError(Exception):
+    """A checkpoint holds what no resume would load."""
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -39,10 +48,14 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         def save(new: Path) -> None:
             with new.open("wb") as file:
                 torch.save(checkpoint, file)
+            with attempt("resuming"):
+                _check_loadable(new, checkpoint)
 
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
             replace_file(target, save)
+        except (torch.OutOfMemoryError, torch.AcceleratorError):  # of the GPU, whose tensors are copied
+            raise
         except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
             full = getattr(error, "errno", errno.ENOSPC) in (errno.ENOSPC, errno.EDQUOT)
             raise CheckpointError(
@@ -99,6 +112,36 @@ class BestCheckpoint(Checkpoint):
             replace_file(files.best_before, lambda path: link_or_copy(files.best, path))
         with validated_network(trainer, pl_module):
             trainer.save_checkpoint(files.best, weights_only=True)
+
+
+def _check_loadable(path: Path, checkpoint: Mapping[str, Any]) -> None:
+    """Check that a checkpoint loads without running code from it, as a resume loads it.
+
+    Raises:
+        StateError: if it does not. The message names the part that prevents it.
+    """
+    try:
+        torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except pickle.UnpicklingError as error:
+        kind = re.search(r"GLOBAL ([\w.]+)", str(error))
+        parts = {**checkpoint, **checkpoint.get("callbacks", {})}
+        whole = {"callbacks", "state_dict", "optimizer_states"}
+        names = [name for name, part in parts.items() if name not in whole and not _loads(part)]
+        raise StateError(
+            f"the checkpoint cannot be loaded again: {', '.join(names) or 'its state'} holds "
+            f"{kind[1] if kind else 'an object'}; keep numbers, texts, lists, dicts and tensors alone in a state"
+        ) from error
+
+
+def _loads(part: object) -> bool:
+    file = io.BytesIO()
+    torch.save(part, file)
+    file.seek(0)
+    try:
+        torch.load(file, weights_only=True)
+    except pickle.UnpicklingError:
+        return False
+    return True
 
 
 def _step_of(checkpoint: Path) -> int | None:

@@ -55,11 +55,12 @@ class FurtherLoggers(Callback):
             return
         last = unwritten(recorder_of(trainer).records)
         for logger in trainer.loggers[1:]:
-            if isinstance(logger, CSVLogger):
-                discard_rows(Path(logger.log_dir, "metrics.csv"), after=trainer.global_step, of=last)
-            elif isinstance(logger, TensorBoardLogger):
-                logger.experiment.close()
-                logger.experiment.purge_step = trainer.global_step + 1  # of the file that it opens next
+            with attempt(f"the earlier rows of {given_class(logger).__name__}"):
+                if isinstance(logger, CSVLogger):
+                    discard_rows(Path(logger.log_dir, "metrics.csv"), after=trainer.global_step, of=last)
+                elif isinstance(logger, TensorBoardLogger):
+                    logger.experiment.close()
+                    logger.experiment.purge_step = trainer.global_step + 1  # of the file that it opens next
             for step, metrics in last.items():
                 logger.log_metrics(metrics, step)
                 logger.save()
@@ -126,7 +127,7 @@ def unwritten(records: Sequence[EpochRecord]) -> dict[int, dict[str, float]]:
 
 
 def discard_rows(metrics: Path, *, after: int, of: Collection[int]) -> None:
-    """Discard a ``CSVLogger``'s rows after a step, and the rows of epochs whose last step is in ``of``."""
+    """Discard a ``CSVLogger``'s rows after a step, the rows of epochs whose last step is in ``of``, and cut rows."""
     if not metrics.is_file():  # the run was killed before its first row, or the rows are in the cloud
         return
     with metrics.open(encoding="utf-8", newline="") as file:
@@ -135,6 +136,8 @@ def discard_rows(metrics: Path, *, after: int, of: Collection[int]) -> None:
         writer = csv.DictWriter(text, rows.fieldnames or [])
         writer.writeheader()
         for row in rows:
+            if not (row.get("step") or "").isdigit() or None in row.values():  # a full disk has cut it
+                continue
             again = int(row["step"]) in of and (row.get("train_loss") or row.get("val_loss"))
             if int(row["step"]) <= after and not again:
                 writer.writerow(row)

@@ -135,11 +135,18 @@ class RunLogger(Logger):
     def discard_events_after(self, step: int, records: Sequence[EpochRecord]) -> None:
         """Discard the events that a resumed run wrote after its checkpoint.
 
-        The curves of all epochs before it, ``records``, are written again: the last events may not be on the disk.
+        What the checkpoint's last epoch measured in training is written again: Lightning logs it after the checkpoint.
+        A curve without an event file gets all epochs before the checkpoint, ``records``.
         """
-        self._purge = {"": step + 1, **dict.fromkeys(CURVES, 0)}
+        done = len(records) and records[-1].epoch + 1
+        self._purge = {"": step + 1, **dict.fromkeys(CURVES, done + 1), "train": done}
+        lacking = {curve for curve in CURVES if not list((self.files.folder / curve).glob("events.out.tfevents*"))}
         for record in records:
-            self.log_metrics(record.measured)
+            again = lacking | ({"train"} if record is records[-1] else set())
+            kept = {
+                name: value for name, value in record.measured.items() if name == "epoch" or _curve(name)[0] in again
+            }
+            self.log_metrics(kept)
 
     def flush(self) -> None:
         """Hand all events to the operating system."""
@@ -154,7 +161,7 @@ class RunLogger(Logger):
         epoch = metrics.pop("epoch", None)
         with attempt(TENSORBOARD):
             for name, value in metrics.items():
-                split, _, tag = name.rpartition("_") if name in PROBE else name.partition("_")
+                split, tag = _curve(name)
                 if split in CURVES:
                     self.writer(split).add_scalar(f"curves/{TAGS.get(tag, tag)}", value, int(epoch or 0) + 1)
                 else:
@@ -169,6 +176,12 @@ class RunLogger(Logger):
             with attempt(TENSORBOARD):
                 writer.close()
         self._writers.clear()
+
+
+def _curve(metric: str) -> tuple[str, str]:
+    """Return the curve of a metric, such as ``train``, if it has one, and its name in there."""
+    split, _, tag = metric.rpartition("_") if metric in PROBE else metric.partition("_")
+    return split, tag
 
 
 class _LazyWriter:

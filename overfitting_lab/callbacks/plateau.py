@@ -65,10 +65,15 @@ class PlateauSchedule(Callback):
             if not isinstance(scheduler, ReduceLROnPlateau):
                 continue
             value = self._measured(trainer, str(config.monitor))
+            before, best = optimizer.param_groups[0]["lr"], scheduler.best
+            on_the_brink = scheduler.num_bad_epochs == scheduler.patience and not scheduler.in_cooldown
             if value is not None:
                 scheduler.step(value)
+            rate = optimizer.param_groups[0]["lr"]
             last = optimizer.defaults["lr"] * scheduler.factor ** (self.reductions or 0)
-            if self.reductions is not None and optimizer.param_groups[0]["lr"] < 0.999 * last:
+            is_due = value is not None and on_the_brink and scheduler.best == best
+            at_the_end = is_due and rate == before  # min_lr or eps has prevented the reduction
+            if self.reductions is not None and (rate < 0.999 * last or at_the_end):
                 trainer.should_stop = True
 
     @staticmethod

@@ -1,7 +1,6 @@
 """The state of training: saved often enough, restored exactly, and stopped by signals at a whole step."""
 
 import contextlib
-import hashlib
 import os
 import shutil
 import signal
@@ -14,16 +13,14 @@ import torch
 from filelock import BaseFileLock, FileLock, Timeout
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, EarlyStopping, Timer, WeightAveraging
-from torch import Tensor
 
 from overfitting_lab.callbacks.checkpoints import CheckpointError
 from overfitting_lab.callbacks.ending import ObservedTrainer, reason_to_stop
-from overfitting_lab.callbacks.epochs import DivergedError, recorder_of
 from overfitting_lab.callbacks.logger import RunLogger
 from overfitting_lab.callbacks.progress import ends_epoch, ends_step, stops, validation_is_scheduled
+from overfitting_lab.callbacks.steps import CHECK_EVERY, Losses
 from overfitting_lab.runs.files import link_or_copy, replace_file, resume_command
 
-CHECK_EVERY = 20  # steps between two checks of the loss, at which several processes also agree
 STOP_SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGHUP", "SIGUSR1") if hasattr(signal, name)]
 Keep = Literal["all", "weights"]
 PAUSE = 20  # times the duration of the last save must pass before the end of an epoch saves again
@@ -39,7 +36,7 @@ class StoppedError(Exception):
 
 
 class Recovery(Checkpoint):
-    """Save the state of training, obey signals, stop at a loss that is not finite, and make each step repeatable.
+    """Save the state of training, obey signals, and stop at a loss that is not finite.
 
     ``last.ckpt`` is written at the end of an epoch, and within an epoch every so many minutes or steps. Short epochs
     are skipped, except the first and the last, so that saving takes at most a twentieth of the time. The checkpoint
@@ -56,25 +53,22 @@ class Recovery(Checkpoint):
     of the next step. If a callback stopped a run, the resumed run stays stopped, unless ``may_continue``. The clock
     (``Timer``) decides anew.
 
-    Dropout is seeded for each batch from seed, epoch, batch and process, so that no generator's state has to be saved.
     ``minutes`` or ``steps``, optimizer steps, pass between two checkpoints within an epoch; ``None`` leaves it to
     ``minutes``.
 
     Lightning calls the hooks of a batch in this order, and each decides what the next may do:
 
-    1. ``on_train_batch_start`` seeds dropout.
-    2. ``on_train_batch_end`` withdraws a stop within a step. At a step's end it asks again for a withdrawn stop, and
+    1. ``on_train_batch_end`` withdraws a stop within a step. At a step's end it asks again for a withdrawn stop, and
        lets all processes agree on what to do. At an epoch's end it leaves saving to ``on_train_epoch_end``, before a
        scheduled validation to ``on_validation_end``. Otherwise it saves.
-    3. ``on_validation_end`` saves if ``on_train_batch_end`` left it to this hook, or if another callback asks for a
+    2. ``on_validation_end`` saves if ``on_train_batch_end`` left it to this hook, or if another callback asks for a
        stop in the validation.
-    4. ``on_train_epoch_end`` saves the end of an epoch, unless training stopped within it.
+    3. ``on_train_epoch_end`` saves the end of an epoch, unless training stopped within it.
     """
 
     def __init__(
         self,
         logger: RunLogger,
-        seed: int,
         minutes: float,
         steps: int | None,
         *,
@@ -82,7 +76,6 @@ class Recovery(Checkpoint):
         may_continue: bool = False,
     ) -> None:
         self._logger = logger
-        self._seed = seed
         self._seconds = 60 * minutes
         self._steps = steps
         self._keeps = keeps
@@ -94,9 +87,7 @@ class Recovery(Checkpoint):
         self._signal = 0  # that arrived last; 0 if none did
         self._after_validation = 0, False  # the signal that stops after the validation, and if to save
         self._held_stops: list[object] = []  # objects that asked training to stop before a step's end
-        # Since the last check, of each batch:
-        self._losses: list[Tensor] = []
-        self._steps_of: list[tuple[int, float]] = []  # the number of its optimizer step, and the learning rate
+        self._losses = Losses()
         # From the start of a run to its end, which for the folder is that of the test:
         self._handlers: dict[int, Any] = {}  # of the signals, from before
         self._lock: BaseFileLock | None = None
@@ -184,17 +175,11 @@ class Recovery(Checkpoint):
         self._hold_stop(trainer)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """Seed dropout for the step."""
-        place = f"{self._seed} {trainer.current_epoch} {batch_idx} {trainer.global_rank}"
-        seed = int.from_bytes(hashlib.sha256(place.encode()).digest()[:4], "big")
-        torch.default_generator.manual_seed(seed)  # torch.manual_seed would ask for every kind of device
-        if (device := trainer.strategy.root_device).type != "cpu":
-            torch.get_device_module(device).manual_seed(seed)
-        self._steps_of.append((trainer.global_step + 1, recorder_of(trainer).learning_rate))
+        self._losses.begin(trainer)
 
     def on_train_batch_end(self, trainer: Trainer, _: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Check the loss every 20 steps; save if it is time, or if a signal arrived."""
-        self._losses.append(outputs["loss"].detach())
+        self._losses.add(outputs["loss"])
         if not ends_step(trainer):
             self._hold_stop(trainer)
             return
@@ -258,17 +243,11 @@ class Recovery(Checkpoint):
 
     def _agree(self, trainer: Trainer, *, due: bool) -> tuple[int, bool]:
         """Return what any process knows: the signal that asks to stop, or 0; and if a checkpoint is due."""
-        finite = torch.stack(self._losses).isfinite().tolist() if self._losses else []
-        bad = finite.index(False) if False in finite else -1
-        known = torch.tensor([self._signal, due, bad + 1], device=trainer.strategy.root_device)
+        known = torch.tensor([self._signal, due, self._losses.first_bad()], device=trainer.strategy.root_device)
         if trainer.world_size > 1:
             torch.distributed.all_reduce(known, torch.distributed.ReduceOp.MAX)
         stop, anyone_due, bad = known.tolist()
-        if bad:
-            step, rate = self._steps_of[bad - 1]
-            raise DivergedError(f"the loss is NaN or infinite at step {step} (learning rate {rate:g})")
-        self._losses.clear()
-        self._steps_of.clear()
+        self._losses.discard(bad)
         return stop, bool(anyone_due)
 
     def _save(self, trainer: Trainer) -> None:

@@ -28,7 +28,7 @@ from overfitting_lab.runs.figures import curves, save_figure
 from overfitting_lab.runs.files import replace_file, write_text
 from overfitting_lab.runs.imports import class_path
 from overfitting_lab.runs.notes import attempt, in_words, notes
-from overfitting_lab.runs.recipe import LAST_COUNTS, decides, flat, own_code
+from overfitting_lab.runs.recipe import LAST_COUNTS, changes, flat, own_code
 from overfitting_lab.runs.summary import DataSummary, ModelSummary, Summary, TestSummary
 
 
@@ -115,13 +115,12 @@ class RunSummary(Callback):
             return {}
         if not self._logger.resumed:
             return {"ckpt_path": [str(trainer.ckpt_path)]}
-        run, now = Run(self._logger.folder), flat(yaml.safe_load(config))
-        earlier: dict[str, list[Any]] = {}
+        run, earlier = Run(self._logger.folder), dict[str, list[Any]]()
         with contextlib.suppress(RunError):  # a lost summary
             earlier = dict(run.summary.earlier)
-        for name, value in run.settings.items():
-            if name in now and now[name] != value and decides(name) and name not in LAST_COUNTS:
-                earlier[name] = [*earlier.get(name, []), value]
+        for name, (before, _) in changes(run.settings, flat(yaml.safe_load(config))).items():
+            if name not in LAST_COUNTS:
+                earlier[name] = [*earlier.get(name, []), before]
         return earlier
 
     def state_dict(self) -> dict[str, Any]:

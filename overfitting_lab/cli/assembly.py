@@ -33,6 +33,7 @@ from overfitting_lab.callbacks.plateau import PlateauSchedule
 from overfitting_lab.callbacks.profile import NoProfiler, ProfileFolder
 from overfitting_lab.callbacks.recovery import Recovery
 from overfitting_lab.callbacks.step_limit import StepLimit
+from overfitting_lab.callbacks.steps import FiniteLoss, SeededSteps
 from overfitting_lab.callbacks.summary import RunSummary
 from overfitting_lab.callbacks.time_left import TimeLeft
 from overfitting_lab.runs.provenance import git_commit, versions
@@ -69,7 +70,7 @@ class Assembly:
             "callbacks": self.callbacks(),
             "logger": [self.logger, *map(guarded, trainer.logger or [])] if self.logger else False,
             "enable_progress_bar": self._terminal or (bar and trainer.enable_progress_bar is None),
-            "enable_checkpointing": self.logger is not None and trainer.enable_checkpointing is not False,
+            "enable_checkpointing": self._saves,
             "enable_model_summary": False,
             "plugins": [*plugins, AtomicCheckpointIO()],
             "profiler": trainer.profiler or NoProfiler(),
@@ -92,7 +93,9 @@ class Assembly:
             *map(with_attempted_exception_hook, self.given),
             *([] if self._has(PlateauSchedule) else [PlateauSchedule(reductions=None)]),  # before the checkpoints
             *([doctor] if doctor else []),  # before RunSummary, which writes its findings
+            SeededSteps(self.config.seed_everything),
             *(self._writers(self.logger, doctor) if self.logger else []),
+            *([] if self._saves else [FiniteLoss()]),
             *([LayerTable()] if table else []),
             *([TerminalBar()] if bar else []),
             TimeLeft(),
@@ -113,13 +116,16 @@ class Assembly:
             ImageRecord(logger),
             Dashboard(logger, decisive, config.trainer.log_every_n_steps),
         ]
-        if self.trainer.enable_checkpointing is not False:  # last of all: they save what the others did in the step
+        if self._saves:  # last of all: they save what the others did in the step
             every = config.checkpoint_minutes, config.checkpoint_steps
-            recovery = Recovery(
-                logger, config.seed_everything, *every, keeps=config.keep, may_continue=self.may_continue
-            )
+            recovery = Recovery(logger, *every, keeps=config.keep, may_continue=self.may_continue)
             writers += [TrainingCounts(), BestCheckpoint(logger), recovery]  # last.ckpt says what best.ckpt holds
         return writers
+
+    @property
+    def _saves(self) -> bool:
+        """True if the run writes checkpoints."""
+        return self.logger is not None and self.trainer.enable_checkpointing is not False
 
     @property
     def _terminal(self) -> bool:

@@ -16,6 +16,7 @@ from overfitting_lab.cli.failures import REPORTED, explain, is_defect, keep_trac
 from overfitting_lab.cli.processes import say
 from overfitting_lab.cli.screen import screen
 from overfitting_lab.runs import UsageError
+from overfitting_lab.runs.files import RunFiles, resume_command
 from overfitting_lab.runs.notes import discard_notes, note
 
 USAGE = 2  # exit status for an error of the command line
@@ -62,7 +63,11 @@ def _reported(report: Report) -> Iterator[Report]:
     except KeyboardInterrupt:
         _leave("interrupted", INTERRUPTED)
     except SIGTERMException:  # outside training, where Recovery handles signals
-        _leave("stopped by SIGTERM; resume with --resume RUN", TERMINATED)
+        folder = report.logger.folder_with_files() if report.logger else None
+        saved = folder and RunFiles(folder).last.is_file()
+        _leave(
+            "stopped by SIGTERM" + (f"; resume with: {resume_command(folder)}" if folder and saved else ""), TERMINATED
+        )
     except SystemExit as error:
         if isinstance(error.__context__, KeyboardInterrupt):  # Lightning turns Ctrl-C into exit status 1
             _leave("interrupted", INTERRUPTED)

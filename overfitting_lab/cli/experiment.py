@@ -46,7 +46,7 @@ from overfitting_lab.runs import Run, RunError, UsageError
 from overfitting_lab.runs.checkpoints import checked_checkpoint
 from overfitting_lab.runs.files import experiments_folder, user_path
 from overfitting_lab.runs.notes import in_words
-from overfitting_lab.runs.recipe import decides, flat, recipe, setting_name
+from overfitting_lab.runs.recipe import changes, decides, flat, recipe, setting_name
 from overfitting_lab.runs.text import not_text
 
 OF_USAGE = (ArgumentError, ModuleNotFoundError, ValueError)  # their messages are shown as they are
@@ -268,10 +268,8 @@ class ExperimentCLI(LightningCLI):
 
     def changed_since(self, run: Run) -> Iterator[str]:
         """Yield a line for each setting that decides a result and is another one than the run's."""
-        now = self._settings
-        for name, value in run.settings.items():
-            if decides(name) and name in now and now[name] != value:
-                yield f"changed    {name}: {_short(value)} -> {_short(now[name])}"
+        for name, (before, now) in changes(run.settings, self._settings).items():
+            yield f"changed    {name}: {_short(before)} -> {_short(now)}"
 
     def check_classes(self, run: Run) -> None:
         """Check that the data have the classes that a run tells apart.

@@ -28,6 +28,7 @@ from overfitting_lab.cli.wording import clear, unimportable_class, worded
 from overfitting_lab.runs.imports import find_modules_beside
 from overfitting_lab.runs.recipe import flat, read_config, setting_name
 
+LONGEST_NAME = 100  # characters of an experiment's name; files beside the runs have its name and more
 LINKED = {
     "model.num_classes": "the images decide the number of classes: leave it out",
     "model.image_size": "the network's input has the size of the images: give --data.image_size",
@@ -103,7 +104,11 @@ def check_experiment_name(_: type, text: str) -> None:
             f"{text!r} cannot be the name of a folder everywhere: begin with a letter or a digit, use letters, digits, "
             "spaces and . _ - only, and do not end in a space or a dot"
         )
-    if text == "reference":
+    if len(text) > LONGEST_NAME:
+        raise ValueError(f"the name has {len(text)} characters, and not every system has room for them: shorten it")
+    if re.fullmatch(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", text, re.IGNORECASE):
+        raise ValueError(f"{text!r} is the name of a device on Windows: choose another name")
+    if text.lower() == "reference":  # some file systems do not distinguish the case
         raise ValueError("lightning_logs/reference is for published runs, which Git keeps: choose another name")
 
 

@@ -166,7 +166,7 @@ def _devices(value: int | str | list[int], config: Namespace) -> str | None:
         return None
     if on_cpu(config):
         return "must be a number of processes of at least 1, or auto: a CPU has no numbered devices"
-    indices = value if isinstance(value, list) else str(value).strip("[]").split(",")
+    indices = value if isinstance(value, list) else str(value).strip("[]").removesuffix(",").split(",")
     if number == -1 or (number is None and indices and all(str(index).strip().isdigit() for index in indices)):
         return None
     return "must be a number of GPUs of at least 1, their indices such as 0,1, auto, or -1 for all"

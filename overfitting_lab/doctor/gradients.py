@@ -51,8 +51,9 @@ def measure(network: nn.Module, scale: float = 1.0) -> tuple[Gradient, ...]:
 
 
 def sample(network: nn.Module) -> dict[str, Tensor]:
-    """Return a copy of some weights of each layer."""
-    return {name: _rows(module.weight).clone() for name, module in weighted_layers(network).items()}
+    """Return a copy of some weights of each layer that is not frozen."""
+    layers = {name: module for name, module in weighted_layers(network).items() if module.weight.requires_grad}
+    return {name: _rows(module.weight).clone() for name, module in layers.items()}
 
 
 def _rows(tensor: Tensor) -> Tensor:
@@ -61,7 +62,8 @@ def _rows(tensor: Tensor) -> Tensor:
 
 def relative_changes(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> list[float]:
     """Return how far each layer's weights moved, as a fraction of their norm."""
-    changes = [(after[name] - weight).norm() / weight.norm().clamp(min=1e-30) for name, weight in before.items()]
+    both = [(weight, after[name]) for name, weight in before.items() if name in after]
+    changes = [(now - weight).norm() / weight.norm().clamp(min=1e-30) for weight, now in both]
     return torch.stack(changes).tolist() if changes else []
 
 

@@ -37,8 +37,14 @@ def capacity(scheduler: object) -> int | None:
         case schedules.ChainedScheduler():
             return min(filter(None, map(capacity, scheduler._schedulers)), default=None)
         case schedules.SequentialLR():
-            last = capacity(scheduler._schedulers[-1])
-            return None if last is None else int(scheduler._milestones[-1]) + last
+            starts = [0, *map(int, scheduler._milestones)]
+            ends = [*starts[1:], None]
+            refusals = [
+                start + most
+                for start, end, each in zip(starts, ends, scheduler._schedulers, strict=True)
+                if (most := capacity(each)) is not None and (end is None or start + most < end)
+            ]
+            return min(refusals, default=None)
         case _:
             return None
 

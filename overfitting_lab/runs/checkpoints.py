@@ -25,9 +25,13 @@ def load_saved(path: Path, kind: str = "file of torch") -> Any:
         return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except FileNotFoundError:
         raise RunError(f"{path}: no such file") from None
+    except PermissionError as error:
+        raise RunError(f"{path} cannot be read: {error.strerror}") from error
     except (RuntimeError, OSError, ValueError, EOFError, pickle.UnpicklingError) as error:
+        unloaded = re.search(r"GLOBAL ([\w.]+)", str(error))
+        held = f" ({unloaded[1]})" if unloaded else ""
         raise RunError(
-            f"{path} is no {kind}, or a damaged one, or one that would run code when loaded; "
+            f"{path} is no {kind}, or a damaged one, or one that would run code when loaded{held}; "
             "use another one, or train the run again"
         ) from error
 

@@ -97,6 +97,17 @@ def recipe(
     return later | mine | decided | digests
 
 
+def changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Return the decisive settings that differ, by flag: their values before and after.
+
+    A setting that one of the two lacks is ``None``: a run's ``config.yaml`` leaves out those that are ``None`` by
+    default. A configuration of an earlier version has the value of that version.
+    """
+    one, other = recipe(before, code={}), recipe(after, code={})
+    pairs = {name: (one.get(name), other.get(name)) for name in [*one, *other]}
+    return {name: values for name, values in pairs.items() if values[0] != values[1]}
+
+
 def with_earlier(recipe: Mapping[str, Any], earlier: Mapping[str, list[Any]]) -> dict[str, Any]:
     """Return a recipe that names all values with which a run was trained, such as ``0.0, then 0.3``."""
     then = {name: [*values, *([recipe[name]] if name in recipe else [])] for name, values in earlier.items()}

@@ -48,6 +48,16 @@ def test_training_ends_right_after_the_reduction_too_many(
     assert rate(trainer) == pytest.approx(0.5 * 0.1 ** (reductions + 1))
 
 
+@pytest.mark.parametrize(("bound", "epochs", "end"), [({"min_lr": 0.04}, 6, 0.04), ({"eps": 0.1}, 4, 0.05)])
+def test_a_rate_that_cannot_be_reduced_so_often_ends_training_too(
+    bound: dict[str, float], epochs: int, end: float, data: CIFAR10DataModule
+) -> None:
+    trainer = trainer_of(PlateauSchedule(3))
+    trainer.fit(classifier(partial(NEVER_BETTER, patience=1, **bound)), datamodule=data)
+    assert trainer.current_epoch == epochs
+    assert rate(trainer) == pytest.approx(end)
+
+
 def test_training_continues_without_a_plateau(data: CIFAR10DataModule) -> None:
     trainer = trainer_of(PlateauSchedule(0), max_epochs=6)
     trainer.fit(classifier(partial(NEVER_BETTER, patience=10)), datamodule=data)

@@ -146,6 +146,10 @@ def test_what_the_data_decides_is_no_setting(key: str, run_script: Script, tmp_p
     ("name", "reason"),
     [
         ("reference", "lightning_logs/reference is for published runs, which Git keeps: choose another name"),
+        ("Reference", "lightning_logs/reference is for published runs"),
+        ("con", "'con' is the name of a device on Windows: choose another name"),
+        ("Aux.1", "is the name of a device on Windows"),
+        ("a" * 101, "the name has 101 characters"),
         *(
             (name, "cannot be the name of a folder everywhere")
             for name in ("", "../up", "a/b", ".hidden", "dot.", "space ")
@@ -162,6 +166,6 @@ def test_a_name_that_no_folder_can_have_is_refused(
     assert reason in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("name", ["a", "a b", "v1.2-x_y", "Übung"])
+@pytest.mark.parametrize("name", ["a", "a b", "v1.2-x_y", "Übung", "control", "a" * 100])
 def test_other_names_are_taken(name: str, parse: Parse) -> None:
     assert parse("-c", "overfit", f"--experiment={name}").experiment == name

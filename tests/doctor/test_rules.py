@@ -269,6 +269,8 @@ def test_relative_changes() -> None:
     with torch.no_grad():
         first.weight.mul_(1.5)
     assert gradients.relative_changes(before, gradients.sample(layers)) == pytest.approx([0.5, 0])
+    layers[-1].requires_grad_(False)
+    assert gradients.relative_changes(before, gradients.sample(layers)) == pytest.approx([0.5]), "none of frozen layers"
 
 
 def test_validation_of_other_classes_than_training() -> None:
@@ -329,6 +331,8 @@ def test_the_steps_that_a_schedule_allows(optimizer: Optimizer) -> None:
     for schedule, steps in (
         (cycle, 100),
         (schedules.SequentialLR(optimizer, [linear, cycle], [5]), 105),
+        (schedules.SequentialLR(optimizer, [cycle, linear], [120]), 100),
+        (schedules.SequentialLR(optimizer, [cycle, linear], [100]), None),
         (schedules.ChainedScheduler([linear, cycle], optimizer), 100),
         (schedules.ChainedScheduler([linear], optimizer), None),
         (schedules.CosineAnnealingLR(optimizer, 40), None),

@@ -316,3 +316,12 @@ def test_a_checkpoint_of_no_classifier_is_refused(content: dict[str, Any], words
     torch.save(content, tmp_path / "other.ckpt")
     with pytest.raises(ModelError, match=rf"other\.ckpt .*{words}"):
         ImageClassifier.from_checkpoint(tmp_path / "other.ckpt")
+
+
+def test_a_layer_that_stays_in_evaluation_is_left_there() -> None:
+    classifier = linear_classifier(0.1)
+    _, frozen = classifier.network.children()
+    frozen.eval()
+    classifier.check_network()
+    assert classifier.training
+    assert not frozen.training

@@ -5,7 +5,9 @@ import subprocess
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from filelock import FileLock
@@ -14,7 +16,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from overfitting_lab.callbacks import recovery
 from overfitting_lab.runs import Run, RunFiles
 from overfitting_lab.runs.epochs import best_epoch
-from tests.conftest import FinishedRun, Flags, Script, execute, timeless
+from tests.conftest import FinishedRun, Flags, Script, execute, scalars_of, timeless
 from tests.scripts.test_failures import callback
 
 FIRST = "lightning_logs/overfit/version_0"
@@ -276,6 +278,22 @@ def test_a_loss_that_is_not_finite_ends_the_run(run_script: Script, quick: Flags
         assert all(value.isfinite().all() for value in state.values())
 
 
+@pytest.mark.parametrize("more", ["enable_checkpointing", "logger"])
+def test_so_does_one_without_checkpoints(more: str, run_script: Script, quick: Flags) -> None:
+    flags = ("--model.optimizer.lr=1e30", "--doctor=off", "--trainer.limit_val_batches=0", f"--trainer.{more}=false")
+    outcome = run_script("fit", "--config=overfit", *quick, *flags)
+    assert outcome.status == 1
+    assert "the loss is NaN or infinite at step 2 (learning rate 1e+30)" in outcome.err
+
+
+def test_dropout_draws_the_same_without_checkpoints(run_script: Script, quick: Flags) -> None:
+    flags = ("--config=overfit", *quick, "--model.dropout=0.5")
+    assert run_script("fit", *flags).status == 0
+    assert run_script("fit", *flags, "--trainer.enable_checkpointing=false").status == 0
+    first = Path(FIRST)
+    assert timeless(first) == timeless(first.with_name("version_1"))
+
+
 @pytest.mark.parametrize("more", [(), ("--trainer.enable_checkpointing=false",)])
 def test_so_does_a_validation_loss_after_the_last_step(more: Flags, run_script: Script, quick: Flags) -> None:
     flags = ("--trainer.max_steps=1", "--trainer.limit_train_batches=1", "--model.optimizer.lr=1e30", "--doctor=off")
@@ -445,16 +463,17 @@ def test_a_resume_with_nothing_to_train_only_tests(run_script: Script, finished:
 
 def test_a_run_whose_settings_changed_on_the_way_is_no_run_of_the_last_ones(run_script: Script, quick: Flags) -> None:
     changes = ("--trainer.max_epochs=3", "--model.label_smoothing=0.3", "--seed_everything=7")
+    clipped = "--trainer.gradient_clip_val=1"  # which config.yaml leaves out while it is null
     assert run_script("fit", "--config=overfit", *quick).status == 0
-    assert run_script("fit", "--resume", FIRST, *changes).status == 0
-    run = Run(Path(FIRST))
-    assert run.summary.earlier == {"model.label_smoothing": [0.0], "seed_everything": [0]}
+    assert run_script("fit", "--resume", FIRST, *changes, clipped).status == 0
+    run, null = Run(Path(FIRST)), {"trainer.gradient_clip_val": [None]}
+    assert run.summary.earlier == {"model.label_smoothing": [0.0], "seed_everything": [0], **null}
     assert run.recipe["model.label_smoothing"] == "0.0, then 0.3"
     assert run_script("fit", "--resume", FIRST, "--model.label_smoothing=0", "--trainer.max_epochs=4").status == 0
-    assert Run(Path(FIRST)).summary.earlier == {"model.label_smoothing": [0.0, 0.3], "seed_everything": [0]}
+    assert Run(Path(FIRST)).summary.earlier == {"model.label_smoothing": [0.0, 0.3], "seed_everything": [0], **null}
 
     anew = run_script(
-        "fit", "--config=overfit", *quick, "--seed_everything=7", "--trainer.max_epochs=4", "--resume=auto"
+        "fit", "--config=overfit", *quick, "--seed_everything=7", "--trainer.max_epochs=4", clipped, "--resume=auto"
     )
     assert anew.status == 0, anew.err
     second = Path(FIRST).with_name("version_1")
@@ -464,7 +483,38 @@ def test_a_run_whose_settings_changed_on_the_way_is_no_run_of_the_last_ones(run_
     text = Path("report/report.md").read_text()
     assert "| model.label_smoothing | 0.0, then 0.3, then 0.0 | 0.0 |" in text
     assert "| seed_everything | 0, then 7 | 7 |" in text
+    assert "| trainer.gradient_clip_val | None, then 1 | 1 |" in text
     assert "answering by the mean" not in text
+
+
+def test_a_state_that_cannot_be_loaded_again_is_told_when_it_is_saved(run_script: Script, quick: Flags) -> None:
+    keeper = f"--trainer.callbacks={KeepsAnArray.__module__}.KeepsAnArray"
+    outcome = run_script("fit", "--config=overfit", *quick, keeper)
+    assert outcome.status == 0, outcome.err
+    assert outcome.err.count("note       resuming: the checkpoint cannot be loaded again: KeepsAnArray holds ") == 1
+    assert "the checkpoint cannot" in Run(Path(FIRST)).summary.notes[0]
+    refused = run_script("fit", "--resume", FIRST, "--trainer.max_epochs=3")
+    assert refused.status == 1
+    assert "would run code when loaded (numpy." in refused.err
+
+
+class KeepsAnArray(Callback):
+    def state_dict(self) -> dict[str, Any]:
+        return {"best": np.float64(0.5)}
+
+
+def test_curves_of_an_own_metric_outlive_a_resume(run_script: Script, quick: Flags) -> None:
+    logs = f"--trainer.callbacks={LogsAnExtra.__module__}.LogsAnExtra"
+    assert run_script("fit", "--config=overfit", *quick, logs).status == 0
+    assert run_script("fit", "--resume", FIRST, "--trainer.max_epochs=4").status == 0
+    for name in ("extra", "accuracy"):
+        assert [step for step, _ in scalars_of(Path(FIRST) / "val")[f"curves/{name}"]] == [1, 2, 3, 4]
+    assert [step for step, _ in scalars_of(Path(FIRST) / "train")["curves/loss"]] == [1, 2, 3, 4]
+
+
+class LogsAnExtra(Callback):
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        pl_module.log("val_extra", 1.0)
 
 
 def test_a_run_from_a_checkpoint_says_so(run_script: Script, quick: Flags) -> None:
