@@ -3,15 +3,16 @@
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 from filelock import BaseFileLock
 from jsonargparse import ArgumentParser, Namespace
 
-from overfitting_lab.runs import Run, runs_with
-from overfitting_lab.runs.files import wait_for
+from overfitting_lab.runs import Run, UsageError, runs_with
+from overfitting_lab.runs.files import experiments_folder, wait_for
+from overfitting_lab.runs.recipe import setting_name
 
 AUTO = "auto"  # in place of a folder: the newest run with the command's own settings and data
 
@@ -47,11 +48,13 @@ class Resumption:
 
         Raises:
             RunError: if the folder is not a run's.
+            UsageError: if a flag would have the run elsewhere.
         """
         run = Run(folder)
         own = ["--config", str(run.files.config)]
         config: Namespace = parser.parse_args([*own, *flags])  # first: a configuration among the flags may have the
         given: Namespace = parser.parse_args(own)  # run's network beside it
+        _keep_place(folder, given, config, {*map(setting_name, flags)})
         config.trainer.callbacks = _without_repeated(given.trainer.callbacks, config.trainer.callbacks)
         before, after = (vars(each.as_flat()) for each in (given, config))
         return cls(run, config, before, after | {"config": before["config"]})  # the files' names are no setting
@@ -112,6 +115,18 @@ class RunFinder:
             found[0].files.wait_for_training()
             found = runs_with(*self._found)
         return found[0] if found else None
+
+
+def _keep_place(folder: Path, given: Namespace, config: Namespace, typed: Collection[str]) -> None:
+    """Keep a run's experiment and root, which another configuration may name otherwise. Refuse flags that do."""
+    root = experiments_folder(config.trainer.default_root_dir).resolve()
+    for name, moves in (
+        ("experiment", config.experiment != given.experiment),
+        ("trainer.default_root_dir", root != folder.resolve().parents[1]),
+    ):
+        if moves and name in typed:
+            raise UsageError(f"--{name}: a resumed run stays in its folder, {folder}: leave it out")
+        config[name] = given[name]
 
 
 def _without_repeated(before: Any, after: Any) -> Any:

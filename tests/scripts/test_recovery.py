@@ -487,6 +487,20 @@ def test_a_run_whose_settings_changed_on_the_way_is_no_run_of_the_last_ones(run_
     assert "answering by the mean" not in text
 
 
+def test_a_resumed_run_stays_in_its_folder(run_script: Script, quick: Flags, tmp_path: Path) -> None:
+    assert run_script("fit", "--config=overfit", *quick).status == 0
+    for flag in ("--experiment=other", "--trainer.default_root_dir=elsewhere"):
+        refused = run_script("fit", "--resume", FIRST, "--trainer.max_epochs=3", flag)
+        assert refused.status == 2
+        assert f"{flag.partition('=')[0]}: a resumed run stays in its folder, {FIRST}: leave it out" in refused.err
+    (tmp_path / "longer.yaml").write_text("experiment: other\ntrainer: {max_epochs: 3}\n")
+    outcome = run_script("fit", "--resume", FIRST, "--config=longer.yaml", "--experiment=overfit")
+    assert outcome.status == 0, outcome.err
+    run = Run(Path(FIRST))
+    assert (run.summary.epochs, run.summary.experiment, run.settings["experiment"]) == (3, "overfit", "overfit")
+    assert "experiment" not in outcome.out
+
+
 def test_a_state_that_cannot_be_loaded_again_is_told_when_it_is_saved(run_script: Script, quick: Flags) -> None:
     keeper = f"--trainer.callbacks={KeepsAnArray.__module__}.KeepsAnArray"
     outcome = run_script("fit", "--config=overfit", *quick, keeper)
