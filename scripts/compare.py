@@ -7,6 +7,7 @@ configuration: it is trained if it has no finished run. Flags after the names ar
 mean of their probabilities.
 """
 
+import os
 from os.path import expanduser
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from overfitting_lab.cli.configurations import available_configs, find_config
 from overfitting_lab.cli.finished import finished_run
 from overfitting_lab.cli.patterns import expand_patterns
 from overfitting_lab.cli.script_parser import ScriptParser
-from overfitting_lab.comparison.comparison import Comparison
+from overfitting_lab.comparison.comparison import Comparison, check_runs
 from overfitting_lab.comparison.report import write_report
 from overfitting_lab.runs import Run, RunError
 from overfitting_lab.runs.files import unused, user_path
@@ -45,7 +46,9 @@ def main() -> None:
     parser.add_argument("--ensemble", nargs="+", type=expanduser, default=[], metavar="RUN", help=ensemble)
     parser.add_argument("--output", type=user_path, help="folder of the report; default: a new one in report/")
     arguments, flags = parser.parse_known_args()
-    arguments.runs, arguments.ensemble = expand_patterns(arguments.runs), expand_patterns(arguments.ensemble)
+    arguments.runs, arguments.ensemble = (
+        [os.path.normpath(name) for name in expand_patterns(given)] for given in (arguments.runs, arguments.ensemble)
+    )
     names = [*arguments.runs, *(name for name in arguments.ensemble if name not in arguments.runs)]
     if not names:
         parser.error("name the runs to compare, such as lightning_logs/overfit/version_0")
@@ -60,6 +63,7 @@ def main() -> None:
                     f"{name} is neither a run's folder, such as lightning_logs/overfit/version_0, nor a configuration: "
                     f"{', '.join(available_configs())}"
                 )
+        check_runs([Run(Path(name)) for name in names if Path(name).is_dir()])  # before any training
         runs = [run_named(name, flags) for name in names]
         comparison = Comparison(runs, [runs[names.index(name)] for name in arguments.ensemble])
         for sentence in comparison.conclusions():

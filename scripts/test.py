@@ -18,7 +18,7 @@ from overfitting_lab.callbacks.images import AnswerCollector
 from overfitting_lab.callbacks.mirrored import MirroredTest
 from overfitting_lab.cli.patterns import expand_patterns
 from overfitting_lab.cli.script_parser import ScriptParser
-from overfitting_lab.comparison.ensemble import Answers, ensemble
+from overfitting_lab.comparison.ensemble import Answers, check_members, ensemble
 from overfitting_lab.runs import Run, RunError
 from overfitting_lab.runs.checkpoints import checked_checkpoint
 from overfitting_lab.runs.files import user_path
@@ -36,6 +36,8 @@ def main() -> None:
         parser.error("--ckpt_path names a checkpoint of one run: name only one run")
     with reported_errors(needs_screen=True):
         runs = [Run(folder) for folder in arguments.runs]
+        if len(runs) > 1:
+            check_members(runs)
         checkpoints = [checked_checkpoint(arguments.ckpt_path) if arguments.ckpt_path else run.best_checkpoint
                        for run in runs]  # fmt: skip
         members = []

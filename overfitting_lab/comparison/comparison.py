@@ -42,6 +42,20 @@ class Pair:
     p: float  # the difference's probability times the number of pairs (Bonferroni), at most 1
 
 
+def check_runs(runs: Sequence[Run]) -> None:
+    """Check that runs can be compared.
+
+    Raises:
+        RunError: if one has not finished, or is given twice.
+    """
+    for run in runs:
+        if not run.finished:
+            raise RunError(run.why_unfinished)
+    for folder, times in Counter(run.folder.resolve() for run in runs).items():
+        if times > 1:
+            raise RunError(f"{folder.parent.name}/{folder.name} is given twice")
+
+
 class Comparison:
     """Compare finished runs.
 
@@ -54,12 +68,7 @@ class Comparison:
     """
 
     def __init__(self, runs: Sequence[Run], together: Sequence[Run] = ()) -> None:
-        for run in runs:
-            if not run.finished:
-                raise RunError(run.why_unfinished)
-        (folder, times), *_ = Counter(run.folder.resolve() for run in runs).most_common(1)
-        if times > 1:
-            raise RunError(f"{folder.parent.name}/{folder.name} is given twice")
+        check_runs(runs)
         self.runs = [NamedRun(name, run) for name, run in zip(_short_names(runs), runs, strict=True)]
         self._together = ensemble(f"all {len(together)} together", together) if together else None
 

@@ -77,24 +77,36 @@ def ensemble(name: str, runs: Sequence[Run], answers: Sequence[Answers] | None =
     Raises:
         RunError: if a run kept no probabilities, was tested on other images or classes than the first, or is a copy.
     """
-    if len(runs) < 2:
-        raise RunError("an ensemble needs at least two runs: name another one")
-    if len({run.folder.resolve() for run in runs}) < len(runs):
-        raise RunError("an ensemble has each run once, and one is given twice")
+    check_members(runs)
     answers = [_kept(run) for run in runs] if answers is None else answers
     first, images = runs[0], answers[0]
     for run, its in zip(runs, answers, strict=True):
         other = None not in (its.identity, images.identity) and its.identity != images.identity
-        if other or not np.array_equal(its.labels, images.labels) or _classes(run) != _classes(first):
-            raise RunError(f"{run.folder} was tested on other images than {first.folder}: name runs with the same data")
+        if other or not np.array_equal(its.labels, images.labels):
+            raise _other_images(run, first)
     for (one, its), (another, others) in combinations(zip(runs, answers, strict=True), 2):
         if one.summary.seed == another.summary.seed and np.array_equal(its.probabilities, others.probabilities):
             raise RunError(f"{another.folder} has the same answers as {one.folder}: a copy adds nothing; leave it out")
     return Ensemble(name, images.labels, np.stack([each.probabilities for each in answers]))
 
 
-def _classes(run: Run) -> Sequence[str]:
-    return run.summary.data.classes
+def check_members(runs: Sequence[Run]) -> None:
+    """Check what can be known of an ensemble's runs before they are tested.
+
+    Raises:
+        RunError: if there are fewer than two, or one is given twice or tells other classes apart than the first.
+    """
+    if len(runs) < 2:
+        raise RunError("an ensemble needs at least two runs: name another one")
+    if len({run.folder.resolve() for run in runs}) < len(runs):
+        raise RunError("an ensemble has each run once, and one is given twice")
+    for run in runs:
+        if run.summary.data.classes != runs[0].summary.data.classes:
+            raise _other_images(run, runs[0])
+
+
+def _other_images(run: Run, first: Run) -> RunError:
+    return RunError(f"{run.folder} was tested on other images than {first.folder}: name runs with the same data")
 
 
 def _kept(run: Run) -> Answers:

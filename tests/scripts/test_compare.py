@@ -94,6 +94,22 @@ def test_a_run_on_other_data_is_another_run(
     assert len(fitted) == 2
 
 
+def test_runs_that_cannot_be_compared_are_refused_before_another_is_trained(
+    run_script: Script, quick: Flags, fitted: list[list[str]]
+) -> None:
+    run = LOGS / "overfit/version_0"
+    assert run_script("fit", "--config=overfit", *quick).status == 0
+    twice = run_script("compare", "random_labels", run, f"{run}/", *quick)
+    assert twice.status == 1
+    assert "overfit/version_0 is given twice" in twice.err
+    summary = json.loads((run / "summary.json").read_text())
+    (run / "summary.json").write_text(json.dumps({**summary, "status": "running"}))
+    refused = run_script("compare", "random_labels", run, *quick)
+    assert refused.status == 1
+    assert "has not finished" in refused.err
+    assert not fitted
+
+
 def test_a_run_that_another_process_trains_is_waited_for(run_script: Script, quick: Flags, tmp_path: Path) -> None:
     assert run_script("fit", "--config=overfit", *quick).status == 0
     files = RunFiles(tmp_path / LOGS / "overfit/version_0")
