@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Do on a machine with a GPU all that this project has to show there: scripts/reproduce.py with five seeds, the tests
-# marked gpu, and scripts/benchmark.py.
+# Do on a machine with a GPU all that this project has to show there: train the missing runs of the campaign, run the
+# tests marked gpu, and measure with scripts/benchmark.py.
 #
 #   IMAGES=FOLDER bash benchmarks/on_gpu.sh [RESULTS]
 #
@@ -27,7 +27,7 @@
 #
 #   python3 -m pip install --no-index --no-deps --target site wheels/*.whl && export PYTHONPATH=$PWD/site
 #
-# The goals, and what was measured: docs/speed.md, "On a GPU". Another goal: five seeds for every run of the campaign.
+# The goals, and what was measured: docs/speed.md, "On a GPU".
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -84,7 +84,7 @@ names=$(sed -n '/^runs:/,/^studies:/s/^  \([a-z0-9_]*\):.*/\1/p' docs/campaign.y
 export PYTHON WORKERS REPRODUCE="$PWD/scripts/reproduce.py" NAMES="regularized $names"
 # shellcheck disable=SC2016  # the inner shell expands these
 step campaign 60 bash -c 'cd "$0" || exit; workers=(); status=0; export OMP_NUM_THREADS=1
-    for _ in $(seq "$WORKERS"); do "$PYTHON" "$REPRODUCE" --seeds 5 --only $NAMES "$@" & workers+=($!); done
+    for _ in $(seq "$WORKERS"); do "$PYTHON" "$REPRODUCE" --only $NAMES "$@" & workers+=($!); done
     for worker in "${workers[@]}"; do wait "$worker" || status=$?; done; exit $status' "$campaign" "${flags[@]}"
 new=$(cd "$campaign" && for run in "$reference"/*/version_*; do
     [ ! -f "$run/summary.json" ] || [ -n "${IMAGES:-}" -a -e "$OLDPWD/$run" ] || echo "$run"
