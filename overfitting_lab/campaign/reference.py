@@ -1,10 +1,12 @@
 """``lightning_logs/reference/``: the small files of the campaign's runs."""
 
 import io
+import os
 import shutil
 import tempfile
 import zipfile
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -69,8 +71,13 @@ def collect(run: Run, folder: Path, *, whole: bool) -> None:
 
 
 def reference_bytes() -> int:
-    """Return the size of all reference runs."""
-    return sum(path.stat().st_size for path in REFERENCE.rglob("*") if path.is_file())
+    """Return the size of all reference runs, also while another worker replaces one."""
+    size = 0
+    for folder, _, names in os.walk(REFERENCE):
+        for name in names:
+            with suppress(FileNotFoundError):
+                size += Path(folder, name).stat().st_size
+    return size
 
 
 def _shown(run: Run) -> Iterator[Path]:

@@ -79,9 +79,10 @@ class Measured:
 
     @property
     def seeds(self) -> str:
-        """The seeds, such as ``0 to 2``."""
+        """The seeds, such as ``0 to 2``, or ``0, 1, 4`` while some are missing."""
         seeds = [trial.setting[SEED.name] for trial in self.trials]
-        return f"{seeds[0]} to {seeds[-1]}" if len(seeds) > 1 else str(seeds[0])
+        whole = len(seeds) > 1 and seeds == [*range(seeds[0], seeds[-1] + 1)]
+        return f"{seeds[0]} to {seeds[-1]}" if whole else ", ".join(map(str, seeds))
 
     @property
     def run(self) -> Run:
@@ -162,7 +163,7 @@ class Cell:
 
     @property
     def n(self) -> int:
-        """The number of seeds."""
+        """The number of runs: one for each seed and set of images."""
         return len(self.trials)
 
     def text(self, metric: str) -> str:
