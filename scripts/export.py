@@ -2,8 +2,8 @@
 
 Export a run's best checkpoint into export/ in its folder, for use elsewhere: model.pth (state_dict and settings),
 model.pt2 (torch.export) and model.onnx. Each takes uint8 images, contains resizing and normalization, computes in
-float32, and gets its name after it agreed with the checkpoint on 1,000 test images. Flags of fit.py override the run's
-configuration, such as --data.root FOLDER if the data moved.
+float32, and gets its name after it agreed with the checkpoint on 1,000 test images. If these have moved, give
+--data.root FOLDER, and --data.source if its kind is another one.
 """
 
 try:
@@ -18,6 +18,9 @@ from overfitting_lab.cli.script_parser import ScriptParser
 from overfitting_lab.export import FORMATS, export
 from overfitting_lab.runs import Run
 from overfitting_lab.runs.files import user_path
+from overfitting_lab.runs.recipe import setting_name
+
+SETTINGS = ("data.root", "data.source")  # of fit.py, which say where the test images are
 
 
 def main() -> None:
@@ -29,6 +32,9 @@ def main() -> None:
         "--temperature", action="store_true", help="calibrate: divide the logits by the run's temperature"
     )
     arguments, overrides = parser.parse_known_args()
+    for flag in overrides:
+        if flag.startswith("-") and setting_name(flag) not in SETTINGS:
+            parser.error(f"{flag} would change nothing in the files; give only --{' or --'.join(SETTINGS)}")
     with reported_errors():
         run = Run(arguments.run)
         checkpoint = run.best_checkpoint
