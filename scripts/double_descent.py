@@ -24,8 +24,7 @@ from datamodules import CIFAR10DataModule
 from overfitting_lab.callbacks.console import data_lines
 from overfitting_lab.cli.parser import ExperimentParser
 from overfitting_lab.double_descent.page import NAME, write
-from overfitting_lab.double_descent.regression import FEWEST, Point, measure
-from overfitting_lab.runs import UsageError
+from overfitting_lab.double_descent.regression import FEWEST, Point, check_number, measure
 from overfitting_lab.runs.files import user_path
 from overfitting_lab.runs.provenance import command_line, git_commit, versions
 
@@ -48,12 +47,10 @@ def main() -> None:
             parser.error(str(error), error)
         arguments.output.mkdir(parents=True, exist_ok=True)
         TemporaryFile(dir=arguments.output).close()  # fails now if the results could not be written
+        check_number(data.train_size or FEWEST)
         data.prepare_data()
         data.setup("fit")
-        if len(data.train_indices) < FEWEST:
-            raise UsageError(
-                f"--data.train_size {len(data.train_indices)} is too small for a curve: give {FEWEST} or more"
-            )
+        check_number(len(data.train_indices))
         print(data_lines(data.description()), flush=True)
         points: list[Point] = []
         began = time.perf_counter()

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from datamodules import CIFAR10DataModule
+from overfitting_lab.runs import UsageError
 
 SIZES = (
     0.05,
@@ -38,6 +39,7 @@ SIZES = (
     10,
 )  # features, by images
 FEWEST = round(1 / min(SIZES))  # images
+MOST = 5000  # images: the largest matrix of features takes up 2 GB, and the time grows with the third power
 CHUNK = 1000  # images whose features are in memory at once
 
 
@@ -57,6 +59,19 @@ class Point:
     train_acc: float
     test_error: float
     test_acc: float
+
+
+def check_number(images: int) -> None:
+    """Check that least squares suit a number of training images.
+
+    Raises:
+        UsageError: if there are too few for a curve, or too many for the memory.
+    """
+    if not FEWEST <= images <= MOST:
+        raise UsageError(
+            f"{images} training images do not suit least squares with up to ten times as many features: "
+            f"give --data.train_size {FEWEST} to {MOST}"
+        )
 
 
 def measure(data: CIFAR10DataModule, seed: int, ridge: float) -> Iterator[Point]:

@@ -560,7 +560,8 @@ def archive(contents: dict[str, Any]) -> bytes:
 
 def unpack(body: bytes, root: Path) -> None:
     with tarfile.open(fileobj=io.BytesIO(body)) as tar:
-        tar.extractall(root, filter="data")
+        tar.extraction_filter = getattr(tarfile, "data_filter", None)  # Python 3.11.3 and earlier have none
+        tar.extractall(root)
 
 
 BATCHES = (*(f"data_batch_{number}" for number in range(1, 6)), "test_batch")

@@ -70,14 +70,15 @@ def test_clean_labels_alone_and_one_seed_have_a_page_too(
         ("--seeds=0", 2, "seeds"),
         ("--ridge=0", 2, "ridge"),
         ("--data.label_noise=2", 2, "data.label_noise must be in [0, 1], not 2"),
-        ("--data.train_size=19", 2, "--data.train_size 19 is too small for a curve: give 20 or more"),
+        ("--data.train_size=19", 2, "19 training images do not suit least squares"),
+        ("--data.source=synthetic --data.train_size=5001", 2, "give --data.train_size 20 to 5000"),
         ("--data.train_size=500", 1, "500 training and 5 validation images were asked for"),
     ],
 )
 def test_what_cannot_be_done_is_said(
     run_script: Script, small: tuple[str, ...], tmp_path: Path, flag: str, status: int, words: str
 ) -> None:
-    outcome = run_script("double_descent", *small, flag)
+    outcome = run_script("double_descent", *small, *flag.split())
     assert outcome.status == status
     assert words in outcome.err
     assert "Traceback" not in outcome.err

@@ -279,7 +279,9 @@ def test_a_run_without_a_temperature_is_refused(run_script: Script, finished_run
     assert not (folder / "export").exists()
 
 
-@pytest.mark.parametrize("flag", ["--model.dropout=0.9", "--data.image_size=64", "--trainer.precision=16-mixed", "-c=x"])
+@pytest.mark.parametrize(
+    "flag", ["--model.dropout=0.9", "--data.image_size=64", "--trainer.precision=16-mixed", "-c=x"]
+)
 def test_a_flag_that_changes_nothing_is_refused(flag: str, run_script: Script, exported_run: FinishedRun) -> None:
     outcome = run_script("export", exported_run.folder, flag)
     check_one_message(outcome, 2)
