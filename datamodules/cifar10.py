@@ -56,9 +56,9 @@ class CIFAR10DataModule(LightningDataModule):
         cutmix: alpha of CutMix (Yun et al. 2019, sec. 3.1). A box of each training image shows another image there, and
             its label counts by the share of pixels outside the box. 0 switches CutMix off. With mixup too, each image
             gets one of the two with probability 1/2. In both, the image's own share is at least one half, so that its
-            own label stays the one to predict: a lambda below one half is replaced by 1 - lambda. mixup loses nothing
-            by that, because each image is also the other image of one mixture in an epoch. CutMix loses the boxes
-            that cover more than half of the image.
+            own label stays the right prediction: a lambda below one half is replaced by 1 - lambda. In mixup, this
+            changes nothing overall, because each image is also the smaller part of one other mixture in an epoch.
+            CutMix loses the boxes that cover more than half of the image.
         label_noise: fraction of the training images, in [0, 1], whose label is drawn anew from all classes, whatever
             the image shows (Zhang et al. 2017, sec. 2.1); labels of validation and test stay.
         batch_size: images in a whole optimizer step, divided among the processes.
@@ -69,7 +69,7 @@ class CIFAR10DataModule(LightningDataModule):
         split_seed: of the random split, the label noise and the probe. It is separate from ``seed``, so that runs with
             several seeds share one split.
         probe_every: number of epochs from one evaluation of the probe to the next. The first validation always
-            evaluates it, and so does that of the last epoch, unless a callback ends the run earlier. If an epoch is not
+            evaluates it, and so does the last epoch's, unless a callback ends the run earlier. If an epoch is not
             validated, the next validation evaluates it. The probe has as many training images as there are validation
             images. They are drawn once and evaluated in the same way as validation images. 0 switches the probe off.
         on_device: keep all images on the device, so that no step copies any; the batches are the same. The default
@@ -199,8 +199,9 @@ class CIFAR10DataModule(LightningDataModule):
         """
         if self.batch_size % world_size:
             raise ValueError(
-                f"data.batch_size is that of the whole step, over all processes: {self.batch_size} cannot be divided "
-                f"among {world_size}; try --data.batch_size {world_size * max(1, round(self.batch_size / world_size))}"
+                f"data.batch_size counts the images of the whole step, over all processes: {self.batch_size} cannot be "
+                f"divided among {world_size}; "
+                f"try --data.batch_size {world_size * max(1, round(self.batch_size / world_size))}"
             )
         return self.batch_size // world_size
 
@@ -328,7 +329,7 @@ class CIFAR10DataModule(LightningDataModule):
         if fitting and state_dict["fingerprint"] != self.fingerprint:
             raise DataError(
                 f"the checkpoint was trained on other data or another split: its fingerprint is "
-                f"{state_dict['fingerprint'][:12]}, that of the data here is {self.fingerprint[:12]}"
+                f"{state_dict['fingerprint'][:12]}, the fingerprint of the data here is {self.fingerprint[:12]}"
             )
 
     def _loader(self, part: Literal["train", "test"], indices: Tensor, **settings: Any) -> BatchLoader:

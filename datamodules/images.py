@@ -1,4 +1,4 @@
-"""Image files to uint8 arrays, and the arithmetic from uint8 to a network's input."""
+"""Read image files as uint8 arrays."""
 
 import io
 import os

@@ -47,7 +47,7 @@ def split_images(
 
     Raises:
         SizeError: if the split needs more images than there are.
-        DataError: if a subset but the first does.
+        DataError: if a subset other than the first needs more images than there are.
     """
     available = len(images.train_labels)
     val_size = max(1, round(available / 10)) if val_size is None else val_size

@@ -7,7 +7,7 @@ lightning_logs/. The best has the highest accuracy, unless --monitor says otherw
 
 --check examines the experiment for a few seconds without training. --doctor stop ends a run that cannot succeed.
 --resume lightning_logs/overfit/version_0 resumes a run, however it was interrupted. --resume auto resumes the newest
-run with the command's own settings and data, or begins one: the same command may be started again at any time.
+run with the same data and settings, or begins one: the same command may be started again at any time.
 """
 
 try:

@@ -2,8 +2,8 @@
 
 Search for the settings with the best validation. --search KEY=LOW..HIGH or KEY=A,B,C names a setting of fit.py and its
 values, and may be repeated. Unknown flags go to fit.py and hold for all trials. A trial does not see the test images.
-The winner is tested once. Then its settings and the configuration's own are trained with --confirm other seeds. This
-tells how much of the winner's lead comes from choosing the best of many.
+The winner is tested once. Then the winner's settings and the configuration's own settings are each trained with other
+seeds; --confirm says how many. This tells how much of the winner's lead comes from choosing the best of many.
 
 lightning_logs/tuning/ gets a page, tuning.md, and best.yaml for fit.py --config. If the search is interrupted, run the
 same command again to resume it; a higher --trials extends it. To share the trials, start it again in other terminals,

@@ -69,7 +69,7 @@ class CIFAR10(Source):
         if found := next(filter(self._lies_in, near), None):
             return f"did you mean --data.root {quote(str(found))}?"
         if found := next((folder for folder in (self.root, *near) if (folder / self.BATCH).is_file()), None):
-            return f"rename {found} to {self.UNPACKED}, and say --data.root {quote(str(found.absolute().parent))}"
+            return f"rename {found} to {self.UNPACKED}, and give --data.root {quote(str(found.absolute().parent))}"
         return None
 
     def _other_data(self) -> str | None:

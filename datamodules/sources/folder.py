@@ -184,7 +184,7 @@ def _lines(name: str, read: dict[str, Any]) -> str:
         kinds = [f"{number:,} {kind}" for kind, number in sorted(read["left_out"].items())]
         lines.append(f"left out, as they are no images: {listed(kinds)}")
     if read["folders_without_images"]:
-        lines.append(f"no classes, as no images are there: {listed(read['folders_without_images'])}")
+        lines.append(f"not used as classes, because they contain no images: {listed(read['folders_without_images'])}")
     if read["folders_not_read"]:
         lines.append(f"not read: {listed(read['folders_not_read'])} beside train and test")
     return "read       " + "\n           ".join(lines)

@@ -131,16 +131,16 @@ def advice(root: Path) -> str:
     if found := next((folder for folder in near if is_root(folder)), None):
         return f"did you mean --data.root {quote(str(found))}?"
     if root.is_file():
-        return f"{root} is a file; unpack it if it is an archive, and say --data.root FOLDER"
+        return f"{root} is a file; unpack it if it is an archive, and give --data.root FOLDER"
     if not root.is_dir():
-        return f"there is no folder {root}; say --data.root FOLDER"
+        return f"there is no folder {root}; give --data.root FOLDER"
     names = [entry.name for entry in entries(root) if not entry.name.startswith(".")]
     left_over = (".lock", ".part")
     if "data_batch_1" in names or any(n.startswith("cifar-10-") and not n.endswith(left_over) for n in names):
         parent = root.absolute().parent if "data_batch_1" in names else root
         return f"did you mean --data.source cifar10 --data.root {quote(str(parent))}?"
     if not names:
-        return f"{root} is empty; say --data.root FOLDER"
+        return f"{root} is empty; give --data.root FOLDER"
     folders = [name for name in names if (root / name).is_dir()]
     for split, others in _OTHER_NAMES.items():
         other = [name for name in folders if name.lower() in others]
@@ -152,7 +152,7 @@ def advice(root: Path) -> str:
             f"{root} holds the folders of images {listed(classes)}: move a part of each to train/<class>, "
             "the rest to test/<class>"
         )
-    return f"{root} holds {listed(names)}; say --data.root FOLDER"
+    return f"{root} holds {listed(names)}; give --data.root FOLDER"
 
 
 def closest(name: str, names: Iterable[str]) -> str | None:

@@ -22,7 +22,7 @@ from overfitting_lab.callbacks.progress import ends_epoch
 class MeanOfLastEpochs(WeightAveraging):
     """Average the weights at the ends of the last epochs: stochastic weight averaging (Izmailov et al. 2018, sec. 3.2).
 
-    All epochs that end after a share of ``start`` of the run have equal weight. The epoch's end is averaged before the
+    Every epoch that ends after the fraction ``start`` of the run counts equally. The epoch's end is averaged before the
     epoch's validation. Lightning's ``WeightAveraging`` would average it after the validation, so that the last epoch
     would enter no network that is validated.
 

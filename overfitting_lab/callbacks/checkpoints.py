@@ -67,9 +67,9 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 class BestCheckpoint(Checkpoint):
     """Keep the weights of the best validation, which :class:`EpochRecorder` chooses, as ``best.ckpt``.
 
-    These may be newer than the state of training, which is saved less often. Until it is saved again, the best weights
-    that it knows of are kept as ``best_before.ckpt``: a run that is resumed from it with other settings takes another
-    way, on which the newer weights do not lie.
+    ``best.ckpt`` may be newer than ``last.ckpt``, which is saved less often. Until ``last.ckpt`` is saved again, the
+    best weights that it knows of are kept as ``best_before.ckpt``: a run that resumes from it with other settings
+    never reaches the newer weights.
     """
 
     def __init__(self, logger: RunLogger) -> None:

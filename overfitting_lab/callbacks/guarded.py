@@ -11,7 +11,7 @@ from lightning.pytorch.loggers import Logger
 from overfitting_lab.runs.notes import attempt
 
 CALLS = ("log_metrics", "log_hyperparams", "log_graph", "save", "after_save_checkpoint", "finalize")
-PAUSE = 20  # times the duration of a failed call must pass before the logger is called again
+PAUSE = 20  # a logger is called again only after this many times the duration of its failed call
 T = TypeVar("T", bound=Logger)
 
 

@@ -23,7 +23,7 @@ from overfitting_lab.runs.files import link_or_copy, replace_file, resume_comman
 
 STOP_SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGHUP", "SIGUSR1") if hasattr(signal, name)]
 Keep = Literal["all", "weights"]
-PAUSE = 20  # times the duration of the last save must pass before the end of an epoch saves again
+PAUSE = 20  # an epoch's end saves again only after this many times the duration of the last save
 
 
 class StoppedError(Exception):
@@ -41,7 +41,7 @@ class Recovery(Checkpoint):
     ``last.ckpt`` is written at the end of an epoch, and within an epoch every so many minutes or steps. Short epochs
     are skipped, except the first and the last, so that saving takes at most a twentieth of the time. The checkpoint
     before it is kept as ``previous.ckpt`` until training has come to its end. If the run ``keeps`` ``weights`` alone,
-    ``last.ckpt`` goes after the test, unless there is no ``best.ckpt``.
+    ``last.ckpt`` is removed after the test, unless there is no ``best.ckpt``.
 
     SIGTERM, Ctrl-C, SIGHUP and SIGUSR1 let the step end, save and stop. With ``nohup``, SIGHUP does nothing. A
     second Ctrl-C stops at once. On an epoch's last step the epoch ends first, because a state saved there would
@@ -88,7 +88,7 @@ class Recovery(Checkpoint):
         self._after_validation = 0, False  # the signal that stops after the validation, and if to save
         self._held_stops: list[object] = []  # objects that asked training to stop before a step's end
         self._losses = Losses()
-        # From the start of a run to its end, which for the folder is that of the test:
+        # From the start of training: the handlers until it ends, the lock until the test has ended.
         self._handlers: dict[int, Any] = {}  # of the signals, from before
         self._lock: BaseFileLock | None = None
 

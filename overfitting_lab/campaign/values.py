@@ -80,9 +80,7 @@ class Measured:
     @property
     def seeds(self) -> str:
         """The seeds, such as ``0 to 2``, or ``0, 1, 4`` while some are missing."""
-        seeds = [trial.setting[SEED.name] for trial in self.trials]
-        whole = len(seeds) > 1 and seeds == [*range(seeds[0], seeds[-1] + 1)]
-        return f"{seeds[0]} to {seeds[-1]}" if whole else ", ".join(map(str, seeds))
+        return seeds_of(self.trials)
 
     @property
     def run(self) -> Run:
@@ -123,6 +121,16 @@ class Measured:
         return commits_of(self.trials)
 
     @property
+    def precisions(self) -> str:
+        """The precision of the runs, such as ``32-true``; if they differ, each with its seeds."""
+        groups: dict[str, list[Trial]] = {}
+        for trial in self.trials:
+            groups.setdefault(trial.origin["precision"], []).append(trial)
+        if len(groups) == 1:
+            return next(iter(groups))
+        return " and ".join(f"{precision} (seeds {seeds_of(trials)})" for precision, trials in groups.items())
+
+    @property
     def time(self) -> str:
         """The shortest and the longest time of a run, such as ``0:05 h``."""
         seconds = [trial.seconds for trial in self.trials]
@@ -134,6 +142,13 @@ def text_of(trials: Sequence[Trial], metric: str) -> str:
     """Return the mean of a metric in hundredths, of several trials with the standard deviation."""
     values = [getattr(trial, METRICS[metric]) for trial in trials]
     return mean_cell(values, unit="" if metric in ("gap", "calibration") else " %")
+
+
+def seeds_of(trials: Sequence[Trial]) -> str:
+    """Return the seeds of trials, such as ``0 to 2``, or ``0, 1, 4`` while some are missing."""
+    seeds = [trial.setting[SEED.name] for trial in trials]
+    whole = len(seeds) > 1 and seeds == [*range(seeds[0], seeds[-1] + 1)]
+    return f"{seeds[0]} to {seeds[-1]}" if whole else ", ".join(map(str, seeds))
 
 
 def commits_of(trials: Sequence[Trial]) -> str:

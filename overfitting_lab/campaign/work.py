@@ -22,6 +22,7 @@ from overfitting_lab.cli.experiment import ExperimentCLI
 from overfitting_lab.runs import Run, RunError, RunFiles, UsageError, runs_of
 from overfitting_lab.runs.files import replace_file
 from overfitting_lab.runs.recipe import decides, setting_name
+from overfitting_lab.sweeps.workers import still_running
 
 OWN = ("-c", "config", "experiment", "resume", "ckpt_path", "check", "trainer.logger", "trainer.default_root_dir")
 
@@ -158,8 +159,7 @@ def work(found: Sequence[State], given: Sequence[str]) -> int:
             print("stopped    the same command resumes", flush=True)
             raise
     if others:
-        what = f"{others} runs are" if others > 1 else "1 run is"
-        print(f"{what} with other workers; start this again when they have finished", flush=True)
+        print(still_running(others, "run"), flush=True)
     return failed
 
 
@@ -189,7 +189,7 @@ def _make_page(ablation: Ablation, given: Sequence[str]) -> None:
         raise RunError(f"scripts/ablate.py ended with status {status}; its message is above")
     written = [page for page in folder.glob("*.json") if page.stat().st_mtime_ns != before.get(page)]
     if not written:
-        print(f"{ablation.short_name} has trials with other workers; start this again when they have finished")
+        print(f"{ablation.short_name} has trials on other workers; run this command again when they have finished")
     (DOCS / ablation.name).parent.mkdir(exist_ok=True)
     for page, ending in product(written, (".md", ".png", ".json")):
         if page.with_suffix(ending).is_file():  # a figure that could not be drawn is missing

@@ -62,7 +62,7 @@ class ExperimentCLI(LightningCLI):
 
     Without ``args`` it parses the process's own command line. A run's folder is kept if ``keep`` is true, but not with
     ``--trainer.fast_dev_run`` or ``--trainer.logger false``. The flags of the Trainer are checked. If ``trains``
-    is false, only the flags on the command line are checked: then the configuration belongs to a run that has ended.
+    is false, only the accelerator and the flags on the command line are checked, because the run has already ended.
     """
 
     model: ImageClassifier
@@ -143,7 +143,9 @@ class ExperimentCLI(LightningCLI):
         """
         flags = [] if self._trains else [flag for flag in args if flag.startswith("--")]
         if idle := [name for name in map(setting_name, flags) if name in OF_TRAINING]:
-            raise UsageError(f"--{idle[0]}: this is for training, and nothing is trained here; leave it out")
+            raise UsageError(
+                f"--{idle[0]}: this applies only to training, and this script does not train: leave it out"
+            )
         self._arguments = args
         finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
         finder.add_argument("--resume", action="append")
@@ -155,11 +157,11 @@ class ExperimentCLI(LightningCLI):
             self.config = parser.parse_args(args)
             if not self._trains and self.config.data.source == "synthetic" and "data.root" in map(setting_name, flags):
                 raise UsageError(
-                    "--data.root: the run was trained on synthetic images, and they lie in no folder of yours; for a "
-                    "folder of images add --data.source folder"
+                    "--data.root: the run was trained on synthetic images, which come from no folder; to use your own "
+                    "images, add --data.source folder"
                 )
             if self.config.resume not in (None, AUTO):
-                parser.error(f"resume: a configuration cannot name the run; say --resume {self.config.resume}")
+                parser.error(f"resume: a configuration cannot name the run; give --resume {self.config.resume}")
             if not self._keep:
                 self.config.trainer.logger, self.config.resume = False, None
             return
@@ -226,7 +228,7 @@ class ExperimentCLI(LightningCLI):
             return
         run = Run(Path(folder))
         if run.finished:
-            self._leave(f"{folder} is already complete: it has exactly these settings and data")
+            self._leave(f"{folder} is already complete: it has the same data and settings")
         if self._precision_reason != "as asked for":
             trainer.precision, self._precision_reason = run.settings["trainer.precision"], "as before"
         before = run.settings  # an older run has fewer
@@ -338,7 +340,9 @@ class ExperimentCLI(LightningCLI):
             isinstance(callback, GradientAccumulationScheduler) for callback in self._given_callbacks
         )
         if accumulates and mode != "default":
-            self.parser.error(f"--compile {mode} loses gradients that several batches add up: give --compile default")
+            self.parser.error(
+                f"--compile {mode} loses gradients if several batches are accumulated: give --compile default"
+            )
         self.model.compile_network(mode)
 
     def _refuse_lost_optimizer(self) -> None:

@@ -148,7 +148,11 @@ def _typed(factors: Sequence[Factor], configs: Sequence[str], flags: Sequence[st
         settings, made = planned_trial(command, {**cell, **last}, _flag(factor, level))
         same = recipes[factor.name].setdefault(json.dumps(made, sort_keys=True), level)
         if same != level:
-            what = "changes nothing here" if factor.sets else f"has {same} and {level}: twice the same"
+            what = (
+                "changes nothing here"
+                if factor.sets
+                else f"has the levels {same} and {level}, which are the same value"
+            )
             raise UsageError(f"--factor {factor.key} {what}")
         found[factor.name].append(_value(factor, level, settings))
         if factor.sets:

@@ -81,7 +81,7 @@ def finished_run(
             return run
         command = ["--resume", str(begun[0].folder), *command]
     if output is None:
-        print(f"training   no finished run has these settings: {shlex.join(arguments)}", flush=True)
+        print(f"training   no finished run has these settings, so this trains one: {shlex.join(arguments)}", flush=True)
     fit = (scripts or Path(sys.argv[0]).resolve().parent) / "fit.py"
     status = run_command([sys.executable, str(fit), *command], output)
     if run := finished():

@@ -52,13 +52,13 @@ def check_monitors(trainer: Trainer, model: ImageClassifier, given: Sequence[Cal
             other = monitor.metric.replace("probe", "val", 1)
             raise ValueError(
                 f"{monitor.who} monitors {monitor.metric!r}, which not every epoch measures; "
-                f"say --{monitor.flag}.monitor={other}"
+                f"give --{monitor.flag}.monitor={other}"
             )
         if all_known and not _is_logged(monitor, callbacks, model.monitored):
             near = difflib.get_close_matches(monitor.metric, model.monitored, n=1)
             raise ValueError(
                 f"{monitor.who} monitors {monitor.metric!r}, which nothing logs in training; "
-                f"logged are {', '.join(model.monitored)}; say --{monitor.flag}.monitor={near[0] if near else 'NAME'}"
+                f"logged are {', '.join(model.monitored)}; give --{monitor.flag}.monitor={near[0] if near else 'NAME'}"
             )
         _check_mode(monitor, model.monitored)
         patience = getattr(monitor.by, "patience", None)
@@ -99,7 +99,7 @@ def _check_mode(monitor: Monitor, logged: Sequence[str]) -> None:
     if monitor.mode != mode:
         raise ValueError(
             f"{monitor.who} monitors {monitor.metric} with mode={monitor.mode}, but {kind} is to be {mode}imized; "
-            f"say --{monitor.flag}.mode={mode}"
+            f"give --{monitor.flag}.mode={mode}"
         )
 
 
@@ -121,7 +121,7 @@ def _check_moment(monitor: Monitor, trainer: Trainer) -> None:
     if monitor.metric.startswith("train_") and not (each_epoch if at_epoch_end is None else at_epoch_end):
         raise ValueError(
             f"{monitor.who} reads {monitor.metric!r} after a validation, before the epoch's end logs it; "
-            f"say --{monitor.flag}.{setting}=true"
+            f"give --{monitor.flag}.{setting}=true"
         )
     if monitor.metric.startswith("val_") and at_epoch_end and every > 1:
         raise ValueError(

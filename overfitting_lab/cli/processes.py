@@ -37,7 +37,10 @@ if sys.platform == "linux":
 PATIENCE = timedelta(seconds=45)  # longest time in which a process must answer the others
 SAVING_PATIENCE = timedelta(days=1)  # while the first process writes files, perhaps to a slow disk
 SAVED, COMPLETED = "Trainer.save_checkpoint", "completed"  # barriers: Lightning's after a checkpoint; after all files
-OF_GLOO = ("gloo", "caused pair closure")  # its errors name its source file, but one of a host that does not answer
+OF_GLOO = (
+    "gloo",
+    "caused pair closure",
+)  # all its errors name its source file, except the second, of a host that does not answer
 CLEANUP = 5  # seconds in which a process may end by itself
 # Files with the last message of a process: of one that failed, and of one that failed because of another.
 CAUSE, FOLLOWS = ".cause", ".follows"

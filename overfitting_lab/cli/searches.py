@@ -26,7 +26,7 @@ VALIDATION = (
     "data.source", "data.split", "data.split_seed", "data.train_size", "data.val_size", "trainer.limit_val_batches"
 )  # fmt: skip
 REFUSED = {  # settings that decide a result, but cannot be searched
-    **dict.fromkeys(SEEDS, "a seed is luck, not a setting; --confirm N trains the winner with N other seeds"),
+    **dict.fromkeys(SEEDS, "a seed cannot be tuned; --confirm N trains the winner with N other seeds"),
     **dict.fromkeys(VALIDATION, "trials must have the same validation images; give it as a flag for all trials"),
     "monitor": "the search compares the trials by it; give --monitor",
     "trainer.limit_test_batches": "a trial does not see the test images",

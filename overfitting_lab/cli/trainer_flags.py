@@ -187,7 +187,7 @@ def _strategy(value: Any, config: Namespace) -> str | None:
     if any(word in f"{name} {start}" for word in ("spawn", "fork", "notebook")):
         return "starts processes that do not share the run's folder: use ddp"
     if "single" in name:
-        return "is what auto chooses for one device: leave it out, and say --trainer.devices 1"
+        return "is what auto chooses for one device: leave it out, and give --trainer.devices 1"
     if name in STRATEGIES or _is(value, DDPStrategy):
         return None
     return f"must be one of {', '.join(STRATEGIES)}: every device can hold these networks, so ddp is enough"

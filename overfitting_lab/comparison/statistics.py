@@ -58,7 +58,7 @@ def student(value: float, error: float, freedom: float) -> Estimate:
 def mean(values: Sequence[float], least: float = 0.0, most: float = 1.0) -> Estimate:
     """Return the mean of values with Student's interval, clipped to [least, most].
 
-    Equal values have no interval, because they show no variation. Nor has a single value.
+    A single value, or equal values, have no interval: they show no variation.
     """
     array = np.asarray(values, dtype=float)
     if not np.ptp(array):

@@ -75,7 +75,7 @@ def duplicate_images(number: int, size: int, *, test: bool = False) -> Iterator[
         f"{number:,} of {size:,} {split} images ({number / size:.1%}) are pixel for pixel training images",
         "remove the copies from the folder" + "; another --data.split_seed splits the images anew" * (not test)
         if leak
-        else "nothing: so few hardly change the accuracy",
+        else "none needed: so few hardly change the accuracy",
     )
 
 

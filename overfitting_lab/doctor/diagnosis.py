@@ -42,5 +42,5 @@ class Diagnosis:
         head = f"doctor     {self.code} ({self.severity.value}, step {self.step}): {self.what}"
         return "\n".join(
             fill(line, 120, subsequent_indent=INDENT, break_long_words=False, break_on_hyphens=False)
-            for line in (head, INDENT + self.evidence, f"{INDENT}try: {self.remedy}")
+            for line in (head, INDENT + self.evidence, f"{INDENT}remedy: {self.remedy}")
         )

@@ -153,7 +153,7 @@ def labels_without_meaning(facts: Facts, accuracies: Sequence[tuple[float, float
     evidence = f"training accuracy {train:.1%}, validation {val:.1%} of {facts.val_size:,} images; chance {chance:.1%}"
     if facts.label_noise:
         what = f"{facts.label_noise:.0%} of the training labels were drawn at random, and the network memorizes them"
-        remedy = "nothing to do: --data.label_noise asked for it"
+        remedy = "none needed: --data.label_noise asked for it"
         yield Diagnosis("shuffled_labels", Severity.NOTE, what, evidence, remedy)
     else:
         evidence += f"; the same in {PATIENCE} epochs in a row; a linear classifier on the pixels does no better"
@@ -173,7 +173,7 @@ def validation_above_training(facts: Facts, accuracies: Sequence[tuple[float, fl
     if len(pairs) < PATIENCE or not better:
         return
     train, val = pairs[-1]
-    severity, remedy = Severity.NOTE, "nothing to do: this is expected"
+    severity, remedy = Severity.NOTE, "none needed: this is expected"
     what = f"validation is better than training, because only training has {' and '.join(facts.remedies)}"
     if not facts.remedies:
         severity = Severity.WARNING

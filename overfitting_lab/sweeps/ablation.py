@@ -25,7 +25,7 @@ from overfitting_lab.sweeps.designs import Cell
 from overfitting_lab.sweeps.factors import SEED, SUBSET
 from overfitting_lab.sweeps.storage import begin_trial, keep_to, open_storage, open_study, running_trial
 from overfitting_lab.sweeps.trial import Trial, result_of
-from overfitting_lab.sweeps.workers import heartbeat, is_gone, release
+from overfitting_lab.sweeps.workers import heartbeat, is_gone, release, still_running
 
 LENGTHS = ("size", "train_size", "max_epochs")  # factors to which the duration of a trial is proportional
 LONGEST = 200  # characters in the name of a log
@@ -90,8 +90,7 @@ class Ablation:
             raise
         others = len(self._trials(TrialState.RUNNING))
         if others:
-            what = f"{others} trials are" if others > 1 else "1 trial is"
-            print(f"{what} with other workers; start this again when that has finished", flush=True)
+            print(still_running(others), flush=True)
         failed = len(self._trials(TrialState.FAIL))
         if failed:
             raise RunError(f"{failed} run{'s' * (failed > 1)} failed; start this again to try once more")

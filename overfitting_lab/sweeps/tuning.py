@@ -25,7 +25,7 @@ from overfitting_lab.sweeps.names import shown, trial_name
 from overfitting_lab.sweeps.pruning import PRUNED, pruner
 from overfitting_lab.sweeps.storage import begin_trial, keep_to, open_storage, open_study, running_trial
 from overfitting_lab.sweeps.values import draw
-from overfitting_lab.sweeps.workers import heartbeat, is_gone, release
+from overfitting_lab.sweeps.workers import heartbeat, is_gone, release, still_running
 
 SEARCH, CONFIRMATION = "search", "confirmation"  # the two studies of a tuner
 UNTESTED = "a search tests its winner alone"
@@ -148,7 +148,7 @@ class Tuning:
                 "counted as pruned"
             )
         if done() < wanted:
-            print("some trials are with other workers; start this again when they have finished", flush=True)
+            print(still_running(wanted - done()), flush=True)
         return done() >= wanted
 
     @contextmanager

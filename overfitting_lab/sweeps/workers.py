@@ -17,6 +17,14 @@ HEARTBEAT = 60  # seconds between two signs of life of a worker
 GONE = 300  # seconds without a sign of life after which a worker loses its trial
 
 
+def still_running(number: int, what: str = "trial") -> str:
+    """Return a line about trials or runs on other workers."""
+    return (
+        f"{number} {what}{'s are' if number > 1 else ' is'} running on other workers; "
+        "run this command again when they have finished"
+    )
+
+
 def this_worker() -> str:
     """Return the name of this process among all workers."""
     return f"{socket.gethostname()}:{os.getpid()}"

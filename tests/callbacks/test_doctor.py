@@ -304,7 +304,7 @@ def test_check_of_a_sound_experiment(run_script: Script, bright: Flags, tmp_path
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        ("--trainer.callbacks+=ModelCheckpoint --trainer.callbacks.monitor=val_accuracy", "say --trainer.callbacks"),
+        ("--trainer.callbacks+=ModelCheckpoint --trainer.callbacks.monitor=val_accuracy", "give --trainer.callbacks"),
         ("--trainer.callbacks+=overfitting_lab.callbacks.plateau.PlateauSchedule", "needs lightning.pytorch.cli.Red"),
     ],
 )

@@ -19,23 +19,23 @@ WRONG = {
     "a name that nothing logs": (
         f"{STOP}val_accuracy",
         "EarlyStopping monitors 'val_accuracy', which nothing logs in training; logged are train_loss, train_acc, "
-        "val_loss, val_acc; say --trainer.callbacks.monitor=val_acc",
+        "val_loss, val_acc; give --trainer.callbacks.monitor=val_acc",
     ),
     "of the test": (f"{SAVE}test_acc", "ModelCheckpoint monitors 'test_acc', which nothing logs in training"),
     "of a schedule": (f"{PLATEAU}val_f1", "monitors 'val_f1', which no epoch logs"),
     "an accuracy to minimize": (
         f"{STOP}val_acc",
         "EarlyStopping monitors val_acc with mode=min, but an accuracy is to be maximized; "
-        "say --trainer.callbacks.mode=max",
+        "give --trainer.callbacks.mode=max",
     ),
-    "not in every epoch": (f"{STOP}probe_acc", "say --trainer.callbacks.monitor=val_acc"),
+    "not in every epoch": (f"{STOP}probe_acc", "give --trainer.callbacks.monitor=val_acc"),
     "not in every epoch, in a schedule": (f"{PLATEAU}probe_loss", "monitors 'probe_loss', which no epoch logs"),
-    "a loss to maximize": (f"{SAVE}val_loss --trainer.callbacks.mode=max", "say --trainer.callbacks.mode=min"),
-    "in a schedule": (f"{PLATEAU}train_acc", "say --model.lr_scheduler.mode=max"),
+    "a loss to maximize": (f"{SAVE}val_loss --trainer.callbacks.mode=max", "give --trainer.callbacks.mode=min"),
+    "in a schedule": (f"{PLATEAU}train_acc", "give --model.lr_scheduler.mode=max"),
     "no validation": (f"{STOP}val_loss --trainer.limit_val_batches=0", "the run has no validation"),
     "never a validation": (f"{SAVE}val_loss --trainer.check_val_every_n_epoch=3", "the run has no validation"),
     "a schedule without validation": (f"{PLATEAU}val_loss --trainer.limit_val_batches=0", "the run has no validation"),
-    "before it is logged": (f"{STOP}train_loss {RARELY}", "say --trainer.callbacks.check_on_train_epoch_end=true"),
+    "before it is logged": (f"{STOP}train_loss {RARELY}", "give --trainer.callbacks.check_on_train_epoch_end=true"),
     "between validations": (
         f"{SAVE}val_loss --trainer.callbacks.save_on_train_epoch_end=true {RARELY}",
         "leave --trainer.callbacks.save_on_train_epoch_end out",

@@ -27,7 +27,7 @@ REFUSED: dict[str, list[tuple[str, str]]] = {
         ("ddp_fork_find_unused_parameters_true", "use ddp"),
         ("fsdp", "so ddp is enough"),
         ("deepspeed_stage_2", "so ddp is enough"),
-        ("single_device", "say --trainer.devices 1"),
+        ("single_device", "give --trainer.devices 1"),
     ],
     "devices": [(value, "at least 1") for value in ("0", "-1", "[0]", "0,1", "1.5", "many")],
     "num_nodes": [("0", "at least 1"), ("-1", "at least 1")],

@@ -246,7 +246,7 @@ def test_what_is_no_image_and_no_class_is_left_out_and_said_once(
         "not read: 1 images in train or test, but outside of any class",
         "left out, as they are no images: 1 .csv, 1 .db, 1 .h5, 1 .identifier, 1 .ini, 1 .mp4, 1 .txt, 1 @eaDir, "
         "1 Icon\\r, 1 hidden",
-        "no classes, as no images are there: @eaDir, New folder, tables",
+        "not used as classes, because they contain no images: @eaDir, New folder, tables",
         "not read: val beside train and test",
     ]
     assert account(root) == {
@@ -719,7 +719,7 @@ NEAR = {  # what lies where, the root typed, the question
         *("cifar-10-batches-py/cifar-10-batches-py/data_batch_1", ""),
         "did you mean --data.root {}/cifar-10-batches-py?",
     ),
-    "renamed": ("batches/data_batch_1", "", "rename {}/batches to cifar-10-batches-py, and say --data.root {}"),
+    "renamed": ("batches/data_batch_1", "", "rename {}/batches to cifar-10-batches-py, and give --data.root {}"),
     "a second download": ("cifar-10-python (1).tar.gz", "", "{}/cifar-10-python (1).tar.gz is not read: rename it"),
     "for C": ("cifar-10-batches-bin/data_batch_1.bin", "", "{}/cifar-10-batches-bin is not read"),
     "zipped": ("cifar-10-python.zip", "", "{}/cifar-10-python.zip is not read: rename it"),

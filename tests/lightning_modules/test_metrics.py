@@ -196,7 +196,7 @@ def test_a_metric_that_does_not_work_is_refused(
         ("--monitor=train_f1", "give one of val_loss, val_acc"),
         (
             "--trainer.callbacks+=EarlyStopping --trainer.callbacks.monitor=val_f1",
-            "this metric is to be maximized; say --trainer.callbacks.mode=max",
+            "this metric is to be maximized; give --trainer.callbacks.mode=max",
         ),
     ],
 )

@@ -276,7 +276,7 @@ def test_a_trial_is_anothers_as_long_as_its_worker_lives(
     begun.set_user_attr("alive", time.time())
     waits = run_script("ablate", "--seeds=1", "--sizes", "40", *small)
     assert (waits.status, fitted) == (0, [])
-    assert "1 trial is with other workers" in waits.out
+    assert "1 trial is running on other workers" in waits.out
     assert not (FOLDER / "sizes.md").exists()
     begun.set_user_attr("alive", time.time() - 2 * GONE)
     assert run_script("ablate", "--seeds=1", "--sizes", "40", *small).status == 0
@@ -469,7 +469,7 @@ def test_combinations_that_train_the_same_are_told(run_script: Script, small: Fl
         (["--factor=data.augment=none,blur"], "blur"),
         (["--factor=model.dropout=0,0.5"] * 2, "--factor model.dropout is given twice"),
         (["--factor=model.dropout=0,0.5,0"], "the level 0 is given twice"),
-        (["--factor=model.dropout=0,0.0"], "model.dropout has 0 and 0.0: twice the same"),
+        (["--factor=model.dropout=0,0.0"], "model.dropout has the levels 0 and 0.0, which are the same value"),
         (["--factor=model.dropout=0.5"], "needs two levels or more"),
         (["--factor=model.dropout=0,"], "needs two levels or more"),
         (["--factor=model.optimizer.betas=[0.9,0.99]"], "needs two levels or more"),

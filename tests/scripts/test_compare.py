@@ -22,7 +22,7 @@ def test_configurations_are_trained_once_and_compared(
     outcome = run_script("compare", "overfit", "random_labels.yaml", *quick)
     assert outcome.status == 0, outcome.err
     assert [command[:2] for command in fitted] == [["--config", "overfit"], ["--config", "random_labels.yaml"]]
-    assert "training   no finished run has these settings: --config overfit " in outcome.out
+    assert "training   no finished run has these settings, so this trains one: --config overfit " in outcome.out
     assert "Not ranked: the training labels differ (0% and 100% drawn at random)" in outcome.out
     report = Path("report/overfit-random_labels/report")
     assert f"written {report}.html {report}.md {report}.png" in outcome.out

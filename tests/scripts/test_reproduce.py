@@ -153,7 +153,7 @@ def test_workers_share_the_runs_and_a_failed_one_does_not_stop_the_others(
         outcome = run_script("reproduce", f"--data.root={image_folder}")
     assert outcome.status == 1
     assert "failed     one, seed 0: " in outcome.err
-    assert "1 run is with other workers; start this again when they have finished" in outcome.out
+    assert "1 run is running on other workers; run this command again when they have finished" in outcome.out
     assert "2 runs failed; start this again to try once more" in outcome.err
     assert fitted == [], "the images were counted before any training"
 
@@ -187,7 +187,7 @@ def test_an_ablation_is_made_once_and_fills_its_block(
     with monkeypatch.context() as others:
         others.setattr("overfitting_lab.cli.finished.run_command", lambda *_: 0)
         outcome = run_script("reproduce", "--only", "worth", f"--data.root={image_folder}")
-    assert "worth has trials with other workers" in outcome.out
+    assert "worth has trials on other workers" in outcome.out
     with monkeypatch.context() as others:
         others.setattr("overfitting_lab.cli.finished.run_command", lambda *_: 1)
         outcome = run_script("reproduce", "--only", "worth", f"--data.root={image_folder}")

@@ -241,7 +241,7 @@ def test_of_two_workers_one_is_killed_and_each_trial_is_made_once(
         time.sleep(0.05)
     other = run_script("tune", *flags)
     assert other.status == 0, other.err
-    assert "some trials are with other workers; start this again when they have finished" in other.out
+    assert "1 trial is running on other workers; run this command again when they have finished" in other.out
     assert trials() == [(0, "RUNNING"), (1, "COMPLETE")]
     assert worker.pid is not None
     os.killpg(worker.pid, signal.SIGKILL)
@@ -273,7 +273,7 @@ def test_of_two_workers_one_is_killed_and_each_trial_is_made_once(
         (["--search=data.augment=none,none"], "a value is empty or given twice"),
         (["--search=data.augment=none,flip_crop", "--search=data.augment=flip_crop,none"], "is given twice"),
         (["--search=model.dropout=0..0.5", "--model.dropout=0.1"], "--model.dropout also fixes this setting"),
-        (["--search=seed_everything=0..9"], "a seed is luck, not a setting; --confirm N"),
+        (["--search=seed_everything=0..9"], "a seed cannot be tuned; --confirm N"),
         (["--search=data.split_seed=0..9"], "trials must have the same validation images"),
         (["--search=checkpoint_minutes=1..5"], "this setting does not change the result of a run"),
         ([f"--search={LR}", "--trainer.limit_val_batches=0"], "--trainer.limit_val_batches 0: the validation decides"),

@@ -33,7 +33,7 @@ def test_a_complete_run_is_told(network: Flags, run_script: Script, quick: Flags
     before = summary_of(tmp_path / FIRST)
     again = run_script("fit", "--config=overfit", *quick, AUTO, "--trainer.precision=bf16-true")
     assert again.status == 0, again.err
-    assert again.out == f"{FIRST} is already complete: it has exactly these settings and data\n"
+    assert again.out == f"{FIRST} is already complete: it has the same data and settings\n"
     assert (summary_of(tmp_path / FIRST), runs(tmp_path)) == (before, ["version_0"])
     other = run_script("fit", "--config=overfit", *quick, AUTO, "--model.dropout=0.1", "--trainer.max_epochs=1")
     assert other.status == 0, other.err
@@ -74,7 +74,7 @@ def test_a_configuration_names_no_run_to_resume(run_script: Script, quick: Flags
     (tmp_path / "mine.yaml").write_text(f"resume: {FIRST}\n")
     outcome = run_script("fit", "--config=overfit", *quick, "--config=mine.yaml")
     assert outcome.status == 2
-    assert f"a configuration cannot name the run; say --resume {FIRST}" in outcome.err
+    assert f"a configuration cannot name the run; give --resume {FIRST}" in outcome.err
 
 
 @pytest.mark.parametrize(
