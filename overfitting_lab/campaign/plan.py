@@ -10,9 +10,9 @@ from typing import Any, TypeVar
 import yaml
 
 from datamodules import CIFAR10DataModule
-from overfitting_lab.cli.processes import say
 from overfitting_lab.cli.replay import replayable
 from overfitting_lab.cli.searches import Settings
+from overfitting_lab.distributed.last_words import say
 from overfitting_lab.runs import Run, UsageError
 from overfitting_lab.runs.recipe import flat, recipe, setting_name
 from overfitting_lab.sweeps.factors import REMEDIES, SEED, SIZE, Factor

@@ -13,8 +13,8 @@ from overfitting_lab.callbacks.limits import LimitError
 from overfitting_lab.callbacks.logger import TENSORBOARD, RunLogger
 from overfitting_lab.callbacks.recovery import StoppedError
 from overfitting_lab.cli.failures import REPORTED, explain, is_defect, keep_trace, wants_trace
-from overfitting_lab.cli.processes import say
 from overfitting_lab.cli.screen import screen
+from overfitting_lab.distributed.last_words import say
 from overfitting_lab.runs import UsageError
 from overfitting_lab.runs.files import RunFiles, resume_command
 from overfitting_lab.runs.notes import discard_notes, note

@@ -29,19 +29,19 @@ from overfitting_lab.callbacks.limits import fit_schedule
 from overfitting_lab.callbacks.logger import RunLogger
 from overfitting_lab.callbacks.recovery import Keep, Recovery
 from overfitting_lab.cli import trainer_callbacks
-from overfitting_lab.cli.agreement import decided_by_first
 from overfitting_lab.cli.assembly import Assembly, check_writable
 from overfitting_lab.cli.failures import REPORTED, is_defect
-from overfitting_lab.cli.launchers import choose_environment, device_count
 from overfitting_lab.cli.loggers import prepared, with_absolute_paths
 from overfitting_lab.cli.messages import silence_noise
 from overfitting_lab.cli.monitors import check_monitors
 from overfitting_lab.cli.parser import ExperimentParser, check_experiment_name
 from overfitting_lab.cli.precision import default_precision
-from overfitting_lab.cli.processes import end_with_parent, leave_together, use_together_strategy
 from overfitting_lab.cli.replay import UNWRITABLE, replayable
 from overfitting_lab.cli.resumption import AUTO, Resumption, RunFinder
 from overfitting_lab.cli.trainer_flags import TRAINER_FLAGS, problems, typed_flags
+from overfitting_lab.distributed.agreement import decided_by_first
+from overfitting_lab.distributed.launchers import choose_environment, device_count
+from overfitting_lab.distributed.together import end_with_parent, leave_together, use_together_strategy
 from overfitting_lab.runs import Run, RunError, UsageError
 from overfitting_lab.runs.checkpoints import checked_checkpoint
 from overfitting_lab.runs.files import experiments_folder, user_path

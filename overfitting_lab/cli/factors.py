@@ -12,7 +12,7 @@ from datamodules.errors import DataError
 from overfitting_lab.callbacks.limits import LimitError
 from overfitting_lab.cli.configurations import available_configs, find_config
 from overfitting_lab.cli.finished import planned_experiment
-from overfitting_lab.cli.processes import say
+from overfitting_lab.distributed.last_words import say
 from overfitting_lab.runs import UsageError
 from overfitting_lab.runs.recipe import decides, read_settings, recipe, setting_name
 from overfitting_lab.sweeps.designs import Cell, Design, one_at_a_time

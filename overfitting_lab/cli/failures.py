@@ -19,7 +19,7 @@ from overfitting_lab.callbacks.epochs import DivergedError
 from overfitting_lab.callbacks.limits import LimitError
 from overfitting_lab.callbacks.logger import RunLogger
 from overfitting_lab.callbacks.summary import UntrainedError
-from overfitting_lab.cli.processes import ProcessError
+from overfitting_lab.distributed.meeting import ProcessError
 from overfitting_lab.runs import RunError
 from overfitting_lab.runs.files import RunFiles
 from overfitting_lab.runs.notes import in_words

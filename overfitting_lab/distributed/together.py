@@ -1,19 +1,16 @@
-"""Several processes of one run: they meet within a minute. If one fails, all end, with one message about the cause."""
+"""The strategy of several processes: if one fails, all end, with one message about the cause."""
 
 import atexit
-import errno
 import os
 import re
 import shutil
 import signal
-import socket
-import struct
 import sys
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, nullcontext
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -27,27 +24,23 @@ from lightning.pytorch.strategies.launchers.subprocess_script import _Subprocess
 
 from overfitting_lab.callbacks.logger import RunLogger
 from overfitting_lab.callbacks.summary import RunSummary
-from overfitting_lab.cli.launchers import FIRST_SPEAKS, PARENT, parent
+from overfitting_lab.distributed.last_words import CAUSE, FOLLOWS, last_words
+from overfitting_lab.distributed.launchers import PARENT, parent
+from overfitting_lab.distributed.meeting import (
+    PATIENCE,
+    ProcessError,
+    check_meeting_point,
+    choose_interface,
+    notice_gone_machines,
+    refused_port,
+)
 from overfitting_lab.runs.files import resume_command
-from overfitting_lab.runs.text import ESCAPE, escaped
 
-if sys.platform == "linux":
-    import fcntl
-
-PATIENCE = timedelta(seconds=45)  # longest time in which a process must answer the others
 SAVING_PATIENCE = timedelta(days=1)  # while the first process writes files, perhaps to a slow disk
 SAVED, COMPLETED = "Trainer.save_checkpoint", "completed"  # barriers: Lightning's after a checkpoint; after all files
-OF_GLOO = (
-    "gloo",
-    "caused pair closure",
-)  # all its errors name its source file, except the second, of a host that does not answer
+# Words in the errors of gloo: all name its source file, except that of a host that does not answer.
+GLOO_WORDS = ("gloo", "caused pair closure")
 CLEANUP = 5  # seconds in which a process may end by itself
-# Files with the last message of a process: of one that failed, and of one that failed because of another.
-CAUSE, FOLLOWS = ".cause", ".follows"
-
-
-class ProcessError(Exception):
-    """The processes of a run cannot meet, or one of them is gone or does not answer. The message names the cause."""
 
 
 class TogetherStrategy(DDPStrategy):
@@ -124,7 +117,7 @@ class TogetherLauncher(_SubprocessScriptLauncher):
             yield
         except RuntimeError as error:
             self._ending.set()
-            if isinstance(error, torch.distributed.DistError) or any(words in str(error) for words in OF_GLOO):
+            if isinstance(error, torch.distributed.DistError) or any(words in str(error) for words in GLOO_WORDS):
                 raise ProcessError(self._cause(str(error)) + self._remedy()) from error
             raise
         except BaseException:
@@ -175,7 +168,7 @@ class TogetherLauncher(_SubprocessScriptLauncher):
 
     def _cause(self, error: str) -> str:
         if "EADDRINUSE" in error:
-            return _refused(self.cluster_environment.main_port, "Address already in use")
+            return refused_port(self.cluster_environment.main_port, "Address already in use")
         deadline = time.monotonic() + CLEANUP
         while self.procs and time.monotonic() < deadline:
             if failed := self._failed():
@@ -220,8 +213,7 @@ class TogetherLauncher(_SubprocessScriptLauncher):
         return self._words(ended[0][0], FOLLOWS) if ended else ""
 
     def _words(self, rank: int, kind: str) -> str:
-        path = self._last_words / f"{rank}{kind}"
-        return path.read_text(encoding="utf-8").removeprefix("error: ") if path.is_file() else ""
+        return last_words(self._last_words, rank, kind)
 
 
 def use_together_strategy() -> None:
@@ -253,98 +245,3 @@ def end_with_parent() -> None:
 
     if parent() is not None or "TORCHELASTIC_RUN_ID" in os.environ:  # stale ones have been removed
         threading.Thread(target=watch, daemon=True).start()
-
-
-def say(message: str) -> None:
-    """Print the last message of this process, or leave it to the first process if that one started this process."""
-    message = escaped(message, keep="\n\t")
-    if starter := parent():
-        kind = FOLLOWS if isinstance(sys.exc_info()[1], ProcessError) else CAUSE
-        with suppress(OSError):  # the first process has ended
-            Path(starter[1], os.environ["LOCAL_RANK"] + kind).write_text(message, encoding="utf-8", errors=ESCAPE)
-        return
-    if os.environ.get("LOCAL_RANK", "0") != "0":
-        time.sleep(FIRST_SPEAKS)
-    print(message, file=sys.stderr, flush=True)
-
-
-def check_meeting_point(environment: ClusterEnvironment, num_nodes: int) -> None:
-    """Check that this process can meet the others where the environment says.
-
-    Raises:
-        ProcessError: with the variable that is wrong and its value.
-    """
-    there = [name for _, name in socket.if_nameindex()]
-    for name in os.environ.get("GLOO_SOCKET_IFNAME", "").split(","):
-        if name and name not in there:
-            raise ProcessError(
-                f"GLOO_SOCKET_IFNAME={name} is not a network interface of this machine, which has {', '.join(there)}: "
-                "name one of these, or unset it"
-            )
-    text = os.environ.get("MASTER_PORT", "1")
-    if not text.isdecimal() or not 0 < int(text) < 2**16:
-        raise ProcessError(f"MASTER_PORT={text} is not a port: set it to a number from 1 to 65535, or unset it")
-    address, port = environment.main_address, environment.main_port
-    try:
-        family = socket.getaddrinfo(address, port, type=socket.SOCK_STREAM)[0][0]
-    except (OSError, UnicodeError):
-        raise ProcessError(
-            f"MASTER_ADDR={address} cannot be resolved: set it to the name or address of the first process's machine, "
-            "or unset it on a single machine"
-        ) from None
-    if isinstance(environment, TorchElasticEnvironment) or environment.global_rank() != 0:
-        return  # another process is the server
-    dual = socket.has_dualstack_ipv6()
-    try:
-        if num_nodes == 1:
-            socket.create_server((address, 0), family=family).close()
-        place = ("", port)  # all addresses, as torch's server
-        socket.create_server(place, family=socket.AF_INET6 if dual else socket.AF_INET, dualstack_ipv6=dual).close()
-    except OSError as error:
-        if error.errno == errno.EADDRNOTAVAIL and num_nodes == 1:
-            raise ProcessError(f"MASTER_ADDR={address} is not an address of this machine: unset it") from None
-        if error.errno in (errno.EADDRINUSE, errno.EACCES):
-            raise ProcessError(_refused(port, os.strerror(error.errno))) from None
-
-
-def choose_interface(address: str) -> None:
-    """Have gloo use the network interface that leads to the first process's address, unless the user chose one.
-
-    Gloo itself uses the interface to which this machine's name belongs. Debian gives its name to loopback, where no
-    other machine can reach it.
-    """
-    if sys.platform != "linux" or "GLOO_SOCKET_IFNAME" in os.environ:
-        return
-    with suppress(OSError):  # the name may be unknown
-        if not socket.gethostbyname(socket.gethostname()).startswith("127."):
-            return
-    with suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:  # a network without IPv4
-        probe.connect((address, 9))  # this sends nothing
-        own = socket.inet_aton(probe.getsockname()[0])
-        for _, name in socket.if_nameindex():
-            with suppress(OSError):  # it has no address
-                answer = fcntl.ioctl(probe, 0x8915, struct.pack("256s", name.encode()))  # SIOCGIFADDR
-                if answer[20:24] == own:
-                    os.environ["GLOO_SOCKET_IFNAME"] = name
-                    return
-
-
-def notice_gone_machines() -> None:
-    """Let the system end each of this process's connections to a machine that does not answer for 30 seconds.
-
-    So a wait for a machine that was cut off ends, however long a machine that is there may take.
-    """
-    if sys.platform != "linux":
-        return
-    for name in [path.name for path in Path("/proc/self/fd").iterdir()]:
-        with suppress(OSError), socket.fromfd(int(name), socket.AF_INET, socket.SOCK_STREAM) as connection:
-            connection.setsockopt(
-                socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 30_000
-            )  # fails for what is no connection
-            connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-            for option, value in ((socket.TCP_KEEPIDLE, 10), (socket.TCP_KEEPINTVL, 5), (socket.TCP_KEEPCNT, 4)):
-                connection.setsockopt(socket.IPPROTO_TCP, option, value)
-
-
-def _refused(port: int, reason: str) -> str:
-    return f"the processes cannot meet at MASTER_PORT={port}: {reason}. Set it to a free port, or unset it"

@@ -10,7 +10,7 @@ from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvir
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning_utilities.core.rank_zero import rank_zero_only
 
-from overfitting_lab.cli.launchers import choose_environment, device_count
+from overfitting_lab.distributed.launchers import choose_environment, device_count
 from tests.conftest import Flags, Script, scalars_of, summary_of
 
 Variables = dict[str, str]

@@ -11,8 +11,8 @@ import torch
 from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
 from lightning_utilities.core.rank_zero import rank_zero_only
 
-from overfitting_lab.cli.launchers import parent
-from overfitting_lab.cli.processes import PATIENCE, ProcessError, check_meeting_point
+from overfitting_lab.distributed.launchers import parent
+from overfitting_lab.distributed.meeting import PATIENCE, ProcessError, check_meeting_point
 
 DECISION = "OVERFITTING_LAB_DECISION"  # for the processes that the first process will start
 FAILED = "failed"

@@ -1,7 +1,8 @@
 import pytest
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 
-from overfitting_lab.cli.processes import PATIENCE, ProcessError, TogetherLauncher
+from overfitting_lab.distributed.meeting import PATIENCE, ProcessError
+from overfitting_lab.distributed.together import TogetherLauncher
 
 
 @pytest.mark.parametrize(

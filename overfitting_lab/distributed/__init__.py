@@ -1,0 +1,1 @@
+"""Several processes of one run: which program starts them, where they meet, and how they end together."""
