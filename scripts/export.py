@@ -34,12 +34,14 @@ def main() -> None:
     arguments, overrides = parser.parse_known_args()
     for flag in overrides:
         if flag.startswith("-") and setting_name(flag) not in SETTINGS:
-            parser.error(f"{flag} would change nothing in the files; give only --{' or --'.join(SETTINGS)}")
+            parser.error(
+                f"{flag} would change nothing in the files: leave it out; only --{' and --'.join(SETTINGS)} count here"
+            )
     with reported_errors():
         run = Run(arguments.run)
         checkpoint = run.best_checkpoint
         own = ["--config", str(run.files.config), *overrides]
-        cli = ExperimentCLI(own, description=__doc__, keep=False, trains=False)
+        cli = ExperimentCLI(own, keep=False, trains=False)
         for line in export(run, checkpoint, cli.datamodule, arguments.formats, calibrated=arguments.temperature):
             print(line, flush=True)
 

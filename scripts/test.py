@@ -22,6 +22,7 @@ from overfitting_lab.comparison.ensemble import Answers, check_members, ensemble
 from overfitting_lab.runs import Run, RunError
 from overfitting_lab.runs.checkpoints import checked_checkpoint
 from overfitting_lab.runs.files import user_path
+from overfitting_lab.runs.recipe import change_lines, changes
 
 
 def main() -> None:
@@ -46,9 +47,9 @@ def main() -> None:
             for name in run.changed_code:
                 print(f"changed    the file of {name}: the network was trained with other code", flush=True)
             own = ["--config", str(run.files.config), *overrides]
-            cli = ExperimentCLI(own, description=__doc__, keep=False, trains=False)
-            cli.check_classes(run)
-            for line in cli.changed_since(run):
+            cli = ExperimentCLI(own, keep=False, trains=False)
+            run.check_classes(cli.datamodule.source.name, cli.datamodule.source.classes)
+            for line in change_lines(changes(run.settings, cli.settings)):
                 print(line, flush=True)
             if cli.config.trainer.limit_test_batches == 0:
                 raise RunError("--trainer.limit_test_batches 0 leaves nothing to test; give 1.0 for all images")

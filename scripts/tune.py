@@ -27,7 +27,7 @@ except KeyboardInterrupt:
 from overfitting_lab.cli import finished
 from overfitting_lab.cli.memory import keep_freed_memory
 from overfitting_lab.cli.script_parser import ScriptParser, not_negative, positive
-from overfitting_lab.cli.searches import Settings, read_searches, refuse_flags, search_line
+from overfitting_lab.cli.searches import ParsedExperiment, read_searches, refuse_flags, search_line
 from overfitting_lab.cli.trials import small_config, train_trial
 from overfitting_lab.runs.provenance import command_line
 from overfitting_lab.runs.recipe import recipe
@@ -39,7 +39,7 @@ from overfitting_lab.sweeps.winner import selection_of, test_winner, write_best,
 
 def begin(arguments: argparse.Namespace, fit: Sequence[str]) -> Tuning:
     """Check everything, and return the search whose trials have the flags ``fit`` of fit.py in common."""
-    refuse_flags(Settings([*fit]).config, fit)
+    refuse_flags(ParsedExperiment([*fit]).config, fit)
     searches = read_searches(arguments.search, fit)
     folder, settings, cli = finished.planned_experiment(fit)
     fixed = {key: value for key, value in recipe(settings).items() if key not in searches}

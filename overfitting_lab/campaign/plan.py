@@ -11,7 +11,7 @@ import yaml
 
 from datamodules import CIFAR10DataModule
 from overfitting_lab.cli.replay import replayable
-from overfitting_lab.cli.searches import Settings
+from overfitting_lab.cli.searches import ParsedExperiment
 from overfitting_lab.distributed.last_words import say
 from overfitting_lab.runs import Run, UsageError
 from overfitting_lab.runs.recipe import flat, recipe, setting_name
@@ -46,7 +46,7 @@ class Entry:
             SystemExit: if a flag is wrong.
         """
         try:
-            cli = Settings(self.line(0), keep=False)
+            cli = ParsedExperiment(self.line(0), keep=False)
         except SystemExit:  # the parser has said what is wrong
             say(f"in {PLAN}: {self.name}")
             raise

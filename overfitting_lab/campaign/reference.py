@@ -24,7 +24,7 @@ LOGS = experiments_folder(None)
 REFERENCE = LOGS / "reference"
 LARGEST = 45 * 2**20  # bytes of the whole folder
 STANDS_FOR_ROOT = "FOLDER"
-OF_PICTURES = ("_pictures", "_shown", "_most_forgotten", "_least_forgotten")  # ends of names in images.npz
+PICTURE_NAMES = ("_pictures", "_shown", "_most_forgotten", "_least_forgotten")  # ends of names in images.npz
 
 
 def folder_of(entry: Entry, seed: int) -> Path:
@@ -96,7 +96,7 @@ def _write_images(path: Path, images: Mapping[str, NDArray[Any]]) -> None:
 
 def _without_pictures(images: Mapping[str, NDArray[Any]]) -> dict[str, Any]:
     """Return the arrays of ``images.npz`` but pictures and their places; see ``callbacks.images``."""
-    return {name: array for name, array in images.items() if not name.endswith(OF_PICTURES)}
+    return {name: array for name, array in images.items() if not name.endswith(PICTURE_NAMES)}
 
 
 def _config(run: Run) -> str:

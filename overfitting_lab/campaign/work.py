@@ -50,7 +50,7 @@ class State:
 
 def states(entries: Sequence[Entry], campaign: Campaign, seeds: int | None) -> list[State]:
     """Return the state of each entry, with its own number of seeds or another. Nothing is trained."""
-    local = [run for folder in finished.experiments(LOGS) for run in runs_of(folder) if run.of_use]
+    local = [run for folder in finished.experiments(LOGS) for run in runs_of(folder) if run.usable]
     images = reference_images(campaign)
     local = [run for run in local if not images or run.summary.data.identity in images]
     return [_state(entry, seeds or entry.seeds, local) for entry in entries]

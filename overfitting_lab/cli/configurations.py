@@ -13,7 +13,7 @@ CONFIGS = PACKAGE / "configs" if (PACKAGE / "configs").is_dir() else PACKAGE.par
 
 GROUPS = ("data", "trainer")
 SWITCHES = ("check",)  # flags without a value; jsonargparse takes their value in a file as it is
-OF_CLASS = ("class_path", "init_args", "dict_kwargs", "<<")
+CLASS_KEYS = ("class_path", "init_args", "dict_kwargs", "<<")
 BOOLEAN, NUMBER, TEXT = "tag:yaml.org,2002:bool", "tag:yaml.org,2002:int", "tag:yaml.org,2002:str"
 AS_TEXT = (BOOLEAN, "tag:yaml.org,2002:timestamp")
 
@@ -103,7 +103,7 @@ def _scalars(node: yaml.Node, path: Path, above: tuple[yaml.Node, ...]) -> Itera
     pairs = node.value if isinstance(node, yaml.MappingNode) else [(None, value) for value in node.value]
     lines: dict[str, int] = {}
     keys = [key for key, _ in pairs if isinstance(key, yaml.ScalarNode)]
-    beside = [key for key in keys if key.value not in OF_CLASS] if "class_path" in [key.value for key in keys] else []
+    beside = [key for key in keys if key.value not in CLASS_KEYS] if "class_path" in [key.value for key in keys] else []
     if beside:
         line, name = beside[0].start_mark.line + 1, beside[0].value
         raise ValueError(

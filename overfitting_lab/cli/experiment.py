@@ -4,7 +4,6 @@ import argparse
 import sys
 import time
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
@@ -13,7 +12,6 @@ from jsonargparse import ArgumentError, Namespace
 from jsonargparse.typing import PositiveFloat, PositiveInt, extend_base_type
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
-from lightning.pytorch.callbacks import GradientAccumulationScheduler
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities.seed import isolate_rng
@@ -36,22 +34,23 @@ from overfitting_lab.cli.messages import silence_noise
 from overfitting_lab.cli.monitors import check_monitors
 from overfitting_lab.cli.parser import ExperimentParser, check_experiment_name
 from overfitting_lab.cli.precision import default_precision
+from overfitting_lab.cli.refusals import lost_gradients, lost_optimizer, lost_rate
 from overfitting_lab.cli.replay import UNWRITABLE, replayable
 from overfitting_lab.cli.resumption import AUTO, Resumption, RunFinder
 from overfitting_lab.cli.trainer_flags import TRAINER_FLAGS, problems, typed_flags
 from overfitting_lab.distributed.agreement import decided_by_first
 from overfitting_lab.distributed.launchers import choose_environment, device_count
 from overfitting_lab.distributed.together import end_with_parent, leave_together, use_together_strategy
-from overfitting_lab.runs import Run, RunError, UsageError
+from overfitting_lab.runs import Run, UsageError
 from overfitting_lab.runs.checkpoints import checked_checkpoint
 from overfitting_lab.runs.files import experiments_folder, user_path
 from overfitting_lab.runs.notes import in_words
-from overfitting_lab.runs.recipe import changes, decides, flat, recipe, setting_name
+from overfitting_lab.runs.recipe import change_lines, decides, flat, recipe, setting_name
 from overfitting_lab.runs.text import not_text
 
-OF_USAGE = (ArgumentError, ModuleNotFoundError, ValueError)  # their messages are shown as they are
+USAGE_ERRORS = (ArgumentError, ModuleNotFoundError, ValueError)  # their messages are shown as they are
 CompileMode = Literal["default", "reduce-overhead", "max-autotune"]
-OF_TRAINING = (  # flags that do nothing if nothing is trained
+TRAINING_FLAGS = (  # flags that do nothing if nothing is trained
     "experiment", "resume", "ckpt_path", "checkpoint_minutes", "checkpoint_steps", "keep", "monitor", "compile",
     "doctor", "check",
 )  # fmt: skip
@@ -142,7 +141,7 @@ class ExperimentCLI(LightningCLI):
             UsageError: if a flag is only for training, and nothing is trained.
         """
         flags = [] if self._trains else [flag for flag in args if flag.startswith("--")]
-        if idle := [name for name in map(setting_name, flags) if name in OF_TRAINING]:
+        if idle := [name for name in map(setting_name, flags) if name in TRAINING_FLAGS]:
             raise UsageError(
                 f"--{idle[0]}: this applies only to training, and this script does not train: leave it out"
             )
@@ -233,7 +232,7 @@ class ExperimentCLI(LightningCLI):
             trainer.precision, self._precision_reason = run.settings["trainer.precision"], "as before"
         before = run.settings  # an older run has fewer
         after = {
-            name: before[name] if decides(name) else value for name, value in self._settings.items() if name in before
+            name: before[name] if decides(name) else value for name, value in self.settings.items() if name in before
         }
         self._resumption = Resumption(run, self.config, before, after)
         self._print_changes(self._resumption)
@@ -252,10 +251,10 @@ class ExperimentCLI(LightningCLI):
         with isolate_rng():  # the network that is drawn here must not change the one that is trained
             planned = ExperimentCLI(self._arguments, keep=False)
             fit_schedule(planned.trainer, planned.model, self.datamodule)
-        return planned._settings
+        return planned.settings
 
     @property
-    def _settings(self) -> dict[str, Any]:
+    def settings(self) -> dict[str, Any]:
         """All settings by flag, as a run's ``config.yaml`` has them."""
         return flat(yaml.safe_load(self.complete_config))
 
@@ -268,26 +267,9 @@ class ExperimentCLI(LightningCLI):
         if self._finder is not None:
             self._finder.lock.release()
 
-    def changed_since(self, run: Run) -> Iterator[str]:
-        """Yield a line for each setting that decides a result and is another one than the run's."""
-        for name, (before, now) in changes(run.settings, self._settings).items():
-            yield f"changed    {name}: {_short(before)} -> {_short(now)}"
-
-    def check_classes(self, run: Run) -> None:
-        """Check that the data have the classes that a run tells apart.
-
-        Raises:
-            RunError: if they have others.
-        """
-        there, known = [*self.datamodule.source.classes], run.summary.data.classes
-        if there != known:
-            raise RunError(
-                f"{run.folder} tells apart {', '.join(known)}; {self.datamodule.source.name} has {', '.join(there)}"
-            )
-
     def _print_changes(self, resumption: Resumption) -> None:
-        for key, (before, after) in resumption.changes.items():
-            rank_zero_only(print)(f"changed    {key}: {_short(before)} -> {_short(after)}")
+        for line in change_lines(resumption.changes):
+            rank_zero_only(print)(line)
         if resumption.run.status != "unknown":
             for name in resumption.run.changed_code:
                 rank_zero_only(print)(f"changed    the file of {name}: this run began with other code")
@@ -311,8 +293,7 @@ class ExperimentCLI(LightningCLI):
             super().instantiate_classes()
             self.datamodule.share_of_batch(self.trainer.world_size)
             if self._trains:
-                self._refuse_lost_optimizer()
-                self._refuse_lost_rate()
+                self._refuse_lost()
                 trainer_callbacks.check_device(self.trainer)
                 check_monitors(self.trainer, self.model, self._given_callbacks, self.config.monitor)
             elif type(self.model).configure_optimizers is ImageClassifier.configure_optimizers:
@@ -322,52 +303,26 @@ class ExperimentCLI(LightningCLI):
         except (*REPORTED, OSError):
             raise
         except Exception as error:
-            if not isinstance(error, OF_USAGE) and is_defect(error):
+            if not isinstance(error, USAGE_ERRORS) and is_defect(error):
                 raise
-            message = str(error) if isinstance(error, OF_USAGE) else in_words(error)
+            message = str(error) if isinstance(error, USAGE_ERRORS) else in_words(error)
             self.parser.error(message, error)
         if self._trains:
             self.model.check_network()
             if self.config.compile is not None:
-                self._compile(self.config.compile)
+                self.model.compile_network(self.config.compile)
 
-    def _compile(self, mode: CompileMode) -> None:
-        """Compile the network. Refuse CUDA graphs, which two of the modes record on a GPU, beside accumulation.
-
-        A graph writes the gradients of each batch where those of the batch before lie (pytorch/pytorch#96693, #169545).
-        """
-        accumulates = self.trainer.accumulate_grad_batches > 1 or any(
-            isinstance(callback, GradientAccumulationScheduler) for callback in self._given_callbacks
-        )
-        if accumulates and mode != "default":
-            self.parser.error(
-                f"--compile {mode} loses gradients if several batches are accumulated: give --compile default"
-            )
-        self.model.compile_network(mode)
-
-    def _refuse_lost_optimizer(self) -> None:
-        """Refuse settings of the optimizer that the network's own ``configure_optimizers`` would not use."""
-        own, settings = type(self.model).configure_optimizers, self.config.model.init_args
-        if own is ImageClassifier.configure_optimizers or "super" in own.__code__.co_names:
-            return
-        given = [name for name in ("optimizer", "lr_scheduler") if isinstance(settings.get(name), Namespace)]
-        given += ["decay_biases"] * (settings.get("decay_biases") is False)  # the default of the others is a function
-        for name in given:
-            self.parser.error(
-                f"--model.{name} would do nothing: {type(self.model).__name__} has its own configure_optimizers; "
-                "leave the setting out, or let the method begin with super().configure_optimizers()"
-            )
-
-    def _refuse_lost_rate(self) -> None:
-        """Refuse a learning rate on the command line that the schedule would replace."""
-        schedule = self.config.model.init_args.get("lr_scheduler")
-        typed = map(setting_name, sys.argv[1:] if self._arguments is None else self._arguments)
-        sets_rate = isinstance(schedule, Namespace) and schedule.get("init_args", {}).get("max_lr") is not None
-        if sets_rate and "model.optimizer.lr" in typed:
-            self.parser.error(
-                f"--model.optimizer.lr does nothing beside {schedule.class_path.rpartition('.')[2]}, whose max_lr sets "
-                "the rate: give --model.lr_scheduler.max_lr instead"
-            )
+    def _refuse_lost(self) -> None:
+        """Refuse settings that others make useless."""
+        network, mode = self.config.model.init_args, self.config.compile or "default"
+        typed = [*map(setting_name, sys.argv[1:] if self._arguments is None else self._arguments)]
+        for reason in (
+            lost_optimizer(self.model, network),
+            lost_rate(network, typed),
+            lost_gradients(mode, self.trainer.accumulate_grad_batches, self._given_callbacks),
+        ):
+            if reason:
+                self.parser.error(reason)
 
     def _prepare_loggers(self) -> None:
         """Check the configured loggers, and choose where each writes. Without a run's folder, build none."""
@@ -460,8 +415,3 @@ class ExperimentCLI(LightningCLI):
     def best_checkpoint(self) -> str | None:
         """Path of the best checkpoint of the run that was fitted; ``None`` if none was kept."""
         return str(self.logger.files.best) if self.logger and self.logger.files.best.is_file() else None
-
-
-def _short(value: Any) -> str:
-    text = str(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."

@@ -34,7 +34,7 @@ REPORTED = (
 PROJECT = ("benchmarks", "datamodules", "lightning_modules", "overfitting_lab", "__main__")
 INSTALLED = ("site-packages", "dist-packages")
 # The command line or the environment is their cause wherever they are raised.
-OF_ENVIRONMENT = (
+ENVIRONMENT_ERRORS = (
     MemoryError, MisconfigurationException, NotImplementedError, OSError, torch.AcceleratorError, torch.OutOfMemoryError
 )  # fmt: skip
 SAYS_ENVIRONMENT = (
@@ -64,7 +64,7 @@ def is_defect(error: BaseException) -> bool:
     neither the error's type nor its message points to the environment. Other packages and the user's code work with
     values of the command line, so their errors are not the project's.
     """
-    if isinstance(error, OF_ENVIRONMENT) or any(words in str(error) for words in SAYS_ENVIRONMENT):
+    if isinstance(error, ENVIRONMENT_ERRORS) or any(words in str(error) for words in SAYS_ENVIRONMENT):
         return False
     module, *_ = next(_places(error), ("__main__",))
     return module.partition(".")[0] in PROJECT

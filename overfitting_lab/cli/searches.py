@@ -33,7 +33,7 @@ REFUSED = {  # settings that decide a result, but cannot be searched
 }
 
 
-class Settings(ExperimentCLI):
+class ParsedExperiment(ExperimentCLI):
     """The settings of a command line. Nothing is built from them."""
 
     def instantiate_classes(self) -> None:
@@ -83,7 +83,7 @@ def read_searches(texts: Sequence[str], fit: Sequence[str]) -> dict[str, BaseDis
 
 def _value(text: str, key: str, level: str, fit: Sequence[str]) -> Any:
     """Return one value as ``fit.py`` parses it."""
-    settings = _built(Settings, [*fit, f"--{key}={level}"], f"--search {text}").config.as_dict()
+    settings = _built(ParsedExperiment, [*fit, f"--{key}={level}"], f"--search {text}").config.as_dict()
     if key not in (found := flat(settings)):
         raise UsageError(f"--search {text}: {key} is no single setting; name one of those below it")
     return found[key]

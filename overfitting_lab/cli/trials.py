@@ -6,7 +6,7 @@ from overfitting_lab.callbacks.doctor import HopelessError
 from overfitting_lab.callbacks.epochs import DivergedError, recorder_of
 from overfitting_lab.cli.errors import Report
 from overfitting_lab.cli.experiment import ExperimentCLI
-from overfitting_lab.cli.searches import Settings
+from overfitting_lab.cli.searches import ParsedExperiment
 from overfitting_lab.runs.files import RunFiles, experiments_folder
 from overfitting_lab.sweeps.pruning import TrialReport
 from overfitting_lab.sweeps.storage import open_storage, running_trial
@@ -22,7 +22,7 @@ def train_trial(fit: Sequence[str], name: str, storage: str | None, report: Repo
         storage: URL of a database, or path of Optuna's journal file; by default a journal file beside the runs.
         report: gets the run's logger, for an error's trace.
     """
-    config = Settings([*fit], keep=False).config
+    config = ParsedExperiment([*fit], keep=False).config
     folder = experiments_folder(config.trainer.default_root_dir) / config.experiment
     kind, _, number = name.partition(":")
     opened = open_storage(folder, storage, LOST, of_trial=True)
@@ -47,5 +47,5 @@ def train_trial(fit: Sequence[str], name: str, storage: str | None, report: Repo
 
 def small_config(arguments: Sequence[str]) -> str:
     """Return a configuration that says the same as a command line of ``fit.py``, without the defaults."""
-    cli = Settings([*arguments])
+    cli = ParsedExperiment([*arguments])
     return str(cli.parser.dump(cli.config, format="replayable", skip_validation=True, skip_default=True))

@@ -1,7 +1,7 @@
 """The recipe of a run: the settings that decide its result, as opposed to the circumstances it was made in."""
 
 import codecs
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +50,10 @@ LATER = {
 }  # fmt: skip
 
 # Import paths in configurations of earlier versions, and what they are now.
-RENAMED = {"callbacks.plateau.StopAfterPlateaus": "overfitting_lab.callbacks.plateau.PlateauSchedule"}
+RENAMED = {
+    "callbacks.plateau.StopAfterPlateaus": "overfitting_lab.callbacks.plateau.PlateauSchedule",
+    "overfitting_lab.cli.processes.TogetherStrategy": "overfitting_lab.distributed.together.TogetherStrategy",
+}
 
 
 def decides(setting: str) -> bool:
@@ -106,6 +109,17 @@ def changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, tu
     one, other = recipe(before, code={}), recipe(after, code={})
     pairs = {name: (one.get(name), other.get(name)) for name in [*one, *other]}
     return {name: values for name, values in pairs.items() if values[0] != values[1]}
+
+
+def change_lines(changes: Mapping[str, tuple[Any, Any]]) -> Iterator[str]:
+    """Yield a line for each setting that changed, from its values before and after."""
+    for name, (before, after) in changes.items():
+        yield f"changed    {name}: {_short(before)} -> {_short(after)}"
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def with_earlier(recipe: Mapping[str, Any], earlier: Mapping[str, list[Any]]) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """A run's folder as an object: the one interface between training and everything that comes after."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
@@ -79,6 +79,16 @@ class Run:
         """True if the run was trained to its end and tested."""
         return self.status == "finished" and self.summary.test is not None
 
+    def check_classes(self, name: str, classes: Sequence[str]) -> None:
+        """Check that the data called ``name`` have the classes that the run tells apart.
+
+        Raises:
+            RunError: if they have others.
+        """
+        known = self.summary.data.classes
+        if [*classes] != known:
+            raise RunError(f"{self.folder} tells apart {', '.join(known)}; {name} has {', '.join(classes)}")
+
     @property
     def why_unfinished(self) -> str:
         """The reason why the run is not finished, and the command that finishes it; empty for a finished run."""
@@ -104,7 +114,7 @@ class Run:
         return self.status == "finished" or epochs > 1
 
     @property
-    def of_use(self) -> bool:
+    def usable(self) -> bool:
         """True if the run has finished, or can be resumed."""
         return self.status != "unknown" and (self.finished or not self.lost)
 
@@ -216,7 +226,7 @@ def runs_of(experiment: Path) -> list[Run]:
 
 def runs_with(experiment: Path, recipe: Mapping[str, Any], fingerprint: str) -> list[Run]:
     """Return the runs of use in an experiment's folder that have a recipe and data, the newest first."""
-    same = [run for run in runs_of(experiment) if run.of_use and run.summary.data.fingerprint == fingerprint]
+    same = [run for run in runs_of(experiment) if run.usable and run.summary.data.fingerprint == fingerprint]
     return [run for run in same if _recipe_of(run) == recipe]
 
 

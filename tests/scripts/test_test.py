@@ -76,7 +76,7 @@ def test_a_folder_does_not_replace_synthetic_images_in_silence(
     (run / "config.yaml").write_text(config.replace("source: folder", "source: synthetic"))
     outcome = run_script("test", run, "--data.root=photos")
     assert outcome.status == 2
-    assert "and they lie in no folder of yours; for a folder of images add --data.source folder" in outcome.err
+    assert "which come from no folder; to use your own images, add --data.source folder" in outcome.err
     assert not (tmp_path / "photos").exists()
 
 
