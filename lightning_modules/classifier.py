@@ -387,8 +387,10 @@ class ImageClassifier(LightningModule, ABC):
         batches, total = self.trainer.num_training_batches, self.trainer.estimated_stepping_batches
         if math.inf in (batches, total):
             return Length(0, 0, 0, 0)
-        steps = -(-int(batches) // self.trainer.accumulate_grad_batches)
-        return Length(int(batches), steps, int(total), -(-int(total) // steps))
+        accumulated = self.trainer.accumulate_grad_batches
+        steps = -(-int(batches) // accumulated)
+        epochs, rest = divmod(int(total), steps)
+        return Length(int(batches), steps, int(total), epochs + (rest > 0), accumulated, rest * accumulated)
 
 
 def scaler_of(trainer: Trainer, optimizer: Optimizer) -> torch.amp.GradScaler | None:

@@ -30,9 +30,16 @@ class Length(NamedTuple):
     """Length of a run without an early stop."""
 
     batches: int  # of an epoch
-    steps: int  # of an epoch
+    steps: int  # of an epoch; of the first one if a GradientAccumulationScheduler changes their number
     total: int  # steps of all epochs; 0 if nothing limits them
     epochs: int  # that are begun; 0 if nothing limits them
+    accumulated: int = 1  # batches of a step, likewise
+    rest: int = 0  # batches of the last epoch if max_steps cuts it
+
+    @property
+    def whole(self) -> int:
+        """Number of epochs that are not cut."""
+        return self.epochs - (self.rest > 0)
 
 
 def optimizer_and_schedule(model: LightningModule) -> tuple[Optimizer, dict[str, Any]]:
@@ -93,9 +100,22 @@ def _fault(schedule: Mapping[str, Any]) -> str:
 
 
 def in_run(schedule: Mapping[str, Any], length: Length) -> int:
-    """Return how often a run steps a schedule, by its configuration; 0 if nothing limits the run."""
-    steps = length.epochs if schedule.get("interval", "epoch") == "epoch" else length.total
-    return steps // int(schedule.get("frequency", 1))
+    """Return how often a run steps a schedule, by its configuration; 0 if nothing limits the run.
+
+    Lightning counts the ``frequency`` of a schedule by step in batches, anew in each epoch. It skips the schedule if it
+    is due at a batch that completes no step.
+    """
+    frequency = int(schedule.get("frequency", 1))
+    if schedule.get("interval", "epoch") == "epoch":
+        return length.epochs // frequency
+    if frequency == 1:
+        return length.total
+
+    def within(batches: int) -> int:
+        due = range(frequency, batches + 1, frequency)
+        return sum(batch % length.accumulated == 0 or batch == length.batches for batch in due)
+
+    return length.whole * within(length.batches) + within(length.rest)
 
 
 def class_and_arguments(factory: Any) -> tuple[Any, Mapping[str, Any]]:

@@ -107,7 +107,8 @@ class Console(Callback):
         metrics = trainer.callback_metrics
         own = {f"test_{name}": float(metrics[f"test_{name}"]) for name in pl_module.own_metrics}  # type: ignore[union-attr]
         further = values_of(own, ", test_")
-        weights = "" if trainer.ckpt_path else ", with the last weights: no validation chose the best ones"
+        why = "no checkpoint was kept" if recorder_of(trainer).best else "no validation chose the best ones"
+        weights = "" if trainer.ckpt_path else f", with the last weights: {why}"
         self._result = (
             f"accuracy {metrics['test_acc']:.2%}, loss {metrics['test_loss']:.4f}{further} "
             f"on {out_of(images, data['test_available'])} test images of {data['name']}{weights}"

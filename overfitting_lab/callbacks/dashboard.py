@@ -32,29 +32,35 @@ class Dashboard(Callback):
         self._step_interval = step_interval
         self._results: dict[str, float] = {}
         self._step = 0
+        self._losses: list[Tensor] = []  # of the batches of a step
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._step = trainer.global_step
 
     def on_train_batch_end(self, trainer: Trainer, model: LightningModule, outputs: Any, batch: Any, *_: Any) -> None:
         """Write the step's loss and learning rate, and once the images."""
-        if not trainer.is_global_zero or trainer.global_step == self._step:  # the step still accumulates gradients
+        self._losses.append(outputs["loss"])
+        if trainer.global_step == self._step:  # the step still accumulates gradients
             return
         self._step = trainer.global_step
-        with attempt(TENSORBOARD):
-            self._write_step(trainer, outputs, batch)
-
-    def _write_step(self, trainer: Trainer, outputs: Any, batch: Any) -> None:
-        if self._step == 1:
+        losses, self._losses = self._losses, []
+        if self._step == 1 and trainer.is_global_zero:
             data = trainer.datamodule.images.name  # type: ignore[attr-defined]
             tag = f"training images of {data}, as the network sees them"
-            self._logger.writer().add_image(tag, image_grid(batch.images), 0)
+            with attempt(TENSORBOARD):
+                self._logger.writer().add_image(tag, image_grid(batch.images), 0)
         batches = trainer.accumulate_grad_batches
         interval = self._step_interval or max(1, int(trainer.num_training_batches) // batches // 10)
         if self._step % interval == 0:
-            loss = batches * outputs["loss"].item()  # which Lightning has divided by their number
+            own = batches * torch.stack(losses).mean()  # Lightning has divided each by their number
+            loss = trainer.strategy.reduce(own, reduce_op="mean")
+            if trainer.is_global_zero:
+                self._write_step(float(loss), recorder_of(trainer).learning_rate)
+
+    def _write_step(self, loss: float, learning_rate: float) -> None:
+        with attempt(TENSORBOARD):
             self._logger.writer().add_scalar("steps/loss", loss, self._step)
-            self._logger.writer().add_scalar("steps/learning rate", recorder_of(trainer).learning_rate, self._step)
+            self._logger.writer().add_scalar("steps/learning rate", learning_rate, self._step)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Draw the last validation's confusion matrix, and remember the last epoch's metrics."""

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 import overfitting_lab.doctor.data as data_rules
 from lightning_modules.classifier import scaler_of
+from lightning_modules.schedules import in_run
 from overfitting_lab.callbacks.epochs import DivergedError, recorder_of
 from overfitting_lab.callbacks.images import images_of
 from overfitting_lab.callbacks.logger import TENSORBOARD, RunLogger
@@ -95,14 +96,16 @@ class Doctor(Callback):
         self._report(found, trainer)
         self._facts = replace(
             self._facts,
-            train_size=_used(self._facts.train_size, trainer, trainer.limit_train_batches),
+            epoch_size=_used(self._facts.train_size, trainer, trainer.limit_train_batches),
             val_size=_used(self._facts.val_size, trainer, trainer.limit_val_batches),
         )
         run = run_length(trainer, trainer.datamodule)  # type: ignore[attr-defined]
         for config in trainer.lr_scheduler_configs:
             if run.total and not trainer.fast_dev_run:  # type: ignore[attr-defined]
-                epochs, total = run.epochs // config.frequency, run.total // config.frequency
-                self._report(schedule_cut_short(config.scheduler, config.interval, epochs, total), trainer)
+                epochs, steps = (
+                    in_run({"interval": each, "frequency": config.frequency}, run) for each in ("epoch", "step")
+                )
+                self._report(schedule_cut_short(config.scheduler, config.interval, epochs, steps), trainer)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, *_: Any) -> None:
         """Probe the layers before the first step."""
@@ -257,6 +260,7 @@ def examine(datamodule: Any, pl_module: LightningModule) -> tuple[progress.Facts
         depth=max(1, len(weighted_layers(network))),
         train_size=len(train),
         val_size=len(val),
+        epoch_size=len(train),
         remedies=tuple(name for name, used in remedies.items() if used),
         labels_fit=data_rules.labels_fit(images.train_images, images.train_labels, train, val, classes),
         label_noise=datamodule.label_noise,

@@ -29,7 +29,7 @@ class ObservedTrainer(Trainer):
 
     @should_stop.setter
     def should_stop(self, stop: bool) -> None:
-        if stop and not self._should_stop:  # the first one decides
+        if stop and (not self._should_stop or isinstance(self.stopped_by, str)):  # the first one since a resume decides
             self.stopped_by = sys._getframe(1).f_locals.get("self")
         self._should_stop = bool(stop)
 

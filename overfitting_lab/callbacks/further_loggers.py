@@ -57,10 +57,10 @@ class FurtherLoggers(Callback):
         for logger in trainer.loggers[1:]:
             with attempt(f"the earlier rows of {given_class(logger).__name__}"):
                 if isinstance(logger, CSVLogger):
-                    discard_rows(Path(logger.log_dir, "metrics.csv"), after=trainer.global_step, of=last)
+                    discard_rows(Path(logger.log_dir, "metrics.csv"), since=trainer.global_step, of=last)
                 elif isinstance(logger, TensorBoardLogger):
                     logger.experiment.close()
-                    logger.experiment.purge_step = trainer.global_step + 1  # of the file that it opens next
+                    logger.experiment.purge_step = trainer.global_step  # of the file that it opens next
             for step, metrics in last.items():
                 logger.log_metrics(metrics, step)
                 logger.save()
@@ -126,8 +126,8 @@ def unwritten(records: Sequence[EpochRecord]) -> dict[int, dict[str, float]]:
     return last
 
 
-def discard_rows(metrics: Path, *, after: int, of: Collection[int]) -> None:
-    """Discard a ``CSVLogger``'s rows after a step, the rows of epochs whose last step is in ``of``, and cut rows."""
+def discard_rows(metrics: Path, *, since: int, of: Collection[int]) -> None:
+    """Discard a ``CSVLogger``'s rows since a step, the rows of epochs whose last step is in ``of``, and cut rows."""
     if not metrics.is_file():  # the run was killed before its first row, or the rows are in the cloud
         return
     with metrics.open(encoding="utf-8", newline="") as file:
@@ -139,6 +139,6 @@ def discard_rows(metrics: Path, *, after: int, of: Collection[int]) -> None:
             if not (row.get("step") or "").isdigit() or None in row.values():  # a full disk has cut it
                 continue
             again = int(row["step"]) in of and (row.get("train_loss") or row.get("val_loss"))
-            if int(row["step"]) <= after and not again:
+            if int(row["step"]) < since and not again:
                 writer.writerow(row)
     write_text(metrics, text.getvalue())

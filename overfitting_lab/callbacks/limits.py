@@ -7,7 +7,7 @@ import overfitting_lab.doctor.schedule as schedule_rules
 from datamodules import CIFAR10DataModule
 from lightning_modules import ImageClassifier
 from lightning_modules.schedules import Length, TrainerNeededError, in_run, optimizer_and_schedule
-from overfitting_lab.callbacks.run_length import limited, run_length
+from overfitting_lab.callbacks.run_length import limited, run_length, validations
 
 NO_VALIDATION = "to turn validation off, give --trainer.limit_val_batches 0"
 
@@ -89,9 +89,7 @@ def _intervals(trainer: Trainer, length: Length) -> list[str]:
     interval = getattr(trainer, "val_check_interval", None)  # a duration has none
     every = trainer.check_val_every_n_epoch
     if isinstance(interval, int):
-        all_batches = (length.total // length.steps) * length.batches
-        all_batches += min(length.batches, length.total % length.steps * trainer.accumulate_grad_batches)
-        there = length.batches if every is not None else all_batches
+        there = length.batches if every is not None else length.whole * length.batches + length.rest
         if 0 < there < interval:
             what = "an epoch" if every is not None else "the run"
             remedy = f"{what} has {there} batches, so it is never validated; give at most {there}"
@@ -100,7 +98,7 @@ def _intervals(trainer: Trainer, length: Length) -> list[str]:
             if interval >= 60**3 and not interval % 60:
                 remedy += "; a duration needs two digits of days, as in 01:00:00:00"
             found.append(f"--trainer.val_check_interval {interval}: {remedy}; {NO_VALIDATION}")
-    if every is not None and every > 1 and 0 < length.epochs < every:
-        remedy = f"the run has {length.epochs} epochs, so it is never validated; {NO_VALIDATION}"
+    if every is not None and every > 1 and length.total and not found and not validations(trainer, length):
+        remedy = f"the run has {length.whole} whole epochs, so it is never validated; {NO_VALIDATION}"
         found.append(f"--trainer.check_val_every_n_epoch {every}: {remedy}")
     return found

@@ -85,8 +85,8 @@ def check(trainer: Trainer, model: ImageClassifier, data: CIFAR10DataModule) -> 
         )
         print(f"schedule   {type(scheduler).__name__} {end}")
         if run.total:
-            every = schedule.get("frequency", 1)
-            found += schedule_cut_short(scheduler, interval, run.epochs // every, run.total // every)
+            epochs, by_step = (in_run({**schedule, "interval": each}, run) for each in ("epoch", "step"))
+            found += schedule_cut_short(scheduler, interval, epochs, by_step)
         if not isinstance(scheduler, ReduceLROnPlateau):
             problems += _try_schedule(model, interval, there)
     _print_costs(trainer, model, data, optimizer, batch, run)

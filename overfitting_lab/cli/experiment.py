@@ -34,7 +34,7 @@ from overfitting_lab.cli.messages import silence_noise
 from overfitting_lab.cli.monitors import check_monitors
 from overfitting_lab.cli.parser import ExperimentParser, check_experiment_name
 from overfitting_lab.cli.precision import default_precision
-from overfitting_lab.cli.refusals import lost_gradients, lost_optimizer, lost_rate
+from overfitting_lab.cli.refusals import lost_gradients, lost_optimizer, lost_rate, lost_schedule
 from overfitting_lab.cli.replay import UNWRITABLE, replayable
 from overfitting_lab.cli.resumption import AUTO, Resumption, RunFinder
 from overfitting_lab.cli.trainer_flags import TRAINER_FLAGS, problems, typed_flags
@@ -207,7 +207,7 @@ class ExperimentCLI(LightningCLI):
         """Refuse callbacks that do not work, or leave them out if nothing is trained; refuse what no file can hold."""
         trainer = self.config.trainer
         if not self._trains:
-            trainer.callbacks = trainer_callbacks.without_refused(trainer)
+            trainer.callbacks = trainer.callbacks and trainer_callbacks.without_refused(trainer)
             return
         try:
             trainer_callbacks.check_configured(trainer)
@@ -318,6 +318,7 @@ class ExperimentCLI(LightningCLI):
         typed = [*map(setting_name, sys.argv[1:] if self._arguments is None else self._arguments)]
         for reason in (
             lost_optimizer(self.model, network),
+            lost_schedule(self.model, network),
             lost_rate(network, typed),
             lost_gradients(mode, self.trainer.accumulate_grad_batches, self._given_callbacks),
         ):

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import IO, Any
 
@@ -79,7 +80,7 @@ def finished_run(
         begun[0].files.wait_for_training()
         if run := finished():
             return run
-        command = ["--resume", str(begun[0].folder), *command]
+        command = ["--resume", str(begun[0].folder), *_without_experiment(arguments)]  # a run stays in its folder
     if output is None:
         print(f"training   no finished run has these settings, so this trains one: {shlex.join(arguments)}", flush=True)
     fit = (scripts or Path(sys.argv[0]).resolve().parent) / "fit.py"
@@ -92,6 +93,16 @@ def finished_run(
     raise RunError(
         f"python scripts/fit.py {' '.join(command)} ended with exit status {status}, and no finished run{unfinished}"
     )
+
+
+def _without_experiment(arguments: Sequence[str]) -> list[str]:
+    """Return a command line without ``--experiment NAME`` and ``--experiment=NAME``."""
+    flag = "--experiment"
+    return [
+        word
+        for before, word in pairwise(["", *arguments])
+        if flag not in (before, word) and not word.startswith(f"{flag}=")
+    ]
 
 
 def experiments(logs: Path) -> list[Path]:

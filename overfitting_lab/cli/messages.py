@@ -42,6 +42,8 @@ def silence_noise() -> None:
         logger.addFilter(_says_something)
     # A resume without one of the run's callbacks prints the change. A test needs no callback.
     warnings.filterwarnings("ignore", message="Be aware that when using `ckpt_path`")
+    # Their values are those of all processes already.
+    warnings.filterwarnings("ignore", message=r"It is recommended to use `self.log\('probe_")
 
 
 def _says_something(record: logging.LogRecord) -> bool:

@@ -6,7 +6,7 @@ import os
 import re
 import shlex
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from pydoc import locate
@@ -137,7 +137,7 @@ class ExperimentParser(LightningArgumentParser):
         except ValueError as error:
             self.error(str(error), error)
         self._refuse_linked([*map(setting_name, found), *(key for path in configs.values() for key in _keys(path))])
-        self._refuse_lost_callbacks()
+        self._refuse_lost_callbacks(found, configs)
         if self.with_logger and (missing := missing_package(found)):  # without it, the logger's settings are unknown
             self.error(missing)
         ExperimentParser._callbacks = re.findall(r"^--trainer\.callbacks\+?[=\n](\S+)", "\n".join(found), re.MULTILINE)
@@ -172,10 +172,15 @@ class ExperimentParser(LightningArgumentParser):
             if name in settings:
                 self.error(f"--{name}: {remedy}")
 
-    def _refuse_lost_callbacks(self) -> None:
-        """Refuse a configuration whose list of callbacks would replace what an earlier one has appended."""
-        overlay = None
-        for path in filter(os.path.isfile, self._configs):
+    def _refuse_lost_callbacks(self, arguments: Sequence[str], configs: Mapping[int, str]) -> None:
+        """Refuse a configuration whose list of callbacks would replace what stands before it on the command line."""
+        overlay, files = None, [*filter(os.path.isfile, self._configs)]
+        for index, argument in enumerate(arguments):
+            if setting_name(argument) == "trainer.callbacks+":
+                overlay = overlay or argument.partition("=")[0]
+            path = configs.get(index, "")
+            if path not in files:
+                continue
             keys = {"trainer.callbacks", "trainer.callbacks+"} & _keys(path).keys()  # the second appends
             if len(keys) > 1:
                 self.error(

@@ -35,6 +35,16 @@ def lost_optimizer(model: ImageClassifier, settings: Namespace) -> str | None:
     )
 
 
+def lost_schedule(model: ImageClassifier, settings: Namespace) -> str | None:
+    """Refuse a schedule that a network with manual optimization would not step."""
+    if model.automatic_optimization or not isinstance(settings.get("lr_scheduler"), Namespace):
+        return None
+    return (
+        f"--model.lr_scheduler would do nothing: {type(model).__name__} optimizes manually, and then Lightning steps "
+        "no schedule; leave the setting out, and step a schedule in training_step"
+    )
+
+
 def lost_rate(settings: Namespace, typed: Collection[str]) -> str | None:
     """Refuse a learning rate among the ``typed`` settings that the schedule would replace."""
     schedule = settings.get("lr_scheduler")

@@ -23,12 +23,14 @@ from overfitting_lab.runs.recipe import decides, flat, setting_name
 WIDE = 10  # a range above 0 whose ends differ by more than this factor is searched on a logarithmic scale
 SEEDS = ("seed_everything", "data.seed")
 VALIDATION = (
-    "data.source", "data.split", "data.split_seed", "data.train_size", "data.val_size", "trainer.limit_val_batches"
+    "data.source", "data.split", "data.split_seed", "data.subset", "data.train_size", "data.val_size",
+    "trainer.limit_val_batches",
 )  # fmt: skip
 REFUSED = {  # settings that decide a result, but cannot be searched
     **dict.fromkeys(SEEDS, "a seed cannot be tuned; --confirm N trains the winner with N other seeds"),
     **dict.fromkeys(VALIDATION, "trials must have the same validation images; give it as a flag for all trials"),
     "monitor": "the search compares the trials by it; give --monitor",
+    **dict.fromkeys(("trainer.enable_checkpointing", "trainer.fast_dev_run"), "each trial needs its checkpoints"),
     "trainer.limit_test_batches": "a trial does not see the test images",
 }
 

@@ -125,8 +125,10 @@ def _origin(run: NamedRun) -> str:
     return run.summary.data.identity or run.name
 
 
-def _test_origin(run: NamedRun) -> tuple[str, int]:
-    return _origin(run), run.test.images
+def _test_origin(run: NamedRun) -> tuple[str, bytes]:
+    """Return what identifies a run's test images: those of two runs may be different parts of one test set."""
+    labels = run.run.images.get("test_labels")
+    return _origin(run), b"" if labels is None else labels.tobytes()
 
 
 def _learned_last(run: NamedRun) -> Pictures:

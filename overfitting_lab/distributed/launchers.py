@@ -102,7 +102,8 @@ def parent() -> tuple[int, str] | None:
 def _launcher(started_by_srun: bool, local: int, wanted: int) -> Launcher | None:
     """Return the launcher that started this process; ``None`` if nobody did, or if its variables are stale."""
     if parent() is not None:
-        return Launcher("the first process", _number("WORLD_SIZE"), _number("LOCAL_RANK"), LightningEnvironment)
+        # After a test, Lightning deletes WORLD_SIZE; the next one has the same processes.
+        return Launcher("the first process", _number("WORLD_SIZE", wanted), _number("LOCAL_RANK"), LightningEnvironment)
     if _is_torchrun_alive():
         return Launcher("torchrun", _number("WORLD_SIZE"), _number("RANK"), TorchElasticEnvironment)
     if wanted == 1:

@@ -31,6 +31,7 @@ class Facts:
     depth: int  # number of convolutions and linear layers
     train_size: int  # number of training images
     val_size: int  # number of validation images
+    epoch_size: int  # number of training images of an epoch
     remedies: tuple[
         str, ...
     ]  # that make training harder than validation: dropout, augmentation, mixing, label noise, ...
@@ -167,7 +168,7 @@ def validation_above_training(facts: Facts, accuracies: Sequence[tuple[float, fl
     weights change, so the validation of an epoch lies between its training and the next.
     """
     pairs = [((now[0] + after[0]) / 2, now[1]) for now, after in pairwise(accuracies[-PATIENCE - 1 :])]
-    share = 1 / facts.val_size + 1 / facts.train_size
+    share = 1 / facts.val_size + 1 / facts.epoch_size
     # Four standard deviations, because the same images are easy in every epoch.
     better = all(val > train + 4 * math.sqrt(val * (1 - val) * share) for train, val in pairs)
     if len(pairs) < PATIENCE or not better:

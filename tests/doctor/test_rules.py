@@ -24,7 +24,9 @@ REFERENCE = Path(__file__).parents[2] / "lightning_logs" / "reference"
 
 
 def facts(**other: Any) -> Facts:
-    known = Facts(10, LN10, 16, train_size=45000, val_size=5000, remedies=(), labels_fit=True, label_noise=0.0)
+    known = Facts(
+        10, LN10, 16, train_size=45000, val_size=5000, epoch_size=45000, remedies=(), labels_fit=True, label_noise=0.0
+    )
     return replace(known, **other)
 
 
