@@ -14,6 +14,10 @@ except ImportError as error:
 except KeyboardInterrupt:
     raise SystemExit(130) from None
 
+from functools import partial
+
+from lightning_utilities.core.rank_zero import rank_zero_only
+
 from overfitting_lab.callbacks.images import AnswerCollector
 from overfitting_lab.callbacks.mirrored import MirroredTest
 from overfitting_lab.cli.patterns import expand_patterns
@@ -43,14 +47,15 @@ def main() -> None:
                        for run in runs]  # fmt: skip
         members = []
         for run, checkpoint in zip(runs, checkpoints, strict=True):
-            print(f"run        {run.folder}" + ", averaged over mirror images" * bool(arguments.tta), flush=True)
+            say = partial(rank_zero_only(print), flush=True)
+            say(f"run        {run.folder}" + ", averaged over mirror images" * bool(arguments.tta))
             for name in run.changed_code:
-                print(f"changed    the file of {name}: the network was trained with other code", flush=True)
+                say(f"changed    the file of {name}: the network was trained with other code")
             own = ["--config", str(run.files.config), *overrides]
             cli = ExperimentCLI(own, keep=False, trains=False)
             run.check_classes(cli.datamodule.source.name, cli.datamodule.source.classes)
             for line in change_lines(changes(run.settings, cli.settings)):
-                print(line, flush=True)
+                say(line)
             if cli.config.trainer.limit_test_batches == 0:
                 raise RunError("--trainer.limit_test_batches 0 leaves nothing to test; give 1.0 for all images")
             collector = AnswerCollector()
@@ -60,7 +65,7 @@ def main() -> None:
             )
             images = cli.datamodule.images
             if run.summary.data.identity not in (None, images.identity):
-                print(f"note       {images.name} has other images than those that the run was tested on")
+                say(f"note       {images.name} has other images than those that the run was tested on")
             members.append(Answers(*collector.arrays, images.identity))
         if len(runs) > 1 and cli.trainer.is_global_zero:
             print(f"together   {ensemble(f'{len(runs)} runs', runs, members).sentence}")

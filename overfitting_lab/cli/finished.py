@@ -55,7 +55,8 @@ def finished_run(
         output: receives what ``fit.py`` prints; by default the screen does.
         anywhere: look for the run in the folders of all experiments, not only in the folder of its own.
         scripts: the folder of ``fit.py``; by default the folder of the script that is running.
-        keep_checkpoints: if false, discard those of a run that is trained here: they are most of its size.
+        keep_checkpoints: if false, discard those of a run that is trained here: they are most of its size. A run of
+            another experiment keeps them.
 
     Raises:
         RunError: if ``fit.py`` fails.
@@ -86,8 +87,9 @@ def finished_run(
     fit = (scripts or Path(sys.argv[0]).resolve().parent) / "fit.py"
     status = run_command([sys.executable, str(fit), *command], output)
     if run := finished():
-        for path in run.files.checkpoints.rglob("*.*") if not keep_checkpoints else ():
-            path.unlink(missing_ok=True)
+        if not keep_checkpoints and run.folder.parent == experiment:  # a run elsewhere is someone else's
+            for path in run.files.checkpoints.rglob("*.*"):
+                path.unlink(missing_ok=True)
         return run
     unfinished = f": {begun[0].why_unfinished}" if (begun := matching()) else ""
     raise RunError(

@@ -67,7 +67,9 @@ def test_it_is_what_lightning_does(settings: dict[str, Any], schedule: tuple[str
     settings = dict(settings)
     scheduling = settings.pop("scheduling", None)
     callbacks = [GradientAccumulationScheduler(scheduling)] if scheduling else []
-    quiet = {name: False for name in ("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary")}
+    quiet: dict[str, Any] = dict.fromkeys(
+        ("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False
+    )
     trainer = Trainer(accelerator="cpu", devices=1, callbacks=[*callbacks], num_sanity_val_steps=0, **quiet, **settings)
     data = CIFAR10DataModule(batch_size=4)
     data.train_indices = torch.arange(4 * BATCHES - 1)

@@ -99,6 +99,13 @@ def test_callbacks_that_a_later_configuration_would_replace(
     assert "two.yaml would replace the callbacks of one.yaml: give --config two.yaml first" in outcome.err
 
 
+def test_a_typed_callback_that_a_later_configuration_would_replace(run_script: Script, quick: Flags) -> None:
+    typed = ("--trainer.callbacks+=EarlyStopping", "--trainer.callbacks.monitor=val_loss")
+    outcome = run_script("fit", "--config=overfit", *quick, *typed, "--config=vgg16_32")
+    assert outcome.status == 2
+    assert "vgg16_32.yaml would replace the callbacks of --trainer.callbacks+: give --config " in outcome.err
+
+
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
 def test_words_stay_words_in_every_encoding(encoding: str, tmp_path: Path, parse: Parse) -> None:
     (tmp_path / "mine.yaml").write_text(f"{OFF}data:\r\n  root: 猫/é\n", encoding=encoding)

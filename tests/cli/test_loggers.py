@@ -13,6 +13,7 @@ import pytest
 import yaml
 from lightning.pytorch import loggers
 
+from overfitting_lab.callbacks.further_loggers import discard_rows
 from tests import processes
 from tests.conftest import FinishedRun, Flags, Outcome, Script, scalars_of, summary_of, timeless
 
@@ -210,3 +211,11 @@ def test_a_run_is_read_without_the_packages_of_its_loggers(
     outcome = run_script(script, run, *flags)
     assert outcome.status == 0, outcome.err
     assert list(tmp_path.iterdir()) == [tmp_path / "lightning_logs"]
+
+
+def test_a_resumed_run_logs_no_step_twice(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.csv"
+    rows = ["step,lr,train_loss", "3,0.1,", "4,,2.3", "5,0.1,", "6,0.1,", "7,0.1,"]  # Lightning counts steps from 0
+    path.write_text("\n".join(rows) + "\n")
+    discard_rows(path, since=7, of=())  # the checkpoint has seven steps
+    assert path.read_text().splitlines() == rows[:-1]

@@ -305,6 +305,15 @@ def test_a_schedule_that_steps_every_second_time(folder: Path, short: Flags, run
         assert (outcome.status != 0) == status, outcome.err
 
 
+def test_a_schedule_that_manual_optimization_would_not_step(folder: Path, short: Flags, run_script: Script) -> None:
+    with (folder / "my_net.py").open("a") as file:
+        file.write("\n    automatic_optimization = False\n")
+    schedule = ("--model.lr_scheduler=torch.optim.lr_scheduler.StepLR", "--model.lr_scheduler.step_size=1")
+    outcome = run_script("fit", f"--config={folder / 'my_net.yaml'}", *short, *schedule)
+    check_one_message(outcome, 2)
+    assert "--model.lr_scheduler would do nothing: MyNet optimizes manually" in outcome.err
+
+
 def test_groups_of_an_own_optimizer_are_resumed_each_for_itself(folder: Path, short: Flags, run_script: Script) -> None:
     def rates(run: str) -> list[float]:
         state = torch.load(Path(run) / "checkpoints" / "last.ckpt", weights_only=True)

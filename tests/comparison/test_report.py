@@ -310,3 +310,18 @@ def test_label_noise_has_a_chart(tmp_path: Path) -> None:
     noisy = Path(__file__).parents[2] / "lightning_logs/reference/label_noise/version_0"
     write_report(Comparison([Run(noisy)]), tmp_path)
     assert "<strong>Label noise</strong>" in (tmp_path / "report.html").read_text()
+
+
+def test_runs_that_were_tested_on_other_images_share_no_picture(tmp_path: Path) -> None:
+    runs = [
+        make_run(tmp_path / name / "version_0", GOOD, dropout=dropout) for name, dropout in (("a", 0.0), ("b", 0.5))
+    ]
+    path = runs[1] / "images.npz"
+    arrays = dict(np.load(path))
+    other = arrays["test_labels"][::-1]  # another part of the test set, of the same size
+    np.savez_compressed(path, **{**arrays, "test_labels": other, "test_predictions": (other + 1) % 3})
+    moments = Moments(Comparison([Run(run) for run in runs]).groups)
+    one, two = ({tile.picture for tile in moments.test_tiles(group.runs[0])} for group in moments.groups)
+    assert one
+    assert two
+    assert not one & two

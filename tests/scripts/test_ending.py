@@ -182,6 +182,38 @@ def test_early_stopping_says_why_and_stays_stopped(
     assert len(Run(run.folder).records) == 3
 
 
+def test_the_reason_of_a_stop_that_waits_for_the_least_epochs_survives_a_resume(
+    run_script: Script, small: Flags, tmp_path: Path
+) -> None:
+    early = (*EARLY, "--trainer.callbacks.patience=0", "--trainer.min_epochs=3", "--trainer.val_check_interval=2")
+    reasons = []
+    for stopped in (False, True):
+        settings = {
+            "": "tests.faults.KillOnce",
+            ".place": "step",
+            ".step": 8,
+            ".mark": tmp_path / "mark",
+            ".number": 15,
+        }
+        kill = [f"--trainer.callbacks{name or '+'}={value}" for name, value in settings.items()] if stopped else []
+        outcome = run_script(
+            "fit",
+            "--config=overfit",
+            *small,
+            *early,
+            *kill,
+            "--trainer.max_epochs=6",
+            f"--experiment=stopped_{stopped}",
+        )
+        run = Path(f"lightning_logs/stopped_{stopped}/version_0")
+        assert outcome.status == (143 if stopped else 0), outcome.err
+        if stopped:
+            assert run_script("fit", "--resume", run).status == 0
+        reasons.append(Run(run).summary.reason)
+    assert "EarlyStopping after epoch 3" in str(reasons[0])
+    assert reasons[1] == reasons[0]
+
+
 def test_a_stop_before_an_epoch_waits_for_its_first_step(run_script: Script, small: Flags, tmp_path: Path) -> None:
     stop = [f"--trainer.callbacks{word}" for word in ("=tests.faults.StopAtStart", ".epoch=1")]
     outcome = run_script("fit", "--config=overfit", *small, *stop)

@@ -103,3 +103,19 @@ def test_the_first_process_leaves_none_behind(quick: Flags, tmp_path: Path) -> N
     while others(tmp_path) and time.monotonic() < deadline:
         time.sleep(0.1)
     assert others(tmp_path) == []
+
+
+@pytest.mark.thorough
+def test_two_runs_are_tested_one_after_the_other(quick: Flags, tmp_path: Path) -> None:
+    fit, test = (str(ROOT / "scripts" / name) for name in ("fit.py", "test.py"))
+    for seed in (0, 1):
+        noise = ("--data.label_noise=0.3", f"--seed_everything={seed}", "--experiment=two")
+        trained = run_python(tmp_path, fit, "--config=overfit", *quick, *TWO, *noise)
+        assert trained.returncode == 0, trained.stderr
+        assert "sync_dist" not in trained.stderr, "the values are those of both processes already"
+    runs = [f"lightning_logs/two/version_{number}" for number in (0, 1)]
+    tested = run_python(tmp_path, test, *runs)
+    assert tested.returncode == 0, tested.stderr
+    assert [line.split()[1] for line in tested.stdout.splitlines() if line.startswith("run ")] == runs
+    assert tested.stdout.count("\ntest ") == 2
+    assert "\ntogether" in tested.stdout

@@ -64,6 +64,25 @@ def test_only_says_which_runs_and_in_which_order(run_script: Script, docs: Path)
     assert [line.split()[0] for line in said.out.splitlines() if "missing: seed" in line] == ["two", "one"]
 
 
+def test_an_interrupted_run_of_another_experiment_is_resumed(
+    run_script: Script, docs: Path, flags: str, image_folder: Path, fitted: list[list[str]]
+) -> None:
+    root, mine = f"--data.root={image_folder}", LOGS / "mine/version_0"
+    assert run_script("fit", *flags.split(), root, "--experiment", "mine").status == 0
+    summary = {**summary_of(mine), "status": "interrupted"}
+    del summary["test"]
+    (mine / "summary.json").write_text(json.dumps(summary))
+    outcome = run_script("reproduce", "--only", "two", root)  # its batches have another size
+    assert outcome.status == 0, outcome.err
+    assert not any("--resume" in command for command in fitted)
+    outcome = run_script("reproduce", "--only", "one", "--seeds", 1, root)
+    assert outcome.status == 0, outcome.err
+    assert fitted[-1][:2] == ["--resume", str(mine)]
+    assert Run(mine).finished
+    assert list(mine.rglob("*.ckpt")), "that run is someone else's"
+    assert not list((LOGS / "one").glob("version_*"))
+
+
 @pytest.mark.thorough
 def test_what_is_missing_is_made_once_and_brings_its_figure_back(
     run_script: Script, docs: Path, flags: str, image_folder: Path, fitted: list[list[str]], tmp_path: Path

@@ -32,6 +32,7 @@ def test_repeats_the_runs_result_and_leaves_its_folder(
     summary = Run(finished_run.folder).summary
     assert summary.test is not None
     assert f"accuracy {summary.test.acc:.2%}" in outcome.out
+    assert "changed" not in outcome.out
     assert contents(finished_run.folder) == before
     assert list(tmp_path.iterdir()) == []
 

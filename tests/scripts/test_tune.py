@@ -275,6 +275,8 @@ def test_of_two_workers_one_is_killed_and_each_trial_is_made_once(
         (["--search=model.dropout=0..0.5", "--model.dropout=0.1"], "--model.dropout also fixes this setting"),
         (["--search=seed_everything=0..9"], "a seed cannot be tuned; --confirm N"),
         (["--search=data.split_seed=0..9"], "trials must have the same validation images"),
+        (["--search=data.subset=0,1,2"], "trials must have the same validation images"),
+        (["--search=trainer.enable_checkpointing=true,false"], "each trial needs its checkpoints"),
         (["--search=checkpoint_minutes=1..5"], "this setting does not change the result of a run"),
         ([f"--search={LR}", "--trainer.limit_val_batches=0"], "--trainer.limit_val_batches 0: the validation decides"),
         (
