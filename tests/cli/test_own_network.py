@@ -305,6 +305,13 @@ def test_a_schedule_that_steps_every_second_time(folder: Path, short: Flags, run
         assert (outcome.status != 0) == status, outcome.err
 
 
+@pytest.mark.parametrize("setting", ["optimizer", "label_smoothing"])
+def test_null_where_a_base_class_needs_a_value(setting: str, folder: Path, short: Flags, run_script: Script) -> None:
+    outcome = run_script("fit", f"--config={folder / 'my_net.yaml'}", *short, f"--model.{setting}=null")
+    check_one_message(outcome, 2)
+    assert f"--model.{setting}: null, which YAML also writes as ~, is no value here" in outcome.err
+
+
 def test_a_schedule_that_manual_optimization_would_not_step(folder: Path, short: Flags, run_script: Script) -> None:
     with (folder / "my_net.py").open("a") as file:
         file.write("\n    automatic_optimization = False\n")

@@ -347,7 +347,7 @@ UNFIT: dict[str, tuple[dict[str, Any], list[str]]] = {
         {"check_val_every_n_epoch": "null", "val_check_interval": 8, "max_steps": 7},
         ["the run has 7 batches, so it is never validated"],
     ),
-    "more epochs than there are": ({"check_val_every_n_epoch": 3}, ["the run has 2 epochs, so it is never"]),
+    "more epochs than there are": ({"check_val_every_n_epoch": 3}, ["the run has 2 whole epochs, so it is never"]),
     "a duration that YAML reads as a number": ({"val_check_interval": "1:00:00:00"}, ["two digits of days"]),
 }
 

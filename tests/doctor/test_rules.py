@@ -129,6 +129,8 @@ def test_shuffled_labels_are_told_from_over_fitting() -> None:
 def test_a_few_images_that_are_not_memorized() -> None:
     stalled = epochs(*[(1.5, 0.45, None, None)] * 20)
     assert codes(progress.diagnose_epochs(facts(train_size=1000), stalled, ())) == ["cannot_fit"]
+    limited = facts(train_size=49_800, epoch_size=500)  # with --trainer.limit_train_batches, each epoch has others
+    assert codes(progress.diagnose_epochs(limited, stalled, ())) == []
     assert codes(progress.diagnose_epochs(facts(train_size=1000), stalled[:19], ())) == []
     assert codes(progress.diagnose_epochs(facts(train_size=1000), stalled, ("learning_rate_too_low",))) == []
     assert codes(progress.diagnose_epochs(facts(), stalled, ())) == []
