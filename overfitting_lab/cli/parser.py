@@ -79,10 +79,9 @@ def _without_value(config: Namespace, actions: Iterable[argparse.Action]) -> Ite
     """Yield the settings that are ``None`` although their types do not allow it: jsonargparse does not refuse them."""
     kinds = {action.dest: getattr(action, "_typehint", Any) for action in actions if action.default is not None}
     with suppress(Exception):  # of annotations in a user's own class that Python cannot resolve
+        # Also of base classes: a network may forward their arguments.
         for each in reversed(inspect.getmro(locate(str(config.get("model.class_path"))))):  # type: ignore[arg-type]
-            hints = get_type_hints(
-                vars(each).get("__init__")
-            )  # also of base classes: a network may forward their arguments
+            hints = get_type_hints(getattr(each, "__init__", None))
             kinds |= {f"model.init_args.{name}": kind for name, kind in hints.items()}
     for name, kind in kinds.items():
         setting = setting_name(name)  # the data decides some later
