@@ -5,14 +5,14 @@ import io
 import os
 import pickle
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
 from overfitting_lab.callbacks.averaging import validated_network
@@ -20,6 +20,8 @@ from overfitting_lab.callbacks.epochs import recorder_of
 from overfitting_lab.callbacks.logger import RunLogger
 from overfitting_lab.runs.files import link_or_copy, replace_file
 from overfitting_lab.runs.notes import attempt
+
+PLAIN = "keep numbers, texts, lists, dicts and tensors alone in a state"
 
 
 class CheckpointError(Exception):
@@ -114,6 +116,20 @@ class BestCheckpoint(Checkpoint):
             trainer.save_checkpoint(files.best, weights_only=True)
 
 
+def check_states(callbacks: Sequence[Callback]) -> None:
+    """Check that the states of callbacks before the first step could be loaded by a resume.
+
+    Raises:
+        CheckpointError: if one could not. The message names the callback.
+    """
+    for callback in callbacks:
+        state = callback.state_dict()
+        if state and (held := _unloadable(state)):
+            raise CheckpointError(
+                f"no run with {type(callback).__name__} could be resumed: its state_dict() holds {held}; {PLAIN}"
+            )
+
+
 def _check_loadable(path: Path, checkpoint: Mapping[str, Any]) -> None:
     """Check that a checkpoint loads without running code from it, as a resume loads it.
 
@@ -123,25 +139,29 @@ def _check_loadable(path: Path, checkpoint: Mapping[str, Any]) -> None:
     try:
         torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except pickle.UnpicklingError as error:
-        kind = re.search(r"GLOBAL ([\w.]+)", str(error))
         parts = {**checkpoint, **checkpoint.get("callbacks", {})}
         whole = {"callbacks", "state_dict", "optimizer_states"}
-        names = [name for name, part in parts.items() if name not in whole and not _loads(part)]
+        names = [name for name, part in parts.items() if name not in whole and _unloadable(part)]
         raise StateError(
-            f"the checkpoint cannot be loaded again: {', '.join(names) or 'its state'} holds "
-            f"{kind[1] if kind else 'an object'}; keep numbers, texts, lists, dicts and tensors alone in a state"
+            f"the checkpoint cannot be loaded again: {', '.join(names) or 'its state'} holds {_object(error)}; {PLAIN}"
         ) from error
 
 
-def _loads(part: object) -> bool:
+def _unloadable(part: object) -> str:
+    """Return what a resume would not load; empty if it would load all."""
     file = io.BytesIO()
     torch.save(part, file)
     file.seek(0)
     try:
         torch.load(file, weights_only=True)
-    except pickle.UnpicklingError:
-        return False
-    return True
+    except pickle.UnpicklingError as error:
+        return _object(error)
+    return ""
+
+
+def _object(error: pickle.UnpicklingError) -> str:
+    kind = re.search(r"GLOBAL ([\w.]+)", str(error))
+    return kind[1] if kind else "an object"
 
 
 def _step_of(checkpoint: Path) -> int | None:

@@ -21,9 +21,11 @@ from overfitting_lab.runs.epochs import (
     Validation,
     best_epoch,
     names_of,
+    score,
     value_of,
 )
 from overfitting_lab.runs.files import RunError
+from overfitting_lab.runs.notes import note
 
 
 class DivergedError(Exception):
@@ -166,6 +168,9 @@ class EpochRecorder(Callback):
             raise DivergedError(f"the validation loss is NaN or infinite after step {trainer.global_step} ({rate})")
         mine = {name: plain(logged[name]) for name in own if name.startswith("val_")}
         validation = Validation(trainer.current_epoch, loss, accuracy, trainer.global_step, mine)
+        if trainer.is_global_zero and not math.isfinite(score(validation, self._monitor)):
+            undecided = f"{self._monitor} is NaN or infinite in epoch {trainer.current_epoch + 1}"
+            note("choosing the best validation", RunError(undecided))
         scheduled = validation_is_scheduled(trainer) or not stops(trainer)
         if scheduled or not (self._validated or ends_epoch(trainer)):
             self._validation, self._validated = validation, True

@@ -14,7 +14,7 @@ from filelock import BaseFileLock, FileLock, Timeout
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, EarlyStopping, Timer, WeightAveraging
 
-from overfitting_lab.callbacks.checkpoints import CheckpointError
+from overfitting_lab.callbacks.checkpoints import CheckpointError, check_states
 from overfitting_lab.callbacks.ending import ObservedTrainer, reason_to_stop
 from overfitting_lab.callbacks.logger import RunLogger
 from overfitting_lab.callbacks.progress import ends_epoch, ends_step, stops, validation_is_scheduled
@@ -104,9 +104,10 @@ class Recovery(Checkpoint):
         self._lock = lock
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Check that the disk has room for the checkpoints."""
+        """Check that the disk has room for the checkpoints, and that a resume could load them."""
         if not trainer.is_global_zero:
             return
+        check_states(trainer.callbacks)  # type: ignore[attr-defined]
         folder = self._logger.files.checkpoints
         folder.mkdir(parents=True, exist_ok=True)
         needed = checkpoint_bytes(trainer, pl_module)

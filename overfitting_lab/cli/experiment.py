@@ -1,6 +1,7 @@
 """Build a model, its data and a Trainer that keeps the run's folder, from a configuration."""
 
 import argparse
+import os
 import sys
 import time
 import warnings
@@ -190,6 +191,8 @@ class ExperimentCLI(LightningCLI):
             self._print_changes(self._resumption)
         kept = self._resumption is not None and "trainer.precision" not in self._resumption.changes
         self._precision_reason = "as before" if kept else "as asked for"
+        if trainer.max_epochs is None and trainer.max_steps == -1 and trainer.max_time is None:
+            trainer.max_epochs = 1000  # Lightning's default, which it would set later
         if trainer.precision is None:
             trainer.precision, self._precision_reason = default_precision(trainer.accelerator)
 
@@ -339,7 +342,7 @@ class ExperimentCLI(LightningCLI):
     def _root(self) -> Path:
         """Folder of all experiments."""
         if self._resumption is not None:
-            return self._resumption.folder.parent.parent
+            return Path(os.path.relpath(self._resumption.place.parent.parent))
         return experiments_folder(self.config.trainer.default_root_dir)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
@@ -369,7 +372,7 @@ class ExperimentCLI(LightningCLI):
         if self._resumption is None:
             check_writable(self._root / self.config.experiment)
             return RunLogger(self._root, self.config.experiment)
-        folder = self._resumption.folder
+        folder = self._resumption.place
         check_writable(folder)
         resume_loggers(others)
         return RunLogger(self._root, folder.parent.name, folder.name)

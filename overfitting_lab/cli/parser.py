@@ -46,6 +46,8 @@ def _content(path: str, *, with_logger: bool) -> str:
     Raises:
         ValueError: see :func:`checked_config`.
     """
+    if path == "-" or Path(path).is_fifo() or Path(path).is_char_device():
+        raise ValueError(f"--config {path} is a pipe or a terminal, which can be read only once: write it to a file")
     if not Path(path).is_file():
         return path
     text = _with_monitor(checked_config(Path(path)))

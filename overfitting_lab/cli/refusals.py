@@ -23,7 +23,7 @@ def lost_gradients(mode: str, accumulated: int, callbacks: Sequence[Callback]) -
 def lost_optimizer(model: ImageClassifier, settings: Namespace) -> str | None:
     """Refuse settings of the optimizer that the network's own ``configure_optimizers`` would not use."""
     own = type(model).configure_optimizers
-    if own is ImageClassifier.configure_optimizers or "super" in own.__code__.co_names:
+    if own is ImageClassifier.configure_optimizers or {"super", "configure_optimizers"} & {*own.__code__.co_names}:
         return None
     given = [name for name in ("optimizer", "lr_scheduler") if isinstance(settings.get(name), Namespace)]
     given += ["decay_biases"] * (settings.get("decay_biases") is False)  # the default of the others is a function

@@ -65,6 +65,14 @@ class Resumption:
         return Path(os.path.relpath(self.run.folder))
 
     @property
+    def place(self) -> Path:
+        """The absolute path of the run's folder, whose parents are its experiment and the folder of all experiments.
+
+        If the folder is a link, it is the link's path.
+        """
+        return Path(os.path.abspath(self.run.folder))  # noqa: PTH100
+
+    @property
     def is_complete(self) -> bool:
         """True if there is nothing left to do."""
         return not self.changes and self.run.finished
@@ -122,7 +130,7 @@ def _keep_place(folder: Path, given: Namespace, config: Namespace, typed: Collec
     root = experiments_folder(config.trainer.default_root_dir).resolve()
     for name, moves in (
         ("experiment", config.experiment != given.experiment),
-        ("trainer.default_root_dir", root != folder.resolve().parents[1]),
+        ("trainer.default_root_dir", root != folder.resolve().parent.parent),
     ):
         if moves and name in typed:
             raise UsageError(f"--{name}: a resumed run stays in its folder, {folder}: leave it out")

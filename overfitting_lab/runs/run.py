@@ -60,11 +60,23 @@ class Run:
         """
         path = self.files.summary
         if not path.is_file():
-            raise RunError(f"{path} is missing: the run ended before its first step; begin a new run: {self._new_run}")
+            why = "" if self._is_saved else ": the run ended before its first step"
+            raise RunError(f"{path} is missing{why}; {self._restore}")
         try:
             return Summary.from_json(path.read_text(encoding="utf-8-sig"))  # an editor may have added the mark
         except ValueError as error:
-            raise RunError(f"{path} is damaged ({error}); begin a new run: {self._new_run}") from error
+            raise RunError(f"{path} is damaged ({error}); {self._restore}") from error
+
+    @property
+    def _is_saved(self) -> bool:
+        return self.files.last.is_file() or self.files.previous.is_file()
+
+    @property
+    def _restore(self) -> str:
+        """What writes ``summary.json`` again."""
+        if self._is_saved:
+            return f"this writes it again: {resume_command(self.folder)}"
+        return f"begin a new run: {self._new_run}"
 
     @property
     def status(self) -> str:
@@ -108,7 +120,7 @@ class Run:
     @property
     def lost(self) -> bool:
         """True if the run was saved, but no checkpoint to resume from is there."""
-        if self.files.last.is_file() or self.files.previous.is_file():
+        if self._is_saved:
             return False
         epochs = len(self.records) if self.status == "unknown" else self.summary.epochs
         return self.status == "finished" or epochs > 1
@@ -127,7 +139,7 @@ class Run:
         """
         whole = self.status == "finished"
         records = read_records(self.files.metrics, whole=whole)
-        if whole and self.files.metrics.is_file() and len(records) < self.summary.epochs:
+        if whole and len(records) < self.summary.epochs:
             raise RunError(f"{self.files.metrics} has {len(records)} epochs of {self.summary.epochs}: restore the file")
         return records
 
@@ -145,7 +157,9 @@ class Run:
             with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
                 return dict(arrays)
         except (ValueError, OSError, EOFError, BadZipFile) as error:
-            raise RunError(f"{path} is damaged: {error}") from error
+            raise RunError(
+                f"{path} is damaged; restore it, or remove it: the results without single images are left"
+            ) from error
 
     def newest_checkpoint(self) -> Path | None:
         """Return the checkpoint to resume from; ``None`` if the run ended before its first one.

@@ -130,6 +130,8 @@ class Summary:
             ValueError: if the text is no summary.
         """
         values = json.loads(text)
+        if not isinstance(values, dict):
+            raise ValueError("it holds no summary")
         try:
             values |= {name: _make(kind, values[name]) for name, kind in _NESTED.items() if name in values}
             return _make(cls, values)

@@ -99,6 +99,16 @@ def test_callbacks_that_a_later_configuration_would_replace(
     assert "two.yaml would replace the callbacks of one.yaml: give --config two.yaml first" in outcome.err
 
 
+def test_a_pipe_is_no_configuration(run_script: Script, quick: Flags, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for path in (str(tmp_path / "pipe"), "/dev/null", "-"):
+        outcome = run_script("fit", "--config=overfit", "--config", path, *quick)
+        assert outcome.status == 2
+        assert (
+            f"--config {path} is a pipe or a terminal, which can be read only once: write it to a file" in outcome.err
+        )
+
+
 def test_a_typed_callback_that_a_later_configuration_would_replace(run_script: Script, quick: Flags) -> None:
     typed = ("--trainer.callbacks+=EarlyStopping", "--trainer.callbacks.monitor=val_loss")
     outcome = run_script("fit", "--config=overfit", *quick, *typed, "--config=vgg16_32")

@@ -221,7 +221,10 @@ def test_a_package_beside_the_configuration_needs_no_init_file(folder: Path, sho
     assert [*summary_of(RUN)["code"]] == ["my_pack"]
 
 
-@pytest.mark.parametrize(("begins", "status"), [("", 2), ("super().configure_optimizers(); ", 0)])
+@pytest.mark.parametrize(
+    ("begins", "status"),
+    [("", 2), ("super().configure_optimizers(); ", 0), ("ImageClassifier.configure_optimizers(self); ", 0)],
+)
 def test_a_networks_own_optimizer_and_a_flag_that_would_do_nothing(
     begins: str, status: int, folder: Path, short: Flags, run_script: Script
 ) -> None:

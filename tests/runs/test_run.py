@@ -1,6 +1,7 @@
 import json
 import pickle
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,9 @@ def test_rows_that_a_finished_run_lacks_are_named(folder: Path) -> None:
         path.write_text("".join(f"{line}\n" for line in lines))
         with pytest.raises(RunError, match=rf"metrics.csv has {max(0, len(lines) - 1)} epochs of {len(records)}"):
             _ = Run(folder).records
+    path.unlink()
+    with pytest.raises(RunError, match=rf"metrics.csv has 0 epochs of {len(records)}: restore the file"):
+        _ = Run(folder).records
     path.write_text(text.replace("val_acc", "validation accuracy", 1))
     with pytest.raises(RunError, match="no column 'val_acc'"):
         _ = Run(folder).records
@@ -130,6 +134,15 @@ def test_a_run_whose_summary_is_lost_keeps_its_curves(folder: Path, content: str
         _ = Run(folder).summary
     with pytest.raises(RunError, match=r"last\.ckpt is gone; begin a new run"):
         Run(folder).newest_checkpoint()
+    checkpoints = folder / "checkpoints"
+    checkpoints.mkdir()
+    (checkpoints / "last.ckpt").touch()
+    with pytest.raises(RunError, match=rf"summary\.json is damaged.*this writes it again: .* --resume {folder}"):
+        _ = Run(folder).summary
+    (folder / "summary.json").unlink()
+    with pytest.raises(RunError, match=rf"summary\.json is missing; this writes it again: .* --resume {folder}"):
+        _ = Run(folder).summary
+    shutil.rmtree(checkpoints)
     (folder / "metrics.csv").unlink()
     assert Run(folder).newest_checkpoint() is None
 

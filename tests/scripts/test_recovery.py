@@ -513,8 +513,35 @@ def test_a_state_that_cannot_be_loaded_again_is_told_when_it_is_saved(run_script
 
 
 class KeepsAnArray(Callback):
+    best: object = None
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.best = np.float64(0.5)
+
     def state_dict(self) -> dict[str, Any]:
-        return {"best": np.float64(0.5)}
+        return {"best": self.best}
+
+
+class KeepsAPath(KeepsAnArray):
+    best = Path("best.txt")
+
+
+def test_a_state_that_no_resume_could_load_is_refused_at_the_start(run_script: Script, quick: Flags) -> None:
+    outcome = run_script("fit", "--config=overfit", *quick, f"--trainer.callbacks={KeepsAPath.__module__}.KeepsAPath")
+    assert outcome.status == 1
+    assert "error: no run with KeepsAPath could be resumed: its state_dict() holds pathlib." in outcome.err
+    assert "keep numbers, texts, lists, dicts and tensors alone" in outcome.err
+
+
+def test_a_run_is_resumed_wherever_it_lies(
+    run_script: Script, quick: Flags, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert run_script("fit", "--config=overfit", *quick).status == 0
+    monkeypatch.chdir(tmp_path / FIRST / "..")
+    outcome = run_script("fit", "--resume", "version_0", "--trainer.max_epochs=3")
+    assert outcome.status == 0, outcome.err
+    assert "tensorboard --logdir .. " in outcome.out
+    assert Run(tmp_path / FIRST).summary.epochs == 3
 
 
 def test_curves_of_an_own_metric_outlive_a_resume(run_script: Script, quick: Flags) -> None:
