@@ -14,6 +14,7 @@ NOISE = re.compile(
 KINDS = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "text"}
 DECIMAL_COMMA = re.compile(r"[-+]?\d*,\d+")
 LITERAL = re.compile(r"Expected a typing\.Literal\[([^]]*)\]")
+FUNCTION = re.compile(r"Type typing\.Callable\S.*: Expected '([\w.]+)' to be a function that returns .*")
 IMPORTED = r"([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)+)"
 CLASS, GIVEN = re.compile(rf"class_path\W{{1,4}}{IMPORTED}"), re.compile(f"Given value: {IMPORTED}")
 NO_CLASS = "Expected a dot import path string: "
@@ -38,6 +39,11 @@ def worded(text: str) -> str:
         lambda match: f"expected {KINDS[match[1].lower()]} above 0",
         text,
     )
+    text = FUNCTION.sub(
+        r"\1 is a function: give a class, such as a subclass of a class of torch (docs/your_own.md)", text
+    )
+    if re.search(r"Given value: [-+]?(nan|inf)$", text, re.IGNORECASE):
+        text = text.replace("a number", "a finite number")
     choices = [choice.replace("'", "") for choices in LITERAL.findall(text) for choice in choices.split(", ")]
     text = LITERAL.sub(lambda match: f"expected one of {match[1]}".replace("'", ""), text)
     given = re.search(r"(?:Given|Got) value: (\S+)$", text)

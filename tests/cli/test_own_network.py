@@ -308,6 +308,27 @@ def test_a_schedule_that_steps_every_second_time(folder: Path, short: Flags, run
         assert (outcome.status != 0) == status, outcome.err
 
 
+def test_a_schedule_of_ones_own(folder: Path, tiny: Flags, run_script: Script, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "warm_up", raising=False)
+    for language, file in (("python", "warm_up.py"), ("yaml", "warm_up.yaml")):
+        (folder / file).write_text(block(language, "Another learning-rate schedule"))
+    overlay = f"--config={folder / 'warm_up.yaml'}"
+    outcome = run_script("fit", "--config=overfit", overlay, *tiny, "--model.lr_scheduler.steps=10")
+    assert outcome.status == 0, outcome.err
+    assert [round(row.learning_rate / 1e-4, 3) for row in Run(Path("lightning_logs/overfit/version_0")).records] == [
+        0.5,
+        1,
+    ]  # after 5 and 10 steps
+
+
+def test_a_function_is_no_schedule(folder: Path, run_script: Script) -> None:
+    (folder / "rates.py").write_text("def warm(optimizer, steps: int = 3):\n    pass\n")
+    (folder / "rates.yaml").write_text("model: {init_args: {lr_scheduler: rates.warm}}\n")
+    outcome = run_script("fit", "--config=overfit", f"--config={folder / 'rates.yaml'}")
+    check_one_message(outcome, 2)
+    assert "rates.warm is a function: give a class" in outcome.err
+
+
 @pytest.mark.parametrize("setting", ["optimizer", "label_smoothing"])
 def test_null_where_a_base_class_needs_a_value(setting: str, folder: Path, short: Flags, run_script: Script) -> None:
     outcome = run_script("fit", f"--config={folder / 'my_net.yaml'}", *short, f"--model.{setting}=null")

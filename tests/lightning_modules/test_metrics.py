@@ -219,3 +219,22 @@ def test_metrics_that_are_equal_at_first_stay_apart() -> None:
         model.test_step(Batch(images, torch.tensor([0]), torch.tensor([0]), 1), 0)
     measured = model.test_metrics.compute()
     assert (float(measured["test_acc"]), float(measured["test_top2"])) == (0.5, 1.0)
+
+
+class Undefined(Constant):
+    """A metric that is NaN, as a ratio of nothing is."""
+
+    def compute(self) -> torch.Tensor:
+        return torch.full((), torch.nan)
+
+
+def test_a_metric_without_a_value_cannot_choose_and_the_run_says_so(
+    run_script: Script, tiny: Flags, tmp_path: Path
+) -> None:
+    config = tmp_path / "metrics.yaml"
+    config.write_text(f"model: {{init_args: {{metrics: {{ratio: {{class_path: {__name__}.Undefined}}}}}}}}\n")
+    outcome = run_script("fit", "--config=overfit", *tiny, f"--config={config}", "--monitor=val_ratio")
+    assert outcome.status == 0, outcome.err
+    said = "choosing the best validation: val_ratio is NaN or infinite in epoch 1"
+    assert f"note       {said}\n" in outcome.err
+    assert summary_of(RUN)["notes"] == [said]
