@@ -93,18 +93,18 @@ def principal_components(images: Tensor) -> Tensor:
     return scaled.float()
 
 
-def shift_colour(images: Tensor, draws: Tensor, components: Tensor, std: float = 0.1) -> Tensor:
+def shift_colour(images: Tensor, draws: Tensor, components: Tensor) -> Tensor:
     """Add a random mixture of principal components to all pixels of an image; the result is not clipped.
 
     The images are float [N, 3, H, W] of about [0, 1], the drawn numbers [3, N]. For the components, float [3, 3], see
-    :func:`principal_components`. ``std`` is the standard deviation of the normal draws.
+    :func:`principal_components`.
 
     Krizhevsky et al. (2012, sec. 4.1): each component times a normal draw of standard deviation 0.1. Their text scales
     the components by eigenvalues, which would depend on the unit of the pixels. Their code and this function scale them
     by standard deviations.
     """
     normal = torch.special.ndtri(draws.T.clamp(min=2**-25)).to(images.dtype)
-    shift: Tensor = std * normal @ components.to(images).T
+    shift: Tensor = 0.1 * normal @ components.to(images).T
     return images + shift[:, :, None, None]
 
 
