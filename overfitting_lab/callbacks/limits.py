@@ -1,7 +1,6 @@
 """Limits, intervals and schedules that do not fit the length of a run. Only the data can judge them."""
 
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import GradientAccumulationScheduler
 
 import overfitting_lab.doctor.schedule as schedule_rules
 from datamodules import CIFAR10DataModule
@@ -52,19 +51,13 @@ def fit_schedule(trainer: Trainer, model: ImageClassifier, data: CIFAR10DataModu
     """Give the learning-rate schedule the length of a run on data that is set up, and check that it lasts so long.
 
     Raises:
-        LimitError: if the number of steps is needed, but varies; or if torch would stop the run with an error.
+        LimitError: if torch would stop the run with an error.
     """
     model.run_length = length = run_length(trainer, data)
     try:
         _, schedule = optimizer_and_schedule(model)
     except TrainerNeededError:  # before the run: it can be judged when the run begins
         return
-    by_step = model.lr_scheduler_interval == "step" and model.computed_schedule.keys() - {"max_lr"}
-    if by_step and any(isinstance(each, GradientAccumulationScheduler) for each in trainer.callbacks):  # type: ignore[attr-defined]
-        raise LimitError(
-            "--model.lr_scheduler: GradientAccumulationScheduler changes the number of steps of an epoch; give the "
-            "schedule its length, or --model.lr_scheduler_interval epoch"
-        )
     if not schedule or (most := schedule_rules.capacity(schedule["scheduler"])) is None:
         return
     interval, there = schedule.get("interval", "epoch"), in_run(schedule, length)

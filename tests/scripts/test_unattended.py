@@ -113,7 +113,7 @@ def test_two_processes_find_the_run_together(recipe: list[str], tmp_path: Path) 
             assert all(process.is_alive() for process in processes), (tmp_path / "output.txt").read_text()
             time.sleep(0.1)
     finish_two(processes, tmp_path)
-    assert (tmp_path / "output.txt").read_text().count("resumed    in epoch 2 after step 5") == 1
+    assert (tmp_path / "output.txt").read_text().count("resumed    in epoch 1 after step 4") == 1
     summary = summary_of(tmp_path / FIRST)
     assert (summary["status"], summary["epochs"], summary["world_size"]) == ("finished", 2, 2)
     assert runs(tmp_path) == ["version_0"]
