@@ -24,7 +24,7 @@ except ImportError as error:
 except KeyboardInterrupt:
     raise SystemExit(130) from None
 
-from overfitting_lab.cli.ablations import SIZE_OF_ALL, SIZES, Plan
+from overfitting_lab.cli.ablations import SIZE_OF_ALL, SIZES, AblationPlan
 from overfitting_lab.cli.script_parser import ScriptParser, positive
 from overfitting_lab.runs.provenance import command_line
 from overfitting_lab.sweeps.ablation import Ablation
@@ -58,7 +58,7 @@ def main() -> None:
     """Work on the trials, then write the results."""
     arguments, flags = parse()
     with reported_errors():
-        plan = Plan.of_factors(arguments, flags)
+        plan = AblationPlan.of_factors(arguments, flags)
         study = begin(plan, arguments)
         facts = {"train_size": plan.size, "command": command_line()}
         if arguments.sizes is None:
@@ -67,7 +67,7 @@ def main() -> None:
                 path = study.folder / page_name(plan.design, plan.size, named=bool(arguments.factor))
                 print("written", *write_page(plan.design, study.results(), {"study": plan.name, **facts}, path))
             return
-        sizes = Plan.of_sizes(arguments, flags)
+        sizes = AblationPlan.of_sizes(arguments, flags)
         curve = begin(sizes, arguments)
         announce(sizes, arguments)
         if curve.work():
@@ -75,12 +75,12 @@ def main() -> None:
             print("written", *write_page(sizes.design, curve.results(), facts, path, (plan.design, study.results())))
 
 
-def begin(plan: Plan, arguments: argparse.Namespace) -> Ablation:
+def begin(plan: AblationPlan, arguments: argparse.Namespace) -> Ablation:
     """Return the ablation of a plan."""
     return plan.begin(arguments.subsets, arguments.seeds, arguments.storage)
 
 
-def announce(plan: Plan, arguments: argparse.Namespace) -> None:
+def announce(plan: AblationPlan, arguments: argparse.Namespace) -> None:
     """Print the number of trials."""
     print(f"design     {plan.count(arguments.subsets, arguments.seeds)}", flush=True)
 

@@ -33,7 +33,7 @@ from overfitting_lab.runs.provenance import command_line
 from overfitting_lab.runs.recipe import recipe
 from overfitting_lab.sweeps.names import trial_name
 from overfitting_lab.sweeps.selection import tested_against_validation
-from overfitting_lab.sweeps.tuning import Plan, Tuning
+from overfitting_lab.sweeps.tuning import SearchPlan, Tuning
 from overfitting_lab.sweeps.winner import selection_of, test_winner, write_best, write_page
 
 
@@ -44,7 +44,7 @@ def begin(arguments: argparse.Namespace, fit: Sequence[str]) -> Tuning:
     folder, settings, cli = finished.planned_experiment(fit)
     fixed = {key: value for key, value in recipe(settings).items() if key not in searches}
     fixed["the images"] = cli.datamodule.images.identity
-    plan = Plan(searches, fixed, cli.config.monitor, cli.config.seed_everything, cli.trainer.max_epochs)
+    plan = SearchPlan(searches, fixed, cli.config.monitor, cli.config.seed_everything, cli.trainer.max_epochs)
 
     def train(kind: str, number: int, output: IO[str]) -> int:
         return finished.run_command([sys.executable, *sys.argv, "--trial", f"{kind}:{number}"], output)

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch.nn.functional import cross_entropy
 
-from overfitting_lab.campaign.plan import Ablation, Campaign, Entry
+from overfitting_lab.campaign.plan import AblationPage, Campaign, Entry
 from overfitting_lab.campaign.reference import REFERENCE, reference_bytes, reference_runs
 from overfitting_lab.campaign.values import hours
 from overfitting_lab.campaign.work import State, is_there
@@ -56,7 +56,7 @@ class Estimator:
         return [run for run in runs if run.summary.device == self._device]
 
 
-def described(found: Sequence[State], ablations: Sequence[Ablation], campaign: Campaign) -> Iterator[str]:
+def described(found: Sequence[State], ablations: Sequence[AblationPage], campaign: Campaign) -> Iterator[str]:
     """Yield a line for each entry and ablation, and a sum: what is there, what is missing, and its time here."""
     estimator = Estimator(campaign) if any(state.to_train for state in found) else None
     sums, unknown = TimeRange(0.0, 0.0), 0

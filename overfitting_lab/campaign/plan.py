@@ -89,7 +89,7 @@ class Study:
 
 
 @dataclass(frozen=True)
-class Ablation:
+class AblationPage:
     """An ablation page that ``scripts/ablate.py`` makes. Its JSON has every result; the runs are too many to keep."""
 
     name: str  # path of the page in docs/, without an ending
@@ -112,14 +112,14 @@ class Campaign:
 
     runs: dict[str, Entry]
     studies: dict[str, Study] = field(default_factory=dict)
-    ablations: dict[str, Ablation] = field(default_factory=dict)
+    ablations: dict[str, AblationPage] = field(default_factory=dict)
     # By path: the entries in the picture of a report, or the one whose curves are drawn.
     pictures: dict[str, str | list[str]] = field(default_factory=dict)
     lessons: dict[str, list[str]] = field(default_factory=dict)  # by path: the entries in an interactive page
     pages: list[str] = field(default_factory=list)  # paths of pages with blocks
     typed: dict[str, str] = field(default_factory=dict)  # figures in the pages' prose, and why no run holds them
 
-    def chosen(self, names: Sequence[str] | None) -> tuple[list[Entry], list[Ablation]]:
+    def chosen(self, names: Sequence[str] | None) -> tuple[list[Entry], list[AblationPage]]:
         """Return the entries and ablations with these names, in their order, and the entries of studies; or all.
 
         Raises:
@@ -148,7 +148,7 @@ def read_plan(path: Path = PLAN) -> Campaign:
         runs = {name: _made(Entry, name, {**value, "purpose": value["for"]}) for name, value in content["runs"].items()}
         studies = {name: _made(Study, name, value) for name, value in content.get("studies", {}).items()}
         ablations = {
-            name: _made(Ablation, name, {**value, "purpose": value["for"]})
+            name: _made(AblationPage, name, {**value, "purpose": value["for"]})
             for name, value in content.get("ablations", {}).items()
         }
         campaign = Campaign(**{**content, "runs": runs, "studies": studies, "ablations": ablations})

@@ -15,7 +15,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from datamodules.errors import DataError
-from overfitting_lab.campaign.plan import DOCS, Ablation, Campaign, Entry
+from overfitting_lab.campaign.plan import DOCS, AblationPage, Campaign, Entry
 from overfitting_lab.campaign.reference import LARGEST, LOGS, collect, folder_of, reference_bytes, reference_runs
 from overfitting_lab.cli import finished
 from overfitting_lab.cli.experiment import ExperimentCLI
@@ -86,7 +86,7 @@ def _refusal(entry: Entry, folder: Path) -> str:
     return f"has other settings: {', '.join(keys)}" if keys else "is incomplete"
 
 
-def is_there(ablation: Ablation) -> bool:
+def is_there(ablation: AblationPage) -> bool:
     """Tell if an ablation's page is there, and was made with its flags."""
     page = DOCS / f"{ablation.name}.json"
     if not page.is_file():
@@ -163,7 +163,7 @@ def work(found: Sequence[State], given: Sequence[str]) -> int:
     return failed
 
 
-def ablate(missing: Sequence[Ablation], given: Sequence[str]) -> int:
+def ablate(missing: Sequence[AblationPage], given: Sequence[str]) -> int:
     """Make ablations' pages, and copy those that no other worker still has a part of. Return how many failed."""
     failed = 0
     for ablation in missing:
@@ -176,7 +176,7 @@ def ablate(missing: Sequence[Ablation], given: Sequence[str]) -> int:
     return failed
 
 
-def _make_page(ablation: Ablation, given: Sequence[str]) -> None:
+def _make_page(ablation: AblationPage, given: Sequence[str]) -> None:
     """Make an ablation's page by ``scripts/ablate.py``, and copy it.
 
     Raises:

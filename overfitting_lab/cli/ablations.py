@@ -21,7 +21,7 @@ SIZE_OF_ALL = 1000
 
 
 @dataclass(frozen=True)
-class Plan:
+class AblationPlan:
     """A study: what its trials vary, and the command line that they share."""
 
     name: str
@@ -31,7 +31,7 @@ class Plan:
     size: int | None  # training images of every trial; None if the trials vary it
 
     @classmethod
-    def of_factors(cls, arguments: Namespace, flags: Sequence[str]) -> "Plan":
+    def of_factors(cls, arguments: Namespace, flags: Sequence[str]) -> "AblationPlan":
         """Return the plan of ``--factor``, or of dropout, weight decay and augmentation.
 
         Args:
@@ -67,7 +67,7 @@ class Plan:
         return cls(name, design, command, apart, size)
 
     @classmethod
-    def of_sizes(cls, arguments: Namespace, flags: Sequence[str]) -> "Plan":
+    def of_sizes(cls, arguments: Namespace, flags: Sequence[str]) -> "AblationPlan":
         """Return the plan of ``--sizes``: more and more images, without dropout, weight decay and augmentation."""
         sizes = replace(SIZE, levels=tuple(sorted(set(arguments.sizes)) or SIZES))
         off = [f"--{factor.key}={factor.levels[0]}" for factor in REMEDIES]

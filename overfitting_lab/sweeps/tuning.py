@@ -35,7 +35,7 @@ STOPPED = (128 + signal.SIGINT, 128 + signal.SIGTERM)  # exit statuses of a tria
 
 
 @dataclass(frozen=True)
-class Plan:
+class SearchPlan:
     """The facts that all trials of a search have in common.
 
     A search that began with another plan is refused.
@@ -92,7 +92,7 @@ class Tuning:
     """
 
     def __init__(
-        self, folder: Path, plan: Plan, train: Callable[[str, int, IO[str]], int], storage: str | None = None
+        self, folder: Path, plan: SearchPlan, train: Callable[[str, int, IO[str]], int], storage: str | None = None
     ) -> None:
         self.folder = folder
         self.monitor = plan.monitor
