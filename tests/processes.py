@@ -29,7 +29,8 @@ def _run(name: str, arguments: list[str]) -> None:
 
 def _call(function: Callable[..., object], arguments: Sequence[Any], folder: Path, environment: Any) -> None:
     os.environ.update({key: str(value) for key, value in environment.items()})
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # which pytest in the background of a script lets ignore
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # which a script's & ignores
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # which nohup ignores
     os.setsid()  # so that a test can kill what the function starts as well
     os.chdir(folder)
     os.environ["PYTHONPATH"] = PATHS  # so that what it starts finds tests.faults

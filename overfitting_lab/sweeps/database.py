@@ -25,6 +25,8 @@ LIBPQ = {"connect_timeout": 10, "keepalives_idle": 20, "keepalives_interval": 5,
 # Parts of messages of a database that is there and will soon do what it is asked. Tables "already exist" if two
 # workers without a folder in common create them at once.
 BUSY = ("locked", "starting up", "shutting down", "recovery", "too many", "already exists")
+# The last one: Optuna goes on in a transaction that a lost connection has ended.
+OUTAGES = (exc.OperationalError, exc.InterfaceError, exc.TimeoutError, exc.PendingRollbackError)
 LONGEST = 400  # characters of a driver's message that are shown
 
 
@@ -142,7 +144,7 @@ def _may_pass(error: BaseException | None, known: bool) -> bool:
     if any(word in str(error) for word in BUSY):
         return True
     lost = isinstance(error, exc.DBAPIError) and error.connection_invalidated
-    return known and (lost or isinstance(error, exc.OperationalError | exc.InterfaceError | exc.TimeoutError))
+    return known and (lost or isinstance(error, OUTAGES))
 
 
 def _reason(error: BaseException | None) -> str:

@@ -12,7 +12,8 @@ import optuna
 import pytest
 from optuna.storages import BaseStorage, InMemoryStorage
 from optuna.trial import FrozenTrial, TrialState
-from sqlalchemy import NullPool, create_engine, text
+from sqlalchemy import Engine, NullPool, create_engine, event, text
+from sqlalchemy.dialects.sqlite.pysqlite import SQLiteDialect_pysqlite
 
 from overfitting_lab.cli import finished
 from overfitting_lab.runs import runs_of
@@ -314,6 +315,29 @@ def test_a_worker_that_could_give_no_sign_of_life_is_not_gone(tmp_path: Path, mo
     hold(path, 1)
     trial.set_user_attr("locked", True)
     assert not is_gone(study.trials[0], storage)
+
+
+def test_a_connection_that_is_lost_amid_an_operation_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("overfitting_lab.sweeps.database.LOCKED", 0.1)
+    monkeypatch.setattr("overfitting_lab.sweeps.database.PAUSE", 0.2)
+    monkeypatch.setattr(SQLiteDialect_pysqlite, "is_disconnect", lambda _, error, *more: "locked" in str(error))
+    path = tmp_path / "trials.db"
+    study = open_study(open_storage(tmp_path, f"sqlite:///{path}", ""), tmp_path, "sizes")
+    study.ask()
+    holding: list[threading.Thread] = []
+
+    def hold_at_query(_: object, __: object, statement: str, *more: object) -> None:
+        if "FROM trials" in statement and not holding:
+            holding.append(hold(path, 1))
+
+    event.listen(Engine, "before_cursor_execute", hold_at_query)
+    try:
+        assert len(study.get_trials()) == 1, "Optuna asks again in the transaction that the lost connection has ended"
+    finally:
+        event.remove(Engine, "before_cursor_execute", hold_at_query)
+    assert holding
 
 
 class Repeating(InMemoryStorage):
