@@ -131,7 +131,7 @@ def _write_images(path: Path, right: Any) -> None:
         train_least_forgotten_pictures=random.integers(0, 256, (8, 32, 32, 3), dtype=np.uint8),
         test_labels=labels,
         test_predictions=predictions,
-        test_probabilities=probabilities.astype(np.float16),
+        test_logits=np.log(probabilities).astype(np.float16),
         test_shown=shown,
         test_pictures=random.integers(0, 256, (len(shown), 32, 32, 3), dtype=np.uint8),
     )

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
+from scipy.special import log_softmax
 
 from overfitting_lab.comparison.charts import RUNS, draw_reliability
 from overfitting_lab.comparison.comparison import Comparison
@@ -22,6 +23,7 @@ from overfitting_lab.comparison.pictures import Captioned, gallery, training_ima
 from overfitting_lab.double_descent.page import at
 from overfitting_lab.lessons import Table, ablation, enter_project, epochs, reference, results, run_script
 from overfitting_lab.runs import Run, RunError
+from overfitting_lab.runs.calibration import Calibration, at_temperature, calibration
 from tests.conftest import ROOT, Flags
 from tests.docs.test_links import text_of
 from tests.made_runs import make_run
@@ -223,6 +225,28 @@ def test_the_temperature_moves_confidence_to_the_diagonal() -> None:
     draw_reliability(axes, old, at_temperature=True)
     assert len(axes.get_lines()) == 3  # the diagonal again, and no line for a run without a temperature
     assert diagonal.get_xdata() is not None
+
+
+def test_calibration_at_the_temperature_of_a_network_that_is_very_sure(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    labels = random.integers(0, 3, 200)
+    logits = log_softmax(random.normal(scale=40, size=(200, 3)) + 40 * np.eye(3)[labels], axis=1)
+    exact = calibration(at_temperature(logits, 20), labels).error
+    right = logits.argmax(axis=1) == labels
+    test = {"checkpoint": "best", "loss": 1.0, "acc": float(right.mean()), "images": 200, "temperature": 20}
+    test["calibration_error_at_temperature"] = exact
+    folder = make_run(tmp_path / "sure/version_0", right, test=test)
+
+    def measured(**kept: Any) -> Calibration | None:
+        np.savez(folder / "images.npz", test_labels=labels, test_predictions=logits.argmax(axis=1), **kept)
+        (group,) = Comparison([Run(folder)]).groups
+        assert group.calibration is not None
+        return group.calibration_at_temperature
+
+    after = measured(test_logits=logits.astype(np.float16))
+    assert after is not None
+    assert after.error == pytest.approx(exact, abs=5e-4)
+    assert measured(test_probabilities=np.exp(logits).astype(np.float16)) is None, "of an earlier version: most are 0"
 
 
 def test_a_gallery_names_each_image(tmp_path: Path) -> None:

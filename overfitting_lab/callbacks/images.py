@@ -73,8 +73,8 @@ class ImageRecord(AnswerCollector):
 
     Of the M images that were tested, written after the test:
 
-    - ``test_labels`` int16 [M], ``test_predictions`` int16 [M], ``test_probabilities`` float16 [M, classes], in the
-      order of the test set;
+    - ``test_labels`` int16 [M], ``test_predictions`` int16 [M], ``test_logits`` float16 [M, classes]: as those of the
+      validation images, in the order of the test set;
     - ``test_shown`` int64 [m], ``test_pictures`` uint8 [m, 32, 32, 3]: the most confident mistakes, as indices and
       pixels.
 
@@ -222,7 +222,7 @@ class ImageRecord(AnswerCollector):
         self._arrays |= {
             "test_labels": labels.astype(np.int16),
             "test_predictions": predictions.astype(np.int16),
-            "test_probabilities": probabilities.astype(np.float16),
+            "test_logits": np.log(np.maximum(probabilities, SMALLEST)).astype(np.float16),
             "test_shown": shown,
             "test_pictures": images[data.test_indices[shown]].numpy(),
         }

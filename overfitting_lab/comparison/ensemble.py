@@ -110,8 +110,8 @@ def _other_images(run: Run, first: Run) -> RunError:
 
 
 def _kept(run: Run) -> Answers:
-    if "test_probabilities" not in run.images:
+    if run.test_probabilities is None:
         raise RunError(
             f"{run.files.images} has no probabilities of test images; instead, use python scripts/test.py RUN RUN"
         )
-    return Answers(run.images["test_labels"], run.images["test_probabilities"], run.summary.data.identity)
+    return Answers(run.images["test_labels"], run.test_probabilities, run.summary.data.identity)

@@ -14,7 +14,9 @@ from overfitting_lab.runs.calibration import Calibration, at_temperature, calibr
 from overfitting_lab.runs.epochs import METRICS, EpochRecord, Gap, Instrument, has_probe, last_gap
 from overfitting_lab.runs.summary import Summary, TestSummary
 
-SMALLEST_KEPT = 6e-8  # above 0 in float16, in which probabilities are kept; lower bound before the logarithm
+# Earlier versions kept probabilities as float16.
+SMALLEST_KEPT = 6e-8  # smaller ones became 0
+OFF = 0.002  # calibration error that may come from it
 
 
 @dataclass(frozen=True)
@@ -71,16 +73,22 @@ class NamedRun:
     @property
     def answers(self) -> Answers | None:
         """The answers for the test images; ``None`` without ``images.npz``."""
-        images = self.run.images
-        return Answers(images["test_labels"], images["test_probabilities"]) if "test_labels" in images else None
+        probabilities = self.run.test_probabilities
+        return None if probabilities is None else Answers(self.run.images["test_labels"], probabilities)
 
     @property
     def answers_at_temperature(self) -> Answers | None:
-        """The answers with outputs that are divided by the run's temperature; ``None`` without one of the two."""
+        """The answers with outputs that are divided by the run's temperature; ``None`` if they are unknown."""
         if self.answers is None or self.test.temperature is None:
             return None
-        logits = np.log(np.maximum(self.answers.probabilities, SMALLEST_KEPT, dtype=np.float64))
-        return Answers(self.answers.labels, at_temperature(logits, self.test.temperature))
+        labels, probabilities, _ = self.answers
+        if (logits := self.run.images.get("test_logits")) is not None:
+            return Answers(labels, at_temperature(logits, self.test.temperature))
+        logits = np.log(np.maximum(probabilities, SMALLEST_KEPT, dtype=np.float64))
+        found = at_temperature(logits, self.test.temperature)
+        known = self.test.calibration_error_at_temperature
+        lost = known is None or abs(calibration(found, labels).error - known) > OFF
+        return None if lost else Answers(labels, found)
 
     @property
     def epochs(self) -> list[EpochRecord]:

@@ -102,12 +102,14 @@ class Moments:
     def test_tiles(self, run: NamedRun) -> list[Tile]:
         """Return the chosen test images with the answers of a run's tested network."""
         images, classes, first = run.run.images, run.summary.data.classes, len(self._trained)
-        tiles = []
+        tiles: list[Tile] = []
+        if (probabilities := run.run.test_probabilities) is None:
+            return tiles
         for picture, (*origin, place) in enumerate(self._tested, first):
             if tuple(origin) != _test_origin(run):
                 continue
             answer, label = images["test_predictions"][place], images["test_labels"][place]
-            caption = f"{classes[answer]} {float(images['test_probabilities'][place][answer]):.0%}"
+            caption = f"{classes[answer]} {probabilities[place][answer]:.0%}"
             tiles.append(Tile(picture, caption, f"is {classes[label]}", answer == label))
         return tiles
 

@@ -29,11 +29,13 @@ class Captioned(NamedTuple):
 def mistakes(run: NamedRun) -> list[Captioned]:
     """Return the most confident mistakes on test images, as far as the run kept their pictures."""
     images, classes = run.run.images, run.summary.data.classes
-    found = []
+    found: list[Captioned] = []
+    if (probabilities := run.run.test_probabilities) is None:
+        return found
     for place, pixels in zip(images.get("test_shown", ()), images.get("test_pictures", ()), strict=True):
         predicted, label = images["test_predictions"][place], images["test_labels"][place]
-        probability = float(images["test_probabilities"][place][predicted])
-        found.append(Captioned(pixels, f"{classes[predicted]} {probability:.1%}", f"is {classes[label]}"))
+        caption = f"{classes[predicted]} {probabilities[place][predicted]:.1%}"
+        found.append(Captioned(pixels, caption, f"is {classes[label]}"))
     return found
 
 

@@ -318,7 +318,7 @@ def _charts(groups: Sequence[Group]) -> Iterator[dict[str, str]]:
         ("Memorization", learned, draw_learned),
     ]
     for title, what, draw in charts:
-        kept = {"Memorization": "train_learned", "Confidence": "test_probabilities"}.get(title)
+        kept = {"Memorization": "train_learned", "Confidence": "test_labels"}.get(title)
         if kept is not None and not any(kept in run.run.images for run in runs):
             continue
         if title == "Label noise" and not noisy:

@@ -161,6 +161,17 @@ class Run:
                 f"{path} is damaged; restore it, or remove it: the results without single images are left"
             ) from error
 
+    @cached_property
+    def test_probabilities(self) -> NDArray[np.floating] | None:
+        """The probabilities for the test images, [N, classes], to three digits; ``None`` if they were not kept.
+
+        Raises:
+            RunError: if ``images.npz`` is damaged.
+        """
+        if "test_logits" in self.images:
+            return np.asarray(np.exp(self.images["test_logits"].astype(np.float32)))
+        return self.images.get("test_probabilities")  # of an earlier version, float16
+
     def newest_checkpoint(self) -> Path | None:
         """Return the checkpoint to resume from; ``None`` if the run ended before its first one.
 
@@ -208,9 +219,9 @@ class Run:
         test = self.summary.test
         if test is None:
             return None
-        if test.calibration_error is not None or "test_labels" not in self.images:
+        if test.calibration_error is not None or self.test_probabilities is None:
             return test.calibration_error
-        return calibration(self.images["test_probabilities"], self.images["test_labels"]).error
+        return calibration(self.test_probabilities, self.images["test_labels"]).error
 
     @property
     def best_checkpoint(self) -> Path:

@@ -20,8 +20,9 @@ REFERENCE = {  # mean confidence and expected calibration error of the tested ne
 
 @pytest.mark.parametrize("name", REFERENCE)
 def test_the_reference_runs_have_their_calibration(name: str) -> None:
-    images = Run(ROOT / "lightning_logs" / "reference" / name / "version_0").images
-    found = calibration(images["test_probabilities"], images["test_labels"])
+    run = Run(ROOT / "lightning_logs" / "reference" / name / "version_0")
+    assert run.test_probabilities is not None
+    found = calibration(run.test_probabilities, run.images["test_labels"])
     assert (found.confidence, found.error) == pytest.approx(REFERENCE[name], abs=5e-4)
 
 

@@ -112,7 +112,7 @@ def test_what_is_missing_is_made_once_and_brings_its_figure_back(
     ]
     whole, small = Run(first).images, Run(second).images
     assert {"test_pictures", "train_pictures"} <= whole.keys() - small.keys()
-    assert whole["test_probabilities"].shape == small["test_probabilities"].shape
+    assert whole["test_logits"].shape == small["test_logits"].shape
     assert run_script("compare", second, "--output=seed").status == 0
     report = (tmp_path / "seed/report.html").read_text()
     assert "These runs kept no pictures of test images." in report
