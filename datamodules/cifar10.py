@@ -61,7 +61,7 @@ class CIFAR10DataModule(LightningDataModule):
             CutMix loses the boxes that cover more than half of the image.
         label_noise: fraction of the training images, in [0, 1], whose label is drawn anew from all classes, whatever
             the image shows (Zhang et al. 2017, sec. 2.1); labels of validation and test stay.
-        batch_size: images in a whole optimizer step, divided among the processes.
+        batch_size: images of a batch, divided among the processes. A step has ``accumulate_grad_batches`` batches.
         image_size: height and width, in pixels, of the network's images.
         mean: of the R, G and B values in [0, 1]; the default is the mean of CIFAR-10's training images.
         std: of the R, G and B values in [0, 1]; the default is the deviation of CIFAR-10's training images.

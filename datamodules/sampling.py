@@ -45,7 +45,7 @@ class BatchLoader:
     images: Tensor  # uint8 [M, height, width, 3]
     labels: Tensor  # int64 [M]
     indices: Tensor  # int64 [N], the images of this split, in their order
-    batch_size: int  # images in a whole step, over all processes
+    batch_size: int  # images of a batch, over all processes
     rank: int  # of this process
     world_size: int  # number of processes
     epoch: Callable[[], int]  # returns the running epoch, counted from 0

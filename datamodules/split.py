@@ -47,7 +47,7 @@ def split_images(
 
     Raises:
         SizeError: if the split needs more images than there are.
-        DataError: if a subset other than the first needs more images than there are.
+        DataError: if a subset other than the first needs more images than there are, or no label would be noisy.
     """
     available = len(images.train_labels)
     val_size = max(1, round(available / 10)) if val_size is None else val_size
@@ -77,7 +77,11 @@ def split_images(
     labels = images.train_labels
     if label_noise:
         random = np.random.default_rng((seed, *b"label noise"))
-        count = round(label_noise * train_size)
+        if not (count := round(label_noise * train_size)):
+            raise DataError(
+                f"data.label_noise {label_noise} is none of {train_size} training labels; give at least "
+                f"{1 / train_size:.2g}, or 0"
+            )
         noisy = train[torch.from_numpy(random.permutation(train_size)[:count])]
         labels = labels.clone()
         labels[noisy] = torch.from_numpy(random.integers(len(images.classes), size=count))

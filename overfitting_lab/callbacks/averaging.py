@@ -24,11 +24,11 @@ class MeanOfLastEpochs(WeightAveraging):
 
     Every epoch that ends after the fraction ``start`` of the run counts equally. The epoch's end is averaged before the
     epoch's validation. Lightning's ``WeightAveraging`` would average it after the validation, so that the last epoch
-    would enter no network that is validated.
+    would enter no network that is validated. The same happens here if ``val_check_interval`` does not divide the epoch.
 
     The statistics of batch normalization are not averaged, because the statistics of the mean network differ from the
     mean of the networks' statistics. They are measured anew with the mean network, in a pass over the epoch's training
-    images. Every process makes the whole pass, so that all have the same statistics.
+    images, whose batches count equally. Every process makes the whole pass, so that all have the same statistics.
 
     Args:
         start: share of the run, in [0, 1), after which the average begins. The paper uses 0.75.
@@ -103,8 +103,8 @@ class ValidatedAverage(Callback):
         return self._averaging._average_model
 
     def is_tested(self, trainer: Trainer) -> bool:
-        """Tell if the network that is tested after training is the average."""
-        return self._keeps_average if recorder_of(trainer).best else bool(self._average.n_averaged)
+        """Tell if the network that is tested after training, a checkpoint's or the last one, is the average."""
+        return self._keeps_average if trainer.ckpt_path else bool(self._average.n_averaged)
 
     def state_dict(self) -> dict[str, Any]:
         return {"keeps_average": self._keeps_average}

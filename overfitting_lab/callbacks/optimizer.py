@@ -1,5 +1,6 @@
 """The settings of optimizer and schedule when training starts from a checkpoint, which holds earlier settings."""
 
+from collections.abc import Iterator
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -7,6 +8,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning_modules.errors import ModelError
 from lightning_modules.schedules import optimizer_and_schedule
 from lightning_modules.weight_decay import UNDECAYED
+from overfitting_lab.callbacks.progress import is_of_epochs_end
 
 Settings = dict[str, Any]
 
@@ -15,8 +17,8 @@ class OptimizerSettings(Callback):
     """Train with the configured settings of the optimizer, although Lightning restores the checkpoint's settings.
 
     Changes that do not fit the restored state are refused: another optimizer, other groups of parameters
-    (``decay_biases``), another schedule, and another learning rate under a schedule, which computes its rates from the
-    earlier one.
+    (``decay_biases``), an option of the optimizer that needs more state, another schedule, another learning rate under
+    a schedule, which computes its rates from the earlier one, and another accumulation of batches within an epoch.
     """
 
     def __init__(self) -> None:
@@ -29,7 +31,7 @@ class OptimizerSettings(Callback):
         Raises:
             ModelError: if the checkpoint's state does not fit the configured settings.
         """
-        before, today = checkpoint.get("settings"), settings(pl_module)
+        before, today = checkpoint.get("settings"), _settings(trainer, pl_module)
         if before is None or not trainer.training:  # a checkpoint of an earlier version
             return
         before["optimizer"].setdefault("decay_biases", True)  # a checkpoint of an earlier version has one group
@@ -38,14 +40,18 @@ class OptimizerSettings(Callback):
             "groups",
             [before["optimizer"] | (undecayed if place else {}) for place in range(len(today["groups"]))],
         )
-        optimizer, schedule = (_differing(before[thing], today[thing]) for thing in ("optimizer", "schedule"))
-        groups = {name: values for name, values in optimizer.items() if name in ("class", "decay_biases")}
-        for thing, refused in (("optimizer", groups), ("schedule", schedule)):
-            for name, (was, now) in refused.items():
-                raise ModelError(
-                    f"the state in the checkpoint is of another {thing}: its {name} is {was} there and {now} here; "
-                    "begin a new run: python scripts/fit.py --config RUN/config.yaml with the flags that differ"
-                )
+        for thing, name, was, now in _unfit(before, today):
+            raise ModelError(
+                f"the state in the checkpoint is of another {thing}: its {name} is {was} there and {now} here; "
+                "begin a new run: python scripts/fit.py --config RUN/config.yaml with the flags that differ"
+            )
+        accumulated, wanted = before.get("accumulated"), today["accumulated"]
+        if accumulated not in (None, wanted) and not is_of_epochs_end(checkpoint):
+            raise ModelError(
+                f"the checkpoint is within an epoch whose steps accumulate {accumulated} batches, and "
+                f"trainer.accumulate_grad_batches is {wanted}: resume with --trainer.accumulate_grad_batches "
+                f"{accumulated}, or change it at the end of an epoch"
+            )
         there, now = before["groups"], today["groups"]
         if len(there) != len(now):
             raise ModelError(
@@ -58,7 +64,7 @@ class OptimizerSettings(Callback):
         ]
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._today = settings(pl_module)
+        self._today = _settings(trainer, pl_module)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Replace the restored settings by the configured ones."""
@@ -69,12 +75,31 @@ class OptimizerSettings(Callback):
         checkpoint["settings"] = self._today
 
 
-def settings(pl_module: LightningModule) -> dict[str, Any]:
-    """Return the plain settings of optimizer, groups of parameters and schedule, and the names of their classes."""
+def _unfit(before: Settings, today: Settings) -> Iterator[tuple[str, str, Any, Any]]:
+    """Yield the settings that the checkpoint's state does not fit: whose, their names, and values there and here."""
+    optimizer, schedule = (_differing(before[thing], today[thing]) for thing in ("optimizer", "schedule"))
+    options = {"amsgrad", "centered"}  # they add to the state
+    if before["optimizer"]["class"] == "RMSprop":  # SGD adds its momentum at any step
+        options.add("momentum")
+    for name, (was, now) in optimizer.items():
+        if name in ("class", "decay_biases") or (name in options and now and not was):
+            yield "optimizer", name, was, now
+    if today["schedule"] and "lr" in optimizer:
+        schedule["lr"] = optimizer["lr"]
+    for name, (was, now) in schedule.items():
+        yield "schedule", name, was, now
+
+
+def _settings(trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
+    """Return the plain settings of optimizer, groups of parameters and schedule, and the names of their classes.
+
+    ``accumulated`` is the configured number of batches of a step, whatever a callback does with it later.
+    """
     optimizer, schedule = optimizer_and_schedule(pl_module)
     scheduler = schedule.get("scheduler")
     groups = {"decay_biases": pl_module.decay_biases}
     found: dict[str, Any] = {"optimizer": _plain(optimizer, optimizer.defaults) | groups, "schedule": {}}
+    found["accumulated"] = trainer.accumulate_grad_batches
     found["groups"] = [
         {name: value for name, value in group.items() if name in optimizer.defaults and _is_plain(value)}
         | ({"lr": group["initial_lr"]} if _is_plain(group.get("initial_lr")) and "initial_lr" in group else {})

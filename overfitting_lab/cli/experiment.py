@@ -35,7 +35,7 @@ from overfitting_lab.cli.messages import silence_noise
 from overfitting_lab.cli.monitors import check_monitors
 from overfitting_lab.cli.parser import ExperimentParser, check_experiment_name
 from overfitting_lab.cli.precision import default_precision
-from overfitting_lab.cli.refusals import lost_gradients, lost_optimizer, lost_rate, lost_schedule
+from overfitting_lab.cli.refusals import lost_gradients, lost_interval, lost_optimizer, lost_rate, lost_schedule
 from overfitting_lab.cli.replay import UNWRITABLE, replayable
 from overfitting_lab.cli.resumption import AUTO, Resumption, RunFinder
 from overfitting_lab.cli.trainer_flags import TRAINER_FLAGS, problems, typed_flags
@@ -322,6 +322,7 @@ class ExperimentCLI(LightningCLI):
         for reason in (
             lost_optimizer(self.model, network),
             lost_schedule(self.model, network),
+            lost_interval(network, typed),
             lost_rate(network, typed),
             lost_gradients(mode, self.trainer.accumulate_grad_batches, self._given_callbacks),
         ):

@@ -45,6 +45,19 @@ def lost_schedule(model: ImageClassifier, settings: Namespace) -> str | None:
     )
 
 
+def lost_interval(settings: Namespace, typed: Collection[str]) -> str | None:
+    """Refuse an interval among the ``typed`` settings that no schedule has."""
+    name = "lr_scheduler_interval"
+    if f"model.{name}" not in typed or settings.get(name) != "step":
+        return None
+    schedule = settings.get("lr_scheduler")
+    if not isinstance(schedule, Namespace):
+        return f"--model.{name} does nothing without a schedule: leave it out, or give --model.lr_scheduler"
+    if schedule.class_path.endswith("ReduceLROnPlateau"):
+        return f"--model.{name} does nothing beside ReduceLROnPlateau, which steps after each epoch: leave it out"
+    return None
+
+
 def lost_rate(settings: Namespace, typed: Collection[str]) -> str | None:
     """Refuse a learning rate among the ``typed`` settings that the schedule would replace."""
     schedule = settings.get("lr_scheduler")

@@ -26,7 +26,8 @@ class Resumption:
     - other images, labels or split: ``CIFAR10DataModule.load_state_dict``;
     - another batch size within an epoch: ``BatchLoader.load_state_dict``;
     - another network: ``ImageClassifier.on_load_checkpoint``;
-    - another optimizer or schedule: ``OptimizerSettings``; weights that are no longer averaged: ``AverageRequired``;
+    - another optimizer, schedule, or accumulation within an epoch: ``OptimizerSettings``;
+    - weights that are no longer averaged: ``AverageRequired``;
     - another metric that chooses the best checkpoint: ``EpochRecorder.load_state_dict``.
 
     Attributes:

@@ -16,6 +16,7 @@ from lightning.pytorch import Callback, Trainer, callbacks
 from lightning.pytorch.callbacks import (
     Checkpoint,
     DeviceStatsMonitor,
+    EMAWeightAveraging,
     GradientAccumulationScheduler,
     LearningRateMonitor,
     ModelCheckpoint,
@@ -201,6 +202,12 @@ def _check_together(given: Sequence[Callback], trainer: Namespace, *, keep: bool
         if isinstance(callback, GradientAccumulationScheduler) and trainer.accumulate_grad_batches != 1:
             raise ValueError(
                 f"{FLAG} {name} decides how many batches add up: leave --trainer.accumulate_grad_batches out"
+            )
+        by_step = isinstance(callback, EMAWeightAveraging) and callback.update_every_n_steps > 0
+        if by_step and callback.update_starting_at_epoch is not None:  # type: ignore[attr-defined]
+            raise ValueError(
+                f"{FLAG} {name}: update_starting_at_epoch adds updates at the ends of epochs, and those of steps "
+                "begin at once. Give update_starting_at_step, or update_every_n_steps 0 beside it"
             )
     if sum(isinstance(callback, WeightAveraging) for callback in given) > 1:
         raise ValueError(f"{FLAG} has two averages of the weights, and only one network can be validated: give one")

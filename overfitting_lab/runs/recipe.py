@@ -23,8 +23,8 @@ DECISIVE = (
     "trainer.min_epochs", "trainer.min_steps", "trainer.overfit_batches", "trainer.sync_batchnorm",
     "trainer.val_check_interval",
 )  # fmt: skip
-# These say where and on what a run is made, how often it is saved, and what is shown of it: up to rounding, the result
-# is the same.
+# These say where and on what a run is made, how often it is saved, and what is shown of it. Up to rounding, the result
+# is the same, except that processes draw dropout's masks and measure batch normalization each by itself.
 CIRCUMSTANTIAL = (
     "config", "experiment", "resume", "ckpt_path", "checkpoint_minutes", "checkpoint_steps", "keep", "compile",
     "doctor", "check", "data.on_device", "data.probe_every", "data.root", "data.stand_in", "trainer.accelerator",

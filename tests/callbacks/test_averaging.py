@@ -50,6 +50,18 @@ def test_a_configuration_does_not_remove_what_an_overlay_added(run_script: Scrip
     assert not list(tmp_path.iterdir())
 
 
+def test_the_last_network_is_the_average_although_the_best_validation_came_before(
+    run_script: Script, fit: list[str], tmp_path: Path
+) -> None:
+    still = ("--model.optimizer.lr=0", "--trainer.enable_checkpointing=false")
+    outcome = run_script("fit", *fit, f"--config={SWA}", START, *still)
+    assert outcome.status == 0, outcome.err
+    test = Run(tmp_path / FIRST).summary.test
+    assert test is not None
+    assert (test.checkpoint, test.averaged) == ("last", True)
+    assert "the best validation, of epoch 1, is of the trained network" in outcome.out
+
+
 def test_two_averages_are_refused(run_script: Script, fit: list[str]) -> None:
     outcome = run_script("fit", *fit, f"--config={EMA}", f"--config={SWA}")
     check_one_message(outcome, 2)

@@ -13,16 +13,24 @@ FIRST = Path("lightning_logs/overfit/version_0")
 UNDECAYED = "--model.decay_biases=false"
 STEP_LR = ("--model.lr_scheduler=torch.optim.lr_scheduler.StepLR", "--model.lr_scheduler.step_size=5")
 
+PLATEAU = ("--model.lr_scheduler=ReduceLROnPlateau", "--model.lr_scheduler.monitor=val_loss")
+RMSPROP = ("--model.optimizer=torch.optim.RMSprop", "--model.optimizer.lr=1e-4")
+ACCUMULATED = "--trainer.accumulate_grad_batches=2"
+
 
 @pytest.fixture(scope="module")
 def trained(tiny: Flags, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two epochs with a schedule, without one, and without decay of biases: `scheduled`, `overfit` and `grouped`."""
+    """Two epochs in each of several experiments, of which `within` ends within the second one."""
     folder = tmp_path_factory.mktemp("trained")
     with pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.chdir(folder)
         assert execute(monkeypatch, "fit", "--config=overfit", *tiny) == 0
         assert execute(monkeypatch, "fit", "--config=overfit", *tiny, *STEP_LR, "--experiment=scheduled") == 0
         assert execute(monkeypatch, "fit", "--config=overfit", *tiny, UNDECAYED, "--experiment=grouped") == 0
+        assert execute(monkeypatch, "fit", "--config=overfit", *tiny, *RMSPROP, "--experiment=rms") == 0
+        assert execute(monkeypatch, "fit", "--config=overfit", *tiny, *PLATEAU, "--experiment=plateau") == 0
+        within = ("--experiment=within", "--trainer.max_steps=7")
+        assert execute(monkeypatch, "fit", "--config=overfit", *tiny, *within) == 0
     return folder / "lightning_logs"
 
 
@@ -90,6 +98,15 @@ def test_a_run_without_decay_of_biases_resumes_bit_for_bit(run_script: Script, t
         ("overfit", STEP_LR, "another schedule: its class is None there and StepLR"),
         ("scheduled", ["--model.lr_scheduler.gamma=0.5"], r"another schedule: its gamma is 0\.1 there and 0\.5 here"),
         ("scheduled", ["--model.optimizer.lr=1e-3"], r"its base_lrs is \[0\.0001\] there and \[0\.001\] here"),
+        ("plateau", ["--model.optimizer.lr=1e-3"], r"another schedule: its lr is 0\.0001 there and 0\.001 here"),
+        ("overfit", ["--model.optimizer.amsgrad=true"], "another optimizer: its amsgrad is False there and True here"),
+        ("rms", ["--model.optimizer.momentum=0.9"], r"another optimizer: its momentum is 0\.?0? there and 0\.9 here"),
+        ("rms", ["--model.optimizer.centered=true"], "another optimizer: its centered is False there and True here"),
+        (
+            "within",
+            [ACCUMULATED, "--trainer.max_steps=-1"],
+            "--trainer.accumulate_grad_batches 1, or change it",
+        ),
     ],
 )
 def test_a_change_that_the_state_cannot_take_is_refused(

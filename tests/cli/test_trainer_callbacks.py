@@ -154,6 +154,7 @@ def test_mean_of_last_epochs_is_what_stochastic_weight_averaging_takes(data: CIF
 TOGETHER = {
     "twice": ([("EarlyStopping", "monitor=val_loss")] * 2, "EarlyStopping twice"),
     "two averages": ([("EMAWeightAveraging",), ("WeightAveraging",)], "two averages"),
+    "EMA from an epoch on": ([("EMAWeightAveraging", "update_starting_at_epoch=1")], "Give update_starting_at_step"),
     "our folder": ([("ModelCheckpoint", "dirpath=lightning_logs/overfit/version_0/checkpoints")], "leave dirpath out"),
     "above its folder": ([("ModelCheckpoint", "filename=../best")], "leave dirpath out"),
     "no psutil": ([("DeviceStatsMonitor",)], "pip install psutil"),

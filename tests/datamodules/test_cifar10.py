@@ -306,6 +306,11 @@ def test_label_noise_draws_some_training_labels_anew(noise: float, drawn: int, m
     assert set(noisy.images.train_labels.tolist()) == {0, 1, 2}
 
 
+def test_noise_of_less_than_half_a_label_is_refused(module: Any) -> None:
+    with pytest.raises(DataError, match=r"label_noise 0.004 is none of 100 training labels; give at least 0.01, or 0"):
+        module(split="full", train_size=100, val_size=80, label_noise=0.004)
+
+
 def test_label_noise_is_of_the_split_and_marks_it(module: Any) -> None:
     make = partial(module, split="overfit", train_size=100, val_size=30)
     one, again, other = (make(label_noise=1.0, **more) for more in ({"seed": 1}, {"seed": 2}, {"split_seed": 1}))

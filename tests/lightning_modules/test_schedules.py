@@ -116,6 +116,22 @@ def test_a_plain_trainer_gives_its_length(
         quiet_trainer(max_epochs=-1).fit(linear_classifier(0.1, schedule, "step"), datamodule=data)
 
 
+@pytest.mark.parametrize(
+    ("schedule", "words"),
+    [
+        ((), "does nothing without a schedule"),
+        (("--model.lr_scheduler=ReduceLROnPlateau", "--model.lr_scheduler.monitor=val_loss"), "after each epoch"),
+    ],
+)
+def test_an_interval_that_no_schedule_has_is_refused(
+    schedule: Flags, words: str, run_script: Script, quick: Flags
+) -> None:
+    outcome = run_script("fit", "--config=overfit", *quick, *schedule, "--model.lr_scheduler_interval=step")
+    check_one_message(outcome, 2)
+    assert "--model.lr_scheduler_interval does nothing" in outcome.err
+    assert words in outcome.err
+
+
 def test_a_rate_that_the_schedule_replaces_is_refused(run_script: Script, quick: Flags) -> None:
     schedule = ("--model.lr_scheduler=torch.optim.lr_scheduler.OneCycleLR", "--model.lr_scheduler.max_lr=0.1")
     outcome = run_script("fit", "--config=overfit", *quick, *schedule, "--model.optimizer.lr=0.01")
