@@ -106,6 +106,7 @@ class ImageClassifier(LightningModule, ABC):
         if "lr_scheduler_interval" in self.hparams:  # as in config.yaml, so that a resumed run writes the same
             self.hparams["lr_scheduler_interval"] = self.lr_scheduler_interval
         self.computed_schedule: dict[str, Any] = {}
+        self._has_own_losses = type(self).training_losses is not ImageClassifier.training_losses
 
         accuracy = MulticlassAccuracy(num_classes, average="micro", validate_args=False)
         own = {name: built(name, make, num_classes) for name, make in (metrics or {}).items()}
@@ -139,7 +140,7 @@ class ImageClassifier(LightningModule, ABC):
 
         Raises:
             ModelError: if it does not return one logit per class, answers at random in evaluation mode, or has weights
-                elsewhere than in ``network``.
+                or computes elsewhere than in ``network``.
         """
         if apart := [name for name, _ in self.named_parameters() if not name.startswith("network.")]:
             raise ModelError(
@@ -151,6 +152,7 @@ class ImageClassifier(LightningModule, ABC):
             modes = {module: module.training for module in self.modules()}  # a layer of its own may stay in evaluation
             try:
                 outputs = self.eval()(image), self(image)
+                bare = self.network(image.to(next(self.parameters()).dtype))
             except RuntimeError as error:
                 name, size = type(self).__name__, self.image_size
                 raise ModelError(
@@ -171,6 +173,11 @@ class ImageClassifier(LightningModule, ABC):
             raise ModelError(
                 "the network gives two answers for one image in evaluation mode: write F.dropout(x, p, self.training), "
                 "or use nn.Dropout, which a validation switches off"
+            )
+        if not torch.allclose(logits, bare, rtol=1e-3, atol=1e-5, equal_nan=True):
+            raise ModelError(
+                f"{type(self).__name__}.forward computes more than the network that the class gives to "
+                "ImageClassifier, and weights.pth and exports would lack it: make it a layer of that network"
             )
 
     def compile_network(self, mode: str) -> None:
@@ -230,12 +237,14 @@ class ImageClassifier(LightningModule, ABC):
             self.log_dict(self.train_metrics, on_step=False, on_epoch=True, prog_bar=True, batch_size=batch.total)
         weight = self.trainer.world_size / batch.total
         loss = cross_entropy = losses.sum() * weight
-        if self.label_smoothing or batch.shares is not None:
+        if self.label_smoothing or batch.shares is not None or self._has_own_losses:
             loss = self.training_losses(logits, batch).sum() * weight
         return {"loss": loss, "cross_entropy": cross_entropy.detach(), "logits": logits}
 
     def training_losses(self, logits: Tensor, batch: Batch) -> Tensor:
         """Return the loss to minimize of each image of a training batch, in nats [N], for logits [N, num_classes].
+
+        A subclass may replace it. Without a replacement, smoothing or mixing, the cross-entropy is minimized.
 
         It is the cross-entropy of the smoothed label. For a mixed image, it is the mean of the image's and the
         partner's cross-entropy, weighted by their shares.

@@ -116,18 +116,20 @@ class BestCheckpoint(Checkpoint):
             trainer.save_checkpoint(files.best, weights_only=True)
 
 
-def check_states(callbacks: Sequence[Callback]) -> None:
-    """Check that the states of callbacks before the first step could be loaded by a resume.
+def check_states(callbacks: Sequence[Callback], pl_module: LightningModule) -> None:
+    """Check that a resume could load the states of callbacks, and what the network adds to a checkpoint.
 
     Raises:
-        CheckpointError: if one could not. The message names the callback.
+        CheckpointError: if it could not load one. The message names whose it is.
     """
-    for callback in callbacks:
-        state = callback.state_dict()
+    added: dict[str, Any] = {"state_dict": pl_module.state_dict()}
+    pl_module.on_save_checkpoint(added)
+    del added["state_dict"]
+    states = [(callback, "state_dict()", callback.state_dict()) for callback in callbacks]
+    for owner, method, state in (*states, (pl_module, "on_save_checkpoint", added)):
         if state and (held := _unloadable(state)):
-            raise CheckpointError(
-                f"no run with {type(callback).__name__} could be resumed: its state_dict() holds {held}; {PLAIN}"
-            )
+            name = type(owner).__name__
+            raise CheckpointError(f"no run with {name} could be resumed: its {method} holds {held}; {PLAIN}")
 
 
 def _check_loadable(path: Path, checkpoint: Mapping[str, Any]) -> None:

@@ -9,6 +9,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from numpy.typing import NDArray
 from torch import Tensor
 
+from lightning_modules.errors import ModelError
 from overfitting_lab.callbacks.epochs import recorder_of
 from overfitting_lab.callbacks.logger import RunLogger
 from overfitting_lab.runs.files import replace_file
@@ -40,7 +41,7 @@ class AnswerCollector(Callback):
 
     def on_test_batch_end(self, trainer: Trainer, model: LightningModule, outputs: Any, batch: Any, *_: Any) -> None:
         """Keep the predictions."""
-        self._answers.append((batch.indices, batch.labels, model.probabilities(outputs)))  # type: ignore[operator]
+        self._answers.append((batch.indices, batch.labels, _probabilities(model, outputs, "test_step")))
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Collect the answers of all processes."""
@@ -156,7 +157,7 @@ class ImageRecord(AnswerCollector):
     ) -> None:
         """Keep the outputs for validation images."""
         if dataloader_idx == 0:
-            probabilities: Tensor = pl_module.probabilities(outputs)  # type: ignore[operator]
+            probabilities = _probabilities(pl_module, outputs, "validation_step")
             self._validated.append((batch.indices, batch.labels, probabilities.clamp(min=SMALLEST).log()))
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -244,6 +245,19 @@ def images_of(trainer: Trainer) -> ImageRecord | None:
     """Return the Trainer's record of single images; ``None`` if nothing is kept."""
     callbacks = trainer.callbacks  # type: ignore[attr-defined]
     return next((callback for callback in callbacks if isinstance(callback, ImageRecord)), None)
+
+
+def _probabilities(model: LightningModule, outputs: object, step: str) -> Tensor:
+    """Return the probabilities of what a step of the network returned.
+
+    Raises:
+        ModelError: if these are no logits.
+    """
+    if not isinstance(outputs, Tensor):
+        raise ModelError(
+            f"{type(model).__name__}.{step} does not return the logits: let it end with return super().{step}(...)"
+        )
+    return model.probabilities(outputs)  # type: ignore[no-any-return, operator]
 
 
 def _in_order(trainer: Trainer, mine: list[tuple[Tensor, Tensor, Tensor]]) -> tuple[Tensor, Tensor] | None:

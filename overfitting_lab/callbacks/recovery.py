@@ -107,7 +107,7 @@ class Recovery(Checkpoint):
         """Check that the disk has room for the checkpoints, and that a resume could load them."""
         if not trainer.is_global_zero:
             return
-        check_states(trainer.callbacks)  # type: ignore[attr-defined]
+        check_states(trainer.callbacks, pl_module)  # type: ignore[attr-defined]
         folder = self._logger.files.checkpoints
         folder.mkdir(parents=True, exist_ok=True)
         needed = checkpoint_bytes(trainer, pl_module)

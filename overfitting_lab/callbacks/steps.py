@@ -1,8 +1,10 @@
 """Each training step: its random numbers can be repeated, and a loss that is NaN or infinite ends the run."""
 
 import hashlib
+import random
 from typing import Any
 
+import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
@@ -14,7 +16,10 @@ CHECK_EVERY = 20  # steps between two checks of the loss, at which several proce
 
 
 class SeededSteps(Callback):
-    """Seed dropout for each batch from seed, epoch, batch and process, so that no generator's state has to be saved."""
+    """Seed all generators for each batch from seed, epoch, batch and process, so that no state has to be saved.
+
+    Dropout draws from torch's. A user's own network or callback may draw from those of Python and NumPy.
+    """
 
     def __init__(self, seed: int) -> None:
         self._seed = seed
@@ -22,6 +27,8 @@ class SeededSteps(Callback):
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         place = f"{self._seed} {trainer.current_epoch} {batch_idx} {trainer.global_rank}"
         seed = int.from_bytes(hashlib.sha256(place.encode()).digest()[:4], "big")
+        random.seed(seed)
+        np.random.seed(seed)  # noqa: NPY002
         torch.default_generator.manual_seed(seed)  # torch.manual_seed would ask for every kind of device
         if (device := trainer.strategy.root_device).type != "cpu":
             torch.get_device_module(device).manual_seed(seed)

@@ -27,7 +27,7 @@ from overfitting_lab.callbacks.further_loggers import resume_loggers
 from overfitting_lab.callbacks.limits import fit_schedule
 from overfitting_lab.callbacks.logger import RunLogger
 from overfitting_lab.callbacks.recovery import Keep, Recovery
-from overfitting_lab.cli import trainer_callbacks
+from overfitting_lab.cli import refusals, trainer_callbacks
 from overfitting_lab.cli.assembly import Assembly, check_writable
 from overfitting_lab.cli.failures import REPORTED, is_defect
 from overfitting_lab.cli.loggers import prepared, with_absolute_paths
@@ -35,7 +35,6 @@ from overfitting_lab.cli.messages import silence_noise
 from overfitting_lab.cli.monitors import check_monitors
 from overfitting_lab.cli.parser import ExperimentParser, check_experiment_name
 from overfitting_lab.cli.precision import default_precision
-from overfitting_lab.cli.refusals import lost_gradients, lost_interval, lost_optimizer, lost_rate, lost_schedule
 from overfitting_lab.cli.replay import UNWRITABLE, replayable
 from overfitting_lab.cli.resumption import AUTO, Resumption, RunFinder
 from overfitting_lab.cli.trainer_flags import TRAINER_FLAGS, problems, typed_flags
@@ -320,11 +319,12 @@ class ExperimentCLI(LightningCLI):
         network, mode = self.config.model.init_args, self.config.compile or "default"
         typed = [*map(setting_name, sys.argv[1:] if self._arguments is None else self._arguments)]
         for reason in (
-            lost_optimizer(self.model, network),
-            lost_schedule(self.model, network),
-            lost_interval(network, typed),
-            lost_rate(network, typed),
-            lost_gradients(mode, self.trainer.accumulate_grad_batches, self._given_callbacks),
+            refusals.lost_method(self.model),
+            refusals.lost_optimizer(self.model, network),
+            refusals.lost_schedule(self.model, network),
+            refusals.lost_interval(network, typed),
+            refusals.lost_rate(network, typed),
+            refusals.lost_gradients(mode, self.trainer.accumulate_grad_batches, self._given_callbacks),
         ):
             if reason:
                 self.parser.error(reason)

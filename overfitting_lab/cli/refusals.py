@@ -1,5 +1,6 @@
 """Settings that would do nothing, or harm, beside others: each function returns why it refuses them, or ``None``."""
 
+import inspect
 from collections.abc import Collection, Sequence
 
 from jsonargparse import Namespace
@@ -7,6 +8,17 @@ from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import GradientAccumulationScheduler
 
 from lightning_modules import ImageClassifier
+
+# Methods that Lightning calls of the data module, although a network may have them as well.
+OF_DATA = (
+    "train_dataloader", "val_dataloader", "test_dataloader", "on_before_batch_transfer", "transfer_batch_to_device",
+    "on_after_batch_transfer",
+)  # fmt: skip
+# Methods without which nothing is measured or logged.
+MEASURING = (
+    "on_validation_epoch_start", "validation_step", "on_validation_epoch_end", "on_test_epoch_start", "test_step",
+    "on_test_epoch_end",
+)  # fmt: skip
 
 
 def lost_gradients(mode: str, accumulated: int, callbacks: Sequence[Callback]) -> str | None:
@@ -22,8 +34,7 @@ def lost_gradients(mode: str, accumulated: int, callbacks: Sequence[Callback]) -
 
 def lost_optimizer(model: ImageClassifier, settings: Namespace) -> str | None:
     """Refuse settings of the optimizer that the network's own ``configure_optimizers`` would not use."""
-    own = type(model).configure_optimizers
-    if own is ImageClassifier.configure_optimizers or {"super", "configure_optimizers"} & {*own.__code__.co_names}:
+    if not _replaces(model, "configure_optimizers"):
         return None
     given = [name for name in ("optimizer", "lr_scheduler") if isinstance(settings.get(name), Namespace)]
     given += ["decay_biases"] * (settings.get("decay_biases") is False)  # the default of the others is a function
@@ -35,6 +46,22 @@ def lost_optimizer(model: ImageClassifier, settings: Namespace) -> str | None:
     )
 
 
+def lost_method(model: ImageClassifier) -> str | None:
+    """Refuse methods of the network's class that would not be called, or that would keep others from measuring."""
+    name = type(model).__name__
+    for method in OF_DATA:
+        if getattr(type(model), method) is not getattr(ImageClassifier, method):
+            return (
+                f"{name}.{method} would not be called: batches come from the data module. Change a batch's images in "
+                "training_step: super().training_step(batch._replace(images=...), batch_idx)"
+            )
+    for method in MEASURING:
+        if _replaces(model, method):
+            result = f"end with return super().{method}(...)" if method.endswith("step") else f"call super().{method}()"
+            return f"{name}.{method} replaces the one that measures accuracy and loss: let it {result}"
+    return None
+
+
 def lost_schedule(model: ImageClassifier, settings: Namespace) -> str | None:
     """Refuse a schedule that a network with manual optimization would not step."""
     if model.automatic_optimization or not isinstance(settings.get("lr_scheduler"), Namespace):
@@ -43,6 +70,13 @@ def lost_schedule(model: ImageClassifier, settings: Namespace) -> str | None:
         f"--model.lr_scheduler would do nothing: {type(model).__name__} optimizes manually, and then Lightning steps "
         "no schedule; leave the setting out, and step a schedule in training_step"
     )
+
+
+def _replaces(model: ImageClassifier, name: str) -> bool:
+    """Tell if the network's class has an own method that does not call the one of ``ImageClassifier``."""
+    own = inspect.unwrap(getattr(type(model), name))
+    code = getattr(own, "__code__", None)  # None: a callable of another kind, which may call it
+    return own is not getattr(ImageClassifier, name) and code is not None and not {"super", name} & {*code.co_names}
 
 
 def lost_interval(settings: Namespace, typed: Collection[str]) -> str | None:

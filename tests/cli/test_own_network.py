@@ -10,8 +10,9 @@ import torch
 import yaml
 
 from overfitting_lab.runs import Run
-from tests.conftest import ROOT, Flags, Script, summary_of
+from tests.conftest import ROOT, Flags, Script, scalars_of, summary_of
 from tests.scripts.test_errors import check_one_message
+from tests.scripts.test_resume import assert_same
 
 RUN = Path("lightning_logs/my_net/version_0")
 LIBRARY = "A network of another library"
@@ -384,6 +385,66 @@ def test_an_own_schedule_may_ask_the_trainer_for_its_length(folder: Path, short:
     outcome = run_script("fit", config, *short)
     assert outcome.status == 0, outcome.err
     assert run_script("test", RUN).status == 0
+
+
+def with_methods(folder: Path, *lines: str) -> str:
+    """Add lines to the class of the example, and return the flag that names its configuration."""
+    text = "import random\nimport numpy as np\nimport torch\nfrom pathlib import Path\n" + block("python")
+    (folder / "my_net.py").write_text(text + "\n" + "".join(f"    {line}\n" for line in lines))
+    return f"--config={folder / 'my_net.yaml'}"
+
+
+def test_an_own_loss_is_minimized_without_smoothing_and_mixing(folder: Path, short: Flags, run_script: Script) -> None:
+    losses = ("def training_losses(self, logits, batch):", "    return 0 * super().training_losses(logits, batch)")
+    outcome = run_script("fit", with_methods(folder, *losses), *short)
+    assert outcome.status == 0, outcome.err
+    assert {loss for _, loss in scalars_of(RUN)["steps/loss"]} == {0}
+    assert Run(RUN).records[-1].train_loss > 0.1, "the cross-entropy"
+
+
+@pytest.mark.parametrize(
+    ("lines", "words"),
+    [
+        (["on_after_batch_transfer(self, batch, number): return batch"], "would not be called: batches come from"),
+        (["train_dataloader(self): raise RuntimeError"], "MyNet.train_dataloader would not be called"),
+        (["validation_step(self, batch, number): pass"], "let it end with return super().validation_step(...)"),
+        (["test_step(self, batch, number): return self(batch.images)"], "MyNet.test_step replaces the one that"),
+        (["on_validation_epoch_end(self): pass"], "let it call super().on_validation_epoch_end()"),
+        (["forward(self, images): return 1 + super().forward(images)"], "MyNet.forward computes more than the network"),
+        (["on_save_checkpoint(self, saved): saved['place'] = Path('x')"], "its on_save_checkpoint holds pathlib."),
+    ],
+)
+def test_a_method_that_would_be_lost_or_lose_something_is_refused_before_training(
+    lines: list[str], words: str, folder: Path, short: Flags, run_script: Script
+) -> None:
+    outcome = run_script("fit", with_methods(folder, *(f"def {line}" for line in lines)), *short)
+    check_one_message(outcome, outcome.status)
+    assert outcome.status in (1, 2)
+    assert words in outcome.err
+    assert "epoch " not in outcome.out
+
+
+def test_a_validation_step_that_returns_nothing_is_named(folder: Path, short: Flags, run_script: Script) -> None:
+    step = "def validation_step(self, *place): super().validation_step(*place)"
+    outcome = run_script("fit", with_methods(folder, step), *short)
+    check_one_message(outcome, 1)
+    assert "MyNet.validation_step does not return the logits: let it end with return super()" in outcome.err
+
+
+def test_a_resumed_run_draws_the_same_from_python_and_numpy(
+    folder: Path, short: Flags, run_script: Script, tmp_path: Path
+) -> None:
+    config = with_methods(
+        folder,
+        "def training_step(self, batch, number):",
+        "    images = batch.images * (1 + random.random()) + float(np.random.rand())",
+        "    return super().training_step(batch._replace(images=images), number)",
+    )
+    for command in ([config, "--trainer.max_steps=7"], ["--resume", RUN, "--trainer.max_steps=-1"], [config]):
+        more = [] if "--resume" in command else [*short, "--data.stand_in=false"]
+        outcome = run_script("fit", *command, *more)
+        assert outcome.status == 0, outcome.err
+    assert_same(RUN, RUN.with_name("version_1"))
 
 
 def with_optimizer(folder: Path, returns: str) -> str:
