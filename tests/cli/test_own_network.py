@@ -424,6 +424,21 @@ def test_a_method_that_would_be_lost_or_lose_something_is_refused_before_trainin
     assert "epoch " not in outcome.out
 
 
+@pytest.mark.parametrize("name", ["Focal", "UpsideDown"])
+def test_the_examples_of_another_loss_and_augmentation(
+    name: str, folder: Path, short: Flags, run_script: Script, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delitem(sys.modules, "my_changes", raising=False)
+    (folder / "my_changes.py").write_text(block("python", "Another loss or augmentation"))
+    flags = (*short, "--model.optimizer.lr=0.1", "--trainer.max_epochs=1")
+    records = []
+    for network in ("my_net.MyNet", f"my_changes.{name}"):
+        outcome = run_script("fit", f"--config={folder / 'my_net.yaml'}", f"--model={network}", *flags)
+        assert outcome.status == 0, outcome.err
+        records.append(Run(RUN.with_name(f"version_{len(records)}")).records[-1])
+    assert records[0].val_loss != records[1].val_loss
+
+
 def test_a_validation_step_that_returns_nothing_is_named(folder: Path, short: Flags, run_script: Script) -> None:
     step = "def validation_step(self, *place): super().validation_step(*place)"
     outcome = run_script("fit", with_methods(folder, step), *short)
