@@ -162,10 +162,11 @@ class CIFAR10DataModule(LightningDataModule):
                 )
         if not 0 <= label_noise <= 1:
             raise ValueError(f"data.label_noise must be in [0, 1], not {label_noise}")
-        if not all(math.isfinite(value) for value in mean):
-            raise ValueError(f"data.mean must be three finite numbers, not {list(mean)}")
-        if not all(0 < value < math.inf for value in std):
-            raise ValueError(f"data.std must be three finite numbers above 0, not {list(std)}")
+        units = "; divide those of pixels from 0 to 255 by 255"
+        if not all(0 <= value <= 1 for value in mean):
+            raise ValueError(f"data.mean must be three numbers in [0, 1], not {list(mean)}{units}")
+        if not all(0 < value <= 1 for value in std):
+            raise ValueError(f"data.std must be three numbers in (0, 1], not {list(std)}{units}")
         if self.train_size is not None and batch_size > self.train_size:
             message, fitting = self._batch_too_large(self.train_size)
             raise ValueError(f"{message}; try --data.batch_size {fitting}")

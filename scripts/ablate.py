@@ -43,7 +43,7 @@ def parse() -> tuple[argparse.Namespace, list[str]]:
     alone = "compare each level alone with the first levels, instead of all combinations"
     design.add_argument("--one_at_a_time", action="store_true", help=alone)
     design.add_argument("--full", action="store_true", help="train all combinations of any number of factors")
-    add("--train_size", type=positive, help=f"training images in each run; default: {SIZE_OF_ALL}")
+    add("--train_size", type=positive, help=f"training images in each run; default: --config's, or {SIZE_OF_ALL}")
     add("--seeds", type=positive, default=3, help="runs of each combination and subset; default: 3")
     add("--subsets", type=positive, default=1, help="number of disjoint sets of images for all trials; default: 1")
     add("--config", action="append", help="configuration of every trial; default: overfit")

@@ -2,16 +2,19 @@
 
 import io
 from argparse import Namespace
+from collections import ChainMap
 from collections.abc import Mapping, Sequence
 from contextlib import redirect_stderr
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import IO, Any
 
+from overfitting_lab.cli.configurations import find_config
 from overfitting_lab.cli.errors import USAGE
 from overfitting_lab.cli.factors import check_cells, last_subset, planned_trial, read_factors, refuse_fixed
 from overfitting_lab.cli.finished import finished_run, planned_experiment
 from overfitting_lab.runs import Run, RunError, UsageError
-from overfitting_lab.runs.recipe import recipe, setting_name
+from overfitting_lab.runs.recipe import read_settings, recipe, setting_name
 from overfitting_lab.sweeps.ablation import Ablation
 from overfitting_lab.sweeps.designs import Design, design_of
 from overfitting_lab.sweeps.factors import REMEDIES, SEED, SIZE, SUBSET, Command, Factor
@@ -48,7 +51,7 @@ class AblationPlan:
         by_size = SIZE.key in map(setting_name, arguments.factor or ())
         if by_size and arguments.train_size:
             raise UsageError(f"--factor {SIZE.key} varies the number of images: leave --train_size out")
-        size = None if by_size else arguments.train_size or SIZE_OF_ALL
+        size = None if by_size else arguments.train_size or _configured_size(arguments.config) or SIZE_OF_ALL
         shared = [*_shared(arguments, flags), *([f"--{SIZE.key}={size}"] if size else [])]
         if arguments.factor:
             factors = read_factors(
@@ -64,6 +67,8 @@ class AblationPlan:
         command = Command(arguments.config, shared, factors)
         if any(factor.sets for factor in factors) and not arguments.one_at_a_time:
             check_cells(design, command, arguments.subsets)
+        if not arguments.factor and arguments.sizes is None:
+            planned_trial(command, design.cells[-1], "the default factors, dropout, weight decay and augmentation")
         return cls(name, design, command, apart, size)
 
     @classmethod
@@ -112,6 +117,12 @@ class AblationPlan:
             raise RunError(message) from None
         finally:
             output.write(said.getvalue())
+
+
+def _configured_size(configs: Sequence[str]) -> int | None:
+    """Return the number of training images that the configurations set; ``None`` if they leave it open."""
+    paths = [path for path in map(Path, map(find_config, configs)) if path.is_file()]
+    return ChainMap(*map(read_settings, reversed(paths))).get(SIZE.key)
 
 
 def _shared(arguments: Namespace, flags: Sequence[str]) -> list[str]:

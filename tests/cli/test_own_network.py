@@ -10,6 +10,7 @@ import torch
 import yaml
 
 from overfitting_lab.runs import Run
+from overfitting_lab.runs.epochs import EpochRecord
 from tests.conftest import ROOT, Flags, Script, scalars_of, summary_of
 from tests.scripts.test_errors import check_one_message
 from tests.scripts.test_resume import assert_same
@@ -431,7 +432,7 @@ def test_the_examples_of_another_loss_and_augmentation(
     monkeypatch.delitem(sys.modules, "my_changes", raising=False)
     (folder / "my_changes.py").write_text(block("python", "Another loss or augmentation"))
     flags = (*short, "--model.optimizer.lr=0.1", "--trainer.max_epochs=1")
-    records = []
+    records: list[EpochRecord] = []
     for network in ("my_net.MyNet", f"my_changes.{name}"):
         outcome = run_script("fit", f"--config={folder / 'my_net.yaml'}", f"--model={network}", *flags)
         assert outcome.status == 0, outcome.err

@@ -203,7 +203,7 @@ def test_a_worker_that_was_killed_while_it_wrote_holds_nobody_up(
 )
 def test_a_storage_that_cannot_be_used_is_named(storage: str, remedy: str, run_script: Script, small: Flags) -> None:
     Path("torn.journal").write_text('{"op_code": 0, "worker_id": \n{"op')
-    outcome = run_script("ablate", *small, "--storage", storage)
+    outcome = run_script("ablate", *small, "--train_size=60", "--storage", storage)
     assert outcome.status == 1
     assert remedy in outcome.err
     assert "secret" not in outcome.err
@@ -442,6 +442,27 @@ def test_a_whole_configuration_replaces_the_settings_that_it_has(
     text = page.with_suffix(".md").read_text()
     assert "`random labels` has values of its own for label noise and lr. " in text
     assert "but with the lowest validation loss in the cells with: early stopping on." in text
+
+
+def test_the_images_are_as_many_as_the_configuration_says(
+    run_script: Script, small: Flags, fitted: list[list[str]], tmp_path: Path
+) -> None:
+    (tmp_path / "few.yaml").write_text("data: {train_size: 60}\n")
+    configs = ("--config=overfit", "--config=few.yaml")
+    outcome = run_script("ablate", *configs, *small, "--factor=model.dropout=0,0.5", "--seeds=1")
+    assert outcome.status == 0, outcome.err
+    assert {run.settings["data.train_size"] for run in runs_of(FOLDER)} == {60}
+    assert "at 60 training images" in next(FOLDER.glob("*.md")).read_text()
+
+
+def test_a_network_without_dropout_needs_factors_of_its_own(
+    run_script: Script, small: Flags, fitted: list[list[str]]
+) -> None:
+    outcome = run_script("ablate", *small, "--model=tests.networks.Normalized", "--train_size=60")
+    assert outcome.status == 2
+    assert "dropout" in outcome.err
+    assert "with the default factors, dropout, weight decay and augmentation" in outcome.err
+    assert fitted == []
 
 
 def test_combinations_that_train_the_same_are_told(run_script: Script, small: Flags) -> None:
