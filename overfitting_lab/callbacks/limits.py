@@ -1,12 +1,16 @@
 """Limits, intervals and schedules that do not fit the length of a run. Only the data can judge them."""
 
+import warnings
+
 from lightning.pytorch import Callback, LightningModule, Trainer
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 import overfitting_lab.doctor.schedule as schedule_rules
 from datamodules import CIFAR10DataModule
 from lightning_modules import ImageClassifier
 from lightning_modules.schedules import Length, TrainerNeededError, in_run, optimizer_and_schedule
 from overfitting_lab.callbacks.run_length import limited, run_length, validations
+from overfitting_lab.runs.notes import in_words
 
 NO_VALIDATION = "to turn validation off, give --trainer.limit_val_batches 0"
 
@@ -51,22 +55,29 @@ def fit_schedule(trainer: Trainer, model: ImageClassifier, data: CIFAR10DataModu
     """Give the learning-rate schedule the length of a run on data that is set up, and check that it lasts so long.
 
     Raises:
-        LimitError: if torch would stop the run with an error.
+        LimitError: if the schedule would stop the run with an error.
     """
     model.run_length = length = run_length(trainer, data)
     try:
         _, schedule = optimizer_and_schedule(model)
     except TrainerNeededError:  # before the run: it can be judged when the run begins
         return
-    if not schedule or (most := schedule_rules.capacity(schedule["scheduler"])) is None:
+    if not schedule:
         return
-    interval, there = schedule.get("interval", "epoch"), in_run(schedule, length)
-    if there > most:
+    scheduler, interval, there = schedule["scheduler"], schedule.get("interval", "epoch"), in_run(schedule, length)
+    name = f"--model.lr_scheduler {type(scheduler).__name__}"
+    if (most := schedule_rules.capacity(scheduler)) is not None and there > most:
         raise LimitError(
-            f"--model.lr_scheduler {type(schedule['scheduler']).__name__}: has {most:,} {interval}s, but the run has "
-            f"{there:,}, and torch stops a run with an error there; a new run computes the number if "
-            "--model.lr_scheduler.total_steps is left out"
+            f"{name}: has {most:,} {interval}s, but the run has {there:,}, and torch stops a run with an error there; "
+            "a new run computes the number if --model.lr_scheduler.total_steps is left out"
         )
+    if not isinstance(scheduler, ReduceLROnPlateau):
+        try:
+            with warnings.catch_warnings(action="ignore"):  # torch wants a step of the optimizer before
+                scheduler.step()
+                scheduler.state_dict()
+        except Exception as error:  # of torch, or of a user's own class
+            raise LimitError(f"{name}: it cannot be stepped and saved ({in_words(error)})") from error
 
 
 def _intervals(trainer: Trainer, length: Length) -> list[str]:

@@ -20,6 +20,7 @@ from overfitting_lab.callbacks.logger import RunLogger
 from overfitting_lab.callbacks.progress import ends_epoch, ends_step, stops, validation_is_scheduled
 from overfitting_lab.callbacks.steps import CHECK_EVERY, Losses
 from overfitting_lab.runs.files import link_or_copy, replace_file, resume_command
+from overfitting_lab.runs.text import space
 
 STOP_SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGHUP", "SIGUSR1") if hasattr(signal, name)]
 Keep = Literal["all", "weights"]
@@ -115,8 +116,8 @@ class Recovery(Checkpoint):
         free = shutil.disk_usage(folder).free
         if free + there < needed:
             raise CheckpointError(
-                f"{folder} has {free / 1e9:.1f} GB left, and checkpoints of this network need up to "
-                f"{(needed - there) / 1e9:.1f} GB; make room, or keep runs elsewhere: --trainer.default_root_dir FOLDER"
+                f"{folder} has {space(free)} left, and checkpoints of this network need up to {space(needed - there)}; "
+                "make room, or keep runs elsewhere: --trainer.default_root_dir FOLDER"
             )
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

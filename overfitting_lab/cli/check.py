@@ -27,7 +27,7 @@ from overfitting_lab.doctor import Severity, activations
 from overfitting_lab.doctor.layers import measure_layers
 from overfitting_lab.doctor.schedule import length, schedule_cut_short
 from overfitting_lab.runs.notes import in_words
-from overfitting_lab.runs.text import TimeRange
+from overfitting_lab.runs.text import TimeRange, space
 
 SECONDS = 6  # about as long as the steps may take
 FEW = 8  # images that are probed if they are large
@@ -75,6 +75,8 @@ def check(trainer: Trainer, model: ImageClassifier, data: CIFAR10DataModule) -> 
     print(f"steps      {run.steps:,} an epoch, {in_all}")
     if not schedule:
         print("schedule   none: the learning rate stays")
+        if not any(group["lr"] for group in optimizer.param_groups):
+            problems.append("the learning rate is 0; --model.optimizer.lr")
     else:
         scheduler, interval = schedule["scheduler"], schedule.get("interval", "epoch")
         needed, there = length(scheduler), in_run(schedule, run)
@@ -93,7 +95,7 @@ def check(trainer: Trainer, model: ImageClassifier, data: CIFAR10DataModule) -> 
     root = Path(trainer.default_root_dir)
     folder = next(path for path in (root, *root.resolve().parents) if path.is_dir())
     needed, free = checkpoint_bytes(trainer, model), shutil.disk_usage(folder).free
-    print(f"disk       up to {needed / 1e9:.1f} GB for checkpoints; {free / 1e9:.1f} GB are free")
+    print(f"disk       up to {space(needed)} for checkpoints; {space(free)} are free")
     problems += [f"{folder} has too little room; --trainer.default_root_dir FOLDER"] * (free < needed)
     for diagnosis in found:
         print(diagnosis)
@@ -175,9 +177,9 @@ def _print_costs(
     after = f"after steps of {number} images"
     if model.device.type == "cuda":
         taken, there = torch.cuda.max_memory_reserved(model.device), torch.cuda.mem_get_info(model.device)[1]
-        print(f"memory     {taken / 1e9:.1f} of the GPU's {there / 1e9:.1f} GB {after}")
+        print(f"memory     {space(taken)} of the GPU's {space(there)} {after}")
     elif os.name == "posix":
         import resource  # not at the top: Windows has none
 
         taken = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-        print(f"memory     {taken / 1e9:.1f} GB {after}")
+        print(f"memory     {space(taken)} {after}")

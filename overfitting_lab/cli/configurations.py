@@ -11,7 +11,7 @@ from overfitting_lab.runs.recipe import read_config
 PACKAGE = Path(__file__).resolve().parents[1]
 CONFIGS = PACKAGE / "configs" if (PACKAGE / "configs").is_dir() else PACKAGE.parent / "configs"  # of a wheel, a clone
 
-GROUPS = ("data", "trainer")
+GROUPS = ("data", "model", "trainer")
 SWITCHES = ("check",)  # flags without a value; jsonargparse takes their value in a file as it is
 CLASS_KEYS = ("class_path", "init_args", "dict_kwargs", "<<")
 BOOLEAN, NUMBER, TEXT = "tag:yaml.org,2002:bool", "tag:yaml.org,2002:int", "tag:yaml.org,2002:str"

@@ -65,6 +65,11 @@ def _with_monitor(text: str) -> str:
     return re.sub(rf"{setting}(?:{torchs})?{name}(?![\w./])", rf"\1lightning.pytorch.cli.{name}", text)
 
 
+def _with_negative(arguments: str) -> str:
+    """Join a flag and the negative number after it, which argparse would take for a flag if it has an exponent."""
+    return re.sub(r"(?:^|(?<=\0))(--[^\0=]+)\0(?=-[.\d][^\0]*e)", r"\1=", arguments, flags=re.IGNORECASE)
+
+
 def _with_home(value: Any) -> Any:
     """Expand ``~`` at the beginning of every text in a configuration, in place, and return the configuration."""
     if isinstance(value, str):
@@ -126,7 +131,7 @@ class ExperimentParser(LightningArgumentParser):
     def parse_args(self, args: Sequence[str] | None = None, *rest: Any, **settings: Any) -> Any:  # type: ignore[override]
         """Parse the command line, or the arguments given."""
         typed = [*(sys.argv[1:] if args is None else args)]
-        found = _with_monitor("\0".join(typed)).split("\0") if typed else []
+        found = _with_negative(_with_monitor("\0".join(typed))).split("\0") if typed else []
         found = [re.sub("^-c(?!onfig)(?:=|(?=[^=]))", "--config=", argument) for argument in found]
         configs = {
             index: find_config(argument.removeprefix("--config="))

@@ -1,6 +1,11 @@
 """What jsonargparse says about a mistake, in a user's words."""
 
+import inspect
 import re
+
+from lightning.pytorch import callbacks
+from torch import optim
+from torch.optim import lr_scheduler
 
 from overfitting_lab.cli.suggestions import nearest
 from overfitting_lab.runs.imports import why_not_imported
@@ -11,7 +16,10 @@ NOISE = re.compile(
     "Given value( type: |: Namespace|: NestedArg|: \\[)|Subtypes: |Subclass types expect one of|a class path [(]str|"
     "a dict with"
 )
-KINDS = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "text"}
+KINDS = {
+    "int": "a whole number", "float": "a number", "bool": "true or false", "str": "text", "list": "a list",
+    "tuple": "a list",
+}  # fmt: skip
 DECIMAL_COMMA = re.compile(r"[-+]?\d*,\d+")
 LITERAL = re.compile(r"Expected a typing\.Literal\[([^]]*)\]")
 FUNCTION = re.compile(r"Type typing\.Callable\S.*: Expected '([\w.]+)' to be a function that returns .*")
@@ -33,7 +41,7 @@ def clear(message: str) -> str:
 def worded(text: str) -> str:
     """Return a message of jsonargparse without Python's names of types, and with the choice that may be meant."""
     text = re.sub(r'^Parser key "([\w.+]+)":', r"\1:", text)
-    text = re.sub(r"Expected a <class '(int|float|bool|str)'>", lambda match: f"expected {KINDS[match[1]]}", text)
+    text = re.sub(rf"Expected a <class '({'|'.join(KINDS)})'>", lambda match: f"expected {KINDS[match[1]]}", text)
     text = re.sub(
         r"Not of type Positive(Int|Float): .*does not conform to restriction v>0",
         lambda match: f"expected {KINDS[match[1].lower()]} above 0",
@@ -50,9 +58,17 @@ def worded(text: str) -> str:
     choice = nearest(given[1], choices) if given else None
     if given and "expected a number" in text and DECIMAL_COMMA.fullmatch(given[1]):
         choice = given[1].replace(",", ".")
+    if named := re.search(r"Given value: ([A-Za-z_]\w*)$", text, re.MULTILINE):
+        choice = choice or nearest(named[1], _classes())
     if choice:
         text += f"\ndid you mean {choice}?"
     return text
+
+
+def _classes() -> list[str]:
+    """Return the names of the classes of Lightning and torch that a setting may have without an import path."""
+    modules = (callbacks, optim, lr_scheduler)
+    return [name for module in modules for name, kind in vars(module).items() if inspect.isclass(kind)]
 
 
 def unimportable_class(message: str) -> str | None:

@@ -59,11 +59,14 @@ def load_checkpoint(path: Path, *, with_state: bool = False) -> dict[str, Any]:
     Raises:
         RunError: if the file cannot be used.
     """
+    wanted = "last.ckpt or previous.ckpt" if with_state else "best.ckpt or last.ckpt"
+    if path.is_dir():
+        raise RunError(f"{path} is a folder; give {wanted} from a run's checkpoints/")
     content = load_saved(path, "checkpoint")
     if not (isinstance(content, dict) and content.keys() >= {"state_dict", "pytorch-lightning_version"}):
-        raise RunError(f"{path} is no checkpoint of a run; give best.ckpt or last.ckpt from a run's checkpoints/")
+        raise RunError(f"{path} is no checkpoint of a run; give {wanted} from a run's checkpoints/")
     if with_state and "optimizer_states" not in content:
-        raise RunError(f"{path} holds weights only and no state to resume from; give a last.ckpt or previous.ckpt")
+        raise RunError(f"{path} holds weights only and no state to resume from; give a {wanted}")
     return content
 
 

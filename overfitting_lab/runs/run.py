@@ -199,6 +199,8 @@ class Run:
         Raises:
             RunError: if it is unknown.
         """
+        if self.why_unfinished:
+            raise RunError(f"no temperature: {self.why_unfinished}")
         if self.summary.test is None or self.summary.test.temperature is None:
             raise RunError(
                 f"{self.files.summary} has no temperature: the run had no validation, was not tested with its best "

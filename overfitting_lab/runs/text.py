@@ -1,4 +1,4 @@
-"""Names of files and classes as text that every file, figure, page and screen can show, and durations."""
+"""Names of files and classes as text that every file, figure, page and screen can show; durations and sizes."""
 
 import codecs
 import os
@@ -14,6 +14,11 @@ TURNS = {"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"}  # they 
 def duration(seconds: float) -> timedelta:
     """Return a duration that prints as ``0:05:02``."""
     return timedelta(seconds=round(seconds))
+
+
+def space(number: float) -> str:
+    """Return a number of bytes in megabytes or, from 1 on, in gigabytes."""
+    return f"{number / 1e9:.1f} GB" if number >= 1e9 else f"{number / 1e6:.3g} MB"
 
 
 class TimeRange(NamedTuple):

@@ -295,7 +295,7 @@ def test_check_of_a_sound_experiment(run_script: Script, bright: Flags, tmp_path
         ", validation 0:0",
         ", test 0:0",
         "memory     ",
-        "GB for checkpoints",
+        " MB for checkpoints",
         "check      nothing to report",
     ):
         assert words in outcome.out
@@ -306,9 +306,10 @@ def test_check_of_a_sound_experiment(run_script: Script, bright: Flags, tmp_path
     [
         ("--trainer.callbacks+=ModelCheckpoint --trainer.callbacks.monitor=val_accuracy", "give --trainer.callbacks"),
         ("--trainer.callbacks+=overfitting_lab.callbacks.plateau.PlateauSchedule", "needs lightning.pytorch.cli.Red"),
+        ("--model.optimizer.lr=0", "cannot succeed: the learning rate is 0; --model.optimizer.lr"),
     ],
 )
-def test_check_refuses_what_the_run_would_refuse(flags: str, words: str, run_script: Script, tiny: Flags) -> None:
+def test_check_refuses_what_cannot_succeed(flags: str, words: str, run_script: Script, tiny: Flags) -> None:
     outcome = run_script("fit", "--config=overfit", *tiny, *flags.split(), "--check")
     assert outcome.status != 0
     assert words in outcome.err

@@ -37,6 +37,7 @@ OFF = "doctor: off\nexperiment: no\ncheck: no\n"
         (b"data: 3\n", ("line 1", "data needs settings below it")),
         (b"trainer:\n", ("line 1", "trainer needs settings below it")),
         (b"trainer:\n  max_epochs: 010\n", ("line 2", "YAML reads 010 as 8")),
+        (b"model:\n", ("line 1", "model needs settings below it")),
         (b"experiment: 007\n", ("line 1", "YAML reads 007 as 7", "in quotes")),
         (b"", ("holds no settings",)),
     ],

@@ -132,6 +132,17 @@ def test_an_interval_that_no_schedule_has_is_refused(
     assert words in outcome.err
 
 
+@pytest.mark.parametrize("flags", ["StepLR {}.step_size=0", "LambdaLR {}.lr_lambda=math.sqrt"])
+def test_a_schedule_that_cannot_be_stepped_or_saved_is_refused_before_training(
+    flags: str, run_script: Script, quick: Flags
+) -> None:
+    schedule = f"{TORCH}.{flags.format(SCHEDULE)}".split()
+    outcome = run_script("fit", "--config=overfit", *quick, *schedule)
+    check_one_message(outcome, 2)
+    assert f"--model.lr_scheduler {flags.split()[0]}: it cannot be stepped and saved (" in outcome.err
+    assert not RUN.exists()
+
+
 def test_a_rate_that_the_schedule_replaces_is_refused(run_script: Script, quick: Flags) -> None:
     schedule = ("--model.lr_scheduler=torch.optim.lr_scheduler.OneCycleLR", "--model.lr_scheduler.max_lr=0.1")
     outcome = run_script("fit", "--config=overfit", *quick, *schedule, "--model.optimizer.lr=0.01")

@@ -175,7 +175,7 @@ def test_checkpoints_that_cannot_be_loaded(tmp_path: Path) -> None:
             load_checkpoint(damaged)
     with pytest.raises(RunError, match=r"none\.ckpt: no such file"):
         load_checkpoint(tmp_path / "none.ckpt")
-    with pytest.raises(RunError, match=f"{tmp_path.name} is no checkpoint"):
+    with pytest.raises(RunError, match=f"{tmp_path.name} is a folder; give best.ckpt"):
         load_checkpoint(tmp_path)
     with pytest.raises(RunError, match="holds weights only and no state to resume from"):
         load_checkpoint(path, with_state=True)

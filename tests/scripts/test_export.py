@@ -277,6 +277,12 @@ def test_a_run_without_a_temperature_is_refused(run_script: Script, finished_run
     assert outcome.status == 1
     assert "summary.json has no temperature" in outcome.err
     assert not (folder / "export").exists()
+    del summary["test"]
+    path.write_text(json.dumps(summary | {"status": "interrupted"}))
+    outcome = run_script("export", folder, "--temperature")
+    assert outcome.status == 1
+    assert "has not finished: " in outcome.err
+    assert "; resume it: " in outcome.err
 
 
 @pytest.mark.parametrize(

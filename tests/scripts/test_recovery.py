@@ -317,7 +317,7 @@ def test_too_little_disk_space_is_refused_before_the_first_step(
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=10_000))
     outcome = run_script("fit", "--config=overfit", *tiny)
     assert outcome.status == 1
-    assert "0.0 GB left" in outcome.err
+    assert "has 0.01 MB left, and checkpoints of this network need up to " in outcome.err
     assert not list(tmp_path.rglob("*.ckpt"))
 
 
@@ -356,9 +356,14 @@ def test_a_full_disk_costs_no_checkpoint(
 
 def test_weights_alone_cannot_be_resumed_from(run_script: Script, tiny: Flags, finished: Path) -> None:
     best = finished / "checkpoints" / "best.ckpt"
-    outcome = run_script("fit", "--config=overfit", *tiny, f"--ckpt_path={best}")
-    assert outcome.status == 1
-    assert "best.ckpt holds weights only and no state to resume from" in outcome.err
+    for path, words in (
+        (best, "best.ckpt holds weights only and no state to resume from; give a last.ckpt or previous.ckpt"),
+        (finished, "is a folder; give last.ckpt or previous.ckpt from a run's checkpoints/"),
+        (finished / "weights.pth", "is no checkpoint of a run; give last.ckpt or previous.ckpt"),
+    ):
+        outcome = run_script("fit", "--config=overfit", *tiny, f"--ckpt_path={path}")
+        assert outcome.status == 1
+        assert words in outcome.err
 
 
 @pytest.mark.parametrize("lost", [True, False])
