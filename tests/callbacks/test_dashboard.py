@@ -2,8 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import ROOT, Flags, Script, scalars_of
-from tests.processes import run_python
+from tests.conftest import Flags, Script, scalars_of
 
 STILL = ("--model.optimizer.lr=0", "--trainer.max_epochs=1", "--trainer.log_every_n_steps=1")
 
@@ -17,23 +16,3 @@ def test_the_loss_of_a_step_is_the_mean_over_its_batches(run_script: Script, qui
     losses = [loss for _, loss in one]  # the weights stay, so that the batches of both runs have the same losses
     means = [sum(losses[:2]) / 2, sum(losses[2:]) / 2]
     assert two == [(step, pytest.approx(mean, rel=1e-5)) for step, mean in enumerate(means, start=1)]
-
-
-@pytest.mark.thorough
-def test_the_loss_of_a_step_is_the_mean_over_its_processes(quick: Flags, tmp_path: Path) -> None:
-    two = ("--trainer.devices=2", "--trainer.strategy=ddp")
-    for more in ((), two):
-        trained = run_python(
-            tmp_path,
-            str(ROOT / "scripts" / "fit.py"),
-            "--config=overfit",
-            *quick,
-            *STILL[1:],
-            "--data.batch_size=20",
-            *more,
-        )
-        assert trained.returncode == 0, trained.stderr
-    runs = tmp_path / "lightning_logs" / "overfit"
-    alone, together = (scalars_of(runs / f"version_{number}")["steps/loss"] for number in (0, 1))
-    assert len(alone) == 5
-    assert together == [(step, pytest.approx(loss, rel=1e-4)) for step, loss in alone]

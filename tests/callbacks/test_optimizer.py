@@ -1,5 +1,7 @@
 import re
 import shutil
+from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -18,31 +20,43 @@ RMSPROP = ("--model.optimizer=torch.optim.RMSprop", "--model.optimizer.lr=1e-4")
 ACCUMULATED = "--trainer.accumulate_grad_batches=2"
 
 
+EXPERIMENTS: dict[str, Sequence[str]] = {
+    "overfit": (),
+    "scheduled": STEP_LR,
+    "plateau": PLATEAU,
+    "grouped": (UNDECAYED,),
+    "rms": RMSPROP,
+    "within": ("--trainer.max_steps=7",),  # it ends within the second epoch
+}
+
+
 @pytest.fixture(scope="module")
-def trained(tiny: Flags, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two epochs in each of several experiments, of which `within` ends within the second one."""
+def trained(tiny: Flags, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Return a function that returns the folder of two epochs of an experiment."""
     folder = tmp_path_factory.mktemp("trained")
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        monkeypatch.chdir(folder)
-        assert execute(monkeypatch, "fit", "--config=overfit", *tiny) == 0
-        assert execute(monkeypatch, "fit", "--config=overfit", *tiny, *STEP_LR, "--experiment=scheduled") == 0
-        assert execute(monkeypatch, "fit", "--config=overfit", *tiny, UNDECAYED, "--experiment=grouped") == 0
-        assert execute(monkeypatch, "fit", "--config=overfit", *tiny, *RMSPROP, "--experiment=rms") == 0
-        assert execute(monkeypatch, "fit", "--config=overfit", *tiny, *PLATEAU, "--experiment=plateau") == 0
-        within = ("--experiment=within", "--trainer.max_steps=7")
-        assert execute(monkeypatch, "fit", "--config=overfit", *tiny, *within) == 0
-    return folder / "lightning_logs"
+
+    @cache
+    def train(name: str) -> Path:
+        with pytest.MonkeyPatch.context() as monkeypatch:
+            monkeypatch.chdir(folder)
+            flags = (*tiny, *EXPERIMENTS[name], f"--experiment={name}")
+            assert execute(monkeypatch, "fit", "--config=overfit", *flags) == 0
+        return folder / "lightning_logs" / name
+
+    return train
 
 
 @pytest.fixture
-def logs(trained: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(trained, tmp_path / "lightning_logs"))
+def logs(trained: Callable[[str], Path], tmp_path: Path) -> Callable[[str], Path]:
+    """Return a function that returns a copy of an experiment's run."""
+    return lambda name: Path(shutil.copytree(trained(name), tmp_path / "lightning_logs" / name)) / "version_0"
 
 
 @pytest.mark.parametrize("way", [f"--resume={FIRST}", "--ckpt_path"])
 def test_a_changed_setting_of_the_optimizer_is_trained_with(
-    way: str, run_script: Script, tiny: Flags, logs: Path, tmp_path: Path
+    way: str, run_script: Script, tiny: Flags, logs: Callable[[str], Path], tmp_path: Path
 ) -> None:
+    logs("overfit")
     new_run = ["--config=overfit", *tiny, f"--ckpt_path={FIRST}/checkpoints/last.ckpt"]
     start = new_run if way == "--ckpt_path" else [way]
     changes = ("--model.optimizer.lr=1e-3", "--model.optimizer.weight_decay=0.1", "--trainer.max_epochs=3")
@@ -54,8 +68,8 @@ def test_a_changed_setting_of_the_optimizer_is_trained_with(
     assert (group["lr"], group["weight_decay"]) == (1e-3, 0.1)
 
 
-def test_a_changed_weight_decay_leaves_biases_alone(run_script: Script, logs: Path) -> None:
-    run = logs / "grouped" / "version_0"
+def test_a_changed_weight_decay_leaves_biases_alone(run_script: Script, logs: Callable[[str], Path]) -> None:
+    run = logs("grouped")
     outcome = run_script("fit", "--resume", run, "--model.optimizer.weight_decay=0.1", "--trainer.max_epochs=3")
     assert outcome.status == 0, outcome.err
     groups = torch.load(Run(run).files.last, weights_only=True)["optimizer_states"][0]["param_groups"]
@@ -110,9 +124,9 @@ def test_a_run_without_decay_of_biases_resumes_bit_for_bit(run_script: Script, t
     ],
 )
 def test_a_change_that_the_state_cannot_take_is_refused(
-    experiment: str, change: list[str], words: str, run_script: Script, logs: Path
+    experiment: str, change: list[str], words: str, run_script: Script, logs: Callable[[str], Path]
 ) -> None:
-    run = logs / experiment / "version_0"
+    run = logs(experiment)
     before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
     outcome = run_script("fit", "--resume", run, "--trainer.max_epochs=3", *change)
     assert outcome.status == 1

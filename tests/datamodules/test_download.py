@@ -290,6 +290,7 @@ def test_good_mirror_does_not_wait_for_others(serve: Serve, silent: str, vanishi
     assert time.monotonic() - begin < 30
 
 
+@pytest.mark.thorough
 def test_second_process_waits_for_the_first(serve: Serve, target: Path, tmp_path: Path) -> None:
     mirror = serve(Mirror(gate=threading.Event()))
     assert mirror.gate

@@ -78,6 +78,7 @@ def test_whole_commands_are_measured(benchmark: Benchmark, monkeypatch: pytest.M
     assert known["start_up"]["results"]["fit.py to its first step"]["median"] > 1
 
 
+@pytest.mark.thorough
 def test_the_data_path_is_measured(benchmark: Benchmark, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(data_path, "BATCHES", 2)
     monkeypatch.setattr(torch.multiprocessing, "get_context", lambda _: CONTEXT)  # whose processes import nothing

@@ -16,6 +16,7 @@ LOGS = Path("lightning_logs")
 
 
 @pytest.mark.pictures
+@pytest.mark.thorough
 def test_configurations_are_trained_once_and_compared(
     run_script: Script, quick: Flags, fitted: list[list[str]], tmp_path: Path
 ) -> None:

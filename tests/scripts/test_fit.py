@@ -472,6 +472,8 @@ def test_two_processes_train_as_one(
     assert len(ones) == 2
     assert [measured(record) for record in twos] == [pytest.approx(measured(record), rel=TOLERANCE) for record in ones]
     assert all({"probe_acc", "probe_memorized_acc"} <= measured(record).keys() for record in twos)
+    losses, together = (scalars_of(folder)["steps/loss"] for folder in folders)
+    assert together == [(step, pytest.approx(loss, rel=TOLERANCE)) for step, loss in losses]
 
 
 def test_the_network_is_compiled_on_request(

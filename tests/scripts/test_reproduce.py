@@ -64,6 +64,7 @@ def test_only_says_which_runs_and_in_which_order(run_script: Script, docs: Path)
     assert [line.split()[0] for line in said.out.splitlines() if "missing: seed" in line] == ["two", "one"]
 
 
+@pytest.mark.thorough
 def test_an_interrupted_run_of_another_experiment_is_resumed(
     run_script: Script, docs: Path, flags: str, image_folder: Path, fitted: list[list[str]]
 ) -> None:

@@ -198,6 +198,7 @@ def test_a_trial_that_fails_is_resumed_by_the_next_command_with_its_callbacks_on
     assert "no run with another seed tells how much of that is selection" in second.out
 
 
+@pytest.mark.thorough
 def test_a_trial_that_fails_in_two_processes_is_pruned(
     run_script: Script, quick: Flags, fitted: list[list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
