@@ -123,7 +123,8 @@ def check_states(callbacks: Sequence[Callback], pl_module: LightningModule) -> N
         CheckpointError: if it could not load one. The message names whose it is.
     """
     added: dict[str, Any] = {"state_dict": pl_module.state_dict()}
-    pl_module.on_save_checkpoint(added)
+    with suppress(KeyError):  # it needs more of a checkpoint than there is before the first step
+        pl_module.on_save_checkpoint(added)
     del added["state_dict"]
     states = [(callback, "state_dict()", callback.state_dict()) for callback in callbacks]
     for owner, method, state in (*states, (pl_module, "on_save_checkpoint", added)):

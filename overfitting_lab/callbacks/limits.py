@@ -73,7 +73,8 @@ def fit_schedule(trainer: Trainer, model: ImageClassifier, data: CIFAR10DataModu
         )
     if not isinstance(scheduler, ReduceLROnPlateau):
         try:
-            with warnings.catch_warnings(action="ignore"):  # torch wants a step of the optimizer before
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # torch wants a step of the optimizer before
                 scheduler.step()
                 scheduler.state_dict()
         except Exception as error:  # of torch, or of a user's own class

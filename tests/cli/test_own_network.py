@@ -447,6 +447,13 @@ def test_a_validation_step_that_returns_nothing_is_named(folder: Path, short: Fl
     assert "MyNet.validation_step does not return the logits: let it end with return super()" in outcome.err
 
 
+def test_a_hook_may_read_the_whole_checkpoint(folder: Path, short: Flags, run_script: Script) -> None:
+    config = with_methods(folder, "def on_save_checkpoint(self, saved): saved['mine'] = len(saved['loops'])")
+    outcome = run_script("fit", config, *short)
+    assert outcome.status == 0, outcome.err
+    assert torch.load(RUN / "checkpoints/last.ckpt", weights_only=True)["mine"] > 0
+
+
 def test_a_resumed_run_draws_the_same_from_python_and_numpy(
     folder: Path, short: Flags, run_script: Script, tmp_path: Path
 ) -> None:
